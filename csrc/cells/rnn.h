@@ -1,0 +1,56 @@
+// Elman RNN, one gate (Elman 1990):  h' = tanh(x + h)  or  h' = relu(x + h).
+#pragma once
+
+#include "cell.h"
+
+namespace fastrnn {
+
+struct Tanh {
+  template <class A>
+  static FASTRNN_HD A value(A x) {
+    return tanh_(x);
+  }
+  template <class A>
+  static FASTRNN_HD A slope(A y) {
+    return dtanh(y);
+  }
+};
+
+struct Relu {
+  template <class A>
+  static FASTRNN_HD A value(A x) {
+    return relu_(x);
+  }
+  template <class A>
+  static FASTRNN_HD A slope(A y) {
+    return drelu(y);
+  }
+};
+
+template <class Activation>
+struct Rnn {
+  static constexpr int kGates = 1;
+  static constexpr int kStates = 1;
+  static constexpr int kSaved = 0;
+  static constexpr bool kSharedGateGrad = true;
+  static constexpr unsigned kBackwardPrev = 0;
+  static constexpr unsigned kBackwardNext = kStateH;
+
+  template <class A>
+  static FASTRNN_HD void forward(const A* x, const A* h, const A* /*prev*/, A* next, A* /*saved*/) {
+    next[0] = Activation::value(x[0] + h[0]);
+  }
+
+  template <class A>
+  static FASTRNN_HD void backward(const A* /*saved*/, const A* /*prev*/, const A* next,
+                                  const A* grad_next, A* grad_x, A* grad_h, A* grad_prev) {
+    grad_x[0] = grad_next[0] * Activation::slope(next[0]);
+    grad_h[0] = grad_x[0];
+    grad_prev[0] = A(0);
+  }
+};
+
+using RnnTanh = Rnn<Tanh>;
+using RnnRelu = Rnn<Relu>;
+
+}  // namespace fastrnn
