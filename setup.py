@@ -25,7 +25,6 @@ try:
 except ImportError:
     sys.exit(f"fastrnn: compiled against the torch you use, and this build sees none: install torch, then type: {HOW}")
 
-LOG = Path("build/compile.log").resolve()
 WANTED = os.environ.get("FASTRNN_CUDA", "")
 STRICT = "1" in (WANTED, os.environ.get("FASTRNN_REQUIRE_EXT"))
 
@@ -63,9 +62,8 @@ def find_cuda():
 
 def arch_list():
     """The user's list, else the visible GPUs, else a short one that runs on everything since Ampere."""
-    gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-    found = ";".join("{}.{}".format(*gpu) for gpu in gpus)
-    return os.environ.get("TORCH_CUDA_ARCH_LIST") or (found or "8.0;9.0") + "+PTX"
+    gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}) or [(8, 0), (9, 0)]
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join("{}.{}".format(*gpu) for gpu in gpus) + "+PTX"
 
 
 if WANTED not in ("", "0", "1"):
@@ -107,8 +105,7 @@ def copied_to(log):
     try:
         yield [os.dup2(tee.stdin.fileno(), fd) for fd in (1, 2)]
     finally:
-        os.dup2(kept[0], 1)
-        os.dup2(kept[1], 2)
+        os.dup2(kept[0], 1), os.dup2(kept[1], 2)
         tee.communicate()
 
 
@@ -121,29 +118,31 @@ class Build(BuildExtension):
         package = Path(self.get_ext_fullpath("fastrnn._C")).parent
         for stale in package.glob("_C.*"):
             stale.unlink()
-        facts = {"python": sys.implementation.cache_tag, "torch": torch.__version__, "compiler": COMPILER}
         why_no_cuda = self.failure(cuda=True) if CXX and CUDA else WHY_NO_CUDA or COMPILER
         missing = COMPILER if CXX is None else self.failure(cuda=False) if why_no_cuda else None
-        facts |= {"cuda": None if why_no_cuda else torch.version.cuda, "why_no_cuda": why_no_cuda}
-        facts |= {"cuda_archs": None if why_no_cuda else arch_list(), "why_no_extension": missing}
+        facts = {"python": sys.implementation.cache_tag, "torch": torch.__version__, "compiler": COMPILER}
+        facts["cuda"], facts["cuda_archs"] = (None, None) if why_no_cuda else (torch.version.cuda, arch_list())
+        facts |= {"why_no_cuda": why_no_cuda, "why_no_extension": missing}
         if missing:
             self.extensions = []
             print(f"fastrnn: installed as pure Python, which is slower: {missing}", file=sys.stderr)
         package.mkdir(parents=True, exist_ok=True)
-        head = '"""Written by setup.py: what was built, against what, and why anything was not."""'
-        Path(package, "_build_info.py").write_text("\n".join([head, *(f"{k} = {v!r}" for k, v in facts.items()), ""]))
+        lines = ["# Written by setup.py; fastrnn/_ext.py reads it.", *(f"{k} = {v!r}" for k, v in facts.items())]
+        Path(package, "_build_info.py").write_text("\n".join(lines) + "\n")
 
     def failure(self, cuda):
         """Build it: None when that worked, else the compiler's first error."""
         vars(self.extensions[0]).update(vars(extension(cuda)))
+        before, log = (self.compiler, self.inplace), Path(f"build/compile-{'cuda' if cuda else 'cpu'}.log").resolve()
         try:
-            with copied_to(LOG):
+            with copied_to(log):
                 return super().run()
         except Exception as error:
             if STRICT:
                 raise
-            errors = [line for line in LOG.read_text().splitlines() if re.search(r"\berror\b", line)] or [str(error)]
-            return f"the build failed with: {errors[0].strip()} (full text: {LOG})"
+            self.compiler, self.inplace = before  # setuptools restores neither
+            errors = [line for line in log.read_text().splitlines() if re.search(r"\berror\b", line)] or [str(error)]
+            return f"the build failed with: {errors[0].strip()} (full text: {log})"
 
 
 setuptools.setup(ext_modules=[extension(cuda=False)], cmdclass={"build_ext": Build})

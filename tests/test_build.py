@@ -185,13 +185,14 @@ def test_a_failing_cuda_compile_leaves_the_cpu_kernels(project):
     facts = project.facts(STUB_FAILS_ON=".cu")
     assert facts.has_extension and facts.cuda is None
     assert "csrc/cuda/inst/c.cu:3:1: error: no such thing" in facts.why_no_cuda
+    assert "error: no such thing" in (project.folder / "build/compile-cuda.log").read_text()
     assert project.build(STUB_FAILS_ON=".cu", FASTRNN_CUDA="1").returncode != 0
 
 
 def test_a_failing_compile_leaves_pure_python_and_its_error(project):
     facts = project.facts(STUB_FAILS_ON=".cpp")
     assert not facts.has_extension and "csrc/bindings/a.cpp:3:1: error: no such thing" in facts.why_no_extension
-    assert "error: no such thing" in (project.folder / "build/compile.log").read_text()
+    assert "error: no such thing" in (project.folder / "build/compile-cpu.log").read_text()
     strict = project.build(STUB_FAILS_ON=".cpp", FASTRNN_REQUIRE_EXT="1")
     assert strict.returncode != 0 and "error: no such thing" in strict.stderr + strict.stdout
 
