@@ -13,12 +13,17 @@ import fastrnn
 import torch
 
 from .model import CELLS
-from .train import Epoch, Recipe, Run
+from .train import OPENING_STEPS, Epoch, Recipe, Run
 
-PARITY_LIMIT = 0.01
-"""Relative perplexity difference beyond which the two sides have not learned the same thing.
+OPENING_LIMIT, OPENING_LIMIT_TF32 = 1e-4, 1e-2
+WHOLE_LIMIT = 0.05
+"""Relative perplexity differences beyond which the two sides have not learned the same thing.
 
-Kernels round differently, and training amplifies that. TODO
+Kernels round differently, and training amplifies that. An LSTM of torch.nn whose recurrent weights were changed by one
+unit in the last place differed from the unchanged one by 1e-6 in the first 20 steps and by 0.6 % in the eight epochs
+of the default run. A bias without a gradient, or a state that is not carried, made 2e-2 in the first 20 steps. So the
+opening is the sharp test, and the whole run only shows that nothing goes astray later. On a GPU either side may round
+products to TF32, which has 10 bits.
 """
 
 COLUMNS = ("layer", "epoch", "train_perplexity", "held_out_perplexity", "tokens", "seconds", "tokens_per_second")
@@ -73,8 +78,10 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
 class Comparison:
     """Two runs of the same recipe, side by side, over the epochs that both have."""
 
-    largest_difference: float  # of perplexity, training and held-out
-    largest_relative: float
+    opening: float  # largest relative difference of perplexity in the first steps, before rounding errors have grown
+    opening_limit: float
+    whole: float  # largest relative difference over all epochs, training and held-out
+    whole_absolute: float
     torch_speed: float  # tokens per second, the median epoch
     fastrnn_speed: float
     epoch_ratios: list[float]  # fastrnn's tokens per second over torch.nn's, epoch by epoch
@@ -82,7 +89,7 @@ class Comparison:
     @property
     def equal(self) -> bool:
         """Whether the two learned the same thing, but for rounding. False also for NaN."""
-        return self.largest_relative <= PARITY_LIMIT
+        return self.opening <= self.opening_limit and self.whole <= WHOLE_LIMIT
 
 
 def compare(torch_run: Run, fastrnn_run: Run) -> Comparison:
@@ -92,20 +99,33 @@ def compare(torch_run: Run, fastrnn_run: Run) -> Comparison:
     speeds = [statistics.median(epoch.tokens_per_second for epoch in side) for side in zip(*pairs, strict=True)]
     perplexities = [(a.train_perplexity, b.train_perplexity) for a, b in pairs]
     perplexities += [(a.held_out_perplexity, b.held_out_perplexity) for a, b in pairs]
-    ratios = [b.tokens_per_second / a.tokens_per_second for a, b in pairs]
-    differences = torch.tensor([abs(a - b) for a, b in perplexities], dtype=torch.float64)
-    relative = torch.tensor([abs(a - b) / a for a, b in perplexities], dtype=torch.float64)
-    return Comparison(float(differences.max()), float(relative.max()), *speeds, ratios)
+    tf32 = torch_run.device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return Comparison(
+        opening=_largest([abs(a - b) / a for a, b in zip(pairs[0][0].opening, pairs[0][1].opening, strict=True)]),
+        opening_limit=OPENING_LIMIT_TF32 if tf32 else OPENING_LIMIT,
+        whole=_largest([abs(a - b) / a for a, b in perplexities]),
+        whole_absolute=_largest([abs(a - b) for a, b in perplexities]),
+        torch_speed=speeds[0],
+        fastrnn_speed=speeds[1],
+        epoch_ratios=[b.tokens_per_second / a.tokens_per_second for a, b in pairs],
+    )
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The maximum; NaN if there is one, which Python's own max may overlook."""
+    return float(torch.tensor(values, dtype=torch.float64).max())
 
 
 def comparison_lines(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     """The comparison in words."""
     recipe = runs[0].recipe
     names = [layer_name(run.impl, recipe.cell) for run in runs]
-    verdict = "the two learn the same" if comparison.equal else f"NOT EQUAL: more than {PARITY_LIMIT:.0%} apart"
+    limits = f"{comparison.opening_limit:.0e} and {WHOLE_LIMIT:.0%}"
+    verdict = "the two learn the same" if comparison.equal else f"NOT EQUAL, expected at most {limits}"
     lines = [
-        f"parity: perplexities differ by at most {comparison.largest_difference:.2g} "
-        f"({comparison.largest_relative:.2%}); {verdict}",
+        f"parity: perplexities differ by at most {comparison.opening:.1e} (relative) in the first {OPENING_STEPS} steps,",
+        f"        by at most {comparison.whole_absolute:.2g} ({comparison.whole:.2%}) over all epochs: {verdict}.",
+        "        (Kernels round differently, and training amplifies it: see WHOLE_LIMIT in _char_lm/report.py.)",
         f"speed:  {names[0]} {comparison.torch_speed:,.0f} tokens/s, {names[1]} {comparison.fastrnn_speed:,.0f}: "
         f"{comparison.fastrnn_speed / comparison.torch_speed:.2f}x (median epochs; "
         f"{min(comparison.epoch_ratios):.2f}x to {max(comparison.epoch_ratios):.2f}x by epoch)",

@@ -16,6 +16,7 @@ from . import data
 from .model import CharLM, State, detach
 
 CURVE_POINTS = 40  # per epoch, for the figure
+OPENING_STEPS = 20  # of an epoch, recorded one by one
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Epoch:
     tokens: int
     seconds: float  # of the training steps alone: evaluation and saving are not in it
     curve: list[float]  # training perplexity of up to CURVE_POINTS slices of the epoch
+    opening: list[float]  # training perplexity of each of the first OPENING_STEPS steps
 
     @property
     def tokens_per_second(self) -> float:
@@ -110,6 +112,7 @@ class Run:
             tokens=len(losses) * self.recipe.batch * self.recipe.seq_len,
             seconds=seconds,
             curve=[_perplexity(part.mean()) for part in slices],
+            opening=[_perplexity(step) for step in per_step[:OPENING_STEPS]],
         )
 
     def _training_steps(self) -> Iterator[Tensor]:
