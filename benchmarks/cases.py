@@ -58,9 +58,7 @@ GRIDS: dict[str, tuple[Case, ...]] = {
     # the shapes for which cuDNN has its fastest kernel
     "cudnn-best": _grid(_plain(*CUDNN_BEST_SHAPES), ("float16", "bfloat16"), ("LSTM",)),
     # width and batch over a wide range at a fixed short length
-    "sizes": _grid(
-        _plain(*((50, b, i, h) for h, b, i in product(SIZES_H, SIZES_B, SIZES_I))), ("float32", "bfloat16")
-    ),
+    "sizes": _grid(_plain(*((50, b, i, h) for h, b, i in product(SIZES_H, SIZES_B, SIZES_I))), ("float32", "bfloat16")),
     # long sequences at one width: batch at T = 1024, then length at B = 16
     "long": _grid(
         _plain(*((1024, b, 768, 768) for b in LONG_B), *((t, 16, 768, 768) for t in LONG_T if t != 1024)),

@@ -29,7 +29,7 @@ def opponent(name: str, case: Case) -> type[nn.Module]:
 def _flashrnn_reason() -> str:
     try:
         import flashrnn  # noqa: F401
-    except Exception as failure:  # noqa: BLE001 - its import compiles CUDA code and may fail in many ways
+    except Exception as failure:  # its import compiles CUDA code and may fail in many ways
         return f"flashrnn: not importable here ({type(failure).__name__}: {failure})".splitlines()[0]
     return "flashrnn: importable, but its call has not been adapted to this program yet"
 
@@ -71,7 +71,7 @@ def _compiled_loop(cell: str) -> type[nn.Module]:
                     outputs.append(now[0])
                 x = torch.stack(outputs)
                 finals.append(now)
-            stacked = tuple(map(torch.stack, zip(*finals)))
+            stacked = tuple(map(torch.stack, zip(*finals, strict=True)))
             return x, stacked if cell == "LSTM" else stacked[0]
 
     return CompiledLoop

@@ -47,12 +47,12 @@ IDENTITY = ("device", *HOW, *CASE, "launch")
 def job_fields(grid: str, opponent: str, case: Case, setting: Setting, place: Row) -> dict[str, str]:
     """The columns that are known before anything is measured."""
     how = (grid, opponent, setting.backend, str(setting.threads), setting.precision)
-    return {**place, **dict(zip(HOW, how)), **{name: str(value) for name, value in asdict(case).items()}}
+    return {**place, **dict(zip(HOW, how, strict=True)), **{name: str(value) for name, value in asdict(case).items()}}
 
 
 def to_row(job: Row, found: Measurement, device_type: str) -> dict[str, str]:
     """A complete CSV row, all text."""
-    row = {column: "" for column in COLUMNS} | dict(job)
+    row = dict.fromkeys(COLUMNS, "") | dict(job)
     row |= {"date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
     row |= {"launch": found.launch, "chosen": found.chosen, "status": found.status, "detail": found.detail}
     for side, times in (("other", found.other), ("ours", found.ours)):

@@ -80,7 +80,7 @@ def groups(rows: Iterable[Row]) -> list[Group]:
     gathered: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         gathered.setdefault(tuple(row[name] for name in GROUP), []).append(row)
-    return [Group(dict(zip(GROUP, key)), tuple(members)) for key, members in gathered.items()]
+    return [Group(dict(zip(GROUP, key, strict=True)), tuple(members)) for key, members in gathered.items()]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -106,8 +106,8 @@ def table(rows: Sequence[Row]) -> str:
                 group.verdict,
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     notes = [f"{grid}: {NOTES[grid]}" for grid in dict.fromkeys(row["grid"] for row in rows) if grid in NOTES]
     return "\n".join([*text, "", "ratios: opponent's time / ours; memory: our bytes / the opponent's", *notes])
 

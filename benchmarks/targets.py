@@ -1,4 +1,4 @@
-"""The speeds that fastrnn sets itself: opponent's time over ours, as a geometric mean over a grid and as a worst case."""
+"""The speeds to reach: opponent's time over ours, as a geometric mean over a grid and as a worst case."""
 
 from __future__ import annotations
 

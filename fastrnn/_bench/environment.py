@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -12,13 +11,15 @@ from pathlib import Path
 import torch
 
 import fastrnn
+from fastrnn import _ext
 
 ALL_THREADS = torch.get_num_threads()  # what a program gets that sets nothing
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Device, driver, CUDA, torch and fastrnn version, built extension and commit, as text."""
+    """Device, driver, CUDA, torch and fastrnn version, commit and whether kernels are built for the device, as text."""
     on_gpu = device.type == "cuda"
+    why_not = _ext.why_no_cuda() if on_gpu else _ext.reason
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0]
@@ -27,7 +28,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "cuda": (torch.version.cuda or "") if on_gpu else "",
         "torch": torch.__version__,
         "fastrnn": fastrnn.__version__,
-        "extension": "yes" if importlib.util.find_spec("fastrnn._C") else "no",
+        "extension": "no" if why_not else "yes",
         "commit": commit(Path(fastrnn.__file__).resolve().parent.parent),
     }
 

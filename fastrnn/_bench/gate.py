@@ -69,10 +69,8 @@ def errors(
     names: Sequence[str], ours: Sequence[Tensor], torchs: Sequence[Tensor], exact: Sequence[Tensor], eps: float
 ) -> list[Error]:
     """The error of every result, the worst share of its budget first."""
-    if not len(names) == len(ours) == len(torchs) == len(exact):
-        raise ValueError(f"{len(names)} names for {len(ours)}, {len(torchs)} and {len(exact)} results")
     found = []
-    for name, our, their, truth in zip(names, ours, torchs, exact):
+    for name, our, their, truth in zip(names, ours, torchs, exact, strict=True):
         allowed = deviation(their, truth)
         measured = deviation(our, truth) if our.dtype == their.dtype else math.inf
         found.append(Error(name, measured, allowed, FACTOR * allowed + FLOOR_ULPS * eps))

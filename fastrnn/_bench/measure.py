@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ class Setting:
     threads: int = 1
     precision: str = ""
     graph: str = "auto"
-    pace: Pace = Pace()
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def measure(
             return _measure(case, setting, torch_class, *classes)
     except Refused as reason:
         return [Measurement("refused", detail=str(reason))]
-    except Exception as failure:  # noqa: BLE001 - reported in the row, counted and turned into the exit status
+    except Exception as failure:  # reported in the row and turned into the exit status
         text = f"{type(failure).__name__}: {failure}".splitlines()[0]
         return [Measurement("error", detail=text)]
 
@@ -123,7 +124,7 @@ def _time(case: Case, setting: Setting, sides: tuple[Side, Side], first) -> tupl
 def _measure_graph(setting: Setting, sides: tuple[Side, Side], first, chosen: str, gate: Callable) -> Measurement:
     """Both sides as CUDA graphs; a replay passes the gate too, since work left out of a capture would look fast."""
     replays = []
-    for who, side in zip(("fastrnn", "the opponent"), sides):
+    for who, side in zip(("fastrnn", "the opponent"), sides, strict=True):
         try:
             replays.append(captured(side, first))
         except RuntimeError as failure:
@@ -146,13 +147,19 @@ def _wrong(launch: str, chosen: str, found: list[Error]) -> Measurement:
 
 
 def _forced(backend: str):
-    return contextlib.nullcontext() if backend == "auto" else fastrnn.backend(backend)
+    if backend != "auto":
+        return fastrnn.backend(backend)
+    if os.environ.get("FASTRNN_BACKEND"):
+        raise Refused("backend auto: FASTRNN_BACKEND forces one; unset it, or name the backend to measure")
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _surroundings(setting: Setting) -> Iterator[None]:
     """Threads and fp32 precision of the setting, for both sides; as before afterwards."""
     knobs = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul) if setting.precision else ()
+    if not all(hasattr(knob, "fp32_precision") for knob in knobs):
+        raise Refused(f"precision {setting.precision}: torch {torch.__version__} has no fp32_precision setting")
     threads, before = torch.get_num_threads(), [knob.fp32_precision for knob in knobs]
     torch.set_num_threads(setting.threads)
     try:
@@ -161,5 +168,5 @@ def _surroundings(setting: Setting) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        for knob, value in zip(knobs, before):
+        for knob, value in zip(knobs, before, strict=True):
             knob.fp32_precision = value

@@ -48,7 +48,7 @@ class ClockRounds:
     def __call__(self, sides: Sequence[Callable], inputs: Iterator, rounds: int) -> list[list[float]]:
         samples: list[list[float]] = [[] for _ in sides]
         for _ in range(rounds):
-            for side, times in zip(sides, samples):
+            for side, times in zip(sides, samples, strict=True):
                 chosen = next(inputs)
                 begin = time.perf_counter()
                 side(chosen)
@@ -68,7 +68,7 @@ class EventRounds:
     def __call__(self, sides: Sequence[Callable], inputs: Iterator, rounds: int) -> list[list[float]]:
         marks: list[list[tuple[torch.cuda.Event, torch.cuda.Event]]] = [[] for _ in sides]
         for _ in range(rounds):
-            for side, events, host in zip(sides, marks, self.host_ms):
+            for side, events, host in zip(sides, marks, self.host_ms, strict=True):
                 chosen = next(inputs)
                 start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 begin = time.perf_counter()
@@ -84,7 +84,7 @@ class EventRounds:
         """Whether the host was the slower part of at least one side."""
         return any(
             statistics.median(host) >= LAUNCH_BOUND_SHARE * statistics.median(device)
-            for host, device in zip(self.host_ms, samples)
+            for host, device in zip(self.host_ms, samples, strict=True)
         )
 
 
