@@ -127,7 +127,9 @@ def figures(rows: Sequence[Row], path: Path) -> list[tuple[Path, list[Row]]]:
         parts.setdefault(tuple(row[name] for name in by), []).append(row)
     named = []
     for key, part in parts.items():
-        words = [f"{value}-threads" if name == "threads" else value.lower() for name, value in zip(by, key, strict=True)]
+        words = [
+            f"{value}-threads" if name == "threads" else value.lower() for name, value in zip(by, key, strict=True)
+        ]
         named.append((path.with_name("-".join([path.stem, *words]) + path.suffix), part))
     return named
 

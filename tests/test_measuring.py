@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastrnn
 from fastrnn import _bench
 from fastrnn._bench import environment, timing
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights, rotation_count
@@ -20,6 +21,7 @@ from fastrnn._bench.timing import ClockRounds, EventRounds, Pace, Spread, interl
 
 SETTING = Setting(pace=Pace(seconds=0.0, least=2, most=2))
 TINY = Case("LSTM", T=3, B=2, I=4, H=5)
+TINY_SHAPE = ["--seq-len", "3", "--batch", "2", "--hidden", "5", "--seconds", "0.001"]
 
 
 # --- the gate ----------------------------------------------------------------------------------------------------
@@ -37,41 +39,41 @@ class ScaleGradient(torch.autograd.Function):
         return grad * 1.001
 
 
-class WrongOutput(nn.LSTM):
+class WrongOutput(fastrnn.LSTM):
     def forward(self, x, hx):
         output, state = super().forward(x, hx)
         return output * 1.001, state
 
 
-class WrongState(nn.LSTM):
+class WrongState(fastrnn.LSTM):
     def forward(self, x, hx):
         output, (h, c) = super().forward(x, hx)
         return output, (h, c.flip(1))
 
 
-class WrongInputGradient(nn.LSTM):
+class WrongInputGradient(fastrnn.LSTM):
     def forward(self, x, hx):
         return super().forward(ScaleGradient.apply(x), hx)
 
 
-class WrongStateGradient(nn.LSTM):
+class WrongStateGradient(fastrnn.LSTM):
     def forward(self, x, hx):
         return super().forward(x, (ScaleGradient.apply(hx[0]), hx[1]))
 
 
-class WrongInference(nn.LSTM):
+class WrongInference(fastrnn.LSTM):
     def forward(self, x, hx):
         output, state = super().forward(x, hx)
         return (output if torch.is_grad_enabled() else output + 1e-3), state
 
 
-class Nan(nn.LSTM):
+class Nan(fastrnn.LSTM):
     def forward(self, x, hx):
         output, state = super().forward(x, hx)
         return output / 0 * 0, state
 
 
-class OtherDtype(nn.LSTM):
+class OtherDtype(fastrnn.LSTM):
     def forward(self, x, hx):
         output, state = super().forward(x, hx)
         return output.double(), state
@@ -95,7 +97,8 @@ def test_a_wrong_result_prints_no_time(wrong, mode, tensor, monkeypatch):
 
     monkeypatch.setattr("fastrnn._bench.measure.interleave", no_timing)
     case = replace(TINY, mode=mode)
-    (found,) = measure(case, SETTING, ours=wrong)
+    monkeypatch.setattr("fastrnn.LSTM", wrong)
+    (found,) = measure(case, SETTING)
     assert found.status == "WRONG" and found.worst.tensor == tensor
     assert found.ours is found.other is found.ours_bytes is None
     assert f"{tensor}: error" in found.detail
@@ -133,12 +136,13 @@ def test_error_budget_is_twice_torchs_own_plus_a_floor():
         errors(["x"], [], [torchs], [exact], eps=0.001)
 
 
-def test_what_a_side_raises_is_reported_and_not_timed():
-    class Broken(nn.LSTM):
+def test_what_a_side_raises_is_reported_and_not_timed(monkeypatch):
+    class Broken(fastrnn.LSTM):
         def forward(self, x, hx):
             raise RuntimeError("no kernel for this shape\nsecond line")
 
-    (found,) = measure(TINY, SETTING, ours=Broken)
+    monkeypatch.setattr("fastrnn.LSTM", Broken)
+    (found,) = measure(TINY, SETTING)
     assert (found.status, found.detail) == ("error", "RuntimeError: no kernel for this shape") and found.ours is None
 
 
@@ -214,8 +218,7 @@ def test_inputs_are_the_same_in_every_run_and_packed_lengths_fill_the_range():
 
 
 def test_bench_command_measures_a_users_shape(capsys):
-    argv = "--cell gru --seq-len 3 --batch 2 --hidden 5 --bidirectional --seconds 0.001 --threads 1".split()
-    assert _bench.main(argv) == 0
+    assert _bench.main(["--cell", "gru", "--bidirectional", "--threads", "1", *TINY_SHAPE]) == 0
     text = capsys.readouterr().out
     assert "forward: " in text and "training: " in text and " ms " in text and "saved memory" in text
     assert torch.__version__ in text and "backend " in text
@@ -223,9 +226,17 @@ def test_bench_command_measures_a_users_shape(capsys):
 
 def test_bench_command_tells_a_wrong_result_by_its_exit_status(monkeypatch, capsys):
     monkeypatch.setattr("fastrnn.LSTM", WrongOutput)
-    assert _bench.main("--seq-len 3 --batch 2 --hidden 5 --seconds 0.001 --mode forward".split()) == 1
+    assert _bench.main(["--mode", "forward", *TINY_SHAPE]) == 1
     text = capsys.readouterr().out
     assert "forward: WRONG  output: error" in text and " ms" not in text
+
+
+def test_a_backend_forced_from_outside_is_not_called_automatic(monkeypatch):
+    monkeypatch.setenv("FASTRNN_BACKEND", "reference")
+    (found,) = measure(TINY, SETTING)
+    assert found.status == "refused" and "FASTRNN_BACKEND" in found.detail
+    (named,) = measure(TINY, replace(SETTING, backend="aten"))
+    assert (named.status, named.chosen) == ("ok", "aten")
 
 
 def test_bench_command_refuses_a_size_of_zero(capsys):

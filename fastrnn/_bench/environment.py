@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import fastrnn
-from fastrnn import _ext
+from fastrnn import _ops
 
 ALL_THREADS = torch.get_num_threads()  # what a program gets that sets nothing
 
@@ -19,7 +19,6 @@ ALL_THREADS = torch.get_num_threads()  # what a program gets that sets nothing
 def environment(device: torch.device) -> dict[str, str]:
     """Device, driver, CUDA, torch and fastrnn version, commit and whether kernels are built for the device, as text."""
     on_gpu = device.type == "cuda"
-    why_not = _ext.why_no_cuda() if on_gpu else _ext.reason
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0]
@@ -28,7 +27,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "cuda": (torch.version.cuda or "") if on_gpu else "",
         "torch": torch.__version__,
         "fastrnn": fastrnn.__version__,
-        "extension": "no" if why_not else "yes",
+        "extension": "no" if _ops.missing(device.type) else "yes",
         "commit": commit(Path(fastrnn.__file__).resolve().parent.parent),
     }
 

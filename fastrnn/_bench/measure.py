@@ -60,19 +60,15 @@ class Measurement:
         return self.other.median / self.ours.median
 
 
-def measure(
-    case: Case, setting: Setting, opponent: type[nn.Module] | None = None, ours: type[nn.Module] | None = None
-) -> list[Measurement]:
-    """Measure `ours` (default: fastrnn's module of the case's cell) against `opponent` (default: torch.nn's).
+def measure(case: Case, setting: Setting, opponent: type[nn.Module] | None = None) -> list[Measurement]:
+    """Measure fastrnn's module of the case's cell against `opponent` (default: torch.nn's).
 
     One measurement, or two where a CUDA graph is timed as well. What a side raises becomes a measurement of status
     "error", so that a run over many cases goes on.
     """
-    torch_class = getattr(nn, case.cell)
-    classes = ours or getattr(fastrnn, case.cell), opponent or torch_class
     try:
         with _surroundings(setting):
-            return _measure(case, setting, torch_class, *classes)
+            return _measure(case, setting, opponent or getattr(nn, case.cell))
     except Refused as reason:
         return [Measurement("refused", detail=str(reason))]
     except Exception as failure:  # reported in the row and turned into the exit status
@@ -80,12 +76,12 @@ def measure(
         return [Measurement("error", detail=text)]
 
 
-def _measure(case, setting, torch_class, our_class, other_class) -> list[Measurement]:
-    device = setting.device
+def _measure(case: Case, setting: Setting, other_class: type[nn.Module]) -> list[Measurement]:
+    device, torch_class = setting.device, getattr(nn, case.cell)
     weights = build(torch_class, case, device, make_weights(case)).state_dict()
     first = make_inputs(case, device)[0]
     exact = exact_results(case, weights, first, device)
-    ours = Side(build(our_class, case, device, weights), case)
+    ours = Side(build(getattr(fastrnn, case.cell), case, device, weights), case)
     torchs = Side(build(torch_class, case, device, weights), case)
     other = torchs if other_class is torch_class else Side(build(other_class, case, device, weights), case)
 
