@@ -25,7 +25,7 @@ def missing(backend: str) -> str | None:
     """Why this backend's operations cannot be called, or None if they can."""
     extension = _ext.load()
     if extension is None:
-        return _ext.reason
+        return f"the compiled extension is missing: {_ext.reason}"
     if not hasattr(extension, backend):
         return f"the extension was built without {backend.upper()} kernels"
     return None
