@@ -27,6 +27,7 @@ HARDWARE = "cuda/primitives.cuh"
 # fastrnn: lowest first; a module may import only what stands in a line above its own.
 PYTHON_ORDER = [
     {"registry"},
+    {"_checks"},
     {"reference"},
     {"_ext"},
     {"_ops"},
