@@ -16,8 +16,8 @@ from fastrnn._bench.environment import ALL_THREADS, environment
 from fastrnn._bench.timing import ClockRounds, EventRounds, Pace, interleave
 
 COPY_MIB = {"cuda": (256, 1024, 4096), "cpu": (64, 256)}
-MATRIX_SIZES = {"cuda": (4096, 8192), "cpu": (1024, 2048)}
-DTYPES = ("bfloat16", "float16", "float32")
+MATRIX_SIZES = {"cuda": (4096, 8192), "cpu": (512, 1024)}
+DTYPES = {"cuda": ("bfloat16", "float16", "float32"), "cpu": ("bfloat16", "float32")}  # a CPU's float16 is emulated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,11 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts = environment(device)
     where = f"driver {facts['driver']}, CUDA {facts['cuda']}" if facts["cuda"] else f"{args.threads} threads"
     print(f"{facts['device']}, {where}, torch {facts['torch']}")
-    print(f"copy: {max(copy_rate(size, device, args.seconds) for size in COPY_MIB[device.type]):.0f} GB/s read + write")
-    for dtype in DTYPES:
+    copied = max(copy_rate(size, device, args.seconds) for size in COPY_MIB[device.type])
+    print(f"copy: {copied:.0f} GB/s read + write", flush=True)
+    for dtype in DTYPES[device.type]:
         rate = max(matrix_rate(n, dtype, device, args.seconds) for n in MATRIX_SIZES[device.type])
         precision = f" ({torch.backends.cuda.matmul.fp32_precision})" if dtype == "float32" and facts["cuda"] else ""
-        print(f"matrix {dtype}{precision}: {rate:.2f} TFLOP/s")
+        print(f"matrix {dtype}{precision}: {rate:.2f} TFLOP/s", flush=True)
     return 0
 
 
