@@ -33,10 +33,10 @@ def _release(version: str) -> str:
 
 
 def mismatch(build, *, torch_version: str, cuda: str | None, python: str) -> str | None:
-    """Why an extension with these build facts cannot be loaded into this Python and torch; None if nothing speaks against.
+    """Why an extension with these build facts cannot be loaded into this Python and torch; None if it can.
 
-    C++ extensions are only good for the torch release they were compiled against. One that has CUDA kernels also needs a
-    torch of the same CUDA major version; one without does not care.
+    C++ extensions are only good for the torch release they were compiled against. One that has CUDA kernels also needs
+    a torch of the same CUDA major version; one without does not care.
     """
     if build.python != python:
         return f"it was built for {build.python}, you have {python}; rebuild it: {_HOW}"
