@@ -1,4 +1,4 @@
-"""Whom fastrnn is timed against: classes with torch.nn's constructor, or the reason why one cannot be had."""
+"""Whom fastrnn is timed against: makers of the other side, or the reason why one cannot be had."""
 
 from __future__ import annotations
 
@@ -7,31 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn._bench.case import Case
-from fastrnn._bench.measure import Refused
+from fastrnn._bench.case import Case, Side, build
+from fastrnn._bench.measure import Opponent, Refused
 
 OPPONENTS = ("torch", "compiled-loop", "flashrnn")
 
 
-def opponent(name: str, case: Case) -> type[nn.Module]:
-    """The opponent's class for this case; raises Refused with the reason where it has none."""
+def opponent(name: str, case: Case) -> Opponent | None:
+    """The maker of the opponent's side for this case, None for torch.nn; raises Refused with the reason otherwise."""
     if name == "torch":
-        return getattr(nn, case.cell)
+        return None
     if name == "compiled-loop":
         if case.packed or case.directions == 2:
             raise Refused("compiled-loop: written for one direction and padded input only")
-        return _compiled_loop(case.cell)
+        return lambda case, device, weights: Side(build(_compiled_loop(case.cell), case, device, weights), case)
     if name == "flashrnn":
-        raise Refused(_flashrnn_reason())
+        from flashrnn_side import FlashSide, why_not
+
+        if reason := why_not(case):
+            raise Refused(f"flashrnn: {reason}")
+        return FlashSide
     raise ValueError(f"opponent: expected one of {', '.join(OPPONENTS)}, got {name!r}")
-
-
-def _flashrnn_reason() -> str:
-    try:
-        import flashrnn  # noqa: F401
-    except Exception as failure:  # its import compiles CUDA code and may fail in many ways
-        return f"flashrnn: not importable here ({type(failure).__name__}: {failure})".splitlines()[0]
-    return "flashrnn: importable, but its call has not been adapted to this program yet"
 
 
 def _lstm_step(x: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +52,7 @@ _STEPS = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_step}
 
 def _compiled_loop(cell: str) -> type[nn.Module]:
     """What a PyTorch user would write: one GEMM for all inputs, then a Python loop over a torch.compile'd step."""
+    torch.compiler.reset()  # or the shapes of earlier cases would use up its recompilations and leave this one eager
     step = torch.compile(_STEPS[cell])
 
     class CompiledLoop(getattr(nn, cell)):

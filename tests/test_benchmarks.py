@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from torch import nn
 
 from fastrnn._bench import environment
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights
-from fastrnn._bench.gate import Error, errors, exact_results
-from fastrnn._bench.measure import Measurement, Refused, Setting
+from fastrnn._bench.gate import Error, deviation, errors, exact_results
+from fastrnn._bench.measure import Measurement, Refused, Setting, measure
 from fastrnn._bench.timing import Pace, Spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -198,22 +199,59 @@ def test_real_run_end_to_end(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
 def test_the_loop_opponent_computes_the_layer(cell, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     monkeypatch.setattr(torch, "compile", lambda function: function)  # its maths; compiling it takes a minute
     case = replace(TINY, cell=cell, layers=2, mode="training")
     weights, inputs = make_weights(case), make_inputs(case, "cpu")[0]
-    sides = [
-        Side(build(of, case, "cpu", weights), case)
-        for of in (opponents.opponent("compiled-loop", case), getattr(nn, cell))
-    ]
+    loop = opponents.opponent("compiled-loop", case)(case, torch.device("cpu"), weights)
+    sides = [loop, Side(build(getattr(nn, cell), case, "cpu", weights), case)]
     exact = exact_results(case, weights, inputs, "cpu")
     found = errors(sides[0].names, sides[0](inputs), sides[1](inputs), exact, torch.finfo(torch.float32).eps)
     assert all(error.ok for error in found), found[0]
 
 
-def test_an_opponent_that_cannot_be_had_says_why():
+def test_an_opponent_that_computes_something_else_is_refused():
+    def other(case, device, weights):
+        return Side(build(nn.LSTM, case, device, {name: -value for name, value in weights.items()}), case)
+
+    (found,) = measure(TINY, SETTING, other)
+    assert found.status == "refused" and "opponent's output is off" in found.detail and found.other is None
+
+
+def test_flashrnn_is_given_gates_that_match_the_layer(monkeypatch):
+    import flashrnn_side
+
+    def flashrnn(gates, recurrent, bias, states, function, backend, dtype):
+        assert (function, backend, dtype) == ("lstm", flashrnn_side.BACKEND, "float32")
+        h, c = states[:, :, 0, 0]
+        kept = []
+        for t in range(gates.shape[1]):
+            i, f, g, o = (gates[:, t, k, 0] + h @ recurrent[k, 0].T + bias[k, 0] for k in range(4))
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            kept.append(torch.stack((h, c)))
+        all_states = torch.stack(kept, 2).unsqueeze(3)
+        return all_states, all_states[:, :, -1:]
+
+    monkeypatch.setitem(sys.modules, "flashrnn", types.SimpleNamespace(flashrnn=flashrnn))
+    case = replace(TINY, mode="training")
+    weights, inputs = make_weights(case), make_inputs(case, "cpu")[0]
+    side = opponents.opponent("flashrnn", case)(case, torch.device("cpu"), weights)
+    side.prepare(inputs)
+    results_, exact = side(inputs), exact_results(case, weights, inputs, "cpu")
+    pairs = [*zip(results_[:3], exact[:3], strict=True), *zip(results_[4:6], exact[4:6], strict=True)]
+    pairs += [(results_[6].reshape(20, 5), exact[7]), (results_[7].flatten(), exact[8])]
+    assert all(deviation(actual, true) < 1e-6 for actual, true in pairs)
+    assert results_[3].shape == (case.B, case.T, 4, 1, case.H)
+    with pytest.raises(Refused, match="one padded LSTM layer"):
+        opponents.opponent("flashrnn", replace(case, cell="GRU"))
+
+
+def test_an_opponent_that_cannot_be_had_says_why(monkeypatch):
     with pytest.raises(Refused, match="one direction"):
         opponents.opponent("compiled-loop", replace(TINY, directions=2))
-    with pytest.raises(Refused, match="flashrnn: "):
+    monkeypatch.setitem(sys.modules, "flashrnn", None)
+    with pytest.raises(Refused, match="flashrnn: not importable here"):
         opponents.opponent("flashrnn", TINY)
     (found,) = run.Job("cpu", TINY, SETTING, "flashrnn").measure()
     assert found.status == "refused" and found.detail.startswith("flashrnn: ")

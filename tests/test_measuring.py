@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import types
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import nn
 import fastrnn
 from fastrnn import _bench
 from fastrnn._bench import environment, timing
+from fastrnn._bench import measure as measuring
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights, rotation_count
 from fastrnn._bench.gate import FACTOR, FLOOR_ULPS, deviation, errors
 from fastrnn._bench.measure import Setting, measure
@@ -181,6 +183,59 @@ def test_launch_bound_means_the_host_was_the_slower_part():
     rounds.host_ms = [[0.1, 0.1, 9.0], [0.9, 0.9, 0.9]]
     assert rounds.launch_bound([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
     assert not rounds.launch_bound([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+
+
+class FakeEvent:
+    """A CUDA event whose time is its place in the order of all records."""
+
+    order = 0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        FakeEvent.order += 1
+        self.at = FakeEvent.order
+
+    def elapsed_time(self, end):
+        return end.at - self.at
+
+
+def test_event_rounds_wait_for_the_device_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
+    rounds = EventRounds(2)
+    sides = [lambda _inputs: calls.append("A"), lambda _inputs: (calls.append("B"), FakeEvent(True).record())]
+    assert rounds(sides, itertools.repeat(None), 3) == [[1, 1, 1], [2, 2, 2]]
+    assert calls == ["A", "B"] * 3 + ["wait"] and [len(times) for times in rounds.host_ms] == [3, 3]
+
+
+@pytest.mark.parametrize("replays_all", [True, False])
+def test_a_graph_that_leaves_work_out_is_wrong(monkeypatch, replays_all):
+    side = Side(build(nn.LSTM, TINY, "cpu", make_weights(TINY)), TINY)
+    inputs = make_inputs(TINY, "cpu")[0]
+    expected = side(inputs)
+
+    def captured(step, given):
+        held = step(given)
+
+        def replay(_inputs):
+            for into, result in list(zip(held, step(given), strict=True))[: 3 if replays_all else 2]:
+                into.copy_(result)
+
+        return replay, held
+
+    monkeypatch.setattr(measuring, "captured", captured)
+    monkeypatch.setattr(measuring, "EventRounds", lambda _sides: ClockRounds())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def gate(ours):
+        return errors(side.names, ours, expected, [result.double() for result in expected], 1e-7)
+
+    found = measuring._measure_graph(SETTING, (side, side), inputs, "cuda", gate)
+    assert (found.status, found.launch) == ("ok" if replays_all else "WRONG", "graph")
+    assert (found.ours is not None) == replays_all
 
 
 def test_cuda_inputs_rotate_through_more_than_the_cache(monkeypatch):

@@ -133,6 +133,9 @@ class Side:
             weights = [name for name, _ in module.named_parameters()]
             self.names += tuple(f"grad {name}" for name in ("input", *(f"{s}_0" for s in states), *weights))
 
+    def prepare(self, inputs: Inputs) -> None:
+        """Called once, untimed, for every set of inputs; a side that needs others makes them here."""
+
     def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
         if not self.training:
             with torch.no_grad():
