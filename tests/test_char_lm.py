@@ -385,6 +385,13 @@ def test_random_chunks_are_pieces_of_the_text():
         assert inputs.shape == (7, 4)
         assert torch.equal(targets, inputs + 1)
         assert torch.equal(inputs, inputs[0] + torch.arange(7)[:, None])
+
+    def places() -> list[int]:
+        return [int(s) for inputs, _ in data.random_chunks(numbers, 4, 7, generator.manual_seed(1)) for s in inputs[0]]
+
+    first = places()
+    torch.rand(7)  # dropout draws from the global generator, the places must not
+    assert places() == first
     starts = [
         int(s) for _ in range(100) for inputs, _ in data.random_chunks(numbers, 4, 7, generator) for s in inputs[0]
     ]
