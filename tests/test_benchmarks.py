@@ -14,7 +14,7 @@ from torch import nn
 
 from fastrnn._bench import environment
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights
-from fastrnn._bench.gate import Error, deviation, errors, exact_results
+from fastrnn._bench.gate import Error, deviation, errors, exact_results, floor
 from fastrnn._bench.measure import Measurement, Refused, Setting, measure
 from fastrnn._bench.timing import Pace, Spread
 
@@ -206,7 +206,7 @@ def test_the_loop_opponent_computes_the_layer(cell, monkeypatch):
     loop = opponents.opponent("compiled-loop", case)(case, torch.device("cpu"), weights)
     sides = [loop, Side(build(getattr(nn, cell), case, "cpu", weights), case)]
     exact = exact_results(case, weights, inputs, "cpu")
-    found = errors(sides[0].names, sides[0](inputs), sides[1](inputs), exact, torch.finfo(torch.float32).eps)
+    found = errors(sides[0].names, sides[0](inputs), sides[1](inputs), exact, floor(case, ""))
     assert all(error.ok for error in found), found[0]
 
 
