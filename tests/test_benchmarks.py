@@ -121,7 +121,7 @@ def fake_run(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "environment", lambda _device: PLACE)
     plan: dict[str, object] = {"status": "ok", "stop_after": math.inf}
 
-    def go(*argv):
+    def without_out(*argv):
         measured = []
 
         def fake(case, setting, against):
@@ -136,9 +136,12 @@ def fake_run(monkeypatch, tmp_path):
             ]
 
         monkeypatch.setattr(run, "measure", fake)
-        return run.main(["--threads", "1", "--out", str(tmp_path / "r.csv"), *argv]), measured
+        return run.main(["--threads", "1", *argv]), measured
 
-    go.plan, go.path = plan, tmp_path / "r.csv"
+    def go(*argv):
+        return without_out("--out", str(go.path), *argv)
+
+    go.plan, go.path, go.without_out = plan, tmp_path / "r.csv", without_out
     return go
 
 
@@ -329,6 +332,21 @@ def test_readme_table_is_written_and_checked(tmp_path, capsys):
     assert plot.main([*command, "--check"]) == 0
     file.append(cpu_rows(5.0)[0])
     assert plot.main([*command, "--check"]) == 1
+
+
+def test_the_caption_says_what_was_not_the_default():
+    plain = plot.caption(cpu_rows(2.0))
+    assert "backend" not in plain and "extension" not in plain
+    other = plot.caption(cpu_rows(2.0, backend="reference", extension="no", date="2026-01-02T03:04:05Z"))
+    assert "without the compiled extension, backend reference, 2026-01-02" in other
+
+
+def test_quick_rows_go_where_they_replace_no_others(fake_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "QUICK_RESULTS", tmp_path / "runs")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    fake_run.without_out("--quick")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["test-cpu.csv"]
+    assert not (tmp_path / "results").exists()
 
 
 def test_markers_must_be_there_once_and_in_order():
