@@ -22,8 +22,9 @@ BUILD_SETTINGS := $(abspath $(VENV)) $(TORCH) cuda=$(FASTRNN_CUDA) archs=$(TORCH
 
 # Writes its argument to the target only where it differs, so that what depends on it is redone only then.
 record = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
-# A compile command is a page long: keep ninja's count and the file's name, and every other line as it is.
-shorten = sed -u -E 's|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
+# pip shows a compiler at work only with -v, page-long commands and file lists included: keep the count and the names.
+NOISE := changing mode|adding|writing|reading|copying|creating|removing|Requirement already
+shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
 
 .PHONY: demo test build lint bench clean FORCE
 demo: build
@@ -42,7 +43,7 @@ lint: build $(VENV)/.linters
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 bench: build
-	$(BIN)/python -m fastrnn bench $(ARGS)
+	$(BIN)/python benchmarks/run.py $(or $(ARGS),--grid cpu)
 
 clean:
 	rm -rf build dist *.egg-info fastrnn/_C.* fastrnn/_build_info.py .pytest_cache .ruff_cache .hypothesis
@@ -67,5 +68,5 @@ build/.settings: FORCE
 	$(call record,$(BUILD_SETTINGS))
 
 build/.installed: build/.settings $(VENV)/.torch-installed $(SOURCES)
-	$(PIP) install -v --no-build-isolation -e '.[test,examples]' 2>&1 | $(shorten)
+	$(PIP) install -v --no-build-isolation -e '.[test,examples,bench]' 2>&1 | $(shorten)
 	@touch $@

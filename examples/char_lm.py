@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"char_lm.py: error: argument --resume: {error}", file=sys.stderr)
         return 2
     unigram = unigram_perplexity(corpus, recipe.batch, recipe.seq_len)
-    print_head(runs[0], corpus, unigram)
+    print_head(runs[-1], corpus, unigram)
     try:
         train(runs, args)
         return finish(runs, corpus, unigram, args)
@@ -94,7 +94,7 @@ def train(runs: Sequence[Run], args: argparse.Namespace) -> None:
             run.history.append(epoch)
             checkpoint.save(run, args.out)
             checkpoint.write_atomically(args.out / "metrics.csv", lambda path: report.write_csv(runs, path))
-        print(report.table_line(run, epoch), flush=True)
+            print(report.table_line(run, epoch), flush=True)
 
 
 def turns(runs: Sequence[Run], epochs: int) -> Iterator[Run]:
@@ -111,7 +111,9 @@ def progress(run: Run, epochs: int) -> Iterator[Callable[[Tensor], None]]:
     name = f"epoch {len(run.history) + 1}/{epochs} {report.layer_name(run.impl, run.recipe.cell)}"
     # Into a file or a pipe every refresh is one more line to read, so refresh rarely there.
     every = 0.2 if sys.stderr.isatty() else 5.0
-    with tqdm(total=run.steps, desc=name, unit="step", leave=False, mininterval=every, dynamic_ncols=True) as bar:
+    with checkpoint.interrupt_postponed():  # half a bar would complain when it is collected
+        bar = tqdm(total=run.steps, desc=name, unit="step", leave=False, mininterval=every, dynamic_ncols=True)
+    with bar:
 
         def on_step(loss: Tensor) -> None:
             if bar.update() and bar.n < run.steps:  # just redrawn: rare enough to fetch the loss from a GPU
@@ -129,6 +131,8 @@ def print_head(run: Run, corpus: Corpus, unigram: float) -> None:
         f"{len(corpus.vocabulary)} different ones"
     )
     print(f"place: {report.describe_place(run.recipe)}")
+    if run.impl == "fastrnn":
+        print("fastrnn's backends for this layer: " + report.describe_backend(run).replace("\n", "\n       "))
     print(f"unigram model (knows only how frequent each character is): held-out perplexity {unigram:.4f}\n")
 
 

@@ -103,7 +103,9 @@ def choose(call: Call) -> str:
     if name is not None:
         reasons = why_not(name, call)
         if reasons:
-            raise RuntimeError(f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}")
+            raise RuntimeError(
+                f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
+            )
         return name
     return next(candidate for candidate in ranking(call) if not why_not(candidate, call))
 

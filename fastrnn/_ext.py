@@ -6,8 +6,8 @@ fastrnn/_build_info.py beside it, and that is compared with the running torch be
 
 from __future__ import annotations
 
-import functools
 import importlib
+import os
 import re
 import sys
 import warnings
@@ -73,16 +73,17 @@ _module, reason = _load(build)
 """reason: why the extension is missing, None if it is there."""
 
 
-@functools.cache
-def _warn_once() -> None:
-    message = f"fastrnn runs in pure PyTorch, slower than it could, because its compiled extension is missing: {reason}"
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+# Here and not at the first use: that may be under torch.compile. Whoever chose a backend without kernels knows.
+if reason and os.environ.get("FASTRNN_BACKEND") not in ("aten", "reference"):
+    warnings.warn(
+        f"fastrnn runs in pure PyTorch, slower than it could, because its compiled extension is missing: {reason}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def load() -> ModuleType | None:
-    """fastrnn._C, or None, with one warning per process that says why."""
-    if _module is None:
-        _warn_once()
+    """fastrnn._C, or None."""
     return _module
 
 

@@ -27,6 +27,7 @@ HARDWARE = "cuda/primitives.cuh"
 # fastrnn: lowest first; a module may import only what stands in a line above its own.
 PYTHON_ORDER = [
     {"registry"},
+    {"_checks"},
     {"reference"},
     {"_ext"},
     {"_ops"},
@@ -34,7 +35,7 @@ PYTHON_ORDER = [
     {"_dispatch"},
     {"functional"},
     {"cells", "modules"},
-    {"convert"},
+    {"conversion"},
     {"__init__"},
     {"_info", "_check", "_bench", "__main__"},
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fastrnn
 import torch
 from torch import Tensor, nn
+
+import fastrnn
 
 from .data import Corpus
 

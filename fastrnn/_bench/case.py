@@ -24,7 +24,7 @@ class Case:
     cell: str
     T: int
     B: int
-    I: int  # noqa: E741 - the letter used for the input width throughout
+    I: int
     H: int
     layers: int = 1
     directions: int = 1

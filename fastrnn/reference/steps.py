@@ -132,7 +132,7 @@ class GRUForward:
 
 
 class GRUBackward:
-    """Every gate gradient is dh times a factor. The buffer holds four per unit: the input's n, then the hidden r z n."""
+    """Every gate gradient is dh times a factor. The buffers hold four a unit: the input's n, then the hidden r z n."""
 
     def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
         gates, hidden_n = saved
