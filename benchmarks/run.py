@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         file = ResultFile(path)
     except ValueError as wrong:
         parser.error(str(wrong))
+    if (busy := os.getloadavg()[0]) > 0.5 * (os.cpu_count() or 1):
+        print(f"warning: the load average is {busy:.1f}; figures taken on a busy machine mean little", file=sys.stderr)
     earlier = read_rows(path) if args.resume else []
     rows, interrupted = _run(jobs, place, file, earlier)
     print(f"\n{_heading(place)}\n\n{table(rows)}\n\nwritten to {path}" if rows else "nothing measured")

@@ -341,6 +341,14 @@ def test_the_caption_says_what_was_not_the_default():
     assert "without the compiled extension, backend reference, 2026-01-02" in other
 
 
+def test_a_busy_machine_is_told(fake_run, monkeypatch, capsys):
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 4)
+    for load, told in ((1.9, False), (2.1, True)):
+        monkeypatch.setattr(run.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        fake_run()
+        assert ("load average" in capsys.readouterr().err) == told
+
+
 def test_quick_rows_go_where_they_replace_no_others(fake_run, monkeypatch, tmp_path):
     monkeypatch.setattr(run, "QUICK_RESULTS", tmp_path / "runs")
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
