@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from support import available
 
 import fastrnn
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
-    torch.set_num_threads(1)
+# The cases are small and the machine may be shared: threads that wait for each other cost more than they bring.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
