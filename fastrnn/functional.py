@@ -20,21 +20,21 @@ _CPU_AUTOCAST_LOW = frozenset({"LSTM", "RNN", "RNNCell"})
 
 
 def is_autocast(device: str) -> bool:
-    """Whether autocast is on for this type of device. Some, such as meta, know no autocast and torch refuses to be asked."""
+    """Whether autocast is on for this type of device; torch refuses to answer for those that know none, such as meta."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]):
+def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], packed: bool = False):
     """The arguments of a call of class ``name`` in the type autocast asks for, which is also the result's.
 
-    The type is torch's for that class and device. Where torch mixes types inside (GRU, LSTMCell and GRUCell on the CPU)
-    everything is computed in the wider one.
+    The type is torch's for that class and device. Where torch mixes types inside (GRU, LSTMCell, GRUCell and the packed
+    LSTM on the CPU) everything is computed in the wider one.
     """
     device = input.device.type
     if not is_autocast(device) or any(t.dtype == torch.float64 for t in weights):
         return input, hx, weights
     dtype = torch.get_autocast_dtype(device)
-    if device == "cpu" and name not in _CPU_AUTOCAST_LOW:
+    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or name == "LSTM" and packed):
         for state in hx:
             dtype = torch.promote_types(dtype, state.dtype)
     return input.to(dtype), [h.to(dtype) for h in hx], [w.to(dtype) for w in weights]
@@ -140,7 +140,7 @@ def _public(mode, input, hx, weights, num_layers, bidirectional, dropout, traini
         hx = [input.new_zeros(*shape, width) for width in widths[: cell.states]]
     elif isinstance(hx, Tensor):
         hx = [hx]
-    input, hx, weights = autocast(cell.layer, input, list(hx), list(weights))
+    input, hx, weights = autocast(cell.layer, input, list(hx), list(weights), batch_sizes is not None)
     device = input.device.type
     with torch.autocast(device, enabled=False) if is_autocast(device) else contextlib.nullcontext():
         output, hn = run(cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes)

@@ -110,7 +110,7 @@ class _Layer(nn.RNNBase):
         cell = CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(input, hx)
         if is_autocast(data.device.type):
-            data, states, weights = autocast(cell.layer, data, states, weights)
+            data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
             with torch.autocast(data.device.type, enabled=False):
                 output, hn = self._run(cell, data, states, weights, batch_sizes)
         else:
@@ -228,6 +228,6 @@ def explain_layer(module: _Layer, input, hx=None) -> _dispatch.Explanation:
     """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
     cell = CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(input, hx)
-    data, states, weights = autocast(cell.layer, data, states, weights)
+    data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
     directions = 2 if module.bidirectional else 1
     return _dispatch.explanation(describe(cell, data, batch_sizes, states, weights, module.num_layers, directions))
