@@ -6,7 +6,7 @@ Swap one line, ``nn.LSTM`` for ``fastrnn.LSTM``, or convert a whole model with :
 from . import functional
 from ._dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
-from .convert import ConversionReport, convert, convert_, patch_torch, revert_
+from .conversion import ConversionReport, convert, convert_, patch_torch, revert_
 from .modules import GRU, LSTM, RNN, explain_layer
 
 __version__ = "0.1.0"
@@ -49,4 +49,6 @@ def explain(module, input, hx=None) -> Explanation:
         return explain_layer(module, input, hx)
     if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
         return explain_cell(module, input, hx)
-    raise TypeError(f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert")
+    raise TypeError(
+        f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"
+    )

@@ -11,15 +11,16 @@ from .registry import Cell
 
 def check_same(input: Tensor, tensors: Sequence[Tensor], kind: str) -> None:
     """Raises RuntimeError where a tensor is not on the input's device or not of its type."""
+    device, dtype = input.device, input.dtype
     for t in tensors:
-        if t.device != input.device:
+        if t.device != device:
             raise RuntimeError(
-                f"Input and {kind} tensors are not at the same device, found input tensor at {input.device} and "
+                f"Input and {kind} tensors are not at the same device, found input tensor at {device} and "
                 f"{kind} tensor at {t.device}"
             )
-        if t.dtype != input.dtype:
+        if t.dtype != dtype:
             raise RuntimeError(
-                f"Input and {kind} tensors are not the same dtype, found input tensor with {input.dtype} and "
+                f"Input and {kind} tensors are not the same dtype, found input tensor with {dtype} and "
                 f"{kind} tensor with {t.dtype}"
             )
 
@@ -41,28 +42,34 @@ def layer_weights(cell: Cell, weights: Sequence[Tensor], layers: int, directions
     return [weights[i * step : (i + 1) * step] for i in range(layers)]
 
 
-def check_shapes(cell: Cell, input: Tensor, hx: Sequence[Tensor], groups: list[Sequence[Tensor]], batch: int, directions: int):
-    """Raises RuntimeError where a state or a weight does not fit the others."""
+def check_shapes(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor],
+    groups: list[Sequence[Tensor]],
+    directions: int,
+) -> None:
+    """Raises RuntimeError where a state or a weight does not fit the others; ``groups`` are the weights by layer."""
     name = f"fastrnn.{cell.layer.lower()}"
     if len(hx) != cell.states:
-        raise RuntimeError(f"{cell.layer.lower()} expects {'two hidden states' if cell.states == 2 else 'one hidden state'}")
+        raise RuntimeError(f"{name} expects {'two hidden states' if cell.states == 2 else 'one hidden state'}")
+    batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
     width, hidden = hx[0].size(-1), hx[-1].size(-1)
-    for position, state in enumerate(hx):
-        expected = (len(groups) * directions, batch, state.size(-1))
-        if tuple(state.shape) != expected:
+    for position, (state, features) in enumerate(zip(hx, (width, hidden))):
+        expected = (len(groups) * directions, batch, features)
+        if state.shape != expected:
             raise RuntimeError(f"{name}: state {position} must have shape {expected}, got {tuple(state.shape)}")
-    gates = cell.gates * hidden
+    count, gates = len(groups[0]) // directions, cell.gates * hidden
+    if width != hidden and not count % 2:
+        raise RuntimeError(f"{name}: h has {width} features and c has {hidden}, but there is no projection weight")
     for index, group in enumerate(groups):
-        count = len(group) // directions
         features = directions * width if index else input.size(-1)
         shapes = [(gates, features), (gates, width)]
         shapes += [(gates,), (gates,)] if count >= 4 else []
         shapes += [(width, hidden)] if count % 2 else []
-        for position, weight in enumerate(group):
-            expected = shapes[position % count]
+        for position, (weight, expected) in enumerate(zip(group, shapes * directions)):
             if weight.shape != expected:
                 raise RuntimeError(
                     f"{name}: weight {position} of layer {index} must have shape {expected}, got {tuple(weight.shape)}"
                 )
-        if width != hidden and not count % 2:
-            raise RuntimeError(f"{name}: h has {width} features and c has {hidden}, but there is no projection weight")

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.autograd import forward_ad
@@ -26,10 +27,10 @@ from . import _ops
 BACKENDS = ("cuda", "cpu", "aten", "reference")
 _COMPILED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _forced: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
+_environment = os.environ.get("FASTRNN_BACKEND") or None  # read once, when fastrnn is imported
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What the choice depends on.
 
     ``mode`` is the cell's; ``T B I H P`` are time, batch, input, hidden and projection size (0: none); ``grad`` says
@@ -41,7 +42,7 @@ class Call:
     dtype: torch.dtype
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     P: int = 0
     layers: int = 1
@@ -86,7 +87,7 @@ def ranking(call: Call) -> tuple[str, ...]:
 
 def forced() -> str | None:
     """The backend in force by :func:`backend` or ``FASTRNN_BACKEND``, or None."""
-    name = _forced.get() or os.environ.get("FASTRNN_BACKEND") or None
+    name = _forced.get() or _environment
     if name is not None and name not in BACKENDS:
         raise ValueError(f"FASTRNN_BACKEND: expected one of {', '.join(BACKENDS)}, got {name!r}")
     return name
@@ -102,7 +103,9 @@ def choose(call: Call) -> str:
     if name is not None:
         reasons = why_not(name, call)
         if reasons:
-            raise RuntimeError(f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}")
+            raise RuntimeError(
+                f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
+            )
         return name
     return next(candidate for candidate in ranking(call) if not why_not(candidate, call))
 

@@ -1,7 +1,8 @@
 """The compiled layer operations, by backend. Every backend offers the same pair of functions:
 
     forward(cell, x, batch_sizes, hx, weights, save) -> (output, final_states, saved)
-    backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs) -> (grad_x, grad_hx, grad_weights)
+    backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs)
+        -> (grad_x, grad_hx, grad_weights)
 
 with the arguments and results of :func:`fastrnn.reference.layer_forward` and :func:`~fastrnn.reference.layer_backward`.
 """
@@ -25,7 +26,7 @@ def missing(backend: str) -> str | None:
     """Why this backend's operations cannot be called, or None if they can."""
     extension = _ext.load()
     if extension is None:
-        return _ext.reason
+        return f"the compiled extension is missing: {_ext.reason}"
     if not hasattr(extension, backend):
         return f"the extension was built without {backend.upper()} kernels"
     return None

@@ -94,8 +94,7 @@ def run(
     if (input if batch_sizes is None else batch_sizes).size(0) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     groups = layer_weights(cell, weights, num_layers, directions)
-    batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
-    check_shapes(cell, input, hx, groups, batch, directions)
+    check_shapes(cell, input, batch_sizes, hx, groups, directions)
 
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions)
     backend = _dispatch.choose(call)

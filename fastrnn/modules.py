@@ -1,4 +1,4 @@
-"""Drop-in layers: ``fastrnn.LSTM``, ``fastrnn.GRU`` and ``fastrnn.RNN`` are ``torch.nn``'s classes with another forward.
+"""Drop-in layers: ``fastrnn.LSTM``, ``GRU`` and ``RNN`` are the classes of ``torch.nn`` with another forward.
 
 They inherit everything else (parameters and their initialisation, state_dict, pickling, ``flatten_parameters``), so a
 model, a checkpoint or an optimizer cannot tell them apart.

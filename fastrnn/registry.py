@@ -9,11 +9,13 @@ from dataclasses import dataclass
 class Cell:
     """What the rest of the package needs to know about a cell.
 
-    ``mode`` is the ``mode`` attribute of the torch module; ``gates`` and ``states`` are G and S of the cell contract
-    (``csrc/cells/cell.h``); ``layer`` and ``step`` name the module classes, here and in ``torch.nn``; ``nonlinearity``
-    is set for Elman cells alone.
+    ``index`` is its number in compiled code, its position in ``csrc/cells/cells.def``; ``mode`` is the ``mode``
+    attribute of the torch module; ``gates`` and ``states`` are G and S of the cell contract (``csrc/cells/cell.h``);
+    ``layer`` and ``step`` name the module classes, here and in ``torch.nn``; ``nonlinearity`` is set for Elman cells
+    alone.
     """
 
+    index: int
     mode: str
     gates: int
     states: int
@@ -21,19 +23,14 @@ class Cell:
     step: str
     nonlinearity: str | None = None
 
-    @property
-    def index(self) -> int:
-        """The cell's number in compiled code: its position in ``csrc/cells/cells.def``."""
-        return list(CELLS).index(self.mode)
 
-
-# Keyed by mode, in the order of csrc/cells/cells.def.
+# Keyed by mode.
 CELLS: dict[str, Cell] = {
     cell.mode: cell
     for cell in (
-        Cell("LSTM", gates=4, states=2, layer="LSTM", step="LSTMCell"),
-        Cell("GRU", gates=3, states=1, layer="GRU", step="GRUCell"),
-        Cell("RNN_TANH", gates=1, states=1, layer="RNN", step="RNNCell", nonlinearity="tanh"),
-        Cell("RNN_RELU", gates=1, states=1, layer="RNN", step="RNNCell", nonlinearity="relu"),
+        Cell(0, "LSTM", gates=4, states=2, layer="LSTM", step="LSTMCell"),
+        Cell(1, "GRU", gates=3, states=1, layer="GRU", step="GRUCell"),
+        Cell(2, "RNN_TANH", gates=1, states=1, layer="RNN", step="RNNCell", nonlinearity="tanh"),
+        Cell(3, "RNN_RELU", gates=1, states=1, layer="RNN", step="RNNCell", nonlinearity="relu"),
     )
 }

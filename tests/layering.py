@@ -35,7 +35,7 @@ PYTHON_ORDER = [
     {"_dispatch"},
     {"functional"},
     {"cells", "modules"},
-    {"convert"},
+    {"conversion"},
     {"__init__"},
     {"_info", "_check", "_bench", "__main__"},
 ]

@@ -9,20 +9,31 @@ from torch import Tensor
 
 from ..registry import CELLS
 from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
-from .steps import BACKWARD, FORWARD
+from .steps import BACKWARD, FORWARD, GATE_ORDER
 
 MODES = tuple(CELLS)
 
 
+def _reordered(weights: Direction, mode: str) -> Direction:
+    """The weights with their gates in the order the cell's forward wants."""
+    order = GATE_ORDER.get(mode)
+    if order is None:
+        return weights
+    stacked = weights[:4]
+    gates = [None if w is None else torch.cat([w.chunk(len(order))[i] for i in order]) for w in stacked]
+    return Direction(*gates, weights.w_hr)
+
+
 def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | None) -> Tensor:
     """The input product of all steps, with every bias that may be added outside the time loop."""
+    product = torch.mm(data, weights.w_ih.t(), out=out)
     if weights.b_ih is None:
-        return torch.mm(data, weights.w_ih.t(), out=out)
+        return product
     hidden_bias = weights.b_hh
     if mode == "GRU":  # the hidden bias of n belongs inside the reset product
         hidden_bias = hidden_bias.clone()
         hidden_bias[hidden_bias.size(0) // 3 * 2 :] = 0
-    return torch.addmm(weights.b_ih + hidden_bias, data, weights.w_ih.t(), out=out)
+    return product.add_(weights.b_ih + hidden_bias)
 
 
 def layer_forward(
@@ -56,6 +67,7 @@ def layer_forward(
     saved: list[Tensor] = []
 
     for d, group in enumerate(split_weights(weights, directions)):
+        group = _reordered(group, mode)
         columns = output[:, d * width : (d + 1) * width]
         gates = _input_product(data, group, mode, out=columns if CELLS[mode].gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)

@@ -7,6 +7,7 @@ gains them. Steps are views into one (N, ...) buffer; a padded batch is the case
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -74,5 +75,5 @@ def previous(sequence: Tensor, initial: Tensor, counts: Sequence[int], reverse: 
     rows = sequence.split(counts)
     order = walk(len(counts), reverse)
     pieces = [initial[: counts[order[0]]]]
-    pieces += [resized(rows[before], counts[t], initial) for before, t in zip(order, order[1:])]
+    pieces += [resized(rows[before], counts[t], initial) for before, t in pairwise(order)]
     return torch.cat(pieces[::-1] if reverse else pieces)

@@ -19,6 +19,13 @@ from torch import Tensor
 from .rows import Direction, previous
 
 State = tuple[Tensor, ...]
+# grad * y (1 - y) and grad * (1 - y * y) in one pass each.
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+relu_backward = torch.ops.aten.threshold_backward.grad_input
+
+# The order in which a forward wants the gates of its weights, where it is not torch's.
+GATE_ORDER = {"LSTM": (0, 1, 3, 2)}
 
 
 def _product(addend: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
@@ -26,7 +33,10 @@ def _product(addend: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 
 class LSTMForward:
-    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'), then projected if there is a ``w_hr``."""
+    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'), then projected if there is a ``w_hr``.
+
+    The gates stand in the order i f o g here (see ``GATE_ORDER``), so that one sigmoid serves three of them.
+    """
 
     def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
         hidden = gates.size(1) // 4
@@ -37,14 +47,13 @@ class LSTMForward:
         self.projection = None if weights.w_hr is None else weights.w_hr.t()
         self.out = out
         self.gates = gates.split(counts)
-        self.i_and_f = gates[:, : 2 * hidden].split(counts)
-        self.i, self.f, self.g, self.o = (gate.split(counts) for gate in gates.split(hidden, 1))
+        self.sigmoids = gates[:, : 3 * hidden].split(counts)
+        self.i, self.f, self.o, self.g = (gate.split(counts) for gate in gates.split(hidden, 1))
 
     def step(self, t: int, state: State) -> State:
         h, c = state
         self.gates[t].addmm_(h, self.recurrent)
-        self.i_and_f[t].sigmoid_()
-        self.o[t].sigmoid_()
+        self.sigmoids[t].sigmoid_()
         c = torch.mul(c, self.f[t], out=self.cells[t]).addcmul_(self.i[t], self.g[t].tanh_())
         if self.projection is None:
             return torch.mul(c.tanh(), self.o[t], out=self.out[t]), c
@@ -52,20 +61,21 @@ class LSTMForward:
 
 
 class LSTMBackward:
-    """Gradients of i, f and g are dc times a coefficient, that of o is dh times one."""
+    """Gradients of i, f and g are dc times a factor, that of o is dh times one. Gates stand in the order i f g o."""
 
     def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
         gates, cells = saved
         hidden = cells.size(1)
-        i, f, g, o = gates.split(hidden, 1)
+        i, f, o, g = gates.split(hidden, 1)
         tanh_c = cells.tanh()
+        h = o * tanh_c
         factors = torch.empty_like(gates)
         for_i, for_f, for_g, for_o = factors.split(hidden, 1)
-        torch.mul(i * (1 - i), g, out=for_i)
-        torch.mul(f * (1 - f), previous(cells, initial[1], counts, reverse), out=for_f)
-        torch.mul(1 - g * g, i, out=for_g)
-        torch.mul(o * (1 - o), tanh_c, out=for_o)
-        self.slope = (o * (1 - tanh_c * tanh_c)).split(counts)
+        sigmoid_backward(g, i, grad_input=for_i)
+        sigmoid_backward(previous(cells, initial[1], counts, reverse), f, grad_input=for_f)
+        tanh_backward(i, g, grad_input=for_g)
+        torch.addcmul(h, h, o, value=-1, out=for_o)
+        self.slope = torch.addcmul(o, h, tanh_c, value=-1).split(counts)
         self.f = f.split(counts)
         self.w_hh, self.w_hr = weights.w_hh, weights.w_hr
         self.grad_hidden = torch.empty_like(gates)
@@ -75,7 +85,7 @@ class LSTMBackward:
         )
         self.for_o, self.grad_o = for_o.split(counts), self.grad_hidden[:, 3 * hidden :].split(counts)
         if self.w_hr is not None:
-            self.unprojected = o * tanh_c
+            self.unprojected = h
             self.grad_h = cells.new_empty(cells.size(0), self.w_hr.size(0))
             self.grad_h_rows = self.grad_h.split(counts)
 
@@ -122,37 +132,34 @@ class GRUForward:
 
 
 class GRUBackward:
-    """Every gate gradient is dh times a coefficient."""
+    """Every gate gradient is dh times a factor. The buffers hold four a unit: the input's n, then the hidden r z n."""
 
     def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
         gates, hidden_n = saved
-        hidden = hidden_n.size(1)
+        rows, hidden = hidden_n.shape
         r, z, n = gates.split(hidden, 1)
-        self.for_n = (1 - z) * (1 - n * n)
-        factors = torch.empty_like(gates)
-        for_r, for_z, for_hidden_n = factors.split(hidden, 1)
-        torch.mul(self.for_n * hidden_n, r * (1 - r), out=for_r)
-        torch.mul(previous(out, initial[0], counts, reverse) - n, z * (1 - z), out=for_z)
-        torch.mul(self.for_n, r, out=for_hidden_n)
-        self.factors = factors.unflatten(1, (3, hidden)).split(counts)
+        factors = gates.new_empty(rows, 4 * hidden)
+        for_n, for_r, for_z, for_hidden_n = factors.split(hidden, 1)
+        tanh_backward(1 - z, n, grad_input=for_n)
+        sigmoid_backward(for_n * hidden_n, r, grad_input=for_r)
+        sigmoid_backward(previous(out, initial[0], counts, reverse).sub_(n), z, grad_input=for_z)
+        torch.mul(for_n, r, out=for_hidden_n)
+        self.factors = factors.unflatten(1, (4, hidden)).split(counts)
         self.z, self.w_hh = z.split(counts), weights.w_hh
-        self.grad_hidden = torch.empty_like(gates)
+        self.grads = torch.empty_like(factors)
+        self.grad_gates = self.grads.unflatten(1, (4, hidden)).split(counts)
+        self.grad_hidden = self.grads[:, hidden:]
         self.grad_rows = self.grad_hidden.split(counts)
-        self.grad_gates = self.grad_hidden.unflatten(1, (3, hidden)).split(counts)
-        self.grad_h = torch.empty_like(hidden_n)
-        self.grad_h_rows = self.grad_h.split(counts)
 
     def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
         (dh,) = grad_state
-        self.grad_h_rows[t].copy_(dh)
         torch.mul(dh.unsqueeze(1), self.factors[t], out=self.grad_gates[t])
         direct = dh * self.z[t] if addend is None else torch.addcmul(addend, dh, self.z[t])
         return (direct.addmm_(self.grad_rows[t], self.w_hh),)
 
     def grad_input(self) -> Tensor:
-        grad = self.grad_hidden.clone()
-        torch.mul(self.grad_h, self.for_n, out=grad[:, -self.grad_h.size(1) :])
-        return grad
+        n, r, z, _ = self.grads.chunk(4, 1)
+        return torch.cat([r, z, n], 1)
 
 
 class TanhForward:
@@ -178,18 +185,16 @@ class TanhBackward:
     """The gradient of the one gate is dh times the slope at the output."""
 
     def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
-        self.slope = self.slope_at(out).split(counts)
+        self.out = out.split(counts)
         self.w_hh = weights.w_hh
         self.grad_hidden = torch.empty_like(out, memory_format=torch.contiguous_format)
         self.grad_rows = self.grad_hidden.split(counts)
 
-    @staticmethod
-    def slope_at(y: Tensor) -> Tensor:
-        return 1 - y * y
+    def through_activation(self, t: int, dh: Tensor) -> Tensor:
+        return tanh_backward(dh, self.out[t], grad_input=self.grad_rows[t])
 
     def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
-        grad = torch.mul(grad_state[0], self.slope[t], out=self.grad_rows[t])
-        return (_product(addend, grad, self.w_hh),)
+        return (_product(addend, self.through_activation(t, grad_state[0]), self.w_hh),)
 
     def grad_input(self) -> Tensor:
         return self.grad_hidden
@@ -198,9 +203,8 @@ class TanhBackward:
 class ReluBackward(TanhBackward):
     """relu has slope 1 where its output is positive and 0 elsewhere."""
 
-    @staticmethod
-    def slope_at(y: Tensor) -> Tensor:
-        return (y > 0).to(y.dtype)
+    def through_activation(self, t: int, dh: Tensor) -> Tensor:
+        return relu_backward(dh, self.out[t], 0, grad_input=self.grad_rows[t])
 
 
 # By mode; RNN cells compute inside the output, so their input product is written there.
