@@ -8,10 +8,6 @@ namespace fastrnn::cuda {
 
 namespace {
 
-int64_t bytes(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-}
-
 // Rows of an array of equal rows, as a matrix.
 struct Rowwise {
   void* data;

@@ -47,7 +47,7 @@ struct LayerBackward {
   BackwardStep step;                 // all but the ticks
   void* w_hh[kMaxDirections] = {};   // (G*H, R) scalar; read unless the kernel is fused
   void* w_hr[kMaxDirections] = {};   // (R, H) scalar, of a projected LSTM: kernel.fused must be false
-  bool grad_h0;                      // finish grad_h0, which costs one more product
+  bool grad_h0 = true;               // finish grad_h0, which costs one more product
 };
 
 Status run(const LayerForward& layer, Library& library, cudaStream_t stream);

@@ -12,6 +12,10 @@ namespace fastrnn::cuda {
 
 enum class Dtype : int { kFloat64 = 0, kFloat32 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
+constexpr int64_t bytes(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
+}
+
 constexpr int kMaxDirections = 2;
 
 // Rows offset .. offset + count of the N rows; row b of a step is row b of the batch.

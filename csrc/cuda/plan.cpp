@@ -12,10 +12,6 @@ namespace {
 // Reckoned from peak figures, not measured.
 constexpr int64_t kRereadBytes = int64_t{8} << 20;
 
-int64_t bytes(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-}
-
 }  // namespace
 
 StepKernel plan(const PlanQuery& q) {

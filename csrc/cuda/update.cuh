@@ -3,6 +3,7 @@
 // fused form calls it before the product, to hide its latency), finish() takes the product.
 #pragma once
 
+#include "../cells/cell.h"
 #include "dtype.cuh"
 #include "params.h"
 
@@ -27,6 +28,7 @@ struct ForwardUpdate {
       }
     }
     const bool starts = b >= tick.before.count;
+    prev[0] = 0;
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
       prev[0] = starts ? Array<Scalar>(p.h0)[(d * s.batch + b) * s.hidden + unit]
                        : Array<Scalar>(p.output)[(tick.before.offset + b) * s.directions * s.hidden +
