@@ -100,7 +100,9 @@ cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
   return cudaSuccess;
 }
 
-void block_barrier() { team->block().arrive_and_wait(); }
+void block_barrier() {
+  if (barriers) team->block().arrive_and_wait();
+}
 
 const std::array<Fragments, 32>& exchange(const Fragments& mine) {
   Warp& warp = team->warp(self.thread.x);

@@ -25,6 +25,8 @@ inline thread_local Thread self{};
 
 cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
 void block_barrier();
+// The test of the tests: false removes every block barrier, and then the race detector must speak.
+inline bool barriers = true;
 
 // Operands of one lane of a mma, as the hardware holds them.
 struct Fragments {
@@ -73,9 +75,4 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 #define threadIdx (::emulator::self.thread)
 #define blockIdx (::emulator::self.block)
 
-// The test of the tests: without this barrier the race detector must speak.
-#if defined(FASTRNN_EMULATOR_WITHOUT_BARRIER)
-#define __syncthreads() ((void)0)
-#else
 #define __syncthreads() ::emulator::block_barrier()
-#endif
