@@ -45,7 +45,7 @@ class Layer(torch.autograd.Function):
 
 
 def _differentiable_backward(ctx, inputs: list[Tensor], wanted: Sequence[bool], grad_outputs: list[Tensor]):
-    # Each input gets an alias of its own: the gradients of a tensor passed twice (tied weights) must not be summed here.
+    # Each input gets an alias of its own: the gradients of a tensor passed twice (tied weights) must stay apart.
     x, *tensors = [t.view_as(t) for t in inputs]
     hx, weights = tensors[: ctx.states], tensors[ctx.states :]
     output, hn = reference.scan(ctx.cell, x, ctx.batch_sizes, hx, weights)
