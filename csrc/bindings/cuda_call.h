@@ -18,14 +18,15 @@ struct Weights {
   at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
-// Instead of what plan() says, for as long as it is set: for measuring one kernel against another and
-// for testing each. Process-wide. A projected LSTM's backward, which has one form, does not heed it.
+// Instead of what plan() says, for as long as it is set: for measuring one kernel against another
+// and for testing each. Process-wide. A projected LSTM's backward, which has one form, does not
+// heed it.
 void override_plan(std::optional<StepKernel> kernel);
 
 struct Call {
   // `function` begins every message. Everything is made contiguous.
-  Call(const char* function, int cell, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
-       const Tensors& hx, const Tensors& weights);
+  Call(const char* function, int cell, const at::Tensor& x,
+       const std::optional<at::Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights);
 
   const char* function;
   int cell;

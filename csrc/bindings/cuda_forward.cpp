@@ -5,7 +5,8 @@ namespace fastrnn::cuda {
 
 std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tensor& x,
                                                        const std::optional<at::Tensor>& batch_sizes,
-                                                       const Tensors& hx, const Tensors& weights, bool save) {
+                                                       const Tensors& hx, const Tensors& weights,
+                                                       bool save) {
   const Call call("fastrnn.cuda.layer_forward", cell, x, batch_sizes, hx, weights);
   const Shape& s = call.shape;
   const Context context(call.x, call.dtype, call.tf32);
@@ -52,7 +53,8 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
     p.w_hh[d] = w.w_hh.data_ptr();
     p.b_ih[d] = data(w.b_ih);
     p.b_hh[d] = data(w.b_hh);
-    p.h[d] = call.projected ? full[d].data_ptr() : output.narrow(1, d * s.recurrent, s.recurrent).data_ptr();
+    p.h[d] = call.projected ? full[d].data_ptr()
+                            : output.narrow(1, d * s.recurrent, s.recurrent).data_ptr();
     layer.w_hr[d] = data(w.w_hr);
   }
   call.report(run(layer, context.library(), context.stream()));

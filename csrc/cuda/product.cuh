@@ -1,10 +1,10 @@
 // The matrix product of a fused step: input rows times weight rows, a dot product over K for each
 // pair, for one tile of kRows batch rows by kHalves groups of eight weight rows.
 //
-// Both operands lie in memory with K contiguous, so nothing is staged: a lane loads sixteen bytes of
-// a row straight into registers. K is dealt out in chunks of four lanes, chunk after chunk to warp
-// after warp, which keeps many loads in flight for a small tile; the partial sums of the slices of K
-// meet in shared memory and are added in a fixed order.
+// Both operands lie in memory with K contiguous, so nothing is staged: a lane loads sixteen bytes
+// of a row straight into registers. K is dealt out in chunks of four lanes, chunk after chunk to
+// warp after warp, which keeps many loads in flight for a small tile; the partial sums of the
+// slices of K meet in shared memory and are added in a fixed order.
 #pragma once
 
 #include "dtype.cuh"
@@ -104,7 +104,8 @@ struct MmaTile {
   }
 
   // Not FASTRNN_HD: mma exists on the device alone.
-  __device__ __forceinline__ void multiply(const Quad (&weight)[kHalves], const Quad (&input)[kLaneRows]) {
+  __device__ __forceinline__ void multiply(const Quad (&weight)[kHalves],
+                                           const Quad (&input)[kLaneRows]) {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
 #pragma unroll

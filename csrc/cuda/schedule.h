@@ -29,7 +29,8 @@ class Schedule {
   }
 
   Tick tick(int direction, int64_t position) const {
-    return {rows(direction, position - 1), rows(direction, position), rows(direction, position + 1)};
+    return {rows(direction, position - 1), rows(direction, position),
+            rows(direction, position + 1)};
   }
 
  private:

@@ -1,6 +1,6 @@
-// Runs fused steps of both passes, with multiply-adds and with mma, for ThreadSanitizer to watch. The
-// numbers do not matter here, only who touches what when. Called with an argument, it leaves out the
-// kernels' barriers.
+// Runs fused steps of both passes, with multiply-adds and with mma, for ThreadSanitizer to watch.
+// The numbers do not matter here, only who touches what when. Called with an argument, it leaves
+// out the kernels' barriers.
 #include <cstdio>
 #include <vector>
 
