@@ -1,0 +1,24 @@
+// The gradients that are plain matrix products of a layer's gate gradients.
+#pragma once
+
+#include "layer_args.h"
+
+namespace fastrnn {
+
+// What the backward kernel left.
+struct LayerGradients {
+  at::Tensor gates;                // (D, N, E, G * H): gradients of x gates and, last, of h gates
+  at::Tensor bias;                 // (D, E, G * H) in the accumulate type, or undefined
+  at::Tensor h;                    // (D, N, R), gradient of the projected h, or undefined
+  at::Tensor hidden;               // (D, N, H), forward's h before the projection, or undefined
+  std::vector<at::Tensor> states;  // of hx, or empty
+};
+
+// In the shape of x.
+at::Tensor input_gradient(const LayerArgs& args, const LayerGradients& grads);
+
+// In the order of the layer's weights.
+std::vector<at::Tensor> weight_gradients(const LayerArgs& args, const LayerGradients& grads,
+                                         const at::Tensor& output);
+
+}  // namespace fastrnn

@@ -1,0 +1,187 @@
+// fastrnn._C.cpu: layer_forward and layer_backward on the CPU kernels, and the choice of their
+// instruction set.
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <tuple>
+
+#include "../cpu/dispatch.h"
+#include "cpu_gradients.h"
+#include "layer_args.h"
+
+namespace fastrnn {
+namespace {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+
+cpu::Dtype storage_type(const LayerArgs& args) {
+  TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ", args.x.device());
+  switch (args.x.scalar_type()) {
+    case at::kDouble:
+      return cpu::Dtype::kFloat64;
+    case at::kFloat:
+      return cpu::Dtype::kFloat32;
+    case at::kBFloat16:
+      return cpu::Dtype::kBfloat16;
+    case at::kHalf:
+      return cpu::Dtype::kFloat16;
+    default:
+      TORCH_CHECK(false, args.function,
+                  ": dtype must be float64, float32, bfloat16 or float16, got ", args.x.dtype());
+  }
+}
+
+cpu::LayerShape shape_of(const LayerArgs& args, int64_t cell) {
+  return {int(cell), storage_type(args), args.T,      args.B,
+          args.I,    args.H,             args.R,      int(args.D),
+          args.offsets.data(),           at::get_num_threads()};
+}
+
+const void* pointer(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
+void* mutable_pointer(const Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
+
+template <class Params>
+void set_weights(const LayerArgs& args, Params* p) {
+  for (int64_t d = 0; d < args.D; ++d) {
+    const DirectionTensors& w = args.weights[d];
+    p->weights[d] = {pointer(w.w_ih), pointer(w.w_hh), pointer(w.b_ih), pointer(w.b_hh), pointer(w.w_hr)};
+  }
+}
+
+Tensor scratch(size_t bytes) { return at::empty({int64_t(bytes)}, at::TensorOptions(at::kByte)); }
+
+at::TensorOptions accumulate_options(const LayerArgs& args) {
+  return args.options.dtype(args.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+// `saved` holds, in this order and where the cell has them: gates, c, h before the projection.
+std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x,
+                                                   const std::optional<Tensor>& batch_sizes,
+                                                   const Tensors& hx, const Tensors& weights, bool save) {
+  const LayerArgs args("fastrnn._C.cpu.layer_forward", cell, x, batch_sizes, hx, weights);
+  const bool has_c = args.cell.states > 1;
+  const Tensor output = at::empty(args.rows_shape(args.D * args.R), args.options);
+  Tensors hn{at::empty({args.D, args.B, args.R}, args.options)};
+  if (has_c) hn.push_back(at::empty({args.D, args.B, args.H}, args.options));
+  Tensor gates, cells, hidden;
+  Tensors saved;
+  if (save && args.cell.saved > 0) {
+    saved.push_back(gates = at::empty({args.D, args.N, args.cell.saved, args.H}, args.options));
+  }
+  if (save && args.cell.saves_c) {
+    saved.push_back(cells = at::empty({args.D, args.N, args.H}, accumulate_options(args)));
+  }
+  if (save && args.projected) saved.push_back(hidden = at::empty({args.D, args.N, args.H}, args.options));
+
+  cpu::ForwardParams p{};
+  p.shape = shape_of(args, cell);
+  set_weights(args, &p);
+  p.x = pointer(args.x);
+  p.h0 = pointer(args.hx[0]);
+  p.c0 = has_c ? pointer(args.hx[1]) : nullptr;
+  p.output = mutable_pointer(output);
+  p.hn = mutable_pointer(hn[0]);
+  p.cn = has_c ? mutable_pointer(hn[1]) : nullptr;
+  p.gates = mutable_pointer(gates);
+  p.cells = mutable_pointer(cells);
+  p.hidden = mutable_pointer(hidden);
+  const cpu::Kernels& kernels = cpu::kernels();
+  const Tensor workspace = scratch(kernels.forward_workspace(p));
+  p.workspace = mutable_pointer(workspace);
+  kernels.forward(p);
+  return {output, hn, saved};
+}
+
+using OptionalTensors = std::vector<std::optional<Tensor>>;
+
+std::tuple<std::optional<Tensor>, OptionalTensors, OptionalTensors> layer_backward(
+    int64_t cell, const Tensor& grad_output, const Tensors& grad_hn, const Tensor& x,
+    const std::optional<Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights,
+    const Tensor& output_given, const Tensors& saved, const std::vector<bool>& needs) {
+  const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, x, batch_sizes, hx, weights);
+  TORCH_CHECK(needs.size() == 3, args.function, ": needs must hold 3 flags (x, hx, weights), got ", needs.size());
+  const bool has_c = args.cell.states > 1;
+  const Tensor output = args.checked(output_given, "output", args.rows_shape(args.D * args.R));
+  const Tensor grad_out = args.checked(grad_output, "grad_output", args.rows_shape(args.D * args.R));
+  const Tensors grad_states = args.checked_states(grad_hn, "grad_hn");
+  const size_t expected = (args.cell.saved > 0) + args.cell.saves_c + args.projected;
+  TORCH_CHECK(saved.size() == expected, args.function, ": saved must hold the ", expected,
+              " tensors that layer_forward(save=True) returned, got ", saved.size());
+  size_t next = 0;
+  Tensor gates, cells;
+  if (args.cell.saved > 0) {
+    gates = args.checked(saved[next++], "saved gates", {args.D, args.N, args.cell.saved, args.H});
+  }
+  if (args.cell.saves_c) cells = saved[next++];
+
+  const int64_t copies = args.cell.shared_gate_grad ? 1 : 2;
+  const int64_t gate_rows = args.cell.gates * args.H;
+  LayerGradients g;
+  g.gates = at::empty({args.D, args.N, copies, gate_rows}, args.options);
+  if (needs[1]) {
+    g.states.push_back(at::empty({args.D, args.B, args.R}, args.options));
+    if (has_c) g.states.push_back(at::empty({args.D, args.B, args.H}, args.options));
+  }
+  if (needs[2] && args.biases) g.bias = at::empty({args.D, copies, gate_rows}, accumulate_options(args));
+  if (args.projected) {
+    g.h = at::empty({args.D, args.N, args.R}, args.options);
+    g.hidden = args.checked(saved[next], "saved h before the projection", {args.D, args.N, args.H});
+  }
+
+  cpu::BackwardParams p{};
+  p.shape = shape_of(args, cell);
+  set_weights(args, &p);
+  p.grad_output = pointer(grad_out);
+  p.grad_hn = pointer(grad_states[0]);
+  p.grad_cn = has_c ? pointer(grad_states[1]) : nullptr;
+  p.h0 = pointer(args.hx[0]);
+  p.c0 = has_c ? pointer(args.hx[1]) : nullptr;
+  p.output = pointer(output);
+  p.gates = pointer(gates);
+  p.cells = pointer(cells);
+  p.grad_gates = mutable_pointer(g.gates);
+  p.grad_bias = mutable_pointer(g.bias);
+  p.grad_h0 = needs[1] ? mutable_pointer(g.states[0]) : nullptr;
+  p.grad_c0 = needs[1] && has_c ? mutable_pointer(g.states[1]) : nullptr;
+  p.grad_h = mutable_pointer(g.h);
+  const cpu::Kernels& kernels = cpu::kernels();
+  const Tensor workspace = scratch(kernels.backward_workspace(p));
+  p.workspace = mutable_pointer(workspace);
+  kernels.backward(p);
+
+  std::optional<Tensor> grad_x;
+  if (needs[0]) grad_x = input_gradient(args, g);
+  OptionalTensors grad_hx(hx.size()), grad_weights(weights.size());
+  if (needs[1]) grad_hx.assign(g.states.begin(), g.states.end());
+  if (needs[2]) {
+    const Tensors all = weight_gradients(args, g, output);
+    grad_weights.assign(all.begin(), all.end());
+  }
+  return {grad_x, grad_hx, grad_weights};
+}
+
+void set_isa(const std::string& name) {
+  std::string names;
+  for (const std::string& supported : cpu::supported_isas()) names += " " + supported;
+  TORCH_CHECK(cpu::set_isa(name), "fastrnn._C.cpu.set_isa: this machine supports", names, "; got ", name);
+}
+
+}  // namespace
+}  // namespace fastrnn
+
+void bind_cpu(pybind11::module_& m) {
+  using NoGil = pybind11::call_guard<pybind11::gil_scoped_release>;
+  m.def("layer_forward", &fastrnn::layer_forward, NoGil(), pybind11::arg("cell"), pybind11::arg("x"),
+        pybind11::arg("batch_sizes"), pybind11::arg("hx"), pybind11::arg("weights"), pybind11::arg("save"),
+        "One layer over a whole sequence: (output, hn, saved).");
+  m.def("layer_backward", &fastrnn::layer_backward, NoGil(), pybind11::arg("cell"),
+        pybind11::arg("grad_output"), pybind11::arg("grad_hn"), pybind11::arg("x"),
+        pybind11::arg("batch_sizes"), pybind11::arg("hx"), pybind11::arg("weights"),
+        pybind11::arg("output"), pybind11::arg("saved"), pybind11::arg("needs"),
+        "Gradients of layer_forward: (grad_x, grad_hx, grad_weights), None where not needed.");
+  m.def("isa", &fastrnn::cpu::isa, "Name of the instruction set in use.");
+  m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"), "Uses another supported instruction set from now on.");
+  m.def("supported_isas", &fastrnn::cpu::supported_isas, "Instruction sets of this machine, lowest first.");
+}

@@ -1,0 +1,48 @@
+// The arguments of a layer call, checked and made contiguous. Letters as in cpu/params.h.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <vector>
+
+namespace fastrnn {
+
+struct CellInfo {
+  const char* mode;
+  int gates, states, saved;
+  bool shared_gate_grad, saves_c;
+};
+
+// The cell at a position of cells.def; raises for a number that is none.
+const CellInfo& cell_info(int64_t cell);
+
+struct DirectionTensors {
+  at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;  // undefined where the layer has none
+};
+
+struct LayerArgs {
+  // `function` is named in messages. Raises unless every shape, dtype and device agrees.
+  LayerArgs(const char* function, int64_t cell, const at::Tensor& x,
+            const std::optional<at::Tensor>& batch_sizes, const std::vector<at::Tensor>& hx,
+            const std::vector<at::Tensor>& weights);
+
+  // Checks another tensor of the call (a gradient, an output) and returns it contiguous.
+  at::Tensor checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) const;
+  std::vector<at::Tensor> checked_states(const std::vector<at::Tensor>& states, const char* name) const;
+
+  // (T, B, width) or, packed, (N, width).
+  std::vector<int64_t> rows_shape(int64_t width) const;
+
+  const char* function;
+  CellInfo cell;
+  bool packed, biases, projected;
+  int64_t T, B, I, H, R, D, N;
+  at::Tensor x;
+  std::vector<at::Tensor> hx;
+  std::vector<DirectionTensors> weights;
+  std::vector<int64_t> offsets;  // (T + 1), the first row of each step
+  at::TensorOptions options;     // dtype and device of all tensors
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,368 @@
+// Backward of one layer over a whole sequence: the time loop reversed, in a single parallel region.
+//
+// Each step multiplies the gate gradients of the step walked after it with the recurrent weights,
+// some units at a time, and finishes those units' cell gradients at once. What comes out are the
+// gate gradients of every row; the gradients of the input and of the weights are plain products of
+// those, left to the caller. Division among threads is as in forward.h.
+#pragma once
+
+#include "../cells/cell.h"
+#include "layout.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+template <class Cell, class Op>
+class Backward {
+  using S = typename Op::Storage;
+  using A = Accumulate<S>;
+  using V = VecOf<S>;
+  using Packed = typename Op::Packed;
+  static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
+  static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
+  static constexpr int W = V::kWidth;
+  static constexpr int kTile = kMaxRows * kMaxVecs * W;
+  static constexpr int kBias = E * G * kMaxVecs * W;
+
+ public:
+  Backward(const BackwardParams& params, int threads)
+      : p(params), s(params.shape), N(s.offsets[s.T]), depth(G * s.H), projected(s.R != s.H),
+        recurrent(s.T > 1 || p.grad_h0), units(make_blocks<Op>(s.H, 1)), outs(make_blocks<Op>(s.R, 1)) {
+    const double weights = double(depth) * double(s.R);
+    const int64_t finest = smaller(units.count(), outs.count());
+    plan = make_plan(s, {weights, kMacsPerCycle<Op>, weights * sizeof(Packed), finest}, threads);
+    slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
+    lay_out();
+  }
+
+  size_t workspace() const { return arena.used; }
+  int threads() const { return plan.threads; }
+
+  void prepare() {
+    for (int i = 0; i < 1 + s.D * plan.batch_slices; ++i) barriers[i] = Barrier{};
+  }
+
+  void run(int thread) {
+    pack(thread);
+    barriers[0].wait(plan.threads);
+    for (int d = 0; d < s.D; ++d) {
+      const Share share = share_of(plan, thread, d);
+      if (share.active) run_direction(lane_of(d, share));
+    }
+    if (!p.grad_bias) return;
+    barriers[0].wait(plan.threads);
+    for (int d = 0; d < s.D; ++d) {
+      const Share share = share_of(plan, thread, d);
+      if (share.active && share.batch_slice == 0) sum_biases(lane_of(d, share));
+    }
+  }
+
+ private:
+  struct Scratch {
+    Packed *w_hh, *w_hr;  // panels, block after block
+    A *grad_h, *grad_c;   // (B, padded H): what reaches the states of the step before pointwise
+    A* bias;              // (batch slices, E, G, padded H): sums over the slices' rows
+  };
+
+  // What a thread knows while it walks its part of a direction.
+  struct Lane {
+    int d;
+    Walk walk;
+    Range batch, blocks, outs;
+    Barrier* barrier;
+    A* bias;
+  };
+
+  int64_t bias_size() const { return E * G * units.padded(); }
+
+  void lay_out() {
+    arena = Arena{(char*)p.workspace};
+    barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
+    zeros = arena.template take<A>(kTile);
+    for (int d = 0; d < s.D; ++d) {
+      Scratch& m = scratch[d];
+      m.w_hh = arena.template take<Packed>(recurrent ? panel_size<Op>(depth, outs.unit_vectors()) : 0);
+      m.w_hr = arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors()) : 0);
+      m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
+      m.grad_c = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
+      m.bias = arena.template take<A>(p.grad_bias ? plan.batch_slices * bias_size() : 0);
+    }
+  }
+
+  static Packed* panel(Packed* panels, const Blocks& blocks, int64_t block, int64_t depth) {
+    return panels + panel_size<Op>(depth, 1) / W * blocks.offset(block);
+  }
+
+  void pack(int thread) {
+    if (thread == 0) {
+      for (int i = 0; i < kTile; ++i) zeros[i] = 0;
+    }
+    for (int d = 0; d < s.D; ++d) {
+      if (recurrent) pack_columns(p.weights[d].w_hh, depth, s.R, outs, scratch[d].w_hh, thread);
+      if (projected) pack_columns(p.weights[d].w_hr, s.R, s.H, units, scratch[d].w_hr, thread);
+    }
+  }
+
+  void pack_columns(const void* w, int64_t rows, int64_t columns, const Blocks& blocks,
+                    Packed* panels, int thread) const {
+    const Range mine = part_of(blocks.count(), plan.threads, thread);
+    for (int64_t block = mine.begin; block < mine.end; ++block) {
+      pack_panel<Op>((const S*)w, rows, columns, 1, blocks.columns(block),
+                     panel(panels, blocks, block, rows));
+    }
+  }
+
+  Lane lane_of(int d, const Share& share) const {
+    const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
+    return {d,
+            {s.offsets, s.T, d == 1},
+            {first_row, smaller(s.B, first_row + slice_rows)},
+            part_of(units.count(), plan.unit_slices, share.unit_slice),
+            part_of(outs.count(), plan.unit_slices, share.unit_slice),
+            barriers + 1 + d * plan.batch_slices + share.batch_slice,
+            scratch[d].bias + share.batch_slice * bias_size()};
+  }
+
+  int64_t row_of(const Lane& l, int64_t t, int64_t b) const { return l.d * N + s.offsets[t] + b; }
+
+  S* grad_gates(const Lane& l, int64_t t, int64_t b) const {
+    return (S*)p.grad_gates + row_of(l, t, b) * (E * depth);
+  }
+  const S* in_output(const void* array, const Lane& l, int64_t t, int64_t b) const {
+    return (const S*)array + ((s.offsets[t] + b) * s.D + l.d) * s.R;
+  }
+  S* grad_h_row(const Lane& l, int64_t t, int64_t b) const {
+    return (S*)p.grad_h + row_of(l, t, b) * s.R;
+  }
+  int64_t state_row(const Lane& l, int64_t b, int64_t width) const { return (l.d * s.B + b) * width; }
+
+  Range within(const Lane& l, int64_t begin, int64_t end) const {
+    const int64_t first = larger(l.batch.begin, begin);
+    return {first, larger(first, smaller(l.batch.end, end))};
+  }
+
+  void run_direction(const Lane& l) {
+    load_states(l);
+    int64_t after = -1;  // the step whose gate gradients are there already
+    for (int64_t e = s.T - 1; e >= 0; --e) {
+      const int64_t t = l.walk.step(e);
+      const int64_t alive = l.walk.rows(t), fed = l.walk.rows(after);
+      // Rows with a later step get its gradient; rows that end here have none; rows that do not
+      // reach back to t (reverse direction of packed data) have arrived at their initial state.
+      const Range both = within(l, 0, smaller(alive, fed)), ending = within(l, fed, alive);
+      if (projected) {
+        unproject(l, t, after, both, ending);
+        wait(l);
+      }
+      for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+        A bias[kBias];
+        for (int i = 0; i < kBias; ++i) bias[i] = 0;
+        step_block(l, t, after, both, block, bias);
+        if (projected) {
+          step_block(l, t, after, ending, block, bias);
+        } else {
+          for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, bias);
+        }
+        if (p.grad_bias) add_bias(l, block, bias);
+      }
+      arrive(l, after, within(l, alive, fed));
+      after = t;
+      wait(l);
+    }
+    arrive(l, after, l.batch);
+    store_states(l);
+  }
+
+  void wait(const Lane& l) {
+    if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
+  }
+
+  // tile = gate gradients of step `after` times the recurrent weights.
+  void recurrent_product(const Lane& l, int64_t after, int64_t b, int count, int64_t block, A* tile) {
+    const S* rows[kMaxRows];
+    for (int r = 0; r < count; ++r) rows[r] = grad_gates(l, after, b + r) + (E - 1) * depth;
+    multiply<Op>(count, outs.vecs(block), rows, depth, panel(scratch[l.d].w_hh, outs, block, depth),
+                 zeros, tile);
+  }
+
+  // The gradient of the projected h of each row of step t.
+  void unproject(const Lane& l, int64_t t, int64_t after, Range both, Range ending) {
+    for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
+      const int vecs = outs.vecs(block);
+      const auto add = [&](int64_t b, int v, V from_later) {
+        const int64_t j = outs.unit(block, v);
+        const V grad = load(in_output(p.grad_output, l, t, b) + j, s.R - j) + from_later;
+        store(grad_h_row(l, t, b) + j, grad, s.R - j);
+      };
+      for_row_groups(both.begin, both.end, row_limit(vecs), [&](int64_t b, int count) {
+        A tile[kTile] __attribute__((aligned(64)));
+        recurrent_product(l, after, b, count, block, tile);
+        for (int r = 0; r < count; ++r) {
+          for (int v = 0; v < vecs; ++v) add(b + r, v, V::load(tile + (r * vecs + v) * W));
+        }
+      });
+      for (int64_t b = ending.begin; b < ending.end; ++b) {
+        const S* grad_hn = (const S*)p.grad_hn + state_row(l, b, s.R);
+        for (int v = 0; v < vecs; ++v) {
+          const int64_t j = outs.unit(block, v);
+          add(b, v, load(grad_hn + j, s.R - j));
+        }
+      }
+    }
+  }
+
+  void step_block(const Lane& l, int64_t t, int64_t after, Range batch, int64_t block, A* bias) {
+    const int vecs = units.vecs(block);
+    for_row_groups(batch.begin, batch.end, row_limit(vecs), [&](int64_t b, int count) {
+      A tile[kTile] __attribute__((aligned(64)));
+      if (projected) {
+        const S* rows[kMaxRows];
+        for (int r = 0; r < count; ++r) rows[r] = grad_h_row(l, t, b + r);
+        multiply<Op>(count, vecs, rows, s.R, panel(scratch[l.d].w_hr, units, block, s.R), zeros, tile);
+      } else {
+        recurrent_product(l, after, b, count, block, tile);
+      }
+      for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, bias);
+    });
+  }
+
+  // The cell's pointwise gradients for one row and all units of a block; h_tile is what came
+  // through a product.
+  void update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile, A* bias) {
+    const Scratch& m = scratch[l.d];
+    const int n = units.vecs(block);
+    const int64_t row = row_of(l, t, b), before = l.walk.previous(t);
+    const bool first = b >= l.walk.rows(before);
+    for (int u = 0; u < n; ++u) {
+      const int64_t j = units.unit(block, u), valid = s.H - j, at = b * units.padded() + j;
+      V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
+      V grad_x[G], grad_h[G];
+      for (int k = 0; k < K; ++k) saved[k] = load((const S*)p.gates + (row * K + k) * s.H + j, valid);
+      if constexpr (Cell::kBackwardPrev & kStateH) {
+        const S* from = first ? (const S*)p.h0 + state_row(l, b, s.R) : in_output(p.output, l, before, b);
+        prev[0] = load(from + j, valid);
+      }
+      if constexpr (Cell::kBackwardNext & kStateH) {
+        next[0] = load(in_output(p.output, l, t, b) + j, valid);
+      }
+      if constexpr (Cell::kBackwardPrev & kStateC) {
+        prev[1] = first ? load((const S*)p.c0 + state_row(l, b, s.H) + j, valid)
+                        : load((const A*)p.cells + row_of(l, before, b) * s.H + j, valid);
+      }
+      if constexpr (Cell::kBackwardNext & kStateC) {
+        next[1] = load((const A*)p.cells + row * s.H + j, valid);
+      }
+      grad_next[0] = V::load(h_tile + u * W);
+      if (!projected) {
+        grad_next[0] = grad_next[0] + V::load(m.grad_h + at) +
+                       load(in_output(p.grad_output, l, t, b) + j, valid);
+      }
+      if constexpr (kStates > 1) grad_next[1] = V::load(m.grad_c + at);
+      Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
+      if (!projected) grad_prev[0].store(m.grad_h + at);
+      if constexpr (kStates > 1) grad_prev[1].store(m.grad_c + at);
+      S* out = grad_gates(l, t, b) + j;
+      for (int g = 0; g < E * G; ++g) {
+        const V grad = g < G ? grad_x[g] : grad_h[g - G];
+        store(out + g * s.H, grad, valid);
+        A* sum = bias + (g * kMaxVecs + u) * W;
+        (V::load(sum) + grad).store(sum);
+      }
+    }
+  }
+
+  // Rows whose first step was `after`: the gradient of their initial h.
+  void arrive(const Lane& l, int64_t after, Range batch) {
+    if (!p.grad_h0) return;
+    for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
+      const int vecs = outs.vecs(block);
+      for_row_groups(batch.begin, smaller(batch.end, l.walk.rows(after)), row_limit(vecs), [&](int64_t b, int count) {
+        A tile[kTile] __attribute__((aligned(64)));
+        recurrent_product(l, after, b, count, block, tile);
+        for (int r = 0; r < count; ++r) {
+          for (int v = 0; v < vecs; ++v) {
+            const int64_t j = outs.unit(block, v);
+            V grad = V::load(tile + (r * vecs + v) * W);
+            if (!projected) grad = grad + V::load(scratch[l.d].grad_h + (b + r) * units.padded() + j);
+            store((S*)p.grad_h0 + state_row(l, b + r, s.R) + j, grad, s.R - j);
+          }
+        }
+      });
+    }
+  }
+
+  // Sums go over the rows of a step first, then over the steps: shorter sums, smaller error.
+  void add_bias(const Lane& l, int64_t block, const A* bias) {
+    for (int g = 0; g < E * G; ++g) {
+      for (int u = 0; u < units.vecs(block); ++u) {
+        A* sum = l.bias + g * units.padded() + units.unit(block, u);
+        (V::load(sum) + V::load(bias + (g * kMaxVecs + u) * W)).store(sum);
+      }
+    }
+  }
+
+  void sum_biases(const Lane& l) {
+    for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+      for (int u = 0; u < units.vecs(block); ++u) {
+        const int64_t j = units.unit(block, u);
+        for (int g = 0; g < E * G; ++g) {
+          V sum = V::load(l.bias + g * units.padded() + j);
+          for (int i = 1; i < plan.batch_slices; ++i) {
+            sum = sum + V::load(l.bias + i * bias_size() + g * units.padded() + j);
+          }
+          store((A*)p.grad_bias + (l.d * E * G + g) * s.H + j, sum, s.H - j);
+        }
+      }
+    }
+  }
+
+  void load_states(const Lane& l) {
+    for_own_units(l, [&](int64_t b, int64_t j) {
+      const int64_t at = b * units.padded() + j, valid = s.H - j;
+      if (!projected) {
+        load((const S*)p.grad_hn + state_row(l, b, s.R) + j, valid).store(scratch[l.d].grad_h + at);
+      }
+      if constexpr (kStates > 1) {
+        load((const S*)p.grad_cn + state_row(l, b, s.H) + j, valid).store(scratch[l.d].grad_c + at);
+      }
+    });
+    if (!p.grad_bias) return;
+    for (int g = 0; g < E * G; ++g) {
+      for (int64_t j = units.unit(l.blocks.begin, 0); j < units.unit(l.blocks.end, 0); ++j) {
+        if (j < units.padded()) l.bias[g * units.padded() + j] = 0;
+      }
+    }
+  }
+
+  void store_states(const Lane& l) {
+    if constexpr (kStates > 1) {
+      if (!p.grad_c0) return;
+      for_own_units(l, [&](int64_t b, int64_t j) {
+        const V grad = V::load(scratch[l.d].grad_c + b * units.padded() + j);
+        store((S*)p.grad_c0 + state_row(l, b, s.H) + j, grad, s.H - j);
+      });
+    }
+  }
+
+  template <class F>
+  void for_own_units(const Lane& l, const F& f) const {
+    for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
+      for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+        for (int u = 0; u < units.vecs(block); ++u) f(b, units.unit(block, u));
+      }
+    }
+  }
+
+  const BackwardParams& p;
+  const LayerShape& s;
+  const int64_t N, depth;
+  const bool projected, recurrent;
+  const Blocks units, outs;
+  Plan plan;
+  int64_t slice_rows;
+  Arena arena{nullptr};
+  Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
+  A* zeros;
+  Scratch scratch[2];
+};
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

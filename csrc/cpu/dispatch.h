@@ -1,0 +1,23 @@
+// Which instruction set the CPU kernels use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "params.h"
+
+namespace fastrnn::cpu {
+
+// Names of the levels this machine can run, lowest first; the last one is the default.
+std::vector<std::string> supported_isas();
+
+// The level in use.
+std::string isa();
+
+// Takes another supported level into use for the calls that follow, in all threads; returns false
+// and changes nothing where the machine cannot run it.
+bool set_isa(const std::string& name);
+
+const Kernels& kernels();
+
+}  // namespace fastrnn::cpu

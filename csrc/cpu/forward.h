@@ -1,0 +1,347 @@
+// Forward of one layer over a whole sequence: a single parallel region around one time loop.
+//
+// A thread owns a slice of the batch and of the hidden units (plan.h). For a chunk of steps it
+// first computes its own gate pre-activations from the input, which stay in its cache; then, step by
+// step and block by block, the recurrent product of a few rows with all gates of some units, and at
+// once their cell update. The previous h is read where it was written, in the output. With a
+// projection a second product follows in each step.
+#pragma once
+
+#include "../cells/cell.h"
+#include "layout.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+template <class Cell, class Op>
+class Forward {
+  using S = typename Op::Storage;
+  using A = Accumulate<S>;
+  using V = VecOf<S>;
+  using Packed = typename Op::Packed;
+  static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
+  static constexpr int W = V::kWidth;
+  static constexpr int64_t kChunkRows = 64;  // rows of x whose gates a thread computes at a time
+  static constexpr int64_t kPackRows = 8;    // fewer rows in the whole call: packing costs more
+  static_assert(G <= kMaxVecs);
+  static constexpr int kTile = kMaxRows * kMaxVecs * W;
+
+ public:
+  Forward(const ForwardParams& params, int threads)
+      : p(params), s(params.shape), N(s.offsets[s.T]), projected(s.R != s.H), packed(N > kPackRows),
+        units(make_blocks<Op>(s.H, G)), outs(make_blocks<Op>(s.R, 1)) {
+    const double weights = double(G) * double(s.H) * double(s.R);
+    plan = make_plan(s, {weights, kMacsPerCycle<Op>, weights * sizeof(Packed), units.count()}, threads);
+    slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
+    chunk_steps = larger(1, smaller(s.T, kChunkRows / larger(1, slice_rows)));
+    lay_out();
+  }
+
+  size_t workspace() const { return arena.used; }
+  int threads() const { return plan.threads; }
+
+  void prepare() {
+    for (int i = 0; i < 1 + s.D * plan.batch_slices; ++i) barriers[i] = Barrier{};
+  }
+
+  void run(int thread) {
+    pack(thread);
+    barriers[0].wait(plan.threads);
+    for (int d = 0; d < s.D; ++d) {
+      const Share share = share_of(plan, thread, d);
+      if (share.active) run_direction(d, share, x_gates + thread * x_gates_size());
+    }
+  }
+
+ private:
+  struct Scratch {
+    Packed *w_ih, *w_hh, *w_hr;  // panels, block after block
+    A *b_ih, *b_hh;              // in panel order, zeros without biases
+    A* state;                    // (B, padded H): c
+    S* hidden;                   // (B, H): h before the projection, where it is not saved
+  };
+
+  // What a thread knows while it walks its part of a direction.
+  struct Lane {
+    int d;
+    Walk walk;
+    Range batch, blocks, outs;
+    A* x_gates;
+    Barrier* barrier;
+  };
+
+  int64_t x_gates_size() const {
+    const int64_t blocks = (units.count() + plan.unit_slices - 1) / plan.unit_slices;
+    return blocks * chunk_rows() * units.unit_vecs * G * W;
+  }
+  int64_t chunk_rows() const { return chunk_steps * slice_rows; }
+
+  void lay_out() {
+    arena = Arena{(char*)p.workspace};
+    barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
+    zeros = arena.template take<A>(kMaxVecs * W);
+    x_gates = arena.template take<A>(plan.threads * x_gates_size());
+    const int64_t vectors = units.unit_vectors() * G, out_vectors = outs.unit_vectors();
+    for (int d = 0; d < s.D; ++d) {
+      Scratch& m = scratch[d];
+      m.w_ih = arena.template take<Packed>(packed ? panel_size<Op>(s.I, vectors) : 0);
+      m.w_hh = arena.template take<Packed>(packed ? panel_size<Op>(s.R, vectors) : 0);
+      m.w_hr = arena.template take<Packed>(packed && projected ? panel_size<Op>(s.H, out_vectors) : 0);
+      m.b_ih = arena.template take<A>(vectors * W);
+      m.b_hh = arena.template take<A>(vectors * W);
+      m.state = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
+      m.hidden = arena.template take<S>(projected && !p.hidden ? s.B * s.H : 0);
+    }
+  }
+
+  static Packed* panel(Packed* panels, const Blocks& blocks, int64_t block, int64_t depth) {
+    return panels + panel_size<Op>(depth, 1) / W * blocks.offset(block);
+  }
+
+  void pack(int thread) {
+    if (thread == 0) {
+      for (int i = 0; i < kMaxVecs * W; ++i) zeros[i] = 0;
+    }
+    for (int d = 0; d < s.D; ++d) {
+      const DirectionWeights& w = p.weights[d];
+      const Scratch& m = scratch[d];
+      const Range mine = part_of(units.count(), plan.threads, thread);
+      for (int64_t block = mine.begin; block < mine.end; ++block) {
+        const Columns c = units.columns(block);
+        pack_bias(w.b_ih, c, m.b_ih + units.offset(block));
+        pack_bias(w.b_hh, c, m.b_hh + units.offset(block));
+        if (!packed) continue;
+        pack_panel<Op>((const S*)w.w_ih, s.I, 1, s.I, c, panel(m.w_ih, units, block, s.I));
+        pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel(m.w_hh, units, block, s.R));
+      }
+      if (!packed || !projected) continue;
+      const Range out = part_of(outs.count(), plan.threads, thread);
+      for (int64_t block = out.begin; block < out.end; ++block) {
+        pack_panel<Op>((const S*)w.w_hr, s.H, 1, s.H, outs.columns(block),
+                       panel(m.w_hr, outs, block, s.H));
+      }
+    }
+  }
+
+  static void pack_bias(const void* bias, const Columns& c, A* out) {
+    for (int v = 0; v < c.vecs; ++v) {
+      for (int lane = 0; lane < W; ++lane) {
+        const bool there = bias && lane < c.valid[v];
+        out[v * W + lane] = there ? widen(((const S*)bias)[c.first[v] + lane]) : A(0);
+      }
+    }
+  }
+
+  // tile = init + rows times the weights of one block.
+  void multiply_with(int count, const S* const* rows, int64_t depth, const void* w, Packed* panels,
+                     const Blocks& blocks, int64_t block, const A* init, A* tile) const {
+    if (packed) {
+      multiply<Op>(count, blocks.gates * blocks.vecs(block), rows, depth,
+                   panel(panels, blocks, block, depth), init, tile);
+    } else {
+      multiply_unpacked<S>(count, rows, depth, (const S*)w, blocks.columns(block), init, tile);
+    }
+  }
+
+  S* output_row(int d, int64_t t, int64_t b) const {
+    return (S*)p.output + ((s.offsets[t] + b) * s.D + d) * s.R;
+  }
+
+  S* hidden_row(int d, int64_t t, int64_t b) const {
+    if (!p.hidden) return scratch[d].hidden + b * s.H;
+    return (S*)p.hidden + (d * N + s.offsets[t] + b) * s.H;
+  }
+
+  // h of batch row b before step t: the output of the step walked before, or the initial state.
+  const S* previous_h(const Lane& l, int64_t t, int64_t b) const {
+    const int64_t before = l.walk.previous(t);
+    if (b < l.walk.rows(before)) return output_row(l.d, before, b);
+    return (const S*)p.h0 + (l.d * s.B + b) * s.R;
+  }
+
+  Range rows_of(const Lane& l, int64_t t) const {
+    return {l.batch.begin, larger(l.batch.begin, smaller(l.batch.end, l.walk.rows(t)))};
+  }
+
+  void run_direction(int d, const Share& share, A* x_gates_of_thread) {
+    const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
+    const Lane l{d,
+                 {s.offsets, s.T, d == 1},
+                 {first_row, smaller(s.B, first_row + slice_rows)},
+                 part_of(units.count(), plan.unit_slices, share.unit_slice),
+                 part_of(outs.count(), plan.unit_slices, share.unit_slice),
+                 x_gates_of_thread,
+                 barriers + 1 + d * plan.batch_slices + share.batch_slice};
+    load_states(l);
+    for (int64_t e0 = 0; e0 < s.T; e0 += chunk_steps) {
+      const Range chunk{e0, smaller(s.T, e0 + chunk_steps)};
+      input_products(l, chunk);
+      int64_t x_row = 0;
+      for (int64_t e = chunk.begin; e < chunk.end; ++e) {
+        const int64_t t = l.walk.step(e);
+        const Range rows = rows_of(l, t);
+        for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+          recur(l, t, rows, block, x_row);
+        }
+        if (projected) {
+          if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
+          project(l, t, rows);
+        }
+        if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
+        x_row += rows.size();
+      }
+    }
+    store_states(l);
+  }
+
+  A* x_gates_at(const Lane& l, int64_t block, int64_t row) const {
+    return l.x_gates + ((block - l.blocks.begin) * chunk_rows() + row) * (units.unit_vecs * G * W);
+  }
+
+  // The gate pre-activations that the input gives, for this thread's rows of all steps of a chunk.
+  void input_products(const Lane& l, Range chunk) {
+    for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+      const int vecs = G * units.vecs(block), limit = row_limit(vecs);
+      const S* rows[kMaxRows];
+      A tile[kTile] __attribute__((aligned(64)));
+      int count = 0;
+      int64_t x_row = 0;
+      const auto flush = [&] {
+        if (count == 0) return;
+        multiply_with(count, rows, s.I, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block,
+                      scratch[l.d].b_ih + units.offset(block), tile);
+        for (int r = 0; r < count; ++r) {
+          A* out = x_gates_at(l, block, x_row + r);
+          for (int v = 0; v < vecs; ++v) V::load(tile + (r * vecs + v) * W).store(out + v * W);
+        }
+        x_row += count;
+        count = 0;
+      };
+      for (int64_t e = chunk.begin; e < chunk.end; ++e) {
+        const int64_t t = l.walk.step(e);
+        const Range batch = rows_of(l, t);
+        for (int64_t b = batch.begin; b < batch.end; ++b) {
+          rows[count++] = (const S*)p.x + (s.offsets[t] + b) * s.I;
+          if (count == limit) flush();
+        }
+      }
+      flush();
+    }
+  }
+
+  void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t x_row) {
+    const int vecs = G * units.vecs(block);
+    for_row_groups(batch.begin, batch.end, row_limit(vecs), [&](int64_t b, int count) {
+      const S* rows[kMaxRows];
+      A tile[kTile] __attribute__((aligned(64)));
+      for (int r = 0; r < count; ++r) rows[r] = previous_h(l, t, b + r);
+      multiply_with(count, rows, s.R, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block,
+                    scratch[l.d].b_hh + units.offset(block), tile);
+      for (int r = 0; r < count; ++r) {
+        update(l, t, b + r, block, rows[r], x_gates_at(l, block, x_row + b - batch.begin + r),
+               tile + r * vecs * W);
+      }
+    });
+  }
+
+  // The cell's pointwise step for one row and all units of a block.
+  void update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row, const A* x_tile,
+              const A* h_tile) {
+    const Scratch& m = scratch[l.d];
+    const int n = units.vecs(block);
+    const int64_t row = l.d * N + s.offsets[t] + b;
+    S* out = projected ? hidden_row(l.d, t, b) : output_row(l.d, t, b);
+    for (int u = 0; u < n; ++u) {
+      const int64_t j = units.unit(block, u), valid = s.H - j;
+      V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
+      for (int g = 0; g < G; ++g) {
+        x[g] = V::load(x_tile + (g * n + u) * W);
+        h[g] = V::load(h_tile + (g * n + u) * W);
+      }
+      // A projected h has another width; the only cell with one does not read it.
+      prev[0] = projected ? V(0) : load(h_row + j, valid);
+      if constexpr (kStates > 1) prev[1] = V::load(m.state + b * units.padded() + j);
+      Cell::forward(x, h, prev, next, saved);
+      store(out + j, next[0], valid);
+      if constexpr (kStates > 1) {
+        next[1].store(m.state + b * units.padded() + j);
+        if (p.cells) store((A*)p.cells + row * s.H + j, next[1], valid);
+      }
+      if constexpr (K > 0) {
+        if (!p.gates) continue;
+        for (int k = 0; k < K; ++k) store((S*)p.gates + (row * K + k) * s.H + j, saved[k], valid);
+      }
+    }
+  }
+
+  void project(const Lane& l, int64_t t, Range batch) {
+    for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
+      const int vecs = outs.vecs(block);
+      for_row_groups(batch.begin, batch.end, row_limit(vecs), [&](int64_t b, int count) {
+        const S* rows[kMaxRows];
+        A tile[kTile] __attribute__((aligned(64)));
+        for (int r = 0; r < count; ++r) rows[r] = hidden_row(l.d, t, b + r);
+        multiply_with(count, rows, s.H, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block, zeros, tile);
+        for (int r = 0; r < count; ++r) {
+          for (int v = 0; v < vecs; ++v) {
+            const int64_t j = outs.unit(block, v);
+            store(output_row(l.d, t, b + r) + j, V::load(tile + (r * vecs + v) * W), s.R - j);
+          }
+        }
+      });
+    }
+  }
+
+  void load_states(const Lane& l) {
+    if constexpr (kStates > 1) {
+      for_own_units(l, [&](int64_t b, int64_t j) {
+        const S* c0 = (const S*)p.c0 + (l.d * s.B + b) * s.H;
+        load(c0 + j, s.H - j).store(scratch[l.d].state + b * units.padded() + j);
+      });
+    }
+  }
+
+  // A row's final h is the output of the last step it was alive in; c stayed in the state buffer.
+  void store_states(const Lane& l) {
+    if constexpr (kStates > 1) {
+      for_own_units(l, [&](int64_t b, int64_t j) {
+        S* cn = (S*)p.cn + (l.d * s.B + b) * s.H;
+        store(cn + j, V::load(scratch[l.d].state + b * units.padded() + j), s.H - j);
+      });
+    }
+    const Range columns = projected
+                              ? Range{outs.unit(l.outs.begin, 0), outs.unit(l.outs.end, 0)}
+                              : Range{units.unit(l.blocks.begin, 0), units.unit(l.blocks.end, 0)};
+    for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
+      int64_t t = 0;
+      if (!l.walk.reverse) {
+        for (t = s.T - 1; t > 0 && b >= l.walk.rows(t);) --t;
+      }
+      const S* from = output_row(l.d, t, b);
+      S* to = (S*)p.hn + (l.d * s.B + b) * s.R;
+      for (int64_t j = columns.begin; j < smaller(columns.end, s.R); ++j) to[j] = from[j];
+    }
+  }
+
+  template <class F>
+  void for_own_units(const Lane& l, const F& f) const {
+    for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
+      for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+        for (int u = 0; u < units.vecs(block); ++u) f(b, units.unit(block, u));
+      }
+    }
+  }
+
+  const ForwardParams& p;
+  const LayerShape& s;
+  const int64_t N;
+  const bool projected, packed;
+  const Blocks units, outs;
+  Plan plan;
+  int64_t slice_rows, chunk_steps;
+  Arena arena{nullptr};
+  Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
+  A *zeros, *x_gates;
+  Scratch scratch[2];
+};
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

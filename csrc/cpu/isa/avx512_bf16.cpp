@@ -1,0 +1,18 @@
+// AVX512 with the bfloat16 dot product.
+#include "levels.h"
+
+#if FASTRNN_X86_LEVELS
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#define FASTRNN_ISA avx512_bf16
+namespace fastrnn::cpu::FASTRNN_ISA {
+constexpr int kVectorBytes = 64;
+constexpr int kVectorRegisters = 32;
+constexpr double kProductsPerCycle = 1;
+}  // namespace fastrnn::cpu::FASTRNN_ISA
+
+#include "../layer.h"
+
+namespace fastrnn::cpu {
+Kernels avx512_bf16_kernels() { return avx512_bf16::make_kernels(); }
+}  // namespace fastrnn::cpu
+#endif

@@ -1,0 +1,69 @@
+// Small pieces that forward and backward share: scratch memory, ranges, time order.
+#pragma once
+
+#include "pack.h"
+#include "parallel.h"
+#include "params.h"
+#include "plan.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+// Hands out parts of the workspace. With a null base it only counts.
+struct Arena {
+  char* base;
+  size_t used = 0;
+
+  template <class T>
+  T* take(int64_t count) {
+    T* part = base ? (T*)(base + used) : nullptr;
+    used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
+    return part;
+  }
+};
+
+struct Range {
+  int64_t begin, end;
+
+  FASTRNN_HD int64_t size() const { return end - begin; }
+};
+
+// Part `index` of `parts` near-equal parts of 0 .. count.
+FASTRNN_HD Range part_of(int64_t count, int64_t parts, int64_t index) {
+  return {count * index / parts, count * (index + 1) / parts};
+}
+
+// Calls f(first, count) on groups of at most `limit` rows that differ by at most one in size.
+template <class F>
+FASTRNN_HD void for_row_groups(int64_t begin, int64_t end, int limit, const F& f) {
+  if (end <= begin) return;
+  const int64_t groups = (end - begin + limit - 1) / limit;
+  for (int64_t i = 0; i < groups; ++i) {
+    const Range part = part_of(end - begin, groups, i);
+    f(begin + part.begin, int(part.size()));
+  }
+}
+
+// The steps of a direction in the order it walks them, and the batch rows alive in each.
+struct Walk {
+  const int64_t* offsets;
+  int64_t T;
+  bool reverse;
+
+  FASTRNN_HD int64_t step(int64_t e) const { return reverse ? T - 1 - e : e; }
+  FASTRNN_HD int64_t rows(int64_t t) const {
+    return t < 0 || t >= T ? 0 : offsets[t + 1] - offsets[t];
+  }
+  FASTRNN_HD int64_t previous(int64_t t) const { return reverse ? t + 1 : t - 1; }
+};
+
+// The blocks that hold all gates of as many hidden units as fit a panel.
+template <class Op>
+FASTRNN_HD Blocks make_blocks(int64_t units, int gates) {
+  return {units, kLanes<Op>, gates < kMaxVecs ? kMaxVecs / gates : 1, gates};
+}
+
+// Multiply-adds per cycle of one core, for the plan.
+template <class Op>
+constexpr double kMacsPerCycle = double(kLanes<Op>) * Op::kDepth * kProductsPerCycle;
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -1,0 +1,36 @@
+// How a layer call is divided among threads. A pure function of sizes; no instruction set, no data.
+#pragma once
+
+#include "params.h"
+
+namespace fastrnn::cpu {
+
+// What one time step of one direction costs, from which the plan is chosen.
+struct StepWork {
+  double macs_per_row;    // multiply-adds of the recurrent product, per batch row
+  double macs_per_cycle;  // of one core
+  double weight_bytes;    // packed weights that a step reads
+  int64_t unit_blocks;    // the finest division of the hidden units
+};
+
+// Directions run at the same time on teams of their own where there are threads for both. A team
+// cuts the batch into slices that never meet (no barrier), and each slice's hidden units into
+// slices that wait for each other after every step.
+struct Plan {
+  int threads;
+  int direction_teams;  // 1: every thread serves all directions in turn
+  int batch_slices;
+  int unit_slices;
+};
+
+Plan make_plan(const LayerShape& shape, const StepWork& work, int threads);
+
+// The part of one direction that a thread works on.
+struct Share {
+  bool active;
+  int batch_slice, unit_slice;
+};
+
+Share share_of(const Plan& plan, int thread, int direction);
+
+}  // namespace fastrnn::cpu

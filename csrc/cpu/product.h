@@ -1,0 +1,158 @@
+// Matrix products of a few rows with a panel of packed weights, the inner loops of everything here.
+//
+// An operand says how values meet: Plain<S> multiplies one k at a time in the accumulate type;
+// PairedBfloat16 takes two at a time with the CPU's bfloat16 dot product. A panel holds, for each
+// step of k, the kVecs vectors of weights of one block of columns.
+#pragma once
+
+#include "storage.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+constexpr int kMaxRows = 8;  // rows that one call of multiply() may take
+constexpr int kMaxVecs = 4;  // vectors of columns in a panel
+
+template <class S>
+struct Plain {
+  using Storage = S;
+  using Packed = Accumulate<S>;
+  static constexpr int kDepth = 1;  // values of k per step
+
+  static FASTRNN_HD Packed pack(S x) { return widen(x); }
+  static FASTRNN_HD VecOf<S> spread(const S* row, int64_t k) { return VecOf<S>(widen(row[k])); }
+  static FASTRNN_HD VecOf<S> spread_last(const S* row, int64_t k) { return spread(row, k); }
+  static FASTRNN_HD VecOf<S> fma(VecOf<S> a, const Packed* w, VecOf<S> sum) {
+    return multiply_add(a, VecOf<S>::load(w), sum);
+  }
+};
+
+#if defined(__AVX512BF16__)
+struct PairedBfloat16 {
+  using Storage = Bfloat16;
+  using Packed = Bfloat16;
+  static constexpr int kDepth = 2;
+  using V = Vec<float>;
+
+  static FASTRNN_HD Packed pack(Bfloat16 x) { return x; }
+  static FASTRNN_HD V spread(const Bfloat16* row, int64_t k) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, row + k, sizeof pair);
+    return V((V::Raw)_mm512_set1_epi32(int(pair)));
+  }
+  // The last value of an odd row; its partner in the panel is 0.
+  static FASTRNN_HD V spread_last(const Bfloat16* row, int64_t k) {
+    return V((V::Raw)_mm512_set1_epi32(row[k].bits));
+  }
+  static FASTRNN_HD V fma(V a, const Packed* w, V sum) {
+    return V((V::Raw)_mm512_dpbf16_ps((__m512)sum.v, (__m512bh)a.v,
+                                      (__m512bh)_mm512_loadu_ps((const float*)w)));
+  }
+};
+using Bfloat16Operand = PairedBfloat16;
+#else
+using Bfloat16Operand = Plain<Bfloat16>;
+#endif
+
+template <class Op>
+constexpr int kLanes = VecOf<typename Op::Storage>::kWidth;
+
+// Elements of a panel of `vecs` vectors over `depth` values of k.
+template <class Op>
+FASTRNN_HD int64_t panel_size(int64_t depth, int64_t vecs) {
+  return (depth + Op::kDepth - 1) / Op::kDepth * Op::kDepth * vecs * kLanes<Op>;
+}
+
+// As many rows as keep all sums, a row of weights and a broadcast value in registers.
+constexpr int row_limit(int vecs) {
+  const int fit = (kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3)) / vecs;
+  return fit < kMaxRows ? fit : kMaxRows;
+}
+
+// tile[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]
+template <class Op, int kRows, int kVecs>
+__attribute__((noinline)) void multiply_block(const typename Op::Storage* const* rows, int64_t depth,
+                                              const typename Op::Packed* panel,
+                                              const Accumulate<typename Op::Storage>* init,
+                                              Accumulate<typename Op::Storage>* tile) {
+  using S = typename Op::Storage;
+  using V = VecOf<S>;
+  constexpr int kStep = kVecs * kLanes<Op> * Op::kDepth;
+  // Few sums would wait for each other: keep two of each then.
+  constexpr int kChains = kRows * kVecs < 8 ? 2 : 1;
+  const S* row[kRows];
+  V sum[kChains][kRows][kVecs];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    row[r] = rows[r];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+      sum[0][r][v] = V::load(init + v * kLanes<Op>);
+      if constexpr (kChains == 2) sum[1][r][v] = V(0);
+    }
+  }
+  const int64_t whole = depth - depth % (Op::kDepth * kChains);
+  int64_t k = 0;
+  for (; k < whole; k += Op::kDepth * kChains) {
+#pragma GCC unroll 2
+    for (int c = 0; c < kChains; ++c) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const V a = Op::spread(row[r], k + c * Op::kDepth);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVecs; ++v) {
+          sum[c][r][v] = Op::fma(a, panel + v * kLanes<Op> * Op::kDepth, sum[c][r][v]);
+        }
+      }
+      panel += kStep;
+    }
+  }
+  for (; k < depth; k += Op::kDepth) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const V a = k + Op::kDepth <= depth ? Op::spread(row[r], k) : Op::spread_last(row[r], k);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) {
+        sum[0][r][v] = Op::fma(a, panel + v * kLanes<Op> * Op::kDepth, sum[0][r][v]);
+      }
+    }
+    panel += kStep;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+      if constexpr (kChains == 2) sum[0][r][v] = sum[0][r][v] + sum[1][r][v];
+      sum[0][r][v].store(tile + (r * kVecs + v) * kLanes<Op>);
+    }
+  }
+}
+
+template <class Op, int kVecs, int kRows>
+FASTRNN_HD void multiply_rows(int count, const typename Op::Storage* const* rows, int64_t depth,
+                              const typename Op::Packed* panel,
+                              const Accumulate<typename Op::Storage>* init,
+                              Accumulate<typename Op::Storage>* tile) {
+  if constexpr (kRows > 1) {
+    if (count < kRows) return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, init, tile);
+  }
+  multiply_block<Op, kRows, kVecs>(rows, depth, panel, init, tile);
+}
+
+// The same for 1 .. row_limit(vecs) rows and 1 .. kMaxVecs vectors.
+template <class Op>
+void multiply(int count, int vecs, const typename Op::Storage* const* rows, int64_t depth,
+              const typename Op::Packed* panel, const Accumulate<typename Op::Storage>* init,
+              Accumulate<typename Op::Storage>* tile) {
+  switch (vecs) {
+    case 1:
+      return multiply_rows<Op, 1, row_limit(1)>(count, rows, depth, panel, init, tile);
+    case 2:
+      return multiply_rows<Op, 2, row_limit(2)>(count, rows, depth, panel, init, tile);
+    case 3:
+      return multiply_rows<Op, 3, row_limit(3)>(count, rows, depth, panel, init, tile);
+    default:
+      return multiply_rows<Op, 4, row_limit(4)>(count, rows, depth, panel, init, tile);
+  }
+}
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

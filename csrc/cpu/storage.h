@@ -1,0 +1,164 @@
+// Storage types and their accumulate types: loads and stores of whole and partial vectors.
+#pragma once
+
+#include "vec.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+template <class S>
+struct AccumulateOf {
+  using type = float;
+};
+template <>
+struct AccumulateOf<double> {
+  using type = double;
+};
+template <class S>
+using Accumulate = typename AccumulateOf<S>::type;
+template <class S>
+using VecOf = Vec<Accumulate<S>>;
+
+FASTRNN_HD uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+FASTRNN_HD float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+
+FASTRNN_HD float widen(float x) { return x; }
+FASTRNN_HD double widen(double x) { return x; }
+FASTRNN_HD float widen(Bfloat16 x) { return float_of(uint32_t(x.bits) << 16); }
+FASTRNN_HD float widen(Half x) {
+#if defined(__F16C__)
+  return _cvtsh_ss(x.bits);
+#else
+  // Move exponent and mantissa into place and rebias by a product, which is right for subnormal
+  // numbers too; infinity and NaN get float's largest exponent.
+  const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
+  uint32_t bits = bits_of(float_of(magnitude) * 0x1p112f);
+  if ((x.bits & 0x7c00) == 0x7c00) bits = magnitude | 0x7f800000;
+  return float_of(bits | uint32_t(x.bits & 0x8000) << 16);
+#endif
+}
+
+// Round to nearest even; NaN stays NaN.
+FASTRNN_HD void narrow(float x, float* out) { *out = x; }
+FASTRNN_HD void narrow(double x, double* out) { *out = x; }
+FASTRNN_HD void narrow(float x, Bfloat16* out) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  out->bits = uint16_t(x != x ? 0x7fc0 : rounded);
+}
+FASTRNN_HD void narrow(float x, Half* out) {
+#if defined(__F16C__)
+  out->bits = uint16_t(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  const uint32_t sign = bits_of(x) >> 16 & 0x8000;
+  const uint32_t magnitude = bits_of(x) & 0x7fffffff;
+  uint32_t result;
+  if (magnitude > 0x7f800000) {
+    result = 0x7e00;
+  } else if (magnitude >= 0x477ff000) {  // 65520 and above round to infinity
+    result = 0x7c00;
+  } else if (magnitude < 0x38800000) {  // subnormal: adding 0.5 leaves the bits at the bottom
+    result = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000;
+  } else {
+    result = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+  }
+  out->bits = uint16_t(sign | result);
+#endif
+}
+
+template <class S>
+struct Storage {
+  using A = Accumulate<S>;
+  static FASTRNN_HD Vec<A> load(const S* p) {
+    A lanes[Vec<A>::kWidth];
+    for (int i = 0; i < Vec<A>::kWidth; ++i) lanes[i] = widen(p[i]);
+    return Vec<A>::load(lanes);
+  }
+  static FASTRNN_HD void store(S* p, Vec<A> x) {
+    A lanes[Vec<A>::kWidth];
+    x.store(lanes);
+    for (int i = 0; i < Vec<A>::kWidth; ++i) narrow(lanes[i], p + i);
+  }
+};
+
+template <class A>
+struct SameStorage {
+  static FASTRNN_HD Vec<A> load(const A* p) { return Vec<A>::load(p); }
+  static FASTRNN_HD void store(A* p, Vec<A> x) { x.store(p); }
+};
+template <>
+struct Storage<float> : SameStorage<float> {};
+template <>
+struct Storage<double> : SameStorage<double> {};
+
+template <>
+struct Storage<Bfloat16> {
+  using V = Vec<float>;
+  typedef uint16_t Raw __attribute__((vector_size(kVectorBytes / 2)));
+  typedef uint16_t Unaligned __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
+  typedef uint32_t Wide __attribute__((vector_size(kVectorBytes)));
+
+  static FASTRNN_HD V load(const Bfloat16* p) {
+    const Raw bits = *(const Unaligned*)p;
+    return V((V::Raw)(__builtin_convertvector(bits, Wide) << 16));
+  }
+  static FASTRNN_HD void store(Bfloat16* p, V x) {
+#if defined(__AVX512BF16__)
+    *(Unaligned*)p = (Raw)_mm512_cvtneps_pbh((__m512)x.v);
+#else
+    const Wide bits = (Wide)x.v;
+    const Wide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Wide nan = Wide{} + 0x7fc0;
+    *(Unaligned*)p = __builtin_convertvector(x.v != x.v ? nan : rounded, Raw);
+#endif
+  }
+};
+
+#if defined(__F16C__)
+template <>
+struct Storage<Half> {
+  using V = Vec<float>;
+  static FASTRNN_HD V load(const Half* p) {
+#if defined(__AVX512F__)
+    return V((V::Raw)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)));
+#else
+    return V((V::Raw)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
+#endif
+  }
+  static FASTRNN_HD void store(Half* p, V x) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)x.v, _MM_FROUND_TO_NEAREST_INT));
+#else
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)x.v, _MM_FROUND_TO_NEAREST_INT));
+#endif
+  }
+};
+#endif
+
+// The first `count` lanes; the others load as 0 and are not stored.
+template <class S>
+FASTRNN_HD VecOf<S> load(const S* p, int64_t count) {
+  if (count >= VecOf<S>::kWidth) return Storage<S>::load(p);
+  Accumulate<S> lanes[VecOf<S>::kWidth] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = widen(p[i]);
+  return VecOf<S>::load(lanes);
+}
+
+template <class S>
+FASTRNN_HD void store(S* p, VecOf<S> x, int64_t count) {
+  if (count >= VecOf<S>::kWidth) return Storage<S>::store(p, x);
+  Accumulate<S> lanes[VecOf<S>::kWidth];
+  x.store(lanes);
+  for (int64_t i = 0; i < count; ++i) narrow(lanes[i], p + i);
+}
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -1,0 +1,54 @@
+"""fastrnn: LSTM, GRU and RNN for PyTorch on custom C++/CUDA kernels, as drop-ins for ``torch.nn``.
+
+Swap one line, ``nn.LSTM`` for ``fastrnn.LSTM``, or convert a whole model with :func:`convert`.
+"""
+
+from . import functional
+from ._dispatch import Explanation, backend
+from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
+from .conversion import ConversionReport, convert, convert_, patch_torch, revert_
+from .modules import GRU, LSTM, RNN, explain_layer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "ConversionReport",
+    "Explanation",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "backend",
+    "convert",
+    "convert_",
+    "explain",
+    "functional",
+    "patch_torch",
+    "revert_",
+]
+
+
+def explain(module, input, hx=None) -> Explanation:
+    """Says which backend ``module(input, hx)`` runs on, and why not on the others.
+
+    Args:
+        module: a fastrnn layer or cell.
+        input, hx: what the module would be called with; checked as the call would check them, nothing is computed.
+
+    Returns:
+        An :class:`Explanation`: ``.backend``, ``.reasons`` (backend -> list of reasons against it); printing it shows
+        both.
+
+    Raises:
+        TypeError: ``module`` is not a fastrnn module.
+        RuntimeError: a backend is forced that cannot serve the call.
+    """
+    if isinstance(module, (LSTM, GRU, RNN)):
+        return explain_layer(module, input, hx)
+    if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
+        return explain_cell(module, input, hx)
+    raise TypeError(
+        f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"
+    )

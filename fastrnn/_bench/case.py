@@ -1,0 +1,164 @@
+"""What is measured: a case is plain data; here it becomes modules, inputs and one timed step.
+
+Letters: T time, B batch, I input features, H hidden units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+MODES = ("forward", "training")
+WEIGHT_SEED, INPUT_SEED, LENGTH_SEED = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of one cell in one mode; `packed` draws the B lengths uniformly from 1..T."""
+
+    cell: str
+    T: int
+    B: int
+    I: int
+    H: int
+    layers: int = 1
+    directions: int = 1
+    dtype: str = "float32"
+    mode: str = "forward"
+    packed: bool = False
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The storage type of weights, inputs and states."""
+        return getattr(torch, self.dtype)
+
+    @property
+    def shape(self) -> str:
+        """A short label: `T=100 B=32 I=128 H=128 x2 layers bidirectional packed`."""
+        label = f"T={self.T} B={self.B} I={self.I} H={self.H}"
+        label += f" x{self.layers} layers" if self.layers > 1 else ""
+        label += " bidirectional" if self.directions == 2 else ""
+        return label + (" packed" if self.packed else "")
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.shape} {self.dtype} {self.mode}"
+
+
+class Inputs(NamedTuple):
+    """One set of inputs; `leaves` are the tensors in it that gradients are taken for."""
+
+    x: Tensor | PackedSequence
+    hx: Tensor | tuple[Tensor, Tensor]
+    leaves: tuple[Tensor, ...]
+
+
+def make_weights(case: Case) -> dict[str, Tensor]:
+    """The weights that every side of a case starts from: torch's own initialisation under a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(WEIGHT_SEED)
+        return build(getattr(nn, case.cell), case, "cpu").state_dict()
+
+
+def build(cls, case: Case, device, weights: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None):
+    """An instance of the nn.LSTM-like class `cls` for the case, with `weights` copied into it."""
+    module = cls(
+        case.I,
+        case.H,
+        num_layers=case.layers,
+        bidirectional=case.directions == 2,
+        device=device,
+        dtype=dtype or case.torch_dtype,
+    )
+    if weights is not None:
+        module.load_state_dict(weights)
+    return module.train(case.mode == "training")
+
+
+def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
+    """`count` different sets of inputs of the same shape (and, packed, of the same lengths)."""
+    generator = torch.Generator(device).manual_seed(INPUT_SEED)
+
+    def leaf(*shape):
+        values = torch.randn(*shape, generator=generator, device=device, dtype=torch.float32)
+        return values.to(case.torch_dtype).requires_grad_()
+
+    layout = _packed_layout(case, device) if case.packed else None
+    states = 2 if case.cell == "LSTM" else 1
+    sets = []
+    for _ in range(count):
+        if layout is None:
+            data = x = leaf(case.T, case.B, case.I)
+        else:
+            data = leaf(int(layout.batch_sizes.sum()), case.I)
+            x = layout._replace(data=data)
+        hx = tuple(leaf(case.layers * case.directions, case.B, case.H) for _ in range(states))
+        sets.append(Inputs(x, hx if states == 2 else hx[0], (data, *hx)))
+    return sets
+
+
+def _packed_layout(case: Case, device) -> PackedSequence:
+    """A PackedSequence of one feature: only its batch_sizes and indices are of use."""
+    generator = torch.Generator().manual_seed(LENGTH_SEED)
+    lengths = torch.randint(1, case.T + 1, (case.B,), generator=generator)
+    lengths[case.B // 2] = case.T  # so that T is the length of the longest row, as the case says
+    return pack_padded_sequence(torch.zeros(case.T, case.B, 1, device=device), lengths, enforce_sorted=False)
+
+
+def to_float64(inputs: Inputs) -> Inputs:
+    """The same values in float64, as new leaves."""
+    leaves = tuple(leaf.detach().double().requires_grad_() for leaf in inputs.leaves)
+    x = inputs.x._replace(data=leaves[0]) if isinstance(inputs.x, PackedSequence) else leaves[0]
+    return Inputs(x, leaves[1:] if len(leaves) == 3 else leaves[1], leaves)
+
+
+class Side:
+    """A module together with the step of the case's mode: calling it runs the step once.
+
+    The result is a flat tuple, named by `names`: output, final states, and in training the gradients of
+    output.sum() + the final states' sums for the inputs, the initial states and every weight.
+    """
+
+    def __init__(self, module: nn.Module, case: Case):
+        self.module = module
+        self.training = case.mode == "training"
+        self.weights = tuple(module.parameters())
+        states = ("h", "c") if case.cell == "LSTM" else ("h",)
+        self.names = ("output", *(f"{s}_n" for s in states))
+        if self.training:
+            weights = [name for name, _ in module.named_parameters()]
+            self.names += tuple(f"grad {name}" for name in ("input", *(f"{s}_0" for s in states), *weights))
+
+    def prepare(self, inputs: Inputs) -> None:
+        """Called once, untimed, for every set of inputs; a side that needs others makes them here."""
+
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        if not self.training:
+            with torch.no_grad():
+                return self._run(inputs)
+        results = self._run(inputs)
+        loss = results[0].sum()
+        for state in results[1:]:
+            loss = loss + state.sum()
+        return results + torch.autograd.grad(loss, inputs.leaves + self.weights)
+
+    def _run(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        output, state = self.module(inputs.x, inputs.hx)
+        data = output.data if isinstance(output, PackedSequence) else output
+        return (data, *state) if isinstance(state, tuple) else (data, state)
+
+
+def rotation_count(inputs: Inputs, device, most: int) -> int:
+    """How many input sets to rotate through: enough to exceed a GPU's L2 cache, one on a CPU.
+
+    Tiny inputs would need thousands of sets; `most` bounds that to one fresh set for every call of a run.
+    """
+    if torch.device(device).type != "cuda":
+        return 1
+    held = sum(leaf.nbytes for leaf in inputs.leaves)
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(1, min(math.ceil(1.5 * cache / held), most))

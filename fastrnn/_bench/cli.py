@@ -1,0 +1,110 @@
+"""`python -m fastrnn bench`: one shape of the user's own, fastrnn against torch.nn."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from .case import MODES, Case
+from .environment import ALL_THREADS, environment
+from .measure import PRECISIONS, Measurement, Setting, measure
+from .memory import KIND
+from .timing import Pace
+
+CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the shape given on the command line; 0 if every result was right, 1 otherwise."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch {torch.__version__} sees no CUDA device here")
+    measurements = []
+    print(_heading(args, device))
+    for precision in _precisions(args, device):
+        setting = Setting(device, args.backend, args.threads, precision, pace=Pace(args.seconds))
+        for mode in MODES if args.mode == "both" else (args.mode,):
+            case = Case(
+                CELLS[args.cell],
+                T=args.seq_len,
+                B=args.batch,
+                I=args.input or args.hidden,
+                H=args.hidden,
+                layers=args.layers,
+                directions=2 if args.bidirectional else 1,
+                dtype=args.dtype,
+                mode=mode,
+                packed=args.packed,
+            )
+            for found in measure(case, setting):
+                measurements.append(found)
+                print("\n".join(_lines(mode, precision, found, KIND.get(device.type, "saved"))))
+    return 0 if all(found.status in ("ok", "refused") for found in measurements) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fastrnn bench",
+        description="Time fastrnn against torch.nn on one shape, interleaved, after checking the results in float64.",
+    )
+    size = _positive
+    parser.add_argument("--cell", choices=CELLS, default="lstm", type=str.lower)
+    parser.add_argument("--seq-len", type=size, default=100, metavar="T")
+    parser.add_argument("--batch", type=size, default=32, metavar="B")
+    parser.add_argument("--input", type=size, metavar="I", help="input features (default: H)")
+    parser.add_argument("--hidden", type=size, default=128, metavar="H")
+    parser.add_argument("--layers", type=size, default=1)
+    parser.add_argument("--bidirectional", action="store_true")
+    parser.add_argument("--packed", action="store_true", help="variable lengths, uniform in 1..T")
+    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--mode", choices=(*MODES, "both"), default="both")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--backend", default="auto", help="auto (default), cpu, cuda, aten or reference")
+    parser.add_argument("--precision", choices=PRECISIONS, help="float32 on CUDA: this one only (default: both)")
+    parser.add_argument("--threads", type=size, default=ALL_THREADS, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time per measurement (default: %(default)s)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
+
+
+def _precisions(args: argparse.Namespace, device: torch.device) -> tuple[str, ...]:
+    if device.type != "cuda" or args.dtype != "float32":
+        return ("",)
+    return (args.precision,) if args.precision else PRECISIONS
+
+
+def _heading(args: argparse.Namespace, device: torch.device) -> str:
+    facts = environment(device)
+    driver = f", driver {facts['driver']}, CUDA {facts['cuda']}" if device.type == "cuda" else ""
+    commit = f" ({facts['commit']})" if facts["commit"] else ""
+    return (
+        f"{facts['device']}{driver}, torch {facts['torch']}, fastrnn {facts['fastrnn']}{commit}, {args.threads} threads"
+    )
+
+
+def _lines(mode: str, precision: str, found: Measurement, memory: str) -> list[str]:
+    """A measurement in words: a wrong one has its errors and no time."""
+    label = " ".join(part for part in (mode, precision, found.launch if found.launch != "eager" else "") if part)
+    if found.status != "ok":
+        return [f"{label}: {found.status}  {found.detail}"]
+    lines = [
+        f"{label}: {found.ratio:.2f}x  (backend {found.chosen}, {found.ours.repeats} pairs; "
+        f"worst of the results, {found.worst})"
+    ]
+    for who, times, held in (
+        ("torch  ", found.other, found.other_bytes),
+        ("fastrnn", found.ours, found.ours_bytes),
+    ):
+        kept = "" if held is None else f"   {memory} memory {held / 2**20:.2f} MiB"
+        lines.append(f"  {who} {times.median:9.4f} ms   p20 {times.p20:.4f}  p80 {times.p80:.4f}{kept}")
+    return lines

@@ -1,0 +1,77 @@
+"""The correctness gate: no case is timed before its results agree with float64.
+
+The error of a tensor is its largest deviation from the float64 result, divided by the largest magnitude of that
+result. Ours may be twice torch's own error in the same dtype, plus a floor of two units in the last place, because
+torch's error can be zero by luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .case import Case, Inputs, Side, build, to_float64
+
+FACTOR = 2.0
+FLOOR_ULPS = 2.0
+TF32_EPS = 2.0**-10
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far one tensor is from float64: ours, torch's in the same dtype, and what ours may be."""
+
+    tensor: str
+    ours: float
+    torch: float
+    budget: float
+
+    @property
+    def ok(self) -> bool:
+        """False for a NaN too: every comparison with one is false."""
+        return self.ours <= self.budget
+
+    @property
+    def severity(self) -> float:
+        """Share of the budget used; infinite where there is no number to compare."""
+        return self.ours / self.budget if math.isfinite(self.ours) else math.inf
+
+    def __str__(self) -> str:
+        return f"{self.tensor}: error {self.ours:.2e}, allowed {self.budget:.2e} (torch's own {self.torch:.2e})"
+
+
+def deviation(actual: Tensor, exact: Tensor) -> float:
+    """Largest |actual - exact| over largest |exact|; infinite for another shape."""
+    if actual.shape != exact.shape:
+        return math.inf
+    if exact.numel() == 0:
+        return 0.0
+    scale = exact.abs().max().item() or 1.0
+    return (actual.detach().double() - exact).abs().max().item() / scale
+
+
+def epsilon(case: Case, precision: str) -> float:
+    """Spacing of the numbers the products are made of; tf32 products have ten bits of mantissa."""
+    return TF32_EPS if precision == "tf32" else torch.finfo(case.torch_dtype).eps
+
+
+def exact_results(case: Case, weights: dict[str, Tensor], inputs: Inputs, device) -> tuple[Tensor, ...]:
+    """What torch.nn gives in float64 for the very same (already rounded) weights and inputs."""
+    module = build(getattr(nn, case.cell), case, device, weights, torch.float64)
+    return tuple(result.detach() for result in Side(module, case)(to_float64(inputs)))
+
+
+def errors(
+    names: Sequence[str], ours: Sequence[Tensor], torchs: Sequence[Tensor], exact: Sequence[Tensor], eps: float
+) -> list[Error]:
+    """The error of every result, the worst share of its budget first."""
+    found = []
+    for name, our, their, truth in zip(names, ours, torchs, exact, strict=True):
+        allowed = deviation(their, truth)
+        measured = deviation(our, truth) if our.dtype == their.dtype else math.inf
+        found.append(Error(name, measured, allowed, FACTOR * allowed + FLOOR_ULPS * eps))
+    return sorted(found, key=lambda error: -error.severity)

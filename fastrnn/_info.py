@@ -1,0 +1,89 @@
+"""What `python -m fastrnn info` prints: what was built against what, what is active, and why anything is not."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+
+from . import _ext
+
+# Settings that change what runs or how fast; PREFIX* stands for all that start so.
+_VARIABLES = (
+    "FASTRNN_*",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "TORCH_CUDA_ARCH_LIST",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("fastrnn")
+    except metadata.PackageNotFoundError:
+        return "not installed, imported from its source folder"
+
+
+def _extension() -> list[tuple[str, str]]:
+    build = _ext.build
+    rows = []
+    if build is not None and build.why_no_extension is None:
+        rows.append(("built for", f"torch {build.torch}, CUDA {build.cuda or 'none'}, {build.python}"))
+        rows.append(("built with", build.compiler))
+        if build.cuda:
+            rows.append(("built GPU code", build.cuda_archs))
+    rows.append(("extension", "active" if _ext.reason is None else f"missing: {_ext.reason}"))
+    return rows
+
+
+def _cpu() -> list[tuple[str, str]]:
+    threads = f"{torch.get_num_threads()} threads"
+    if _ext.reason:
+        return [("cpu kernels", f"pure PyTorch ({threads}): no extension")]
+    cpu = getattr(_ext.load(), "cpu", None)
+    if cpu is None:
+        return [("cpu kernels", f"pure PyTorch ({threads}): not part of this build")]
+    return [("cpu kernels", f"active: {cpu.isa()}, {threads}" if hasattr(cpu, "isa") else f"active, {threads}")]
+
+
+def _cuda() -> list[tuple[str, str]]:
+    missing = _ext.why_no_cuda()
+    if missing is None and not hasattr(_ext.load(), "cuda"):
+        missing = "not part of this build"
+    count = torch.cuda.device_count()
+    rows = [("cuda kernels", f"not active: {missing}" if missing else "active" if count else "built, but idle: no GPU")]
+    for index in range(count):
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        why_not = None if missing else _ext.why_not_device(capability, _ext.build.cuda_archs)
+        text = f"{name}, compute capability {capability[0]}.{capability[1]}"
+        rows.append((f"cuda:{index}", f"{text}, not served: {why_not}" if why_not else text))
+    if count == 0:
+        why = "no GPU is visible" if torch.version.cuda else "this torch has no CUDA"
+        rows.append(("devices", f"cpu only: {why}"))
+    return rows
+
+
+def _environment() -> list[tuple[str, str]]:
+    prefixes = tuple(name[:-1] for name in _VARIABLES if name.endswith("*"))
+    names = sorted(name for name in os.environ if name in _VARIABLES or name.startswith(prefixes))
+    return [("environment", f"{name}={os.environ[name]}") for name in names] or [("environment", "nothing set")]
+
+
+def report() -> str:
+    """One line per fact, `name  value`, without starting any GPU work."""
+    rows = [
+        ("fastrnn", _version()),
+        ("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
+        ("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"),
+        *_extension(),
+        *_cpu(),
+        *_cuda(),
+        *_environment(),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

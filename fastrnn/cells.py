@@ -1,0 +1,140 @@
+"""Drop-in cells: one time step, with ``torch.nn``'s parameters, results, types and errors."""
+
+from __future__ import annotations
+
+import torch
+from torch import _VF, Tensor, nn
+
+from . import _dispatch
+from ._autograd import layer
+from ._checks import check_same
+from .functional import autocast, describe
+from .reference import scan
+from .registry import CELLS, Cell
+
+_ATEN = {"LSTM": _VF.lstm_cell, "GRU": _VF.gru_cell, "RNN_TANH": _VF.rnn_tanh_cell, "RNN_RELU": _VF.rnn_relu_cell}
+
+
+def _check(module: nn.RNNCellBase, input: Tensor, states: list[Tensor]) -> None:
+    """torch's checks of a batched step."""
+    if input.size(1) != module.input_size:
+        raise RuntimeError(f"input has inconsistent input_size: got {input.size(1)} expected {module.input_size}")
+    for index, state in enumerate(states):
+        if state.size(0) != input.size(0) or state.dim() != 2:
+            raise RuntimeError(
+                f"Input batch size {input.size(0)} doesn't match hidden{index} batch size {state.size(0)}"
+            )
+        if state.size(1) != module.hidden_size:
+            raise RuntimeError(
+                f"hidden{index} has inconsistent hidden_size: got {state.size(1)}, expected {module.hidden_size}"
+            )
+
+
+class _Step(nn.RNNCellBase):
+    """The forward that the drop-in cells share."""
+
+    def _mode(self) -> str:
+        raise NotImplementedError
+
+    def _prepare(self, input: Tensor, hx):
+        """Checks a step's arguments; returns the batched input, the states and the weights."""
+        cell = CELLS[self._mode()]
+        name = cell.step
+        if input.dim() not in (1, 2):
+            raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        batched = input.dim() == 2
+        states = None
+        if hx is not None:
+            if cell.states == 1 and not isinstance(hx, Tensor):
+                raise TypeError(f"{name}: expected hx to be a tensor, got {type(hx).__name__}")
+            if cell.states > 1 and (isinstance(hx, Tensor) or len(hx) != cell.states):
+                raise RuntimeError("lstm_cell expects two hidden states")
+            states = [hx] if cell.states == 1 else list(hx)
+            for index, state in enumerate(states):
+                if state.dim() not in (1, 2):
+                    label = f"hx[{index}]" if cell.states > 1 else "hidden"
+                    raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
+        if not batched:
+            input = input.unsqueeze(0)
+            states = [h.unsqueeze(0) for h in states] if states is not None else None
+        if states is None:
+            states = [input.new_zeros(input.size(0), self.hidden_size)] * cell.states
+        _check(self, input, states)
+        weights = [self.weight_ih, self.weight_hh]
+        if self.bias_ih is not None:
+            weights += [self.bias_ih, self.bias_hh]
+        return input, states, weights
+
+    def forward(self, input: Tensor, hx=None):
+        """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
+        cell = CELLS[self._mode()]
+        data, states, weights = self._prepare(input, hx)
+        if torch.is_autocast_enabled(data.device.type):
+            data, states, weights = autocast(cell.step, data, states, weights)
+            with torch.autocast(data.device.type, enabled=False):
+                after = _step(cell, data, states, weights)
+        else:
+            after = _step(cell, data, states, weights)
+        if input.dim() == 1:
+            after = [h.squeeze(0) for h in after]
+        return tuple(after) if cell.states > 1 else after[0]
+
+
+def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    check_same(input, states, "hidden")
+    check_same(input, weights, "parameter")
+    data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
+    call = describe(cell, data, None, hx, weights)
+    backend = _dispatch.choose(call)
+    if backend == "aten":
+        result = _ATEN[cell.mode](input, states if cell.states > 1 else states[0], *weights)
+        return list(result) if cell.states > 1 else [result]
+    if call.transformed:
+        _, final = scan(cell.index, data, None, hx, weights)
+    else:
+        _, final = layer(backend, cell.index, data, None, hx, weights)
+    return [h.squeeze(0) for h in final]
+
+
+class LSTMCell(_Step, nn.LSTMCell):
+    r"""Drop-in for :class:`torch.nn.LSTMCell`: one step of :class:`fastrnn.LSTM`.
+
+    Input (B, I) or (I,), states ``(h, c)`` (B, H) or (H,); returns ``(h', c')``. Parameters, types and errors are
+    torch's; float64, float32, bfloat16 and float16. Source: ``torch.nn.LSTMCell``.
+    """
+
+    def _mode(self) -> str:
+        return "LSTM"
+
+
+class GRUCell(_Step, nn.GRUCell):
+    r"""Drop-in for :class:`torch.nn.GRUCell`: one step of :class:`fastrnn.GRU`.
+
+    Input (B, I) or (I,), state ``h`` (B, H) or (H,); returns ``h'``. Parameters, types and errors are torch's;
+    float64, float32, bfloat16 and float16. Source: ``torch.nn.GRUCell``.
+    """
+
+    def _mode(self) -> str:
+        return "GRU"
+
+
+class RNNCell(_Step, nn.RNNCell):
+    r"""Drop-in for :class:`torch.nn.RNNCell`: one step of :class:`fastrnn.RNN`.
+
+    Input (B, I) or (I,), state ``h`` (B, H) or (H,); returns ``h'``. Parameters, types and errors are torch's, an
+    unknown ``nonlinearity`` included, which torch reports at the first forward. Source: ``torch.nn.RNNCell``.
+    """
+
+    def _mode(self) -> str:
+        for mode, cell in CELLS.items():
+            if cell.step == "RNNCell" and cell.nonlinearity == self.nonlinearity:
+                return mode
+        raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+
+
+def explain_cell(module: _Step, input: Tensor, hx=None) -> _dispatch.Explanation:
+    """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
+    cell = CELLS[module._mode()]
+    data, states, weights = autocast(cell.step, *module._prepare(input, hx))
+    hx = [h.unsqueeze(0) for h in states]
+    return _dispatch.explanation(describe(cell, data.unsqueeze(0), None, hx, weights))

@@ -1,0 +1,165 @@
+"""Swapping the recurrent modules of an existing model for fastrnn's, and back.
+
+A module is converted in place, by changing its class: fastrnn's classes hold exactly what torch's hold, so parameters,
+hooks, the training flag, references from elsewhere (tied weights, optimizers, a second parent) all stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from . import cells, modules
+
+_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: modules.LSTM,
+    nn.GRU: modules.GRU,
+    nn.RNN: modules.RNN,
+}
+_CELLS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTMCell: cells.LSTMCell,
+    nn.GRUCell: cells.GRUCell,
+    nn.RNNCell: cells.RNNCell,
+}
+_ALL = {**_LAYERS, **_CELLS}
+_BACK = {ours: torchs for torchs, ours in _ALL.items()}
+
+
+@dataclass
+class ConversionReport:
+    """What :func:`convert_` and :func:`revert_` did: names of the modules changed, and of those left alone with the
+    reason. The root module itself has the name ``""``."""
+
+    converted: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"changed: {', '.join(name or '(root)' for name in self.converted) or 'nothing'}"]
+        lines += [f"skipped {name or '(root)'}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def _obstacle(module: nn.Module) -> str | None:
+    """Why a recurrent module must be left as it is, or None."""
+    kind = type(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted: TorchScript compiled torch's forward into it"
+    if kind in _ALL:
+        return None
+    if parametrize.is_parametrized(module):
+        return "parametrized: torch has put a class of its own in the place of the module's"
+    if any(base.__name__ == "FSDPModule" for base in kind.__mro__):
+        return "wrapped by FSDP: convert before fully_shard"
+    return f"a subclass ({kind.__module__}.{kind.__qualname__}) may depend on torch's forward"
+
+
+def _is_recurrent(module: nn.Module, cells_too: bool) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        name = getattr(module, "original_name", "")
+        return name in {cls.__name__ for cls in (_ALL if cells_too else _LAYERS)}
+    return isinstance(module, tuple(_ALL) if cells_too else tuple(_LAYERS))
+
+
+def convert_(
+    model: nn.Module,
+    filter_fn: Callable[[str, nn.Module], bool] | None = None,
+    cells: bool = True,
+) -> ConversionReport:
+    """Turns every ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` (and cell) in ``model`` into fastrnn's, in place.
+
+    Args:
+        model: any module; it may itself be a recurrent one.
+        filter_fn: called with the qualified name and the module; False leaves the module as it is.
+        cells: whether to convert ``LSTMCell``, ``GRUCell`` and ``RNNCell`` too.
+
+    Returns:
+        A :class:`ConversionReport`. Exact types only: subclasses, parametrized, FSDP-wrapped and scripted modules are
+        left alone and listed with the reason. Modules that are fastrnn's already are passed over.
+
+    The Parameter objects stay the same, so an optimizer built before goes on working. A UserWarning says when nothing
+    in the model matched.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+    """
+    _require_module("convert_", model)
+    report, ours = ConversionReport(), 0
+    for name, module in model.named_modules():
+        if type(module) in _BACK:
+            ours += 1
+        if type(module) in _BACK or not _is_recurrent(module, cells):
+            continue
+        if filter_fn is not None and not filter_fn(name, module):
+            report.skipped[name] = "refused by filter_fn"
+            continue
+        reason = _obstacle(module)
+        if reason is None:
+            module.__class__ = _ALL[type(module)]
+            report.converted.append(name)
+        else:
+            report.skipped[name] = reason
+    if not report.converted and not ours:
+        warnings.warn(f"fastrnn.convert: nothing to convert in {type(model).__name__} ({report})", stacklevel=2)
+    return report
+
+
+def convert(
+    model: nn.Module,
+    filter_fn: Callable[[str, nn.Module], bool] | None = None,
+    cells: bool = True,
+) -> nn.Module:
+    """Returns a deep copy of ``model`` with its recurrent modules converted; see :func:`convert_`."""
+    _require_module("convert", model)
+    model = copy.deepcopy(model)
+    convert_(model, filter_fn, cells)
+    return model
+
+
+def revert_(model: nn.Module) -> ConversionReport:
+    """Turns fastrnn's modules in ``model`` back into torch's, in place, wherever they came from.
+
+    Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed.
+    """
+    _require_module("revert_", model)
+    report = ConversionReport()
+    for name, module in model.named_modules():
+        if type(module) in _BACK:
+            module.__class__ = _BACK[type(module)]
+            report.converted.append(name)
+        elif isinstance(module, tuple(_BACK)):
+            kind = type(module)
+            report.skipped[name] = f"a subclass ({kind.__module__}.{kind.__qualname__}) of fastrnn's module"
+    return report
+
+
+@contextlib.contextmanager
+def patch_torch(cells: bool = True) -> Iterator[None]:
+    """Within the ``with`` block ``torch.nn.LSTM``, ``GRU``, ``RNN`` (and the cells) name fastrnn's classes.
+
+    For code that builds its model itself: models built inside the block hold fastrnn's modules and keep them.
+    Process-wide while it lasts, so not for use around code that runs in other threads. Names imported before
+    (``from torch.nn import LSTM``) are not reached; use :func:`convert_` on the finished model then.
+    """
+    namespaces = (nn, nn.modules, nn.modules.rnn)
+    swapped = _ALL if cells else _LAYERS
+    before = [(space, cls.__name__, getattr(space, cls.__name__)) for space in namespaces for cls in swapped]
+    try:
+        for space in namespaces:
+            for torchs, ours in swapped.items():
+                setattr(space, torchs.__name__, ours)
+        yield
+    finally:
+        for space, name, value in before:
+            setattr(space, name, value)
+
+
+def _require_module(function: str, model) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fastrnn.{function}: expected a torch.nn.Module, got {type(model).__name__}")

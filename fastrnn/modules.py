@@ -1,0 +1,233 @@
+"""Drop-in layers: ``fastrnn.LSTM``, ``GRU`` and ``RNN`` are the classes of ``torch.nn`` with another forward.
+
+They inherit everything else (parameters and their initialisation, state_dict, pickling, ``flatten_parameters``), so a
+model, a checkpoint or an optimizer cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from . import _dispatch
+from .functional import autocast, describe, run
+from .registry import CELLS
+
+
+def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -> None:
+    """torch's ``check_input``, against the weight as it is now rather than as it was cached."""
+    if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+        )
+    if input.dim() != dims:
+        raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
+    if input.size(-1) != module.input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {module.input_size}, got {input.size(-1)}"
+        )
+
+
+def _check_state_dims(hx: list[Tensor], batched: bool) -> None:
+    dims = 3 if batched else 2
+    if all(h.dim() == dims for h in hx):
+        return
+    case = "batched 3-D" if batched else "unbatched 2-D"
+    got = [f"{h.dim()}-D" for h in hx]
+    if len(hx) == 2:
+        message = f"For {case} input, hx and cx should also be {dims}-D but got ({got[0]}, {got[1]}) tensors"
+    else:
+        message = f"For {case} input, hx should also be {dims}-D but got {got[0]} tensor"
+    raise RuntimeError(message)
+
+
+def _as_states(module: nn.RNNBase, hx) -> list[Tensor]:
+    """``hx`` as a list of the cell's states."""
+    states = CELLS[module.mode].states
+    if states == 1:
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"{module.__class__.__name__}: expected hx to be a tensor, got {type(hx).__name__}")
+        return [hx]
+    if isinstance(hx, Tensor) or len(hx) != states:
+        raise RuntimeError("lstm expects two hidden states")
+    return list(hx)
+
+
+class _Layer(nn.RNNBase):
+    """The forward that the drop-in layers share."""
+
+    def _weights(self) -> list[Tensor]:
+        # Read anew at every forward: parametrizations, functional_call, FSDP and plain assignment replace them.
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    def _prepare(self, input, hx):
+        """Checks a forward's arguments and brings them into the form of :func:`fastrnn.functional.run`.
+
+        Returns the time-major input, the states, the weights and the batch sizes.
+        """
+        name = CELLS[self.mode].layer
+        weights = self._weights()
+        if isinstance(input, PackedSequence):
+            data, batch_sizes, sorted_indices, _ = input
+            _check_input(self, data, weights[0], 2)
+            batch, batched = int(batch_sizes[0]), True
+        else:
+            data, batch_sizes, sorted_indices = input, None, None
+            if data.dim() not in (2, 3):
+                tensor = " tensor" if name == "RNN" else ""
+                raise ValueError(f"{name}: Expected input to be 2D or 3D, got {data.dim()}D{tensor} instead")
+            batched = data.dim() == 3
+            if not batched:
+                data = data.unsqueeze(1)
+            elif self.batch_first:
+                data = data.transpose(0, 1)
+            batch = data.size(1)
+
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        width = self.proj_size or self.hidden_size
+        if hx is None:
+            _check_input(self, data, weights[0], data.dim())
+            widths = [width, self.hidden_size][: CELLS[self.mode].states]
+            return data, [data.new_zeros(rows, batch, w) for w in widths], weights, batch_sizes
+        hx = _as_states(self, hx)
+        if batch_sizes is None:
+            _check_state_dims(hx, batched)
+        _check_input(self, data, weights[0], data.dim())
+        if not batched:
+            hx = [h.unsqueeze(1) for h in hx]
+        for index, state in enumerate(hx):
+            expected = (rows, batch, width if index == 0 else self.hidden_size)
+            which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
+            self.check_hidden_size(state, expected, f"Expected {which} size {{}}, got {{}}")
+        if sorted_indices is not None:
+            hx = [h.index_select(1, sorted_indices) for h in hx]
+        return data, hx, weights, batch_sizes
+
+    def forward(self, input, hx=None):
+        """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
+        cell = CELLS[self.mode]
+        data, states, weights, batch_sizes = self._prepare(input, hx)
+        if torch.is_autocast_enabled(data.device.type):
+            data, states, weights = autocast(cell.layer, data, states, weights)
+            with torch.autocast(data.device.type, enabled=False):
+                output, hn = self._run(cell, data, states, weights, batch_sizes)
+        else:
+            output, hn = self._run(cell, data, states, weights, batch_sizes)
+
+        if batch_sizes is not None:
+            if input.unsorted_indices is not None:
+                hn = [h.index_select(1, input.unsorted_indices) for h in hn]
+            output = PackedSequence(output, batch_sizes, input.sorted_indices, input.unsorted_indices)
+        elif input.dim() == 2:
+            output, hn = output.squeeze(1), [h.squeeze(1) for h in hn]
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        return output, (tuple(hn) if cell.states > 1 else hn[0])
+
+    def _run(self, cell, data, states, weights, batch_sizes):
+        return run(
+            cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes
+        )
+
+
+class LSTM(_Layer, nn.LSTM):
+    r"""Drop-in for :class:`torch.nn.LSTM` on fastrnn's kernels.
+
+    i, f, o = sigmoid(W x_t + b + U h + b'), g = tanh(W x_t + b + U h + b'), c' = f c + i g, h' = o tanh(c');
+    with ``proj_size`` P > 0 then h' = W_hr h'.
+
+    Constructor, parameters (bit-identical for the same seed), attributes, state_dict, inputs, outputs and errors are
+    torch's. Input (T, B, I), (B, T, I) with ``batch_first``, (T, I), or a PackedSequence; states (layers * D, B, P or
+    H) and (layers * D, B, H). float64, float32, bfloat16 and float16 on any device; 16-bit types accumulate and keep
+    c in float32. ``fastrnn.explain(module, input)`` says which backend computes it.
+
+    Source: ``torch.nn.LSTM``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        nn.LSTM.__init__(
+            self, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+
+
+class GRU(_Layer, nn.GRU):
+    r"""Drop-in for :class:`torch.nn.GRU` on fastrnn's kernels.
+
+    r, z = sigmoid(W x_t + b + U h + b'), n = tanh(W_n x_t + b_n + r (U_n h + b'_n)), h' = n + z (h - n).
+
+    Everything said of :class:`LSTM` holds, with one state (layers * D, B, H) and no projection: ``proj_size`` is a
+    ValueError.
+
+    Source: ``torch.nn.GRU``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device=None,
+        dtype=None,
+        **unsupported,
+    ) -> None:
+        nn.GRU.__init__(
+            self, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype, **unsupported,
+        )  # fmt: skip
+
+
+class RNN(_Layer, nn.RNN):
+    r"""Drop-in for :class:`torch.nn.RNN` on fastrnn's kernels.
+
+    h' = act(W x_t + b + U h + b') with ``nonlinearity`` ``"tanh"`` or ``"relu"``, the fourth positional argument as in
+    torch. Everything said of :class:`LSTM` holds, with one state (layers * D, B, H) and no projection.
+
+    Source: ``torch.nn.RNN``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device=None,
+        dtype=None,
+        **unsupported,
+    ) -> None:
+        nn.RNN.__init__(
+            self, input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype, **unsupported,
+        )  # fmt: skip
+
+
+def explain_layer(module: _Layer, input, hx=None) -> _dispatch.Explanation:
+    """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
+    cell = CELLS[module.mode]
+    data, states, weights, batch_sizes = module._prepare(input, hx)
+    data, states, weights = autocast(cell.layer, data, states, weights)
+    directions = 2 if module.bidirectional else 1
+    return _dispatch.explanation(describe(cell, data, batch_sizes, states, weights, module.num_layers, directions))

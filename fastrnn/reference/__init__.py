@@ -1,0 +1,20 @@
+"""The recurrent layers in plain PyTorch: the fallback, the path of second derivatives, and the oracle of the tests.
+
+One layer over one whole sequence, all its directions, per call. Letters: T time, B batch, I input, H hidden, G gates,
+D directions, P projection, R = P or H the width of h, N = T * B (or the sum of ``batch_sizes``) rows.
+
+* :func:`layer_forward` and :func:`layer_backward` are the fast pair: gates are computed in place in the buffer of the
+  input product, only the recurrent product and a few pointwise operations stay inside the time loop, and backward
+  first folds everything that does not depend on the recurrence into coefficients of the whole sequence.
+* :func:`scan` computes the same function with ordinary differentiable operations, so that derivatives of any order and
+  ``torch.func`` transforms go through it.
+
+The maths is written here independently of ``csrc/cells``. 16-bit inputs are computed in float32 and rounded once, at
+the end.
+"""
+
+from .layer import layer_backward, layer_forward
+from .rows import split_weights
+from .scan import scan
+
+__all__ = ["layer_backward", "layer_forward", "scan", "split_weights"]

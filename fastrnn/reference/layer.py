@@ -1,0 +1,163 @@
+"""The fast pair: one layer over one sequence, forward and backward, outside autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..registry import CELLS
+from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
+from .steps import BACKWARD, FORWARD, GATE_ORDER
+
+MODES = tuple(CELLS)
+
+
+def _reordered(weights: Direction, mode: str) -> Direction:
+    """The weights with their gates in the order the cell's forward wants."""
+    order = GATE_ORDER.get(mode)
+    if order is None:
+        return weights
+    stacked = weights[:4]
+    gates = [None if w is None else torch.cat([w.chunk(len(order))[i] for i in order]) for w in stacked]
+    return Direction(*gates, weights.w_hr)
+
+
+def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | None) -> Tensor:
+    """The input product of all steps, with every bias that may be added outside the time loop."""
+    product = torch.mm(data, weights.w_ih.t(), out=out)
+    if weights.b_ih is None:
+        return product
+    hidden_bias = weights.b_hh
+    if mode == "GRU":  # the hidden bias of n belongs inside the reset product
+        hidden_bias = hidden_bias.clone()
+        hidden_bias[hidden_bias.size(0) // 3 * 2 :] = 0
+    return product.add_(weights.b_ih + hidden_bias)
+
+
+def layer_forward(
+    cell: int,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    save: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Runs one layer over a sequence, without recording anything for autograd.
+
+    Args:
+        cell: number of the cell (``registry.Cell.index``).
+        x: (T, B, I), or (N, I) with ``batch_sizes``.
+        batch_sizes: None, or an int64 CPU tensor (T,) of rows per step, not increasing.
+        hx: initial states, (D, B, R) and, for an LSTM, (D, B, H).
+        weights: flat list in torch's order, see :func:`split_weights`.
+        save: whether to keep what :func:`layer_backward` needs.
+
+    Returns:
+        The output (T, B, D*R) or (N, D*R), the final states shaped like ``hx``, and the saved tensors.
+    """
+    dtype, mode = x.dtype, MODES[cell]
+    (x, *hx), weights = upcast([x, *hx]), upcast(weights)
+    counts = row_counts(x, batch_sizes)
+    directions, _, width = hx[0].shape
+    data = x.reshape(-1, x.size(-1))
+    output = data.new_empty(data.size(0), directions * width)
+    finals = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in hx]
+    saved: list[Tensor] = []
+
+    for d, group in enumerate(split_weights(weights, directions)):
+        group = _reordered(group, mode)
+        columns = output[:, d * width : (d + 1) * width]
+        gates = _input_product(data, group, mode, out=columns if CELLS[mode].gates == 1 else None)
+        run = FORWARD[mode](gates, group, columns.split(counts), counts, save)
+        order = walk(len(counts), reverse=d == 1)
+        initial, final = [s[d] for s in hx], [s[d] for s in finals]
+        state = tuple(s[: counts[order[0]]] for s in initial)
+        for t in order:
+            if state[0].size(0) != counts[t]:
+                state = tuple(resized(s, counts[t], *ends) for s, *ends in zip(state, initial, final))
+            state = run.step(t, state)
+        for end, value in zip(final, state):
+            end[: value.size(0)] = value
+        saved += run.saved
+
+    output = output.view(*x.shape[:-1], directions * width)
+    return output.to(dtype), [state.to(dtype) for state in finals], saved
+
+
+def _recurrence_backward(run, grad_output: Tensor, grad_final, grad_initial, counts: list[int], order: range) -> None:
+    """Walks one direction from its last step to its first; fills ``run``'s gradient buffers and ``grad_initial``."""
+    grad_rows = grad_output.split(counts)
+    grads = tuple(g[: counts[order[0]]] for g in grad_final)
+    grads = (grads[0] + grad_rows[order[0]], *grads[1:])
+    for t, following in zip(order, [*order[1:], None]):
+        fused = following is not None and counts[following] == counts[t]
+        grads = run.step(t, grads, grad_rows[following] if fused else None)
+        if following is not None and not fused:
+            grads = tuple(resized(g, counts[following], *ends) for g, *ends in zip(grads, grad_final, grad_initial))
+            grads = (grads[0] + grad_rows[following], *grads[1:])
+    for end, value in zip(grad_initial, grads):
+        end[: value.size(0)] = value
+
+
+def layer_backward(
+    cell: int,
+    grad_output: Tensor,
+    grad_hn: Sequence[Tensor],
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    output: Tensor,
+    saved: Sequence[Tensor],
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor] | None, list[Tensor] | None]:
+    """Gradients of :func:`layer_forward`; nothing that is passed in is written.
+
+    Args:
+        grad_output, grad_hn: gradients of the output and of the final states.
+        output, saved: what forward returned; the rest is what it was given.
+        needs: which of the gradients of ``x``, ``hx`` and ``weights`` are wanted.
+
+    Returns:
+        The gradients of ``x``, ``hx`` and ``weights``, None for those not asked for.
+    """
+    dtype, mode = x.dtype, MODES[cell]
+    x, output, grad_output, *hx = upcast([x, output, grad_output, *hx])
+    weights, grad_hn = upcast(weights), upcast(grad_hn)
+    counts = row_counts(x, batch_sizes)
+    directions, _, width = hx[0].shape
+    data, output, grad_output = (t.reshape(-1, t.size(-1)) for t in (x, output, grad_output))
+    grad_hx = [torch.empty_like(g, memory_format=torch.contiguous_format) for g in grad_hn]
+    grad_data: Tensor | None = None
+    grad_weights: list[Tensor] = []
+    per_direction = len(saved) // directions
+
+    for d, group in enumerate(split_weights(weights, directions)):
+        reverse = d == 1
+        columns = slice(d * width, (d + 1) * width)
+        initial = [s[d] for s in hx]
+        kept = saved[d * per_direction : (d + 1) * per_direction]
+        run = BACKWARD[mode](kept, output[:, columns], initial, group, counts, reverse)
+        order = walk(len(counts), not reverse)
+        _recurrence_backward(
+            run, grad_output[:, columns], [g[d] for g in grad_hn], [g[d] for g in grad_hx], counts, order
+        )
+        grad_input, grad_hidden = run.grad_input(), run.grad_hidden
+        if needs[0]:
+            product = grad_input @ group.w_ih
+            grad_data = product if grad_data is None else grad_data.add_(product)
+        if needs[2]:
+            h_before = previous(output[:, columns], initial[0], counts, reverse)
+            grad_weights += [grad_input.t() @ data, grad_hidden.t() @ h_before]
+            if group.b_ih is not None:
+                grad_weights += [grad_input.sum(0), grad_hidden.sum(0)]
+            if group.w_hr is not None:
+                grad_weights.append(run.grad_projection())
+
+    return (
+        grad_data.view(x.shape).to(dtype) if needs[0] else None,
+        [g.to(dtype) for g in grad_hx] if needs[1] else None,
+        [g.to(dtype) for g in grad_weights] if needs[2] else None,
+    )

@@ -1,0 +1,79 @@
+"""What the cells share: the weights of a direction by name, and the bookkeeping of sequences of unequal length.
+
+Packed sequences are sorted by length, so walking forward in time only ever loses rows and walking backward only ever
+gains them. Steps are views into one (N, ...) buffer; a padded batch is the case in which all steps have B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Direction(NamedTuple):
+    """The weights of one direction of a layer. Biases and the projection may be absent."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    w_hr: Tensor | None
+
+
+def split_weights(weights: Sequence[Tensor], directions: int) -> list[Direction]:
+    """Groups a layer's flat weight list by direction.
+
+    Per direction the list holds, in torch's order, ``w_ih, w_hh``, then ``b_ih, b_hh`` if there are biases, then
+    ``w_hr`` if the layer is projected.
+    """
+    count = len(weights) // directions
+    groups = []
+    for d in range(directions):
+        w_ih, w_hh, *rest = weights[d * count : (d + 1) * count]
+        b_ih, b_hh = rest[:2] if len(rest) >= 2 else (None, None)
+        w_hr = rest[-1] if len(rest) % 2 else None
+        groups.append(Direction(w_ih, w_hh, b_ih, b_hh, w_hr))
+    return groups
+
+
+def row_counts(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
+    """How many rows every step has."""
+    return [x.size(1)] * x.size(0) if batch_sizes is None else batch_sizes.tolist()
+
+
+def walk(steps: int, reverse: bool) -> range:
+    """The order in which a direction visits the steps."""
+    return range(steps - 1, -1, -1) if reverse else range(steps)
+
+
+def upcast(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """16-bit tensors as float32, others as they are."""
+    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+
+
+def resized(state: Tensor, rows: int, waiting: Tensor, finished: Tensor | None = None) -> Tensor:
+    """``state`` with as many rows as the next step has.
+
+    Rows that drop out leave their value in ``finished``; rows that come in take theirs from ``waiting``.
+    """
+    have = state.size(0)
+    if rows < have:
+        if finished is not None:
+            finished[rows:have] = state[rows:]
+        return state[:rows]
+    if rows > have:
+        return torch.cat([state, waiting[have:rows]])
+    return state
+
+
+def previous(sequence: Tensor, initial: Tensor, counts: Sequence[int], reverse: bool) -> Tensor:
+    """For every row of ``sequence`` the state its step started from, as one tensor shaped like it."""
+    rows = sequence.split(counts)
+    order = walk(len(counts), reverse)
+    pieces = [initial[: counts[order[0]]]]
+    pieces += [resized(rows[before], counts[t], initial) for before, t in pairwise(order)]
+    return torch.cat(pieces[::-1] if reverse else pieces)

@@ -1,0 +1,212 @@
+"""One time step of every cell, forward and backward, on preallocated whole-sequence buffers.
+
+Forward: ``Forward(gates, weights, out, counts, save)`` binds the buffers of one direction. ``gates`` (N, G*H) holds the
+input product and is turned into the activated gates; ``out`` are the step-wise views of the layer's output columns.
+``step(t, state)`` returns the next state and ``saved`` is what backward needs.
+
+Backward: ``Backward(saved, out, initial, weights, counts, reverse)`` folds what it can into coefficients of the whole
+sequence. ``step(t, grad_state, addend)`` turns the gradient of the state after step t into that of the state before
+it, recurrent product included; ``addend``, if given, is added to the gradient of h on the way. Afterwards
+``grad_hidden`` (N, G*H) holds the gradients of the hidden product, ``grad_input()`` those of the input product and
+``grad_projection()`` that of ``w_hr``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .rows import Direction, previous
+
+State = tuple[Tensor, ...]
+# grad * y (1 - y) and grad * (1 - y * y) in one pass each.
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+relu_backward = torch.ops.aten.threshold_backward.grad_input
+
+# The order in which a forward wants the gates of its weights, where it is not torch's.
+GATE_ORDER = {"LSTM": (0, 1, 3, 2)}
+
+
+def _product(addend: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b) if addend is None else torch.addmm(addend, a, b)
+
+
+class LSTMForward:
+    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'), then projected if there is a ``w_hr``.
+
+    The gates stand in the order i f o g here (see ``GATE_ORDER``), so that one sigmoid serves three of them.
+    """
+
+    def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
+        hidden = gates.size(1) // 4
+        cells = gates.new_empty(gates.size(0), hidden) if save else None
+        self.saved = [gates, cells] if save else []
+        self.cells = cells.split(counts) if save else [None] * len(counts)
+        self.recurrent = weights.w_hh.t()
+        self.projection = None if weights.w_hr is None else weights.w_hr.t()
+        self.out = out
+        self.gates = gates.split(counts)
+        self.sigmoids = gates[:, : 3 * hidden].split(counts)
+        self.i, self.f, self.o, self.g = (gate.split(counts) for gate in gates.split(hidden, 1))
+
+    def step(self, t: int, state: State) -> State:
+        h, c = state
+        self.gates[t].addmm_(h, self.recurrent)
+        self.sigmoids[t].sigmoid_()
+        c = torch.mul(c, self.f[t], out=self.cells[t]).addcmul_(self.i[t], self.g[t].tanh_())
+        if self.projection is None:
+            return torch.mul(c.tanh(), self.o[t], out=self.out[t]), c
+        return torch.mm(c.tanh().mul_(self.o[t]), self.projection, out=self.out[t]), c
+
+
+class LSTMBackward:
+    """Gradients of i, f and g are dc times a factor, that of o is dh times one. Gates stand in the order i f g o."""
+
+    def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
+        gates, cells = saved
+        hidden = cells.size(1)
+        i, f, o, g = gates.split(hidden, 1)
+        tanh_c = cells.tanh()
+        h = o * tanh_c
+        factors = torch.empty_like(gates)
+        for_i, for_f, for_g, for_o = factors.split(hidden, 1)
+        sigmoid_backward(g, i, grad_input=for_i)
+        sigmoid_backward(previous(cells, initial[1], counts, reverse), f, grad_input=for_f)
+        tanh_backward(i, g, grad_input=for_g)
+        torch.addcmul(h, h, o, value=-1, out=for_o)
+        self.slope = torch.addcmul(o, h, tanh_c, value=-1).split(counts)
+        self.f = f.split(counts)
+        self.w_hh, self.w_hr = weights.w_hh, weights.w_hr
+        self.grad_hidden = torch.empty_like(gates)
+        self.grad_rows = self.grad_hidden.split(counts)
+        self.for_ifg, self.grad_ifg = (
+            buffer[:, : 3 * hidden].unflatten(1, (3, hidden)).split(counts) for buffer in (factors, self.grad_hidden)
+        )
+        self.for_o, self.grad_o = for_o.split(counts), self.grad_hidden[:, 3 * hidden :].split(counts)
+        if self.w_hr is not None:
+            self.unprojected = h
+            self.grad_h = cells.new_empty(cells.size(0), self.w_hr.size(0))
+            self.grad_h_rows = self.grad_h.split(counts)
+
+    def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
+        dh, dc = grad_state
+        if self.w_hr is not None:
+            self.grad_h_rows[t].copy_(dh)
+            dh = torch.mm(dh, self.w_hr)
+        dc = torch.addcmul(dc, dh, self.slope[t])
+        torch.mul(dh, self.for_o[t], out=self.grad_o[t])
+        torch.mul(dc.unsqueeze(1), self.for_ifg[t], out=self.grad_ifg[t])
+        return _product(addend, self.grad_rows[t], self.w_hh), dc.mul_(self.f[t])
+
+    def grad_input(self) -> Tensor:
+        return self.grad_hidden
+
+    def grad_projection(self) -> Tensor:
+        return self.grad_h.t() @ self.unprojected
+
+
+class GRUForward:
+    """r, z = sigmoid; n = tanh(x + r h); h' = n + z (h - n), the reset applied after the hidden product."""
+
+    def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
+        hidden = gates.size(1) // 3
+        hidden_n = gates.new_empty(gates.size(0), hidden) if save else None
+        self.saved = [gates, hidden_n] if save else []
+        self.hidden_n = hidden_n.split(counts) if save else [None] * len(counts)
+        self.w_rz, self.w_n = weights.w_hh.t().split([2 * hidden, hidden], 1)
+        self.b_n = None if weights.b_hh is None else weights.b_hh[2 * hidden :]
+        self.out = out
+        self.r_and_z = gates[:, : 2 * hidden].split(counts)
+        self.r, self.z, self.n = (gate.split(counts) for gate in gates.split(hidden, 1))
+
+    def step(self, t: int, state: State) -> State:
+        (h,) = state
+        self.r_and_z[t].addmm_(h, self.w_rz).sigmoid_()
+        if self.b_n is None:
+            hidden_n = torch.mm(h, self.w_n, out=self.hidden_n[t])
+        else:
+            hidden_n = torch.addmm(self.b_n, h, self.w_n, out=self.hidden_n[t])
+        n = self.n[t].addcmul_(self.r[t], hidden_n).tanh_()
+        return (torch.lerp(n, h, self.z[t], out=self.out[t]),)
+
+
+class GRUBackward:
+    """Every gate gradient is dh times a factor. The buffers hold four a unit: the input's n, then the hidden r z n."""
+
+    def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
+        gates, hidden_n = saved
+        rows, hidden = hidden_n.shape
+        r, z, n = gates.split(hidden, 1)
+        factors = gates.new_empty(rows, 4 * hidden)
+        for_n, for_r, for_z, for_hidden_n = factors.split(hidden, 1)
+        tanh_backward(1 - z, n, grad_input=for_n)
+        sigmoid_backward(for_n * hidden_n, r, grad_input=for_r)
+        sigmoid_backward(previous(out, initial[0], counts, reverse).sub_(n), z, grad_input=for_z)
+        torch.mul(for_n, r, out=for_hidden_n)
+        self.factors = factors.unflatten(1, (4, hidden)).split(counts)
+        self.z, self.w_hh = z.split(counts), weights.w_hh
+        self.grads = torch.empty_like(factors)
+        self.grad_gates = self.grads.unflatten(1, (4, hidden)).split(counts)
+        self.grad_hidden = self.grads[:, hidden:]
+        self.grad_rows = self.grad_hidden.split(counts)
+
+    def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
+        (dh,) = grad_state
+        torch.mul(dh.unsqueeze(1), self.factors[t], out=self.grad_gates[t])
+        direct = dh * self.z[t] if addend is None else torch.addcmul(addend, dh, self.z[t])
+        return (direct.addmm_(self.grad_rows[t], self.w_hh),)
+
+    def grad_input(self) -> Tensor:
+        n, r, z, _ = self.grads.chunk(4, 1)
+        return torch.cat([r, z, n], 1)
+
+
+class TanhForward:
+    """h' = tanh(x + h), in the place of x: the gates are the output."""
+
+    def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
+        self.saved: list[Tensor] = []
+        self.recurrent = weights.w_hh.t()
+        self.out = out
+
+    def step(self, t: int, state: State) -> State:
+        return (self.out[t].addmm_(state[0], self.recurrent).tanh_(),)
+
+
+class ReluForward(TanhForward):
+    """h' = relu(x + h)."""
+
+    def step(self, t: int, state: State) -> State:
+        return (self.out[t].addmm_(state[0], self.recurrent).relu_(),)
+
+
+class TanhBackward:
+    """The gradient of the one gate is dh times the slope at the output."""
+
+    def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
+        self.out = out.split(counts)
+        self.w_hh = weights.w_hh
+        self.grad_hidden = torch.empty_like(out, memory_format=torch.contiguous_format)
+        self.grad_rows = self.grad_hidden.split(counts)
+
+    def through_activation(self, t: int, dh: Tensor) -> Tensor:
+        return tanh_backward(dh, self.out[t], grad_input=self.grad_rows[t])
+
+    def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
+        return (_product(addend, self.through_activation(t, grad_state[0]), self.w_hh),)
+
+    def grad_input(self) -> Tensor:
+        return self.grad_hidden
+
+
+class ReluBackward(TanhBackward):
+    """relu has slope 1 where its output is positive and 0 elsewhere."""
+
+    def through_activation(self, t: int, dh: Tensor) -> Tensor:
+        return relu_backward(dh, self.out[t], 0, grad_input=self.grad_rows[t])
+
+
+# By mode; RNN cells compute inside the output, so their input product is written there.
+FORWARD = {"LSTM": LSTMForward, "GRU": GRUForward, "RNN_TANH": TanhForward, "RNN_RELU": ReluForward}
+BACKWARD = {"LSTM": LSTMBackward, "GRU": GRUBackward, "RNN_TANH": TanhBackward, "RNN_RELU": ReluBackward}

@@ -1,0 +1,148 @@
+"""Builds the one extension, fastrnn._C, against the torch of this environment; pyproject.toml holds the metadata.
+
+What gets built is decided here and nowhere else: C++ and CUDA when torch has CUDA and nvcc is found, C++ only without
+either, nothing (the package is then pure Python) without a working compiler. fastrnn/_build_info.py, written beside the
+extension, keeps what was built against what and why anything was not: readable even when the extension no longer loads.
+Environment: FASTRNN_CUDA=0|1, FASTRNN_REQUIRE_EXT=1 (fail rather than fall back), TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import setuptools
+
+HOW = "pip install --no-build-isolation ."
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(f"fastrnn: setuptools {setuptools.__version__} is too old, type: pip install -U setuptools ninja && {HOW}")
+try:
+    import torch
+except ImportError:
+    sys.exit(f"fastrnn: compiled against the torch you use, and this build sees none: install torch, then type: {HOW}")
+
+WANTED = os.environ.get("FASTRNN_CUDA", "")
+STRICT = "1" in (WANTED, os.environ.get("FASTRNN_REQUIRE_EXT"))
+
+
+def output_of(*command):
+    try:
+        return subprocess.check_output(command, stderr=subprocess.STDOUT, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def find_compiler():
+    """(command, first line of its --version), or (None, why not)."""
+    for name in (names := [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]):
+        if version := output_of(*shlex.split(name), "--version"):
+            return name, version.splitlines()[0]
+    return None, f"no C++ compiler was found (tried {', '.join(names)})"
+
+
+def find_cuda():
+    """(root of the CUDA toolkit, None), or (None, why no CUDA kernels are built)."""
+    if torch.version.cuda is None:
+        return None, f"torch {torch.__version__} is a build without CUDA"
+    root = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = f"{root}/bin/nvcc" if root else shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    release = re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version"))
+    if release is None:
+        return None, f"nvcc was not found in {f'{root}/bin' if root else 'PATH or /usr/local/cuda/bin'}"
+    if release[1] != torch.version.cuda.split(".")[0]:
+        return None, f"nvcc is {release[1]}.{release[2]} and torch {torch.__version__} has CUDA {torch.version.cuda}"
+    # nvcc on PATH may be a wrapper or a link far from its toolkit; only nvcc itself knows where its headers are.
+    top = re.search(r"TOP=(.*)", output_of(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull))
+    return root or os.path.realpath(top[1].strip() if top else Path(nvcc).parents[1]), None
+
+
+def arch_list():
+    """The user's list, else the visible GPUs, else a short one that runs on everything since Ampere."""
+    gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}) or [(8, 0), (9, 0)]
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join("{}.{}".format(*gpu) for gpu in gpus) + "+PTX"
+
+
+if WANTED not in ("", "0", "1"):
+    sys.exit(f"fastrnn: FASTRNN_CUDA must be 0, 1 or unset, got {WANTED!r}")
+CXX, COMPILER = find_compiler()
+CUDA, WHY_NO_CUDA = (None, "it was built with FASTRNN_CUDA=0") if WANTED == "0" else find_cuda()
+if STRICT and CXX is None:
+    sys.exit(f"fastrnn: FASTRNN_REQUIRE_EXT or FASTRNN_CUDA asks for the extension, but {COMPILER}")
+if WANTED == "1" and CUDA is None:
+    sys.exit(f"fastrnn: FASTRNN_CUDA=1 asks for CUDA kernels, but {WHY_NO_CUDA}")
+if CXX:
+    os.environ["CXX"] = CXX  # one compiler to compile (torch's default: c++) and link (setuptools': what built Python)
+if CUDA:
+    os.environ.update(CUDA_HOME=CUDA, TORCH_CUDA_ARCH_LIST=arch_list())
+
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402  it reads CUDA_HOME
+
+
+def extension(cuda):
+    folders = ["bindings", "cpu", "cuda"] if cuda else ["bindings", "cpu"]
+    files = sorted(p for f in folders for p in Path("csrc", f).rglob("*") if p.suffix in (".cpp", ".cu"))
+    files = [str(p) for p in files if cuda or not p.name.startswith("cuda_")]
+    # No OpenMP library is linked: the symbols come from the one torch has loaded, a second would bring its own threads.
+    cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden"]
+    flags = {"cxx": cxx, "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]}
+    if not cuda:
+        return CppExtension("fastrnn._C", files, extra_compile_args=flags)
+    made = CUDAExtension("fastrnn._C", files, define_macros=[("FASTRNN_WITH_CUDA", None)], extra_compile_args=flags)
+    # For a toolkit without cuBLAS and its kin: torch's wheels bring their headers.
+    made.include_dirs += map(str, Path(torch.__file__).parents[1].glob("nvidia/cu*/include"))
+    return made
+
+
+@contextmanager
+def copied_to(log):
+    """What the compilers print also goes to `log`, because pip hides it when the build goes on without them."""
+    log.parent.mkdir(exist_ok=True)
+    tee, kept = subprocess.Popen(["tee", log], stdin=subprocess.PIPE), (os.dup(1), os.dup(2))
+    try:
+        yield [os.dup2(tee.stdin.fileno(), fd) for fd in (1, 2)]
+    finally:
+        os.dup2(kept[0], 1), os.dup2(kept[1], 2)
+        tee.communicate()
+
+
+class Build(BuildExtension):
+    def finalize_options(self):
+        super().finalize_options()  # the folder: kept between builds (pip's is not), never shared between two torches
+        self.build_temp = f"build/objects-{sys.implementation.cache_tag}-torch{torch.__version__}"
+
+    def run(self):
+        package = Path(self.get_ext_fullpath("fastrnn._C")).parent
+        for stale in package.glob("_C.*"):
+            stale.unlink()
+        why_no_cuda = self.failure(cuda=True) if CXX and CUDA else WHY_NO_CUDA or COMPILER
+        missing = COMPILER if CXX is None else self.failure(cuda=False) if why_no_cuda else None
+        facts = {"python": sys.implementation.cache_tag, "torch": torch.__version__, "compiler": COMPILER}
+        facts["cuda"], facts["cuda_archs"] = (None, None) if why_no_cuda else (torch.version.cuda, arch_list())
+        facts |= {"why_no_cuda": why_no_cuda, "why_no_extension": missing}
+        if missing:
+            self.extensions = []
+            print(f"fastrnn: installed as pure Python, which is slower: {missing}", file=sys.stderr)
+        package.mkdir(parents=True, exist_ok=True)
+        lines = ["# Written by setup.py; fastrnn/_ext.py reads it.", *(f"{k} = {v!r}" for k, v in facts.items())]
+        Path(package, "_build_info.py").write_text("\n".join(lines) + "\n")
+
+    def failure(self, cuda):
+        """Build it: None when that worked, else the compiler's first error."""
+        vars(self.extensions[0]).update(vars(extension(cuda)))
+        before, log = (self.compiler, self.inplace), Path(f"build/compile-{'cuda' if cuda else 'cpu'}.log").resolve()
+        try:
+            with copied_to(log):
+                return super().run()
+        except Exception as error:
+            if STRICT:
+                raise
+            self.compiler, self.inplace = before  # setuptools restores neither
+            errors = [line for line in log.read_text().splitlines() if re.search(r"\berror\b", line)] or [str(error)]
+            return f"the build failed with: {errors[0].strip()} (full text: {log})"
+
+
+setuptools.setup(ext_modules=[extension(cuda=False)], cmdclass={"build_ext": Build})

@@ -1,0 +1,348 @@
+"""The benchmark program: grids as promised, results that survive an interrupt, right sums, a true table."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fastrnn._bench import environment
+from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights
+from fastrnn._bench.gate import Error, deviation, errors, exact_results
+from fastrnn._bench.measure import Measurement, Refused, Setting, measure
+from fastrnn._bench.timing import Pace, Spread
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import cases
+import opponents
+import plot
+import results
+import run
+import summary
+import targets
+
+SETTING = Setting(pace=Pace(seconds=0.0, least=2, most=2))
+TINY = Case("LSTM", T=3, B=2, I=4, H=5)
+
+
+# --- grids -------------------------------------------------------------------------------------------------------
+
+
+def test_cpu_grid_has_every_cell_dtype_mode_and_shape():
+    grid = cases.GRIDS["cpu"]
+    assert len(grid) == len(set(grid)) == 3 * 2 * 2 * 9
+    assert {case.cell for case in grid} == {"LSTM", "GRU", "RNN"}
+    assert {case.dtype for case in grid} == {"float32", "bfloat16"}
+    assert Case("GRU", 35, 20, 650, 650, layers=2, dtype="bfloat16", mode="training") in grid
+    assert Case("RNN", 200, 16, 512, 512, directions=2) in grid
+    assert Case("LSTM", 1, 1, 256, 256) in grid
+
+
+def test_gpu_grids_span_the_axes_promised():
+    def axis(grid, letter):
+        return {getattr(case, letter) for case in cases.GRIDS[grid]}
+
+    assert axis("sizes", "T") == {50} and axis("sizes", "B") == {1, 16, 32, 64, 128} and axis("sizes", "I") == {64, 256}
+    assert axis("sizes", "H") == {128, 256, 512, 768, 1024, 1536, 2048}
+    assert axis("long", "H") == {768} and {2, 256} <= axis("long", "B") and axis("long", "T") == {256, 512, 1024, 2048}
+    assert axis("long", "dtype") == {"bfloat16"} and axis("cudnn-best", "dtype") == {"float16", "bfloat16"}
+    assert axis("odd", "H") == {72, 130, 152, 168, 192, 200, 321, 650, 1000}
+    assert axis("odd", "B") == {3, 6, 12, 45, 62} and axis("odd", "T") == {100, 2721}
+    assert {(c.T, c.B, c.H) for c in cases.GRIDS["rl"]} == {(128, 128, 256)} and "resets" in cases.NOTES["rl"]
+    assert {(c.T, c.B, c.H, c.layers, c.directions, c.packed) for c in cases.GRIDS["packed"]} == {
+        (500, 32, 512, 2, 2, True)
+    }
+    assert axis("decode", "T") == axis("decode", "B") == {1} and axis("decode", "mode") == {"forward"}
+
+
+def test_filter_keeps_matching_cases_and_refuses_unknown_fields():
+    kept = cases.select(cases.GRIDS["cpu"], "cell=GRU|RNN, dtype=float32,H=650")
+    assert {(case.cell, case.mode) for case in kept} == {
+        (c, m) for c in ("GRU", "RNN") for m in ("forward", "training")
+    }
+    assert cases.select(cases.GRIDS["packed"], "packed=True") == list(cases.GRIDS["packed"])
+    with pytest.raises(ValueError, match="FIELD one of cell, T, B"):
+        cases.select(cases.GRIDS["cpu"], "hidden=3")
+
+
+# --- results -----------------------------------------------------------------------------------------------------
+
+PLACE = dict.fromkeys(results.PLACE, "") | {"device": "Test CPU", "torch": "2.0", "fastrnn": "0.1", "commit": "abc"}
+
+
+def row_of(case, ratio=2.0, status="ok", backend="auto", extension="yes", **changes):
+    times = {"ours": Spread(1.0, 0.9, 1.1, 5), "other": Spread(ratio, 1.9, 2.1, 5)} if status == "ok" else {}
+    kept = {"ours_bytes": 50, "other_bytes": 100} if case.mode == "training" and status == "ok" else {}
+    found = Measurement(status, chosen="cpu", detail='a, "quoted" word', **times, **kept)
+    setting = replace(SETTING, backend=backend)
+    place = PLACE | {"extension": extension}
+    return results.to_row(results.job_fields("cpu", "torch", case, setting, place), found, "cpu") | changes
+
+
+def test_rows_survive_the_file(tmp_path):
+    path = tmp_path / "deep" / "x.csv"
+    rows = [row_of(case) for case in cases.GRIDS["cpu"][:3]] + [row_of(TINY, status="WRONG")]
+    for row in rows:
+        results.ResultFile(path).append(row)
+    assert results.read_rows(path) == rows
+    assert [results.case_of(row) for row in rows] == [*cases.GRIDS["cpu"][:3], TINY]
+    assert results.case_of(row_of(replace(TINY, packed=True))).packed is True
+
+
+def test_a_row_cut_short_is_dropped_and_another_header_refused(tmp_path):
+    path = tmp_path / "x.csv"
+    results.ResultFile(path).append(row_of(TINY))
+    with path.open("a") as file:
+        file.write("2026-01-01,half a r")
+    results.ResultFile(path).append(row_of(replace(TINY, H=6)))
+    assert [row["H"] for row in results.read_rows(path)] == ["5", "6"]
+    path.write_text("date,device\n")
+    with pytest.raises(ValueError, match="columns differ"):
+        results.ResultFile(path)
+
+
+def test_the_newest_row_of_a_measurement_counts():
+    old, other, new = row_of(TINY, ratio=1.0), row_of(replace(TINY, H=6)), row_of(TINY, ratio=3.0, commit="def")
+    assert results.latest([old, other, new]) == [new, other]
+
+
+@pytest.fixture
+def fake_run(monkeypatch, tmp_path):
+    """run.main on two cases with the measurement replaced; gives a function that returns (status, cases measured)."""
+    two = (TINY, replace(TINY, mode="training"))
+    monkeypatch.setattr(run, "GRIDS", {"cpu": two})
+    monkeypatch.setattr(run, "environment", lambda _device: PLACE)
+    plan: dict[str, object] = {"status": "ok", "stop_after": math.inf}
+
+    def go(*argv):
+        measured = []
+
+        def fake(case, setting, against):
+            if len(measured) >= plan["stop_after"]:
+                raise KeyboardInterrupt
+            measured.append(case)
+            times = Spread(1.0, 1.0, 1.0, 5)
+            return [
+                Measurement(plan["status"], ours=times, other=times)
+                if plan["status"] == "ok"
+                else Measurement(plan["status"], detail="why")
+            ]
+
+        monkeypatch.setattr(run, "measure", fake)
+        return run.main(["--threads", "1", "--out", str(tmp_path / "r.csv"), *argv]), measured
+
+    go.plan, go.path = plan, tmp_path / "r.csv"
+    return go
+
+
+def test_an_interrupted_run_keeps_its_rows_and_resumes(fake_run, capsys):
+    fake_run.plan["stop_after"] = 1
+    assert fake_run() == (130, [TINY]) and len(results.read_rows(fake_run.path)) == 1
+    fake_run.plan["stop_after"] = math.inf
+    assert fake_run("--resume") == (0, [replace(TINY, mode="training")])
+    assert len(results.read_rows(fake_run.path)) == 2 and fake_run("--resume") == (0, [])
+    assert "2 of" not in capsys.readouterr().err
+    assert len(fake_run("--resume", "--commit", "other")[1]) == 2  # other code: measured again
+    assert len(fake_run()[1]) == 2
+
+
+def test_a_wrong_result_has_its_figures_and_no_time_in_line_and_row():
+    found = Measurement("WRONG", detail="output: error 2e-3", worst=Error("output", 2e-3, 1e-7, 3e-7))
+    line = run._line(run.Job("cpu", TINY, SETTING, "torch"), found)
+    assert line.endswith("WRONG  output: error 2e-3") and " ms" not in line
+    row = results.to_row({}, found, "cpu")
+    assert row["ratio"] == row["repeats"] == row["ours_ms_median"] == row["other_ms_median"] == ""
+    assert (row["worst_tensor"], row["ours_error"], row["error_budget"]) == ("output", "2.000e-03", "3.000e-07")
+
+
+@pytest.mark.parametrize(("status", "code"), [("WRONG", 1), ("error", 1), ("refused", 0)])
+def test_exit_status_tells_wrong_and_failed_runs(fake_run, status, code):
+    fake_run.plan["status"] = status
+    assert fake_run()[0] == code
+    again = 2 if status == "error" else 0  # what failed is tried again
+    assert len(fake_run("--resume")[1]) == again
+
+
+def test_command_line_errors_name_the_choices(capsys):
+    for argv, message in (
+        (["--grid", "nope"], "expected some of cpu, cudnn-best"),
+        (["--filter", "H=3"], "leaves no case"),
+        (["--filter", "x=3"], "FIELD one of"),
+    ):
+        with pytest.raises(SystemExit):
+            run.main(argv)
+        assert message in capsys.readouterr().err
+    assert run.main(["--grid", "packed", "--list"]) == 0 and "bidirectional packed" in capsys.readouterr().out
+
+
+def test_real_run_end_to_end(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "GRIDS", {"cpu": (TINY, replace(TINY, mode="training", cell="GRU"))})
+    out = tmp_path / "r.csv"
+    assert run.main(["--quick", "--seconds-per-case", "0.001", "--threads", "1,all", "--out", str(out)]) == 0
+    rows = results.read_rows(out)
+    counts = dict.fromkeys(("1", str(environment.ALL_THREADS)))
+    assert [row["threads"] for row in rows] == [*counts, *counts] and all(float(row["ratio"]) > 0 for row in rows)
+    assert all(row["torch"] == torch.__version__ and row["chosen"] and row["date"] for row in rows)
+    assert rows[-1]["memory"] == "saved" and int(rows[-1]["other_bytes"]) > 0
+    assert "GRU" in capsys.readouterr().out
+
+
+# --- opponents ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_the_loop_opponent_computes_the_layer(cell, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # its maths; compiling it takes a minute
+    case = replace(TINY, cell=cell, layers=2, mode="training")
+    weights, inputs = make_weights(case), make_inputs(case, "cpu")[0]
+    loop = opponents.opponent("compiled-loop", case)(case, torch.device("cpu"), weights)
+    sides = [loop, Side(build(getattr(nn, cell), case, "cpu", weights), case)]
+    exact = exact_results(case, weights, inputs, "cpu")
+    found = errors(sides[0].names, sides[0](inputs), sides[1](inputs), exact, torch.finfo(torch.float32).eps)
+    assert all(error.ok for error in found), found[0]
+
+
+def test_an_opponent_that_computes_something_else_is_refused():
+    def other(case, device, weights):
+        return Side(build(nn.LSTM, case, device, {name: -value for name, value in weights.items()}), case)
+
+    (found,) = measure(TINY, SETTING, other)
+    assert found.status == "refused" and "opponent's output is off" in found.detail and found.other is None
+
+
+def test_flashrnn_is_given_gates_that_match_the_layer(monkeypatch):
+    import flashrnn_side
+
+    def flashrnn(gates, recurrent, bias, states, function, backend, dtype):
+        assert (function, backend, dtype) == ("lstm", flashrnn_side.BACKEND, "float32")
+        h, c = states[:, :, 0, 0]
+        kept = []
+        for t in range(gates.shape[1]):
+            i, f, g, o = (gates[:, t, k, 0] + h @ recurrent[k, 0].T + bias[k, 0] for k in range(4))
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            kept.append(torch.stack((h, c)))
+        all_states = torch.stack(kept, 2).unsqueeze(3)
+        return all_states, all_states[:, :, -1:]
+
+    monkeypatch.setitem(sys.modules, "flashrnn", types.SimpleNamespace(flashrnn=flashrnn))
+    case = replace(TINY, mode="training")
+    weights, inputs = make_weights(case), make_inputs(case, "cpu")[0]
+    side = opponents.opponent("flashrnn", case)(case, torch.device("cpu"), weights)
+    side.prepare(inputs)
+    results_, exact = side(inputs), exact_results(case, weights, inputs, "cpu")
+    pairs = [*zip(results_[:3], exact[:3], strict=True), *zip(results_[4:6], exact[4:6], strict=True)]
+    pairs += [(results_[6].reshape(20, 5), exact[7]), (results_[7].flatten(), exact[8])]
+    assert all(deviation(actual, true) < 1e-6 for actual, true in pairs)
+    assert results_[3].shape == (case.B, case.T, 4, 1, case.H)
+    with pytest.raises(Refused, match="one padded LSTM layer"):
+        opponents.opponent("flashrnn", replace(case, cell="GRU"))
+
+
+def test_an_opponent_that_cannot_be_had_says_why(monkeypatch):
+    with pytest.raises(Refused, match="one direction"):
+        opponents.opponent("compiled-loop", replace(TINY, directions=2))
+    monkeypatch.setitem(sys.modules, "flashrnn", None)
+    with pytest.raises(Refused, match="flashrnn: not importable here"):
+        opponents.opponent("flashrnn", TINY)
+    (found,) = run.Job("cpu", TINY, SETTING, "flashrnn").measure()
+    assert found.status == "refused" and found.detail.startswith("flashrnn: ")
+
+
+# --- summary, targets, table -------------------------------------------------------------------------------------
+
+
+def cpu_rows(ratio, **changes):
+    wanted = cases.select(cases.GRIDS["cpu"], "cell=GRU,dtype=float32")
+    return [row_of(case, ratio, **changes) for case in wanted]
+
+
+def test_summary_means_worst_case_and_memory():
+    rows = cpu_rows(2.0)
+    rows[0]["ratio"], rows[2]["ratio"] = "0.5", "8.0"  # forward, and forward again: modes alternate
+    forward, training = summary.groups(rows)
+    assert (forward.key["mode"], training.key["mode"]) == ("forward", "training")
+    assert forward.mean == pytest.approx(2.0) and forward.worst is rows[0] and forward.memory is None
+    assert training.mean == pytest.approx(2.0) and training.memory == pytest.approx(0.5)
+    assert summary.geometric_mean([]) is None
+    text = summary.table(rows)
+    assert "T=100 B=1 I=128 H=128" in text and "mean 2.3, worst 0.95: missed (mean, worst)" in text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "changes", "verdict"),
+    [
+        (2.4, {}, "mean 2.3, worst 0.95: met"),
+        (2.2, {}, "mean 2.3, worst 0.95: missed (mean)"),
+        (1.1, {"backend": "reference"}, "mean 1: met"),
+        (1.1, {"extension": "no"}, "mean 1, worst 0.95: met"),
+        (1.1, {"backend": "aten"}, ""),
+        (9.9, {"cuda": "13.0"}, ""),
+    ],
+)
+def test_targets_apply_to_their_rows(ratio, changes, verdict):
+    assert summary.groups(cpu_rows(ratio, **changes))[0].verdict == verdict
+
+
+def test_a_wrong_or_missing_case_is_told_in_the_verdict():
+    rows = cpu_rows(3.0)
+    assert summary.groups(rows[:4])[0].verdict.endswith("met on 2 of 9 cases")
+    rows[0] = row_of(results.case_of(rows[0]), status="WRONG")
+    assert summary.groups(rows)[0].verdict == "mean 2.3, worst 0.95: missed (1 WRONG) on 8 of 9 cases"
+
+
+def test_every_target_row_of_a_gpu_is_found():
+    place = {"backend": "auto", "extension": "yes", "cuda": "13.0", "device": "NVIDIA H200", "dtype": "float32"}
+    for grid, against, goal, worst in (
+        ("sizes", "torch", 2.0, 1.0),
+        ("decode", "torch", 2.0, 1.0),
+        ("packed", "torch", 5.0, 2.0),
+        ("cudnn-best", "torch", 1.2, 1.0),
+        ("long", "flashrnn", 2.0, 1.5),
+    ):
+        target = targets.target_of(place | {"grid": grid, "opponent": against})
+        assert (target.goal("GRU", "training"), target.worst) == (goal, worst)
+    assert targets.target_of(place | {"grid": "long", "opponent": "torch"}) is None
+
+
+def test_readme_table_is_written_and_checked(tmp_path, capsys):
+    source, readme = tmp_path / "r.csv", tmp_path / "README.md"
+    file = results.ResultFile(source)
+    for row in cpu_rows(2.5):
+        file.append(row)
+    readme.write_text("before\n<!-- benchmark:cpu -->\nold\n<!-- /benchmark:cpu -->\nafter\n")
+    command = [str(source), "--readme", str(readme), "--png", str(tmp_path / "r.png")]
+    assert plot.main([*command, "--check"]) == 1 and "stale" in capsys.readouterr().out
+    assert plot.main(command) == 0 and (tmp_path / "r.png").stat().st_size > 1000
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| GRU | float32 | 1 | 2.50x | 2.50x | 2.50x | 2.50x | 0.50 |" in text
+    assert "Test CPU, against torch.nn 2.0, fastrnn 0.1 (abc)" in text and "18 of the 108 cases" in text
+    assert plot.main([*command, "--check"]) == 0
+    file.append(cpu_rows(5.0)[0])
+    assert plot.main([*command, "--check"]) == 1
+
+
+def test_markers_must_be_there_once_and_in_order():
+    for text in ("", "<!-- benchmark:cpu -->", "<!-- /benchmark:cpu --><!-- benchmark:cpu -->"):
+        with pytest.raises(ValueError, match="expected one <!-- benchmark:cpu -->"):
+            plot.replace_block(text, "cpu", "x")
+
+
+def test_figures_split_by_threads_and_by_cell_where_there_are_many_shapes(tmp_path):
+    one = cpu_rows(2.0)
+    two = [row | {"threads": "2"} for row in one]
+    assert [path.name for path, _ in plot.figures(one, tmp_path / "a.png")] == ["a.png"]
+    names = [path.name for path, _ in plot.figures(one + two, tmp_path / "a.png")]
+    assert names == ["a-1-threads.png", "a-2-threads.png"]
+    many = [row_of(case) for case in cases.GRIDS["odd"]]
+    names = [path.name for path, _ in plot.figures(many, tmp_path / "a.png")]
+    assert names == ["a-lstm.png", "a-gru.png", "a-rnn.png"]
