@@ -123,11 +123,11 @@ def test_a_call_that_makes_no_sense_says_why(cuda):
     def set_size(index, value):
         return lambda layer: layer.batch_sizes.__setitem__(index, value)
 
-    assert "batch_sizes must be positive and not increase, got 9 at index 1" in message(set_size(1, 9))
-    assert "batch_sizes must sum to N" in message(set_size(0, 5))
-    assert "hx must have 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
-    assert "w_hh must be Double of shape [24, 6]" in message(lambda layer: layer.weights.insert(1, torch.ones(24, 5)))
-    assert "cell must be 0 to 3, got 7" in message(lambda layer: setattr(layer, "cell", 7))
+    assert "batch_sizes must be positive and must not increase, got 9 at index 1" in message(set_size(1, 9))
+    assert "x must have shape [9, 5], got [7, 5]" in message(set_size(0, 6))
+    assert "hx must hold 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
+    assert "w_hh must have shape" in message(lambda layer: layer.weights.__setitem__(1, torch.ones(24, 5)))
+    assert "cell must be in 0 .. 3, got 7" in message(lambda layer: setattr(layer, "cell", 7))
 
 
 def test_a_refused_launch_is_reported_with_kernel_and_shape(cuda):

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from emulator import oracle
-from emulator.cases import KERNELS, Layer, small_layers
+from emulator.cases import KERNELS, Layer, fp32_precision, small_layers
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False"),
 ]
+DEVICE = "cuda"
 CELLS = range(len(oracle.MODES))
 CASES = [
     pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
@@ -38,16 +39,17 @@ def too_old(kernel, precision):
 
 
 class OnGpu(Layer):
-    """A layer whose expected values are still computed on the CPU."""
+    """A layer on the GPU, whose expected values are computed on the CPU."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.to(DEVICE)
 
     def expected(self):
-        wanted = [v if isinstance(v, torch.Tensor) else list(v) for v in self.to("cpu") and super().expected()]
-        self.to("cuda")
-        return [v.cuda() if isinstance(v, torch.Tensor) else [t.cuda() for t in v] for v in wanted]
-
-
-def on_gpu(*arguments, **named):
-    return OnGpu(*arguments, **named).to("cuda")
+        self.to("cpu")
+        wanted = super().expected()
+        self.to(DEVICE)
+        return [v.to(DEVICE) if isinstance(v, torch.Tensor) else [t.to(DEVICE) for t in v] for v in wanted]
 
 
 def results(layer, cuda):
@@ -61,28 +63,27 @@ def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
     if too_old(kernel, precision):
         pytest.skip("Turing's tensor cores know float16 alone")
     cuda.override_plan(**kernel)
-    for layer in small_layers(cell, precision):
-        layer.__class__ = OnGpu
-        layer.to("cuda").check(cuda)
+    for layer in small_layers(cell, precision, OnGpu):
+        layer.check(cuda)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bfloat16", "float16"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_the_plan_chooses_against_the_formulas(cuda, cell, precision):
     for shape, packed in (((12, 5, 24, 160), True), ((3, 70, 16, 96), False)):
-        on_gpu(cell, precision, shape, 2, packed).check(cuda)
+        OnGpu(cell, precision, shape, 2, packed).check(cuda)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
 def test_projected_lstm(cuda, precision, packed):
-    on_gpu(0, precision, (5, 9, 3, 33), 2, packed, projection=17).check(cuda)
+    OnGpu(0, precision, (5, 9, 3, 33), 2, packed, projection=17).check(cuda)
 
 
 def test_more_than_one_wave_of_blocks_in_every_form_agrees(cuda):
     """Sizes too large for the formulas: the forms are each other's reference, and torch's own layer all of theirs'."""
-    layer = on_gpu(0, "float32", (6, 70, 64, 1024), 1)
-    torch_layer = torch.nn.LSTM(64, 1024).cuda()
+    layer = OnGpu(0, "float32", (6, 70, 64, 1024), 1)
+    torch_layer = torch.nn.LSTM(64, 1024).to(DEVICE)
     with torch.no_grad():
         for parameter, value in zip(torch_layer.parameters(), layer.weights, strict=True):
             parameter.copy_(value)
@@ -99,14 +100,14 @@ def test_more_than_one_wave_of_blocks_in_every_form_agrees(cuda):
 def test_twenty_runs_agree_bit_for_bit(cuda, cell, kernel):
     precision = "float16" if kernel.get("tensor_cores") else "float32"
     cuda.override_plan(**kernel)
-    layer = on_gpu(cell, precision, (7, 33, 24, 200), 2, packed=True)
+    layer = OnGpu(cell, precision, (7, 33, 24, 200), 2, packed=True)
     first = results(layer, cuda)
     for _ in range(20):
         assert all(map(torch.equal, first, results(layer, cuda)))
 
 
 def test_a_call_never_waits_for_the_gpu(cuda):
-    layer = on_gpu(0, "float32", (7, 5, 24, 64), 2, packed=True)
+    layer = OnGpu(0, "float32", (7, 5, 24, 64), 2, packed=True)
     results(layer, cuda)  # loads the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -116,7 +117,7 @@ def test_a_call_never_waits_for_the_gpu(cuda):
 
 
 def test_another_stream(cuda):
-    layer = on_gpu(1, "float32", (50, 33, 64, 256), 2)
+    layer = OnGpu(1, "float32", (50, 33, 64, 256), 2)
     want = results(layer, cuda)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -135,7 +136,7 @@ def test_another_stream(cuda):
 @pytest.mark.parametrize("cell", CELLS)
 def test_captured_in_a_graph(cuda, cell, fused):
     cuda.override_plan(fused=fused, rows=8 if fused else 0)
-    layer, other = (on_gpu(cell, "float32", (7, 5, 24, 64), 2, packed=True, seed=seed) for seed in (0, 7))
+    layer, other = (OnGpu(cell, "float32", (7, 5, 24, 64), 2, packed=True, seed=seed) for seed in (0, 7))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         results(layer, cuda)
@@ -150,7 +151,7 @@ def test_captured_in_a_graph(cuda, cell, fused):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_the_tensors_device_is_used_whichever_is_current(cuda):
-    layer = on_gpu(0, "float32", (7, 5, 24, 64), 2)
+    layer = OnGpu(0, "float32", (7, 5, 24, 64), 2)
     want = results(layer, cuda)
     got = results(layer.to("cuda:1"), cuda)
     assert torch.cuda.current_device() == 0 and all(t.device.index == 1 for t in got)
@@ -161,12 +162,15 @@ def test_modules_run_on_these_kernels(cuda):
     """A module on a GPU trains like torch's, and its backward works in eval mode, where cuDNN's does not."""
     import fastrnn
 
-    ours, theirs = fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval(), torch.nn.LSTM(24, 64, 2, bidirectional=True)
+    ours, theirs = (
+        fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval(),
+        torch.nn.LSTM(24, 64, 2, bidirectional=True),
+    )
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(7, 5, 24)
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
-    output, want = ours(x.cuda())[0], theirs(x)[0]
-    output.square().sum().backward()
+    with fp32_precision("ieee"):
+        output, want = ours(x.cuda())[0], theirs(x)[0]
+        output.square().sum().backward()
     want.square().sum().backward()
     torch.testing.assert_close(output.cpu(), want, rtol=1e-5, atol=1e-6)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):

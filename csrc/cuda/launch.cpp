@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "cell_info.h"
+#include "../cells/cell_info.h"
 
 namespace fastrnn::cuda {
 

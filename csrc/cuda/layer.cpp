@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cell_info.h"
+#include "../cells/cell_info.h"
 
 namespace fastrnn::cuda {
 

@@ -1,6 +1,6 @@
 #include "plan.h"
 
-#include "cell_info.h"
+#include "../cells/cell_info.h"
 
 namespace fastrnn::cuda {
 

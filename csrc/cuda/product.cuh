@@ -53,6 +53,7 @@ template <class Scalar, int kHalves, int kRows>
 struct FmaTile {
   static constexpr int kLaneRows = kRows;
   static constexpr int kSlices = 4 * kStepWarps;
+  static constexpr int kUnroll = 1;  // one chunk is enough loads in flight, and all registers
   Scalar sum[kHalves][kRows] = {};
 
   static FASTRNN_HD int lane_row(int i, int /*lane*/) { return i; }
@@ -93,6 +94,7 @@ template <class Scalar, int kHalves, int kRows>
 struct MmaTile {
   static constexpr int kLaneRows = kRows / 8;
   static constexpr int kSlices = kStepWarps;
+  static constexpr int kUnroll = 2;
   static constexpr int kTiles = (kHalves + 1) / 2;
   float sum[kTiles][kLaneRows][4] = {};
 
@@ -168,7 +170,7 @@ struct BlockProduct {
     Lane mine;
     constexpr int kValues = sizeof(Quad) / sizeof(Scalar);
     // The bound is the same for all lanes of a warp, as mma demands.
-#pragma unroll 2
+#pragma unroll(Lane::kUnroll)
     for (int64_t chunk = warp * 4 * kValues; chunk < K; chunk += kStepWarps * 4 * kValues) {
       const int64_t k = chunk + lane % 4 * kValues;
       Quad w[kHalves], x[Lane::kLaneRows];

@@ -4,6 +4,7 @@ Error budget: the error of a tensor, in the 2-norm, is at most BUDGET[precision]
 rounding times the norm of the float64 result (a result whose typical value is under 0.1 counts as if it were 0.1).
 """
 
+import contextlib
 import itertools
 import math
 
@@ -29,11 +30,21 @@ KERNELS = [
 SHAPES = [(1, 1, 1, 1), (3, 3, 2, 17), (2, 33, 3, 3), (2, 17, 1, 33), (2, 9, 3, 40)]
 
 
+@contextlib.contextmanager
+def fp32_precision(name):
+    before = torch.backends.cudnn.rnn.fp32_precision
+    torch.backends.cudnn.rnn.fp32_precision = name
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.rnn.fp32_precision = before
+
+
 class Layer:
     """Random arguments of a layer call, and the results that the formulas give for them."""
 
     def __init__(self, cell, precision, shape, directions=1, packed=False, biased=True, projection=None, seed=0):
-        T, B, I, H = shape  # noqa: E741
+        T, B, I, H = shape
         R, G, D = projection or H, oracle.GATES[cell], directions
         self.cell, self.dtype, self.precision = cell, DTYPES[precision], precision
         self.biased, self.projected, self.D, self.R = biased, projection is not None, D, R
@@ -82,13 +93,15 @@ class Layer:
         return self.rows(output), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
 
     def forward(self, cuda, save=True):
-        torch.backends.cudnn.rnn.fp32_precision = "tf32" if self.precision == "tf32" else "ieee"
-        return cuda.layer_forward(self.cell, self.rows(self.x), self.batch_sizes, self.hx, self.weights, save)
+        inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
+        with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
+            return cuda.layer_forward(self.cell, *inputs, save)
 
     def backward(self, cuda, output, saved, needs=(True, True, True)):
         gradients = self.rows(self.grad_output), self.grad_hn
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
-        return cuda.layer_backward(self.cell, *gradients, *inputs, output, saved, list(needs))
+        with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
+            return cuda.layer_backward(self.cell, *gradients, *inputs, output, saved, list(needs))
 
     def check(self, cuda):
         output, hn, saved = self.forward(cuda)
@@ -103,8 +116,8 @@ class Layer:
                 assert error <= BUDGET[self.precision], f"{name}[{index}]: {error:.1f} units of rounding"
 
 
-def small_layers(cell, precision):
+def small_layers(cell, precision, make=Layer):
     for number, shape in enumerate(SHAPES):
         for directions, packed in itertools.product((1, 2), (False, True)):
             if number <= 1 or directions + packed == 1 + number % 3:  # all four for the two smallest, else one or two
-                yield Layer(cell, precision, shape, directions, packed, seed=number)
+                yield make(cell, precision, shape, directions, packed, seed=number)
