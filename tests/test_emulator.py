@@ -1,43 +1,23 @@
-"""The CUDA kernels and their bindings, run on the CPU by the emulator, against formulas in float64.
-
-Error budget: the error of a tensor, in the 2-norm, is at most BUDGET[precision] times the precision's unit of
-rounding times the norm of the float64 result (a result whose typical value is under 0.1 counts as if it were 0.1).
-"""
+"""The CUDA kernels and their bindings, run on the CPU by the emulator, against formulas in float64."""
 
 import importlib.util
 import itertools
-import math
 import os
 import subprocess
 
 import pytest
 import torch
 from emulator import build, oracle
+from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, small_layers
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32}
-DTYPES |= {"bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPE_NUMBER = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
-ROUNDING = {"float64": 2**-53, "float32": 2**-24, "tf32": 2**-11, "bfloat16": 2**-8, "float16": 2**-11}
-BUDGET = {"float64": 8, "float32": 8, "tf32": 4, "bfloat16": 4, "float16": 4}
-
-# (name, how to ask for it, precisions it exists in): every kernel that a step can run on.
-KERNELS = [
-    ("update", dict(fused=False), ["float64", "float32", "bfloat16", "float16"]),
-    ("fma8", dict(fused=True, rows=8), ["float64", "float32"]),
-    ("fma16", dict(fused=True, rows=16), ["float32"]),
-    ("mma8", dict(fused=True, tensor_cores=True, rows=8), ["tf32", "bfloat16", "float16"]),
-    ("mma32", dict(fused=True, tensor_cores=True, rows=32), ["tf32", "bfloat16", "float16"]),
-]
 CASES = [
     pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
     for name, kernel, precisions in KERNELS
     for precision in precisions
     for cell in range(len(oracle.MODES))
 ]
-# T B I H: one element; rows and units that fill no tile; more rows than a tile; 16-byte rows that end inside a chunk.
-SHAPES = [(1, 1, 1, 1), (3, 3, 2, 17), (2, 33, 3, 3), (2, 17, 1, 33), (2, 9, 3, 40)]
 
 ran = set()
 
@@ -47,10 +27,10 @@ def cuda(request):
     spec = importlib.util.spec_from_file_location("fastrnn_emulated", build.module())
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module.cuda
-    module.cuda.follow_plan()
-    report = request.config.pluginmanager.getplugin("terminalreporter")
-    report.write_line(f"\nemulator: {len(ran)} kernel x cell x dtype cases (forward and backward apart)")
+    yield module
+    plugins = request.config.pluginmanager
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        plugins.getplugin("terminalreporter").write_line(f"\nemulator ran {len(ran)} cases of kernel x cell x dtype")
 
 
 @pytest.fixture(autouse=True)
@@ -59,71 +39,11 @@ def restored(cuda):
     cuda.follow_plan()
 
 
-class Layer:
-    """Random arguments of a layer call, and the results that the formulas give for them."""
-
-    def __init__(self, cell, precision, shape, directions=1, packed=False, biased=True, projection=None, seed=0):
-        T, B, I, H = shape
-        R, G, D = projection or H, oracle.GATES[cell], directions
-        self.cell, self.dtype, self.precision = cell, DTYPES[precision], precision
-        self.biased, self.projected, self.D, self.R = biased, projection is not None, D, R
-        self.random = torch.Generator().manual_seed(seed)
-        self.lengths = sorted((1 + (b * 7 + seed) % T for b in range(B)), reverse=True) if packed else [T] * B
-        self.lengths[0] = T
-        self.batch_sizes = torch.tensor([sum(n > t for n in self.lengths) for t in range(T)]) if packed else None
-        self.kept = torch.tensor([[t < n for n in self.lengths] for t in range(T)])
-        self.x = self.draw(T, B, I)
-        self.hx = [self.draw(D, B, R)] + ([self.draw(D, B, H)] if cell == 0 else [])
-        sizes = [(G * H, I), (G * H, R)] + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
-        self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
-        self.grad_output = self.draw(T, B, D * R)
-        self.grad_hn = [self.draw(*h.shape) for h in self.hx]
-
-    def draw(self, *size):
-        return torch.randn(size, generator=self.random).to(self.dtype)
-
-    def rows(self, tensor):
-        return tensor if self.batch_sizes is None else tensor[self.kept]
-
-    def expected(self):
-        """output, hn, grad_x, grad_hx, grad_weights in float64."""
-        x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
-        hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
-        output, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected)
-        grads = [(self.grad_output * self.kept[..., None]).double(), *(g.double() for g in self.grad_hn)]
-        grad_x, *grad = torch.autograd.grad([output, *hn], [x, *rest], grads)
-        return self.rows(output), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
-
-    def forward(self, cuda, save=True):
-        torch.backends.cudnn.rnn.fp32_precision = "tf32" if self.precision == "tf32" else "ieee"
-        return cuda.layer_forward(self.cell, self.rows(self.x), self.batch_sizes, self.hx, self.weights, save)
-
-    def backward(self, cuda, output, saved, needs=(True, True, True)):
-        gradients = self.rows(self.grad_output), self.grad_hn
-        inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
-        return cuda.layer_backward(self.cell, *gradients, *inputs, output, saved, list(needs))
-
-    def check(self, cuda):
-        output, hn, saved = self.forward(cuda)
-        found = output, hn, *self.backward(cuda, output, saved)
-        names = "output", "hn", "grad_x", "grad_hx", "grad_weights"
-        for name, got, want in zip(names, found, self.expected(), strict=True):
-            pairs = [(got, want)] if isinstance(got, torch.Tensor) else list(zip(got, want, strict=True))
-            for index, (g, w) in enumerate(pairs):
-                assert g.dtype == self.dtype and g.shape == w.shape, (name, index)
-                scale = max(w.norm().item(), 0.1 * math.sqrt(w.numel())) * ROUNDING[self.precision]
-                error = (g.double() - w).norm().item() / scale
-                assert error <= BUDGET[self.precision], f"{name}[{index}]: {error:.1f} units of rounding"
-
-
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
 def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
-    for number, shape in enumerate(SHAPES):
-        for directions, packed in itertools.product((1, 2), (False, True)):
-            if number > 1 and directions + packed != 1 + number % 3:  # the full product for the small shapes alone
-                continue
-            Layer(cell, precision, shape, directions, packed, seed=number).check(cuda)
+    for layer in small_layers(cell, precision):
+        layer.check(cuda)
     for way in ("forward", "backward"):
         ran.add((way, tuple(kernel.items()), cell, DTYPES[precision], precision))
 
@@ -203,11 +123,11 @@ def test_a_call_that_makes_no_sense_says_why(cuda):
     def set_size(index, value):
         return lambda layer: layer.batch_sizes.__setitem__(index, value)
 
-    assert "batch_sizes must be positive and not increase, got 9 at index 1" in message(set_size(1, 9))
-    assert "batch_sizes must sum to N" in message(set_size(0, 5))
-    assert "hx must have 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
-    assert "w_hh must be Double of shape [24, 6]" in message(lambda layer: layer.weights.insert(1, torch.ones(24, 5)))
-    assert "cell must be 0 to 3, got 7" in message(lambda layer: setattr(layer, "cell", 7))
+    assert "batch_sizes must be positive and must not increase, got 9 at index 1" in message(set_size(1, 9))
+    assert "x must have shape [9, 5], got [7, 5]" in message(set_size(0, 6))
+    assert "hx must hold 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
+    assert "w_hh must have shape" in message(lambda layer: layer.weights.__setitem__(1, torch.ones(24, 5)))
+    assert "cell must be in 0 .. 3, got 7" in message(lambda layer: setattr(layer, "cell", 7))
 
 
 def test_a_refused_launch_is_reported_with_kernel_and_shape(cuda):
@@ -216,23 +136,24 @@ def test_a_refused_launch_is_reported_with_kernel_and_shape(cuda):
         Layer(0, "bfloat16", (3, 4, 5, 6)).forward(cuda)
 
 
-PLAN = dict(cell=0, dtype=2, tf32=False, backward=False, batch=16, hidden=512, recurrent=512, directions=1)
+PLAN = {"cell": 0, "dtype": 2, "tf32": False, "backward": False}
+PLAN |= {"batch": 16, "hidden": 512, "recurrent": 512, "directions": 1}
 
 
 @pytest.mark.parametrize(
     "change, want",
     [
-        ({}, dict(fused=True, tensor_cores=True, rows=32)),
-        (dict(batch=8), dict(fused=True, tensor_cores=True, rows=8)),
-        (dict(batch=1024, hidden=2048, recurrent=2048), dict(fused=False, tensor_cores=False, rows=0)),
-        (dict(dtype=1), dict(fused=True, tensor_cores=False, rows=16)),
-        (dict(dtype=1, tf32=True), dict(fused=True, tensor_cores=True, rows=32)),
-        (dict(dtype=1, tf32=True, capability=75), dict(fused=True, tensor_cores=False, rows=16)),
-        (dict(dtype=0), dict(fused=True, tensor_cores=False, rows=8)),
-        (dict(capability=75), dict(fused=False, tensor_cores=False, rows=0)),
-        (dict(dtype=3, capability=75), dict(fused=True, tensor_cores=True, rows=32)),
-        (dict(recurrent=64, backward=True), dict(fused=False, tensor_cores=False, rows=0)),
-        (dict(recurrent=64), dict(fused=True, tensor_cores=True, rows=32)),
+        ({}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"batch": 8}, {"fused": True, "tensor_cores": True, "rows": 8}),
+        ({"batch": 1024, "hidden": 2048, "recurrent": 2048}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"dtype": 1}, {"fused": True, "tensor_cores": False, "rows": 16}),
+        ({"dtype": 1, "tf32": True}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"dtype": 1, "tf32": True, "capability": 75}, {"fused": True, "tensor_cores": False, "rows": 16}),
+        ({"dtype": 0}, {"fused": True, "tensor_cores": False, "rows": 8}),
+        ({"capability": 75}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"dtype": 3, "capability": 75}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"recurrent": 64, "backward": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"recurrent": 64}, {"fused": True, "tensor_cores": True, "rows": 32}),
     ],
 )
 def test_plan(cuda, change, want):

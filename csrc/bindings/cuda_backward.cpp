@@ -16,10 +16,12 @@ at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
   const int direction = static_cast<int>(d);
   Rows to{0, 0}, source{0, 0};  // copied at the next flush
   const auto flush = [&] {
-    if (to.count > 0) h.narrow(0, to.offset, to.count).copy_(from.narrow(0, source.offset, to.count));
+    if (to.count > 0)
+      h.narrow(0, to.offset, to.count).copy_(from.narrow(0, source.offset, to.count));
   };
   for (int64_t step = 0; step < call.schedule.steps(); ++step) {
-    const int64_t position = d == 0 ? step : call.schedule.steps() - 1 - step;  // in the order of memory
+    const int64_t position =
+        d == 0 ? step : call.schedule.steps() - 1 - step;  // in the order of memory
     const auto [before, now, after] = call.schedule.tick(direction, position);
     const int64_t going = std::min(before.count, now.count);
     if (going < now.count) {
@@ -42,16 +44,18 @@ at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
 
 // The arrays of the step kernels that only backward has.
 struct Buffers {
-  at::Tensor grad_x_gates, grad_h_gates, direct, grad_cell, grad_h0, product, grad_full, grad_projected;
+  at::Tensor grad_x_gates, grad_h_gates, direct, grad_cell, grad_h0, product, grad_full,
+      grad_projected;
   Tensors w_hh_t;
 
   Buffers(const Call& call, const StepKernel& kernel) {
     const Shape& s = call.shape;
     const int64_t D = s.directions, B = s.batch, N = s.total, H = s.hidden, R = s.recurrent;
-    grad_x_gates = call.empty({D, N, call.info.gates * H});
-    grad_h_gates = call.info.shared_gate_grad ? grad_x_gates : call.empty({D, N, call.info.gates * H});
-    if (call.info.direct_grad) direct = call.empty_accumulate({D, B, H});
-    if (call.info.states == 2) grad_cell = call.empty_accumulate({D, B, H});
+    grad_x_gates = call.empty({D, N, call.cell.gates * H});
+    grad_h_gates =
+        call.cell.shared_gate_grad ? grad_x_gates : call.empty({D, N, call.cell.gates * H});
+    if (call.cell.direct_grad) direct = call.empty_accumulate({D, B, H});
+    if (call.cell.states == 2) grad_cell = call.empty_accumulate({D, B, H});
     grad_h0 = call.empty({D, B, R});
     if (call.projected) {
       grad_full = call.empty({D, B, H});
@@ -61,25 +65,25 @@ struct Buffers {
       product = call.empty({D, B, R});
       return;
     }
-    for (const Weights& w : call.weights) w_hh_t.push_back(w.w_hh.t().contiguous());
+    for (const DirectionTensors& w : call.weights) w_hh_t.push_back(w.w_hh.t().contiguous());
   }
 };
 
-Tensors weight_gradients(const Call& call, const Buffers& b, const at::Tensor& output, const at::Tensor& full,
-                         Library& library) {
+Tensors weight_gradients(const Call& call, const Buffers& b, const at::Tensor& output,
+                         const at::Tensor& full, Library& library) {
   Tensors grads;
   const auto product = [&](const at::Tensor& left, const at::Tensor& right) {
     grads.push_back(call.empty({left.size(1), right.size(1)}));
     library.product(matrix(grads.back()), matrix(left), matrix(right), Transpose::kLeft, false);
   };
   for (int64_t d = 0; d < call.shape.directions; ++d) {
-    product(b.grad_x_gates[d], call.x);
+    product(b.grad_x_gates[d], call.x_rows());
     product(b.grad_h_gates[d], previous_h(call, output, d));
-    if (call.biased) {
+    if (call.biases) {
       // torch sums a column in a fixed order, in float32 for the 16-bit types.
       const at::Tensor sum = b.grad_x_gates[d].sum(0);
       grads.push_back(sum);
-      grads.push_back(call.info.shared_gate_grad ? sum.clone() : b.grad_h_gates[d].sum(0));
+      grads.push_back(call.cell.shared_gate_grad ? sum.clone() : b.grad_h_gates[d].sum(0));
     }
     if (call.projected) product(b.grad_projected[d], full[d]);
   }
@@ -88,34 +92,29 @@ Tensors weight_gradients(const Call& call, const Buffers& b, const at::Tensor& o
 
 }  // namespace
 
-std::tuple<std::optional<at::Tensor>, std::optional<Tensors>, std::optional<Tensors>> layer_backward(
-    int cell, const at::Tensor& grad_output_any, const Tensors& grad_hn_any, const at::Tensor& x,
-    const std::optional<at::Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights,
-    const at::Tensor& output_any, const Tensors& saved, std::array<bool, 3> needs) {
+std::tuple<std::optional<at::Tensor>, std::optional<Tensors>, std::optional<Tensors>>
+layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_hn_any,
+               const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes, const Tensors& hx,
+               const Tensors& weights, const at::Tensor& output_any, const Tensors& saved,
+               std::array<bool, 3> needs) {
   const Call call("fastrnn.cuda.layer_backward", cell, x, batch_sizes, hx, weights);
   const Shape& s = call.shape;
   const Context context(call.x, call.dtype, call.tf32);
   const StepKernel kernel = call.plan_for(true, context.capability());
 
-  std::vector<int64_t> output_sizes = x.sizes().vec();
-  output_sizes.back() = s.directions * s.recurrent;
-  const at::Tensor grad_output = call.checked(grad_output_any, "grad_output", output_sizes);
+  const std::vector<int64_t> output_shape = call.rows_shape(s.directions * s.recurrent);
+  const at::Tensor grad_output = call.checked(grad_output_any, "grad_output", output_shape);
   const at::Tensor output =
-      call.checked(output_any, "output", output_sizes).view({s.total, s.directions * s.recurrent});
-  TORCH_CHECK(grad_hn_any.size() == call.hx.size(), call.function, ": grad_hn must have ", call.hx.size(),
-              " tensors, got ", grad_hn_any.size());
-  Tensors grad_hn;
-  for (size_t i = 0; i < call.hx.size(); ++i) {
-    grad_hn.push_back(call.checked(grad_hn_any[i], "grad_hn", call.hx[i].sizes()));
-  }
-  const size_t has_gates = call.info.saved > 0, has_cells = call.info.states == 2;
-  TORCH_CHECK(saved.size() == has_gates + has_cells + call.projected, call.function, ": saved must have ",
-              has_gates + has_cells + call.projected, " tensors from a forward call with save=True, got ",
-              saved.size());
+      call.checked(output_any, "output", output_shape).view({s.total, s.directions * s.recurrent});
+  const Tensors grad_hn = call.checked_states(grad_hn_any, "grad_hn");
+  const size_t has_gates = call.cell.saved > 0, has_cells = call.cell.saves_c;
+  TORCH_CHECK(saved.size() == has_gates + has_cells + call.projected, call.function,
+              ": saved must have ", has_gates + has_cells + call.projected,
+              " tensors from a forward call with save=True, got ", saved.size());
   const at::Tensor full = call.projected ? saved.back() : at::Tensor();
 
   const Buffers b(call, kernel);
-  LayerBackward layer{call.cell, call.dtype, kernel, call.schedule, {}};
+  LayerBackward layer{call.number, call.dtype, kernel, call.schedule, {}};
   layer.grad_h0 = needs[1];
   BackwardStep& p = layer.step;
   p.shape = s;
@@ -146,8 +145,9 @@ std::tuple<std::optional<at::Tensor>, std::optional<Tensors>, std::optional<Tens
   if (needs[0]) {
     grad_x = call.empty(x.sizes());
     for (int64_t d = 0; d < s.directions; ++d) {
-      context.library().product(matrix(grad_x->view({s.total, x.size(-1)})), matrix(b.grad_x_gates[d]),
-                                matrix(call.weights[d].w_ih), Transpose::kNeither, d > 0);
+      context.library().product(matrix(grad_x->view({s.total, x.size(-1)})),
+                                matrix(b.grad_x_gates[d]), matrix(call.weights[d].w_ih),
+                                Transpose::kNeither, d > 0);
     }
   }
   std::optional<Tensors> grad_hx, grad_weights;

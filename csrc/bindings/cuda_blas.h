@@ -19,7 +19,8 @@ struct BlasCall {
   int64_t ldc;
 };
 
-inline BlasCall blas_call(const Matrix& out, const Matrix& left, const Matrix& right, Transpose transpose) {
+inline BlasCall blas_call(const Matrix& out, const Matrix& left, const Matrix& right,
+                          Transpose transpose) {
   return {transpose == Transpose::kRight,
           transpose == Transpose::kLeft,
           out.cols,

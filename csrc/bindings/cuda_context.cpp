@@ -45,8 +45,9 @@ class Cublas : public Library {
     const void* beta = wide ? static_cast<const void*>(&beta64) : &beta32;
     const cublasStatus_t status = cublasGemmEx_64(
         at::cuda::getCurrentCUDABlasHandle(), call.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N,
-        call.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, call.m, call.n, call.k, alpha, call.a, type_, call.lda,
-        call.b, type_, call.ldb, beta, call.c, type_, call.ldc, compute_, CUBLAS_GEMM_DEFAULT);
+        call.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, call.m, call.n, call.k, alpha, call.a, type_,
+        call.lda, call.b, type_, call.ldb, beta, call.c, type_, call.ldc, compute_,
+        CUBLAS_GEMM_DEFAULT);
     TORCH_CHECK(status == CUBLAS_STATUS_SUCCESS, "fastrnn: cublasGemmEx failed with status ",
                 static_cast<int>(status), " for m = ", call.m, ", n = ", call.n, ", k = ", call.k);
   }

@@ -1,6 +1,6 @@
 // Where a call runs: its device, its stream, the library that makes its matrix products. The CUDA
-// backend's bindings know the device through this class alone; tests/emulator implements it a second
-// time, and so runs the bindings themselves without a GPU.
+// backend's bindings know the device through this class alone; tests/emulator implements it a
+// second time, and so runs the bindings themselves without a GPU.
 #pragma once
 
 #include <ATen/core/Tensor.h>

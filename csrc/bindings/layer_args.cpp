@@ -1,28 +1,7 @@
 #include "layer_args.h"
 
-#include "../cells/gru.h"
-#include "../cells/lstm.h"
-#include "../cells/rnn.h"
-
 namespace fastrnn {
 namespace {
-
-template <class Cell>
-constexpr CellInfo describe(const char* mode) {
-  return {mode,
-          Cell::kGates,
-          Cell::kStates,
-          Cell::kSaved,
-          Cell::kSharedGateGrad,
-          ((Cell::kBackwardPrev | Cell::kBackwardNext) & kStateC) != 0};
-}
-
-constexpr CellInfo kCells[] = {
-#define FASTRNN_CELL(type, mode) describe<type>(mode),
-#include "../cells/cells.def"
-#undef FASTRNN_CELL
-};
-constexpr int64_t kCellCount = sizeof(kCells) / sizeof(kCells[0]);
 
 std::vector<int64_t> step_offsets(const char* function, const at::Tensor& sizes) {
   TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.device().is_cpu(), function,

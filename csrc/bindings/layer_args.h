@@ -6,13 +6,9 @@
 #include <optional>
 #include <vector>
 
-namespace fastrnn {
+#include "../cells/cell_info.h"
 
-struct CellInfo {
-  const char* mode;
-  int gates, states, saved;
-  bool shared_gate_grad, saves_c;
-};
+namespace fastrnn {
 
 // The cell at a position of cells.def; raises for a number that is none.
 const CellInfo& cell_info(int64_t cell);

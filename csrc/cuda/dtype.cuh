@@ -39,7 +39,9 @@ template <class Scalar>
 struct Array {
   const Scalar* data;
   FASTRNN_HD explicit Array(const void* p) : data(static_cast<const Scalar*>(p)) {}
-  FASTRNN_HD Accumulate<Scalar> operator[](int64_t i) const { return Storage<Scalar>::widen(data[i]); }
+  FASTRNN_HD Accumulate<Scalar> operator[](int64_t i) const {
+    return Storage<Scalar>::widen(data[i]);
+  }
 };
 
 template <class Scalar>

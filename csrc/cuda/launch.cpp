@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "cell_info.h"
+#include "../cells/cell_info.h"
 
 namespace fastrnn::cuda {
 
@@ -48,24 +48,25 @@ cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, cons
                            cudaStream_t stream) {
   return with_cell(cell, [&](auto c) {
     return with_dtype(dtype, [&](auto s) {
-      return forward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step, stream);
+      return forward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,
+                                                                                  stream);
     });
   });
 }
 
-cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel, const BackwardStep& step,
-                            cudaStream_t stream) {
+cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
+                            const BackwardStep& step, cudaStream_t stream) {
   return with_cell(cell, [&](auto c) {
     return with_dtype(dtype, [&](auto s) {
-      return backward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step, stream);
+      return backward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,
+                                                                                   stream);
     });
   });
 }
 
 cudaError_t launch_gather_projected(Dtype dtype, const BackwardStep& step, cudaStream_t stream) {
-  return with_dtype(dtype, [&](auto s) {
-    return gather_projected<typename decltype(s)::type>(step, stream);
-  });
+  return with_dtype(
+      dtype, [&](auto s) { return gather_projected<typename decltype(s)::type>(step, stream); });
 }
 
 }  // namespace fastrnn::cuda

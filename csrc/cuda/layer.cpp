@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cell_info.h"
+#include "../cells/cell_info.h"
 
 namespace fastrnn::cuda {
 
@@ -22,8 +22,8 @@ Rowwise view(const void* data, int64_t cols, int64_t stride, int64_t scalar) {
   return {const_cast<void*>(data), cols, stride, scalar};
 }
 
-std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& kernel, const Shape& s,
-                     int64_t position, int64_t steps) {
+std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& kernel,
+                     const Shape& s, int64_t position, int64_t steps) {
   static constexpr const char* kNames[] = {"float64", "float32", "bfloat16", "float16"};
   std::string form = "update after a library product";
   if (kernel.fused) {
@@ -32,13 +32,15 @@ std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& 
   }
   return std::string(kCells[cell].mode) + " " + pass + " step (" + form + ", " +
          kNames[static_cast<int>(dtype)] + ") at position " + std::to_string(position) + " of " +
-         std::to_string(steps) + " with B = " + std::to_string(s.batch) + ", H = " +
-         std::to_string(s.hidden) + ", R = " + std::to_string(s.recurrent) + ", D = " +
-         std::to_string(s.directions);
+         std::to_string(steps) + " with B = " + std::to_string(s.batch) +
+         ", H = " + std::to_string(s.hidden) + ", R = " + std::to_string(s.recurrent) +
+         ", D = " + std::to_string(s.directions);
 }
 
-// product[d] = h of the step before, times W_hh^T: from the output, and from h0 for rows that start.
-void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d, Library& library) {
+// product[d] = h of the step before, times W_hh^T: from the output, and from h0 for rows that
+// start.
+void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d,
+                       Library& library) {
   const Shape& s = step.shape;
   const Tick& tick = step.tick[d];
   const int64_t scalar = bytes(layer.dtype), G = kCells[layer.cell].gates, R = s.recurrent;
@@ -55,13 +57,14 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
   }
   if (const int64_t starting = tick.now.count - going; starting > 0) {
     const int64_t first = d * s.batch + going;
-    library.product(out.rows(first, starting), h0.rows(first, starting), w_hh, Transpose::kRight, false);
+    library.product(out.rows(first, starting), h0.rows(first, starting), w_hh, Transpose::kRight,
+                    false);
   }
 }
 
 // output and hn of this step, from h before projection.
-cudaError_t project(const LayerForward& layer, const ForwardStep& step, int d, void* hn, Library& library,
-                    cudaStream_t stream) {
+cudaError_t project(const LayerForward& layer, const ForwardStep& step, int d, void* hn,
+                    Library& library, cudaStream_t stream) {
   const Shape& s = step.shape;
   const Tick& tick = step.tick[d];
   const int64_t scalar = bytes(layer.dtype), R = s.recurrent;
@@ -71,13 +74,15 @@ cudaError_t project(const LayerForward& layer, const ForwardStep& step, int d, v
   out.cols = R;
   const auto h = view(step.h[d], s.hidden, step.h_stride, scalar);
   library.product(out, h.rows(tick.now.offset, tick.now.count),
-                  view(layer.w_hr[d], s.hidden, s.hidden, scalar).rows(0, R), Transpose::kRight, false);
+                  view(layer.w_hr[d], s.hidden, s.hidden, scalar).rows(0, R), Transpose::kRight,
+                  false);
   const int64_t ending = tick.now.count - std::min(tick.after.count, tick.now.count);
   if (ending == 0) return cudaSuccess;
   const int64_t first = tick.now.count - ending;
   return cudaMemcpy2DAsync(static_cast<char*>(hn) + (d * s.batch + first) * R * scalar, R * scalar,
-                           static_cast<char*>(out.data) + first * out.stride * scalar, out.stride * scalar,
-                           R * scalar, ending, cudaMemcpyDeviceToDevice, stream);
+                           static_cast<char*>(out.data) + first * out.stride * scalar,
+                           out.stride * scalar, R * scalar, ending, cudaMemcpyDeviceToDevice,
+                           stream);
 }
 
 }  // namespace
@@ -107,14 +112,16 @@ Status run(const LayerForward& layer, Library& library, cudaStream_t stream) {
 Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
   BackwardStep step = layer.step;
   const Shape& s = step.shape;
-  const int64_t scalar = bytes(layer.dtype), K = kCells[layer.cell].gates * s.hidden, R = s.recurrent;
+  const int64_t scalar = bytes(layer.dtype), K = kCells[layer.cell].gates * s.hidden,
+                R = s.recurrent;
   const bool projected = layer.w_hr[0] != nullptr;
   const auto product = view(step.product, R, R, scalar);
   const auto grad_gates = view(step.grad_h_gates, K, K, scalar);
   const auto grad_full = view(step.grad_full, s.hidden, s.hidden, scalar);
   const auto grad_projected = view(step.grad_projected, R, R, scalar);
   // Position -1 has no rows of its own: there the last rows hand their gradient on to h0.
-  for (int64_t position = layer.schedule.steps() - 1; position >= (layer.grad_h0 ? -1 : 0); --position) {
+  for (int64_t position = layer.schedule.steps() - 1; position >= (layer.grad_h0 ? -1 : 0);
+       --position) {
     for (int d = 0; d < s.directions; ++d) {
       const Tick& tick = step.tick[d] = layer.schedule.tick(d, position);
       if (layer.kernel.fused || tick.after.count == 0) continue;
@@ -129,10 +136,11 @@ Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
       if (now.count == 0) continue;
       library.product(grad_full.rows(d * s.batch, now.count),
                       grad_projected.rows(d * s.total + now.offset, now.count),
-                      view(layer.w_hr[d], s.hidden, s.hidden, scalar).rows(0, R), Transpose::kNeither,
-                      false);
+                      view(layer.w_hr[d], s.hidden, s.hidden, scalar).rows(0, R),
+                      Transpose::kNeither, false);
     }
-    if (error == cudaSuccess) error = launch_backward(layer.cell, layer.dtype, layer.kernel, step, stream);
+    if (error == cudaSuccess)
+      error = launch_backward(layer.cell, layer.dtype, layer.kernel, step, stream);
     if (error != cudaSuccess) {
       return {error, describe("backward", layer.cell, layer.dtype, layer.kernel, s, position,
                               layer.schedule.steps())};

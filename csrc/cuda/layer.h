@@ -35,8 +35,8 @@ struct LayerForward {
   Dtype dtype;
   StepKernel kernel;
   const Schedule& schedule;
-  ForwardStep step;                  // all but the ticks
-  void* w_hr[kMaxDirections] = {};   // (R, H) scalar, of a projected LSTM
+  ForwardStep step;                 // all but the ticks
+  void* w_hr[kMaxDirections] = {};  // (R, H) scalar, of a projected LSTM
 };
 
 struct LayerBackward {
@@ -44,10 +44,11 @@ struct LayerBackward {
   Dtype dtype;
   StepKernel kernel;
   const Schedule& schedule;
-  BackwardStep step;                 // all but the ticks
-  void* w_hh[kMaxDirections] = {};   // (G*H, R) scalar; read unless the kernel is fused
-  void* w_hr[kMaxDirections] = {};   // (R, H) scalar, of a projected LSTM: kernel.fused must be false
-  bool grad_h0 = true;               // finish grad_h0, which costs one more product
+  BackwardStep step;                // all but the ticks
+  void* w_hh[kMaxDirections] = {};  // (G*H, R) scalar; read unless the kernel is fused
+  void* w_hr[kMaxDirections] =
+      {};               // (R, H) scalar, of a projected LSTM: kernel.fused must be false
+  bool grad_h0 = true;  // finish grad_h0, which costs one more product
 };
 
 Status run(const LayerForward& layer, Library& library, cudaStream_t stream);

@@ -1,15 +1,15 @@
 #include "plan.h"
 
-#include "cell_info.h"
+#include "../cells/cell_info.h"
 
 namespace fastrnn::cuda {
 
 namespace {
 
-// The one number behind the choice. A fused step reads the weights once for every tile of batch rows;
-// a library product reads them about once, and costs a launch more. The fused step is chosen while
-// what it reads again stays below this: what an L2 cache delivers in about the time of a launch.
-// Reckoned from peak figures, not measured.
+// The one number behind the choice. A fused step reads the weights once for every tile of batch
+// rows; a library product reads them about once, and costs a launch more. The fused step is chosen
+// while what it reads again stays below this: what an L2 cache delivers in about the time of a
+// launch. Reckoned from peak figures, not measured.
 constexpr int64_t kRereadBytes = int64_t{8} << 20;
 
 }  // namespace
@@ -26,7 +26,8 @@ StepKernel plan(const PlanQuery& q) {
   StepKernel fused{true, half_width || tf32, 8};
   if (q.batch > 8 && fused.tensor_cores) fused.rows = 32;
   if (q.batch > 8 && !fused.tensor_cores && q.dtype == Dtype::kFloat32) fused.rows = 16;
-  const int64_t weights = q.directions * kCells[q.cell].gates * q.hidden * q.recurrent * bytes(q.dtype);
+  const int64_t weights =
+      q.directions * kCells[q.cell].gates * q.hidden * q.recurrent * bytes(q.dtype);
   const int64_t again = (q.batch + fused.rows - 1) / fused.rows - 1;
   return again * weights <= kRereadBytes ? fused : library;
 }

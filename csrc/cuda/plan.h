@@ -8,12 +8,12 @@
 namespace fastrnn::cuda {
 
 struct PlanQuery {
-  int cell;             // position in cells.def
+  int cell;  // position in cells.def
   Dtype dtype;
-  bool tf32;            // fp32 products may be rounded to tf32
+  bool tf32;  // fp32 products may be rounded to tf32
   bool backward;
   int64_t batch, hidden, recurrent, directions;
-  int capability;       // compute capability, 10 * major + minor
+  int capability;  // compute capability, 10 * major + minor
 };
 
 StepKernel plan(const PlanQuery& query);

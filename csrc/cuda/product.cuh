@@ -1,10 +1,10 @@
 // The matrix product of a fused step: input rows times weight rows, a dot product over K for each
 // pair, for one tile of kRows batch rows by kHalves groups of eight weight rows.
 //
-// Both operands lie in memory with K contiguous, so nothing is staged: a lane loads sixteen bytes of
-// a row straight into registers. K is dealt out in chunks of four lanes, chunk after chunk to warp
-// after warp, which keeps many loads in flight for a small tile; the partial sums of the slices of K
-// meet in shared memory and are added in a fixed order.
+// Both operands lie in memory with K contiguous, so nothing is staged: a lane loads sixteen bytes
+// of a row straight into registers. K is dealt out in chunks of four lanes, chunk after chunk to
+// warp after warp, which keeps many loads in flight for a small tile; the partial sums of the
+// slices of K meet in shared memory and are added in a fixed order.
 #pragma once
 
 #include "dtype.cuh"
@@ -53,6 +53,7 @@ template <class Scalar, int kHalves, int kRows>
 struct FmaTile {
   static constexpr int kLaneRows = kRows;
   static constexpr int kSlices = 4 * kStepWarps;
+  static constexpr int kUnroll = 1;  // one chunk is enough loads in flight, and all registers
   Scalar sum[kHalves][kRows] = {};
 
   static FASTRNN_HD int lane_row(int i, int /*lane*/) { return i; }
@@ -93,6 +94,7 @@ template <class Scalar, int kHalves, int kRows>
 struct MmaTile {
   static constexpr int kLaneRows = kRows / 8;
   static constexpr int kSlices = kStepWarps;
+  static constexpr int kUnroll = 2;
   static constexpr int kTiles = (kHalves + 1) / 2;
   float sum[kTiles][kLaneRows][4] = {};
 
@@ -104,7 +106,8 @@ struct MmaTile {
   }
 
   // Not FASTRNN_HD: mma exists on the device alone.
-  __device__ __forceinline__ void multiply(const Quad (&weight)[kHalves], const Quad (&input)[kLaneRows]) {
+  __device__ __forceinline__ void multiply(const Quad (&weight)[kHalves],
+                                           const Quad (&input)[kLaneRows]) {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
 #pragma unroll
@@ -167,7 +170,7 @@ struct BlockProduct {
     Lane mine;
     constexpr int kValues = sizeof(Quad) / sizeof(Scalar);
     // The bound is the same for all lanes of a warp, as mma demands.
-#pragma unroll 2
+#pragma unroll(Lane::kUnroll)
     for (int64_t chunk = warp * 4 * kValues; chunk < K; chunk += kStepWarps * 4 * kValues) {
       const int64_t k = chunk + lane % 4 * kValues;
       Quad w[kHalves], x[Lane::kLaneRows];

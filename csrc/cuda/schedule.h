@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "params.h"
@@ -10,39 +11,28 @@ namespace fastrnn::cuda {
 
 class Schedule {
  public:
-  // Every step has `batch` rows.
-  Schedule(int64_t steps, int64_t batch) : counts_(steps, batch) { add_up(); }
-  // Step t has batch_sizes[t] rows: positive, not increasing (a PackedSequence's).
-  Schedule(const int64_t* batch_sizes, int64_t steps) : counts_(batch_sizes, batch_sizes + steps) {
-    add_up();
-  }
+  // offsets (T + 1): the rows of step t are offsets[t] .. offsets[t + 1], at least one and, as in a
+  // PackedSequence, never more than the step before had.
+  explicit Schedule(std::vector<int64_t> offsets) : offsets_(std::move(offsets)) {}
 
-  int64_t steps() const { return static_cast<int64_t>(counts_.size()); }
-  int64_t total() const { return total_; }
+  int64_t steps() const { return static_cast<int64_t>(offsets_.size()) - 1; }
+  int64_t total() const { return offsets_.back(); }
 
   // The step that `direction` visits at `position`; it exists for 0 .. steps() - 1, and outside of
   // that range there are no rows.
   Rows rows(int direction, int64_t position) const {
     if (position < 0 || position >= steps()) return {0, 0};
     const int64_t t = direction == 0 ? position : steps() - 1 - position;
-    return {offsets_[t], counts_[t]};
+    return {offsets_[t], offsets_[t + 1] - offsets_[t]};
   }
 
   Tick tick(int direction, int64_t position) const {
-    return {rows(direction, position - 1), rows(direction, position), rows(direction, position + 1)};
+    return {rows(direction, position - 1), rows(direction, position),
+            rows(direction, position + 1)};
   }
 
  private:
-  void add_up() {
-    offsets_.reserve(counts_.size());
-    for (const int64_t count : counts_) {
-      offsets_.push_back(total_);
-      total_ += count;
-    }
-  }
-
-  std::vector<int64_t> counts_, offsets_;
-  int64_t total_ = 0;
+  std::vector<int64_t> offsets_;
 };
 
 }  // namespace fastrnn::cuda

@@ -33,7 +33,8 @@ struct Tile {
 };
 
 template <class Cell, class Scalar, bool kTensorCores, int kRows, bool kAligned>
-__global__ void __launch_bounds__(kStepThreads) forward_fused(const __grid_constant__ ForwardStep p) {
+__global__ void __launch_bounds__(kStepThreads)
+    forward_fused(const __grid_constant__ ForwardStep p) {
   using A = Accumulate<Scalar>;
   // A cell with one gate takes two groups of units, so that a tensor core tile is full.
   constexpr int kOctets = Cell::kGates == 1 ? 2 : 1, kUnits = 8 * kOctets;
@@ -82,7 +83,8 @@ __global__ void __launch_bounds__(kStepThreads) forward_fused(const __grid_const
 }
 
 template <class Cell, class Scalar, bool kTensorCores, int kRows, bool kAligned>
-__global__ void __launch_bounds__(kStepThreads) backward_fused(const __grid_constant__ BackwardStep p) {
+__global__ void __launch_bounds__(kStepThreads)
+    backward_fused(const __grid_constant__ BackwardStep p) {
   constexpr int kUnits = 16;
   constexpr int kEach = (kRows * kUnits + kStepThreads - 1) / kStepThreads;
   using Product = BlockProduct<Scalar, 2, kRows, kTensorCores>;
@@ -104,7 +106,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_fused(const __grid_cons
   const bool carried = tile.row < tick.after.count;  // else no row of this block has a step after
   if (carried) {
     const int64_t K = Cell::kGates * s.hidden;
-    const Scalar* grads = static_cast<const Scalar*>(p.grad_h_gates) + (d * s.total + tick.after.offset) * K;
+    const Scalar* grads =
+        static_cast<const Scalar*>(p.grad_h_gates) + (d * s.total + tick.after.offset) * K;
     const Scalar* weights = static_cast<const Scalar*>(p.w_hh_t[d]);
     Product::template run<kAligned>(
         [&](int half, int lane_unit) {
@@ -124,7 +127,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_fused(const __grid_cons
 }
 
 template <class Cell, class Scalar>
-__global__ void __launch_bounds__(kStepThreads) forward_update(const __grid_constant__ ForwardStep p) {
+__global__ void __launch_bounds__(kStepThreads)
+    forward_update(const __grid_constant__ ForwardStep p) {
   const int d = blockIdx.y;
   const Shape& s = p.shape;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
@@ -141,7 +145,8 @@ __global__ void __launch_bounds__(kStepThreads) forward_update(const __grid_cons
 }
 
 template <class Cell, class Scalar>
-__global__ void __launch_bounds__(kStepThreads) backward_update(const __grid_constant__ BackwardStep p) {
+__global__ void __launch_bounds__(kStepThreads)
+    backward_update(const __grid_constant__ BackwardStep p) {
   const int d = blockIdx.y;
   const Shape& s = p.shape;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
@@ -156,7 +161,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_update(const __grid_con
 }
 
 template <class Scalar>
-__global__ void __launch_bounds__(kStepThreads) gather_projected_rows(const __grid_constant__ BackwardStep p) {
+__global__ void __launch_bounds__(kStepThreads)
+    gather_projected_rows(const __grid_constant__ BackwardStep p) {
   const int d = blockIdx.y;
   const Shape& s = p.shape;
   const Tick& tick = p.tick[d];
@@ -205,11 +211,13 @@ cudaError_t with_tile(const StepKernel& kernel, F f) {
     if (!kernel.tensor_cores && kernel.rows == 8) return f(Fma{}, std::integral_constant<int, 8>{});
   }
   if constexpr (sizeof(Scalar) == sizeof(float)) {
-    if (!kernel.tensor_cores && kernel.rows == 16) return f(Fma{}, std::integral_constant<int, 16>{});
+    if (!kernel.tensor_cores && kernel.rows == 16)
+      return f(Fma{}, std::integral_constant<int, 16>{});
   }
   if constexpr (sizeof(Scalar) <= sizeof(float)) {
     if (kernel.tensor_cores && kernel.rows == 8) return f(Mma{}, std::integral_constant<int, 8>{});
-    if (kernel.tensor_cores && kernel.rows == 32) return f(Mma{}, std::integral_constant<int, 32>{});
+    if (kernel.tensor_cores && kernel.rows == 32)
+      return f(Mma{}, std::integral_constant<int, 32>{});
   }
   return cudaErrorInvalidValue;
 }

@@ -1,6 +1,6 @@
-// What a thread does for one hidden unit of one batch row, once the recurrent product is known. Both
-// forms of a step end in these: load() fetches everything that does not depend on the product (the
-// fused form calls it before the product, to hide its latency), finish() takes the product.
+// What a thread does for one hidden unit of one batch row, once the recurrent product is known.
+// Both forms of a step end in these: load() fetches everything that does not depend on the product
+// (the fused form calls it before the product, to hide its latency), finish() takes the product.
 #pragma once
 
 #include "../cells/cell.h"
@@ -30,9 +30,10 @@ struct ForwardUpdate {
     const bool starts = b >= tick.before.count;
     prev[0] = 0;
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
-      prev[0] = starts ? Array<Scalar>(p.h0)[(d * s.batch + b) * s.hidden + unit]
-                       : Array<Scalar>(p.output)[(tick.before.offset + b) * s.directions * s.hidden +
-                                                 d * s.hidden + unit];
+      prev[0] = starts
+                    ? Array<Scalar>(p.h0)[(d * s.batch + b) * s.hidden + unit]
+                    : Array<Scalar>(p.output)[(tick.before.offset + b) * s.directions * s.hidden +
+                                              d * s.hidden + unit];
     }
     if constexpr (Cell::kStates == 2) {
       prev[1] = starts ? Array<Scalar>(p.c0)[(d * s.batch + b) * s.hidden + unit]
@@ -40,7 +41,8 @@ struct ForwardUpdate {
     }
   }
 
-  FASTRNN_HD void finish(const ForwardStep& p, int d, int64_t b, int64_t unit, const A* product) const {
+  FASTRNN_HD void finish(const ForwardStep& p, int d, int64_t b, int64_t unit,
+                         const A* product) const {
     const Shape& s = p.shape;
     const Tick& tick = p.tick[d];
     A h[Cell::kGates], next[Cell::kStates], saved[Cell::kSaved + 1];
@@ -92,7 +94,8 @@ struct BackwardUpdate {
       saved[k] = Array<Scalar>(p.saved)[((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit];
     }
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
-      prev[0] = starts ? Array<Scalar>(p.h0)[state] : Array<Scalar>(p.output)[before * width + column];
+      prev[0] =
+          starts ? Array<Scalar>(p.h0)[state] : Array<Scalar>(p.output)[before * width + column];
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
       next[0] = Array<Scalar>(p.output)[row * width + column];

@@ -1,5 +1,6 @@
 """Compiles the CUDA kernels for the CPU: g++ or clang++ and nothing else. Objects are kept between runs."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -47,6 +48,8 @@ def make(target, *command):
 
 def link(name, sources, flags, *libraries):
     target = kept(name, sources, [*flags, *libraries])
+    # One process builds while others, such as the workers of a parallel test run, wait for it.
+    fcntl.flock((target.parent / "lock").open("w"), fcntl.LOCK_EX)
     if target.exists():
         return target
 
@@ -73,6 +76,7 @@ def module():
     includes = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_paths()["include"]]]
     flags = [*FLAGS, *includes, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
     bindings = [p for p in sorted(CSRC.glob("bindings/cuda_*.cpp")) if p.name != "cuda_context.cpp"]
+    bindings.append(CSRC / "bindings/layer_args.cpp")
     sources = [*bindings, HERE / "module.cpp", HERE / "context.cpp", *KERNELS]
     libraries = Path(torch.__file__).parent / "lib"
     torch_libraries = ["-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10"]

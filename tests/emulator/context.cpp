@@ -1,5 +1,5 @@
-// The device of the CUDA backend's bindings, played by the CPU: CPU tensors, no streams, and a plain
-// loop in the place of cuBLAS, called with the very arguments that cuBLAS gets.
+// The device of the CUDA backend's bindings, played by the CPU: CPU tensors, no streams, and a
+// plain loop in the place of cuBLAS, called with the very arguments that cuBLAS gets.
 #include "../../csrc/bindings/cuda_context.h"
 
 #include "../../csrc/bindings/cuda_blas.h"
@@ -30,8 +30,10 @@ class PlainLoop : public Library {
   void product(const Matrix& out, const Matrix& a, const Matrix& b, Transpose transpose,
                bool add) override {
     const BlasCall call = blas_call(out, a, b, transpose);
-    const int64_t rows_a = call.transpose_a ? call.k : call.m, rows_b = call.transpose_b ? call.n : call.k;
-    TORCH_CHECK(call.lda >= rows_a && call.ldb >= rows_b && call.ldc >= call.m, "a BLAS would refuse this");
+    const int64_t rows_a = call.transpose_a ? call.k : call.m,
+                  rows_b = call.transpose_b ? call.n : call.k;
+    TORCH_CHECK(call.lda >= rows_a && call.ldb >= rows_b && call.ldc >= call.m,
+                "a BLAS would refuse this");
     switch (dtype_) {
       case Dtype::kFloat64:
         return gemm<double>(call, add);

@@ -43,7 +43,8 @@ class Team {
     // Room for every block, in units that keep each block's part aligned.
     stride_ = (shared_bytes + sizeof(Line) - 1) / sizeof(Line);
     shared_.resize(stride_ * grid.x * grid.y * grid.z);
-    std::memset(static_cast<void*>(shared_.data()), 0xff, shared_.size() * sizeof(Line));  // NaN in every type
+    std::memset(static_cast<void*>(shared_.data()), 0xff,
+                shared_.size() * sizeof(Line));  // NaN in every type
     kernel_ = &kernel;
     starts_.arrive_and_wait();
     ends_.arrive_and_wait();
@@ -88,7 +89,8 @@ void Team::work(unsigned index) {
 
 }  // namespace
 
-cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes,
+                   const std::function<void()>& kernel) {
   const bool fits = block.y == 1 && block.z == 1 && block.x % kWarp == 0 && block.x <= 1024 &&
                     grid.y <= 65535 && grid.z <= 65535 && grid.x > 0 && shared_bytes <= 48 * 1024;
   if (!fits) return cudaErrorInvalidValue;

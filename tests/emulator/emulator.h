@@ -1,7 +1,7 @@
-// Gives the CUDA kernel sources their meaning on the CPU: each CUDA thread is an OS thread, a block's
-// barrier is a barrier of those threads, and a warp's collective operation exchanges its operands
-// through memory. The kernels stay as they are; the folder include/ stands in for the toolkit's
-// headers and this file for its built-in variables and functions.
+// Gives the CUDA kernel sources their meaning on the CPU: each CUDA thread is an OS thread, a
+// block's barrier is a barrier of those threads, and a warp's collective operation exchanges its
+// operands through memory. The kernels stay as they are; the folder include/ stands in for the
+// toolkit's headers and this file for its built-in variables and functions.
 //
 // A launch runs to its end before it returns. All its threads walk over the blocks of the grid in
 // order, but nothing holds the threads of one block back from starting on the next: each block has
@@ -33,8 +33,8 @@ struct Fragments {
   std::array<uint32_t, 4> a;
   std::array<uint32_t, 2> b;
 };
-// Publishes this lane's operands to its warp, waits for all 32, returns everybody's; they stay valid
-// until this lane's next exchange.
+// Publishes this lane's operands to its warp, waits for all 32, returns everybody's; they stay
+// valid until this lane's next exchange.
 const std::array<Fragments, 32>& exchange(const Fragments& mine);
 
 inline unsigned char* shared_memory() { return self.shared; }
@@ -55,7 +55,8 @@ void mma(float (&d)[4], const std::array<uint32_t, 4>& a, const std::array<uint3
     for (int word = 0; word < 8; ++word) {
       const uint32_t left = warp[row % 8 * 4 + word % 4].a[word / 4 * 2 + row / 8];
       const uint32_t right = warp[column * 4 + word % 4].b[word / 4];
-      for (int i = 0; i < kPacked; ++i) d[out] += unpack<Scalar>(left, i) * unpack<Scalar>(right, i);
+      for (int i = 0; i < kPacked; ++i)
+        d[out] += unpack<Scalar>(left, i) * unpack<Scalar>(right, i);
     }
   }
 }

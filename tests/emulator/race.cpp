@@ -1,10 +1,10 @@
-// Runs fused steps of both passes, with multiply-adds and with mma, for ThreadSanitizer to watch. The
-// numbers do not matter here, only who touches what when. Called with an argument, it leaves out the
-// kernels' barriers.
+// Runs fused steps of both passes, with multiply-adds and with mma, for ThreadSanitizer to watch.
+// The numbers do not matter here, only who touches what when. Called with an argument, it leaves
+// out the kernels' barriers.
 #include <cstdio>
 #include <vector>
 
-#include "../../csrc/cuda/cell_info.h"
+#include "../../csrc/cells/cell_info.h"
 #include "../../csrc/cuda/layer.h"
 #include "../../csrc/cuda/step.cuh"
 
@@ -31,6 +31,7 @@ cudaError_t launch_gather_projected(Dtype, const BackwardStep&, cudaStream_t) {
 
 namespace {
 
+using namespace fastrnn;
 using namespace fastrnn::cuda;
 
 class NoLibrary : public Library {
@@ -41,8 +42,7 @@ template <class Scalar>
 bool race(int cell, Dtype dtype, const StepKernel& kernel) {
   using A = Accumulate<Scalar>;
   const int64_t B = 9, H = 17, D = 2;
-  const std::vector<int64_t> batch_sizes{B, 5, 1};
-  const Schedule schedule(batch_sizes.data(), static_cast<int64_t>(batch_sizes.size()));
+  const Schedule schedule({0, B, B + 5, B + 6});  // packed: 9, 5 and 1 rows
   const int64_t N = schedule.total(), G = kCells[cell].gates;
 
   const auto scalars = [](int64_t count) { return std::vector<Scalar>(count); };

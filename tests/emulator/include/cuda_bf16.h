@@ -9,7 +9,9 @@ struct __nv_bfloat16 {
   uint16_t bits;
 };
 
-inline float __bfloat162float(__nv_bfloat16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+inline float __bfloat162float(__nv_bfloat16 x) {
+  return std::bit_cast<float>(uint32_t{x.bits} << 16);
+}
 
 inline __nv_bfloat16 __float2bfloat16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
