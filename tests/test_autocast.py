@@ -64,7 +64,9 @@ def test_types_and_values(cell, low, step, any_backend):
                     continue
             torchs = tensors(theirs(*args))
         works += 1
-        exact = tensors(truth(*(tuple(t.double() for t in tensors(a)) if isinstance(a, tuple) else a.double() for a in args)))
+        exact = tensors(
+            truth(*(tuple(t.double() for t in tensors(a)) if isinstance(a, tuple) else a.double() for a in args))
+        )
         for triple in zip(mine, torchs, exact, strict=True):
             check(*triple, what=f"{dtype} input, {state_dtype} state")
     assert works >= 2

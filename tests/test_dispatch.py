@@ -54,7 +54,9 @@ def test_automatic_choice_explains_itself(cell, step):
         assert said.call.grad == gradient
         order = _dispatch.ranking(said.call)
         assert sorted(order) == sorted(_dispatch.BACKENDS)
-        assert said.backend in available() and said.backend == next(n for n in order if not _dispatch.why_not(n, said.call))
+        assert said.backend in available() and said.backend == next(
+            n for n in order if not _dispatch.why_not(n, said.call)
+        )
         for name, reasons in said.reasons.items():
             assert reasons == (_dispatch.why_not(name, said.call) or [f"{said.backend} is preferred for this call"])
         for name in ("cpu", "cuda"):

@@ -92,14 +92,30 @@ def test_fourth_argument_of_rnn():
     assert fastrnn.RNN(3, 5, 1, "relu").mode == "RNN_RELU" and fastrnn.RNN(3, 5, 1, "relu").nonlinearity == "relu"
 
 
-LAYER_ATTRIBUTES = (
-    "mode input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size "
-    "_flat_weights_names _all_weights training"
-).split()
-METHODS = (
-    "flatten_parameters reset_parameters check_input check_hidden_size check_forward_args "
-    "get_expected_hidden_size permute_hidden extra_repr"
-).split()
+LAYER_ATTRIBUTES = [
+    "mode",
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "proj_size",
+    "_flat_weights_names",
+    "_all_weights",
+    "training",
+]
+METHODS = [
+    "flatten_parameters",
+    "reset_parameters",
+    "check_input",
+    "check_hidden_size",
+    "check_forward_args",
+    "get_expected_hidden_size",
+    "permute_hidden",
+    "extra_repr",
+]
 
 
 @cells
@@ -303,7 +319,9 @@ def test_dropout_between_layers(cell, backend, p, packed):
         x_ = x.clone().requires_grad_()
         outputs = tensors(module(pack_padded_sequence(x_, [5, 4, 2]) if packed else x_))
         after.append(torch.get_rng_state())
-        results.append([*outputs, *torch.autograd.grad(outputs, [x_, *module.parameters()], cotangents(outputs, x.dtype))])
+        results.append(
+            [*outputs, *torch.autograd.grad(outputs, [x_, *module.parameters()], cotangents(outputs, x.dtype))]
+        )
     assert torch.equal(*after)
     # float64 draws other masks, so torch's float32 is all there is to hold against: 50 units of the largest element.
     for mine, torchs in zip(*results, strict=True):
@@ -342,7 +360,10 @@ def test_list_of_states(backend):
         hx = [torch.randn(*((2, 6) if step else (1, 3, 6)), device=device) for _ in range(2)]
         x = sample(step).to(device)
         results = [tensors(module(x, kind(hx))) for kind in (list, tuple)]
-        assert all(torch.equal(a, b) for a, b in zip(*results)) and type(module(x, hx)[1 - step]) in (tuple, torch.Tensor)
+        assert all(torch.equal(a, b) for a, b in zip(*results)) and type(module(x, hx)[1 - step]) in (
+            tuple,
+            torch.Tensor,
+        )
 
 
 def test_quiet():
