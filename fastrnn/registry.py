@@ -11,8 +11,8 @@ class Cell:
 
     ``index`` is its number in compiled code, its position in ``csrc/cells/cells.def``; ``mode`` is the ``mode``
     attribute of the torch module; ``gates``, ``states`` and ``saved`` are G, S and K of the cell contract
-    (``csrc/cells/cell.h``); ``layer`` and ``step`` name the module classes, here and in ``torch.nn``; ``nonlinearity`` is set for Elman cells
-    alone.
+    (``csrc/cells/cell.h``); ``layer`` and ``step`` name the module classes, here and in ``torch.nn``;
+    ``nonlinearity`` is set for Elman cells alone.
     """
 
     index: int
