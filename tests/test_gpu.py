@@ -162,10 +162,8 @@ def test_modules_run_on_these_kernels(cuda):
     """A module on a GPU trains like torch's, and its backward works in eval mode, where cuDNN's does not."""
     import fastrnn
 
-    ours, theirs = (
-        fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval(),
-        torch.nn.LSTM(24, 64, 2, bidirectional=True),
-    )
+    ours = fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval()
+    theirs = torch.nn.LSTM(24, 64, 2, bidirectional=True)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(7, 5, 24)
     with fp32_precision("ieee"):
