@@ -119,13 +119,12 @@ def test_a_call_never_waits_for_the_gpu(cuda):
 def test_another_stream(cuda):
     layer = OnGpu(1, "float32", (50, 33, 64, 256), 2)
     want = results(layer, cuda)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # the inputs come late on this stream: kernels on another would read zeros
-        late = layer.x.clone()
+    late = layer.x.clone()
     layer.x.zero_()
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # x comes late on this stream: a kernel on another would read zeros
         layer.x.copy_(late)
         got = results(layer, cuda)
     torch.cuda.current_stream().wait_stream(stream)
