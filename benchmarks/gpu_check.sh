@@ -18,8 +18,8 @@ export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}
 part() {
   local name=$1 seconds=$2 began=$SECONDS
   shift 2
-  # A shell of its own, because timeout can run no function of this one.
-  timeout --kill-after=5 "$seconds" bash -c '"$@"' "$name" "$@" >"$out/$name.log" 2>&1
+  # A shell of its own, because timeout can run no function of this one; it ends at the first failure.
+  timeout --kill-after=5 "$seconds" bash -ec '"$@"' "$name" "$@" >"$out/$name.log" 2>&1
   printf '%-12s exit %3d after %3d s\n' "$name" $? $((SECONDS - began)) | tee -a "$out/summary.txt"
 }
 
@@ -36,14 +36,21 @@ build() {
   FASTRNN_CUDA=1 MAX_JOBS=$(nproc) "$python" setup.py build_ext --inplace
 }
 
-# Registers, shared memory, stack and spills of every kernel, for the GPU at hand.
+# The compiler's word on every kernel, for the GPU at hand: a file for each cell, and a table of
+# registers, stack bytes and bytes spilled.
 resources() {
-  local arch
+  local arch file pid pids=()
   arch=$("$python" -c 'import torch; print("sm_%d%d" % torch.cuda.get_device_capability())')
   for file in csrc/cuda/inst/*.cu; do
-    nvcc -std=c++20 -O3 -arch="$arch" -Xptxas -v -c "$file" -o /dev/null 2>&1 | c++filt &
+    nvcc -std=c++20 -O3 -arch="$arch" -Xptxas -v -c "$file" -o /dev/null \
+      >"$out/resources-$(basename "$file" .cu).txt" 2>&1 &
+    pids+=($!)
   done
-  wait
+  for pid in "${pids[@]}"; do wait "$pid"; done
+  cat "$out"/resources-*.txt | c++filt | awk -F"'" '
+    /Compiling entry/ { kernel = $2 }
+    /bytes stack frame/ { split($0, word, " "); stack = word[1]; spilled = word[5] }
+    /Used [0-9]+ registers/ { match($0, /Used [0-9]+/); print substr($0, RSTART + 5, RLENGTH - 5), stack, spilled, kernel }'
 }
 
 # One tool of the sanitizer over a few small shapes; it slows a kernel down by an order of magnitude.

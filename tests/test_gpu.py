@@ -119,13 +119,12 @@ def test_a_call_never_waits_for_the_gpu(cuda):
 def test_another_stream(cuda):
     layer = OnGpu(1, "float32", (50, 33, 64, 256), 2)
     want = results(layer, cuda)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # the inputs come late on this stream: kernels on another would read zeros
-        late = layer.x.clone()
+    late = layer.x.clone()
     layer.x.zero_()
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # x comes late on this stream: a kernel on another would read zeros
         layer.x.copy_(late)
         got = results(layer, cuda)
     torch.cuda.current_stream().wait_stream(stream)
@@ -162,10 +161,8 @@ def test_modules_run_on_these_kernels(cuda):
     """A module on a GPU trains like torch's, and its backward works in eval mode, where cuDNN's does not."""
     import fastrnn
 
-    ours, theirs = (
-        fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval(),
-        torch.nn.LSTM(24, 64, 2, bidirectional=True),
-    )
+    ours = fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval()
+    theirs = torch.nn.LSTM(24, 64, 2, bidirectional=True)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(7, 5, 24)
     with fp32_precision("ieee"):

@@ -32,8 +32,9 @@ struct Tile {
   }
 };
 
+// The 1 in the launch bounds: a spilled register costs more here than a lower occupancy.
 template <class Cell, class Scalar, bool kTensorCores, int kRows, bool kAligned>
-__global__ void __launch_bounds__(kStepThreads)
+__global__ void __launch_bounds__(kStepThreads, 1)
     forward_fused(const __grid_constant__ ForwardStep p) {
   using A = Accumulate<Scalar>;
   // A cell with one gate takes two groups of units, so that a tensor core tile is full.
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kStepThreads)
 }
 
 template <class Cell, class Scalar, bool kTensorCores, int kRows, bool kAligned>
-__global__ void __launch_bounds__(kStepThreads)
+__global__ void __launch_bounds__(kStepThreads, 1)
     backward_fused(const __grid_constant__ BackwardStep p) {
   constexpr int kUnits = 16;
   constexpr int kEach = (kRows * kUnits + kStepThreads - 1) / kStepThreads;

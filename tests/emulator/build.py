@@ -49,7 +49,8 @@ def make(target, *command):
 def link(name, sources, flags, *libraries):
     target = kept(name, sources, [*flags, *libraries])
     # One process builds while others, such as the workers of a parallel test run, wait for it.
-    fcntl.flock((target.parent / "lock").open("w"), fcntl.LOCK_EX)
+    lock = (target.parent / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     if target.exists():
         return target
 

@@ -53,6 +53,7 @@ class Layer:
         self.lengths[0] = T
         self.batch_sizes = torch.tensor([sum(n > t for n in self.lengths) for t in range(T)]) if packed else None
         self.kept = torch.tensor([[t < n for n in self.lengths] for t in range(T)])
+        self.kept_rows = self.kept.flatten().nonzero().flatten()
         self.x = self.draw(T, B, I)
         self.hx = [self.draw(D, B, R)] + ([self.draw(D, B, H)] if cell == 0 else [])
         sizes = [(G * H, I), (G * H, R)] + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
@@ -74,14 +75,15 @@ class Layer:
 
     def to(self, device):
         """The same layer, all tensors but batch_sizes there."""
-        for name in ("x", "grad_output", "kept"):
+        for name in ("x", "grad_output", "kept", "kept_rows"):
             setattr(self, name, getattr(self, name).to(device))
         for name in ("hx", "weights", "grad_hn"):
             setattr(self, name, [t.to(device) for t in getattr(self, name)])
         return self
 
     def rows(self, tensor):
-        return tensor if self.batch_sizes is None else tensor[self.kept]
+        """As a PackedSequence has them. By number, because to index with a mask would wait for a GPU."""
+        return tensor if self.batch_sizes is None else tensor.flatten(0, 1).index_select(0, self.kept_rows)
 
     def expected(self):
         """output, hn, grad_x, grad_hx, grad_weights in float64."""
