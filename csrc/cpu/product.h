@@ -26,7 +26,7 @@ struct Plain {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if FASTRNN_LEVEL >= 3  // has the bfloat16 instructions
 struct PairedBfloat16 {
   using Storage = Bfloat16;
   using Packed = Bfloat16;
