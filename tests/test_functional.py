@@ -40,7 +40,9 @@ def test_against_torch(cell, batch_first, given, bias, backend):
         results.append(tensors(module(x.to(like), state if state is None or cell.states == 2 else state[0])))
     weights = list(ours.parameters())
     state = None if hx is None else [t.to(weights[0]) for t in tensors(hx)]
-    mine = call(cell, x.to(weights[0]), state if given and cell.states == 2 else state and state[0], weights, 2, **options)
+    mine = call(
+        cell, x.to(weights[0]), state if given and cell.states == 2 else state and state[0], weights, 2, **options
+    )
     assert isinstance(mine[1], tuple) == (cell.states == 2)
     assert all(o.requires_grad for o in tensors(mine))
     for triple in zip(tensors(mine), *results, strict=True):

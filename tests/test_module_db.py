@@ -1,7 +1,7 @@
 """Every sample that torch's own test suite has for its recurrent modules, given to torch's and to ours.
 
-The samples draw from [-9, 9], which saturates the gates: where tanh is near 1, one rounding of it changes its slope by many
-units, up or down, in torch's kernels and in ours alike. So the error budget is one for all samples of a module together.
+The samples draw from [-9, 9], which saturates the gates: where tanh is near 1, one rounding of it changes its slope by
+many units, up or down, in torch's kernels and in ours alike. So there is one error budget for all samples of a module.
 """
 
 from __future__ import annotations

@@ -97,9 +97,7 @@ def test_states_come_back_in_the_callers_order(cell, backend):
     module, theirs, truth = twins(cell, 3, 5, bidirectional=True, device=device)
     hx = random_states(cell, 2, 4, 5)
     packed = [pack_padded_sequence(torch.zeros(6, 4, 3), [2, 6, 1, 4], enforce_sorted=False) for _ in range(3)]
-    results = [
-        tensors(m(p.to(next(m.parameters())), like(m, hx))[1]) for m, p in zip((module, theirs, truth), packed)
-    ]
+    results = [tensors(m(p.to(next(m.parameters())), like(m, hx))[1]) for m, p in zip((module, theirs, truth), packed)]
     for triple in zip(*results, strict=True):
         check(*triple)
     # and not, say, in the sorted order

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import FLOOR, DTYPES, available, build, device_of, name_of
+from support import DTYPES, FLOOR, available, build, device_of, name_of
 from torch import nn
 
 from fastrnn import _ops, reference
