@@ -108,7 +108,7 @@ def as_function(module, args):
 def test_gradcheck(name, order, backend):
     """Numerical derivatives in float64, along a random direction per input (fast_mode), as torch's own suite does."""
     device = device_of(backend)
-    # The options alternate with periods of 2, 4, 8 …: an odd stride meets every value of each, at a fraction of the time.
+    # The options alternate with periods of 2, 4, 8 …: an odd stride meets every value of each, and is faster.
     for sample in list(samples(name, torch.float64, device, True))[:: 3 if order == 1 else 5]:
         module = construct(fastrnn, name, sample, torch.float64, device, True)
         function, inputs = as_function(module, cast(sample.forward_input.args, torch.float64, device))
