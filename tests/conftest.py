@@ -12,6 +12,12 @@ import fastrnn
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    """Silences what torch says of itself, so that a warning of ours is seen."""
+    for text in ("LSTM with projections is not supported with oneDNN", "`torch.jit.script` is deprecated"):
+        config.addinivalue_line("filterwarnings", f"ignore:{text}")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

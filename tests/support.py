@@ -1,9 +1,9 @@
 """What the tests share: torch's module beside ours, the error budget, and the choice of cases.
 
 The error budget. Truth is ``torch.nn`` in float64 on the CPU, from the same (rounded) weights and inputs. Our largest
-error against it may be twice that of ``torch.nn`` in the tested type, plus a floor of ``FLOOR[dtype]`` units in the last
-place of the largest element of the tensor. The floor is what remains where torch happens to be exact; in float64, where
-torch's own result is the truth, it is the whole budget.
+error against it may be twice that of ``torch.nn`` in the tested type, plus a floor of ``FLOOR[dtype]`` units in the
+last place of the tensor's largest element. The floor is what remains where torch happens to be exact; in float64,
+where torch's own result is the truth, it is the whole budget.
 """
 
 from __future__ import annotations

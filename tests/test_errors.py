@@ -1,4 +1,4 @@
-"""Every misuse that torch.nn reports is reported with torch's type and torch's words; what torch lets through, in ours."""
+"""Every misuse that torch.nn reports, with torch's type and torch's words; what torch lets through, in ours."""
 
 from __future__ import annotations
 

@@ -96,11 +96,11 @@ def test_forward_mode(cell):
 
 @cells
 def test_tensor_used_twice(cell, backend):
-    """One weight in both directions and both layers, one tensor as every state: gradients of each use are kept apart."""
+    """Weights in both directions, one tensor as every state: the gradients of each use are kept apart."""
     function, inputs = problem(cell, backend, num_layers=2, bidirectional=True)
     x, state, weights = inputs[0], inputs[1], inputs[1 + cell.states :]
     half = len(weights) // 4
-    wide = [w for w in weights[2 * half : 3 * half]]
+    wide = list(weights[2 * half : 3 * half])
 
     def tied(x, state, *shared):
         first, second = shared[:half], shared[half:]
@@ -113,7 +113,7 @@ def test_tensor_used_twice(cell, backend):
 
 @cells
 def test_penalty_on_the_gradient(cell, backend):
-    """The use of second order in practice: a gradient norm in the loss, against the same on torch's own graph in float64.
+    """The use of second order in practice, a gradient norm in the loss, against torch's own graph in float64.
 
     torch's CPU kernels are differentiable twice in float64, so this truth is torch's, not ours.
     """

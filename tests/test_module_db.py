@@ -1,7 +1,7 @@
 """Every sample that torch's own test suite has for its recurrent modules, given to torch's and to ours.
 
-The samples draw from [-9, 9], which saturates the gates: where tanh is near 1, one rounding of it changes its slope by many
-units, up or down, in torch's kernels and in ours alike. So the error budget is one for all samples of a module together.
+The samples draw from [-9, 9], which saturates the gates: where tanh is near 1, one rounding of it changes its slope by
+many units, up or down, in torch's kernels and in ours alike. So there is one error budget for all samples of a module.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def as_function(module, args):
 def test_gradcheck(name, order, backend):
     """Numerical derivatives in float64, along a random direction per input (fast_mode), as torch's own suite does."""
     device = device_of(backend)
-    for sample in samples(name, torch.float64, device, True):
+    # The options alternate with periods of 2, 4, 8 …: an odd stride meets every value of each, and is faster.
+    for sample in list(samples(name, torch.float64, device, True))[:: 3 if order == 1 else 5]:
         module = construct(fastrnn, name, sample, torch.float64, device, True)
         function, inputs = as_function(module, cast(sample.forward_input.args, torch.float64, device))
         check = torch.autograd.gradcheck if order == 1 else torch.autograd.gradgradcheck
