@@ -1,8 +1,9 @@
 """Layer calls with random arguments, and what they must give: for the emulator and for a GPU alike.
 
 Error budget: the error of a tensor, in the 2-norm, is at most BUDGET[precision] times the precision's unit of
-rounding times the norm of the float64 result (a result whose typical value is under 0.1 counts as if it were 0.1). The budgets are about
-twice what the emulator needs; for tf32 four times, because a GPU's library rounds to tf32 too, the emulator's does not.
+rounding times the norm of the float64 result (a result whose typical value is under 0.1 counts as if it were 0.1).
+The budgets are about twice what the emulator needs; for tf32 five times, because on a GPU the library rounds to tf32
+as well, and the emulator's does not.
 """
 
 import contextlib
