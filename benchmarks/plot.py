@@ -59,6 +59,8 @@ def caption(rows: Sequence[Row]) -> str:
     parts += [f"driver {distinct('driver')}, CUDA {distinct('cuda')}"] if distinct("cuda") else []
     parts += [f"against {opponent}", f"fastrnn {distinct('fastrnn')}"]
     parts[-1] += f" ({distinct('commit')})" if distinct("commit") else ""
+    parts += ["without the compiled extension"] if "no" in {row["extension"] for row in rows} else []
+    parts += [f"backend {distinct('backend')}"] if distinct("backend") != "auto" else []
     days = sorted({row["date"][:10] for row in rows})
     parts.append(days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}")
     note = NOTES.get(rows[0]["grid"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from fastrnn._bench.measure import PRECISIONS, Measurement, Refused, Setting, me
 from fastrnn._bench.timing import Pace
 
 RESULTS = Path(__file__).resolve().parent / "results"
+QUICK_RESULTS = RESULTS.parents[1] / "runs"  # not tracked: noisy rows must not replace good ones
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(devices) > 1:
             raise ValueError(f"--grid {args.grid}: runs on several devices, one file is for one; give --device")
         place = environment(devices.pop()) | ({"commit": args.commit} if args.commit else {})
-        path = args.out or default_path(RESULTS, place["device"])
+        path = args.out or default_path(QUICK_RESULTS if args.quick else RESULTS, place["device"])
         file = ResultFile(path)
     except ValueError as wrong:
         parser.error(str(wrong))
+    if (busy := os.getloadavg()[0]) > 0.5 * (os.cpu_count() or 1):
+        print(f"warning: the load average is {busy:.1f}; figures taken on a busy machine mean little", file=sys.stderr)
     earlier = read_rows(path) if args.resume else []
     rows, interrupted = _run(jobs, place, file, earlier)
     print(f"\n{_heading(place)}\n\n{table(rows)}\n\nwritten to {path}" if rows else "nothing measured")
@@ -156,7 +160,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--graph", choices=("auto", "on", "off"), default="auto", help="also time as a CUDA graph")
     parser.add_argument("--seconds-per-case", type=float, help="time per case (default: 2, or 0.2 with --quick)")
     parser.add_argument("--quick", action="store_true", help="short and noisy, for seeing that everything runs")
-    parser.add_argument("--out", type=Path, help="CSV to append to (default: benchmarks/results/<device>.csv)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="CSV to append to (default: benchmarks/results/<device>.csv, or runs/<device>.csv with --quick)",
+    )
     parser.add_argument("--resume", action="store_true", help="skip what the CSV already has for this commit")
     parser.add_argument("--commit", help="label of the code measured, where it is not a git checkout")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")

@@ -70,6 +70,8 @@ def why_not(backend: str, call: Call) -> list[str]:
             reasons.append(f"the tensors are on {call.device}")
         if call.dtype not in _COMPILED_DTYPES:
             reasons.append(f"there is no kernel for {call.dtype}")
+    if backend == "cuda" and call.B == 0:
+        reasons.append("an empty batch launches nothing")
     if call.transformed and backend != "reference":
         reasons.append("torch.func transforms and forward-mode AD go through differentiable operations")
     return reasons

@@ -8,7 +8,7 @@ from torch import _VF, Tensor, nn
 from . import _dispatch
 from ._autograd import layer
 from ._checks import check_same
-from .functional import autocast, describe
+from .functional import autocast, describe, is_autocast
 from .reference import scan
 from .registry import CELLS, Cell
 
@@ -69,7 +69,7 @@ class _Step(nn.RNNCellBase):
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
-        if torch.is_autocast_enabled(data.device.type):
+        if is_autocast(data.device.type):
             data, states, weights = autocast(cell.step, data, states, weights)
             with torch.autocast(data.device.type, enabled=False):
                 after = _step(cell, data, states, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -18,17 +19,22 @@ _ATEN = {"LSTM": _VF.lstm, "GRU": _VF.gru, "RNN_TANH": _VF.rnn_tanh, "RNN_RELU":
 _CPU_AUTOCAST_LOW = frozenset({"LSTM", "RNN", "RNNCell"})
 
 
-def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]):
+def is_autocast(device: str) -> bool:
+    """Whether autocast is on for a type of device; torch refuses to say for those that know none, such as meta."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], packed: bool = False):
     """The arguments of a call of class ``name`` in the type autocast asks for, which is also the result's.
 
-    The type is torch's for that class and device. Where torch mixes types inside (GRU, LSTMCell and GRUCell on the CPU)
-    everything is computed in the wider one.
+    The type is torch's for that class and device. Where torch mixes types inside (GRU, LSTMCell, GRUCell and the packed
+    LSTM on the CPU) everything is computed in the wider one.
     """
     device = input.device.type
-    if not torch.is_autocast_enabled(device) or any(t.dtype == torch.float64 for t in weights):
+    if not is_autocast(device) or any(t.dtype == torch.float64 for t in weights):
         return input, hx, weights
     dtype = torch.get_autocast_dtype(device)
-    if device == "cpu" and name not in _CPU_AUTOCAST_LOW:
+    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or (name == "LSTM" and packed)):
         for state in hx:
             dtype = torch.promote_types(dtype, state.dtype)
     return input.to(dtype), [h.to(dtype) for h in hx], [w.to(dtype) for w in weights]
@@ -134,8 +140,9 @@ def _public(mode, input, hx, weights, num_layers, bidirectional, dropout, traini
         hx = [input.new_zeros(*shape, width) for width in widths[: cell.states]]
     elif isinstance(hx, Tensor):
         hx = [hx]
-    input, hx, weights = autocast(cell.layer, input, list(hx), list(weights))
-    with torch.autocast(input.device.type, enabled=False):
+    input, hx, weights = autocast(cell.layer, input, list(hx), list(weights), batch_sizes is not None)
+    device = input.device.type
+    with torch.autocast(device, enabled=False) if is_autocast(device) else contextlib.nullcontext():
         output, hn = run(cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes)
     return (output.transpose(0, 1) if batch_first and batch_sizes is None else output), hn
 

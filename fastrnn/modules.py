@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
-from .functional import autocast, describe, run
+from .functional import autocast, describe, is_autocast, run
 from .registry import CELLS
 
 
@@ -109,8 +109,8 @@ class _Layer(nn.RNNBase):
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
         cell = CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(input, hx)
-        if torch.is_autocast_enabled(data.device.type):
-            data, states, weights = autocast(cell.layer, data, states, weights)
+        if is_autocast(data.device.type):
+            data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
             with torch.autocast(data.device.type, enabled=False):
                 output, hn = self._run(cell, data, states, weights, batch_sizes)
         else:
@@ -159,8 +159,8 @@ class LSTM(_Layer, nn.LSTM):
         device=None,
         dtype=None,
     ) -> None:
-        nn.LSTM.__init__(
-            self, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device=device, dtype=dtype,
         )  # fmt: skip
 
@@ -189,8 +189,8 @@ class GRU(_Layer, nn.GRU):
         dtype=None,
         **unsupported,
     ) -> None:
-        nn.GRU.__init__(
-            self, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             device=device, dtype=dtype, **unsupported,
         )  # fmt: skip
 
@@ -218,8 +218,8 @@ class RNN(_Layer, nn.RNN):
         dtype=None,
         **unsupported,
     ) -> None:
-        nn.RNN.__init__(
-            self, input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional,
+        super().__init__(
+            input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional,
             device=device, dtype=dtype, **unsupported,
         )  # fmt: skip
 
@@ -228,6 +228,6 @@ def explain_layer(module: _Layer, input, hx=None) -> _dispatch.Explanation:
     """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
     cell = CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(input, hx)
-    data, states, weights = autocast(cell.layer, data, states, weights)
+    data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
     directions = 2 if module.bidirectional else 1
     return _dispatch.explanation(describe(cell, data, batch_sizes, states, weights, module.num_layers, directions))

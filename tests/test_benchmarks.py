@@ -14,7 +14,7 @@ from torch import nn
 
 from fastrnn._bench import environment
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights
-from fastrnn._bench.gate import Error, deviation, errors, exact_results
+from fastrnn._bench.gate import Error, deviation, errors, exact_results, floor
 from fastrnn._bench.measure import Measurement, Refused, Setting, measure
 from fastrnn._bench.timing import Pace, Spread
 
@@ -121,7 +121,7 @@ def fake_run(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "environment", lambda _device: PLACE)
     plan: dict[str, object] = {"status": "ok", "stop_after": math.inf}
 
-    def go(*argv):
+    def without_out(*argv):
         measured = []
 
         def fake(case, setting, against):
@@ -136,9 +136,12 @@ def fake_run(monkeypatch, tmp_path):
             ]
 
         monkeypatch.setattr(run, "measure", fake)
-        return run.main(["--threads", "1", "--out", str(tmp_path / "r.csv"), *argv]), measured
+        return run.main(["--threads", "1", *argv]), measured
 
-    go.plan, go.path = plan, tmp_path / "r.csv"
+    def go(*argv):
+        return without_out("--out", str(go.path), *argv)
+
+    go.plan, go.path, go.without_out = plan, tmp_path / "r.csv", without_out
     return go
 
 
@@ -206,7 +209,7 @@ def test_the_loop_opponent_computes_the_layer(cell, monkeypatch):
     loop = opponents.opponent("compiled-loop", case)(case, torch.device("cpu"), weights)
     sides = [loop, Side(build(getattr(nn, cell), case, "cpu", weights), case)]
     exact = exact_results(case, weights, inputs, "cpu")
-    found = errors(sides[0].names, sides[0](inputs), sides[1](inputs), exact, torch.finfo(torch.float32).eps)
+    found = errors(sides[0].names, sides[0](inputs), sides[1](inputs), exact, floor(case, ""))
     assert all(error.ok for error in found), found[0]
 
 
@@ -329,6 +332,29 @@ def test_readme_table_is_written_and_checked(tmp_path, capsys):
     assert plot.main([*command, "--check"]) == 0
     file.append(cpu_rows(5.0)[0])
     assert plot.main([*command, "--check"]) == 1
+
+
+def test_the_caption_says_what_was_not_the_default():
+    plain = plot.caption(cpu_rows(2.0))
+    assert "backend" not in plain and "extension" not in plain
+    other = plot.caption(cpu_rows(2.0, backend="reference", extension="no", date="2026-01-02T03:04:05Z"))
+    assert "without the compiled extension, backend reference, 2026-01-02" in other
+
+
+def test_a_busy_machine_is_told(fake_run, monkeypatch, capsys):
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 4)
+    for load, told in ((1.9, False), (2.1, True)):
+        monkeypatch.setattr(run.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        fake_run()
+        assert ("load average" in capsys.readouterr().err) == told
+
+
+def test_quick_rows_go_where_they_replace_no_others(fake_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "QUICK_RESULTS", tmp_path / "runs")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    fake_run.without_out("--quick")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["test-cpu.csv"]
+    assert not (tmp_path / "results").exists()
 
 
 def test_markers_must_be_there_once_and_in_order():

@@ -25,7 +25,8 @@ struct LayerArgs {
 
   // Checks another tensor of the call (a gradient, an output) and returns it contiguous.
   at::Tensor checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) const;
-  std::vector<at::Tensor> checked_states(const std::vector<at::Tensor>& states, const char* name) const;
+  std::vector<at::Tensor> checked_states(const std::vector<at::Tensor>& states,
+                                         const char* name) const;
 
   // (T, B, width) or, packed, (N, width).
   std::vector<int64_t> rows_shape(int64_t width) const;

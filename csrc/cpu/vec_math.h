@@ -52,8 +52,10 @@ FASTRNN_HD ExpParts<A> exp_parts(Vec<A> x) {
   const V r = multiply_add(n, V(-C::kLn2Low), multiply_add(n, V(-C::kLn2High), x));
   V series(inverse_factorial<A>(C::kTerms));
 #pragma GCC unroll 16
-  for (int i = C::kTerms - 1; i >= 2; --i) series = multiply_add(series, r, V(inverse_factorial<A>(i)));
-  const Bits scale = ((Bits)shifted.v << C::kMantissa) + (typename VecTypes<A>::Bit(C::kBias) << C::kMantissa);
+  for (int i = C::kTerms - 1; i >= 2; --i)
+    series = multiply_add(series, r, V(inverse_factorial<A>(i)));
+  const Bits scale =
+      ((Bits)shifted.v << C::kMantissa) + (typename VecTypes<A>::Bit(C::kBias) << C::kMantissa);
   return {V((typename V::Raw)scale), multiply_add(series * r, r, r)};
 }
 

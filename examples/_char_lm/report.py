@@ -50,7 +50,7 @@ def describe_place(recipe: Recipe) -> str:
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:
-        where = f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+        where = f"{device.type} ({platform.machine()}, {torch.get_num_threads()} thread(s))"
     return f"{where}, torch {torch.__version__}, fastrnn {fastrnn.__version__}"
 
 

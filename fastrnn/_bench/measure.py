@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fastrnn
 
 from .case import Case, Side, build, make_inputs, make_weights, rotation_count
-from .gate import Error, deviation, epsilon, errors, exact_results
+from .gate import Error, deviation, errors, exact_results, floor
 from .memory import training_bytes
 from .timing import ClockRounds, EventRounds, Pace, Spread, captured, interleave, spread
 
@@ -94,7 +94,7 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
     other.prepare(first)
 
     def gate(our_results: Sequence[Tensor]) -> list[Error]:
-        return errors(ours.names, our_results, torchs(first), exact, epsilon(case, setting.precision))
+        return errors(ours.names, our_results, torchs(first), exact, floor(case, setting.precision))
 
     with _forced(setting.backend):
         with torch.set_grad_enabled(ours.training):

@@ -1,0 +1,31 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import available
+
+import fastrnn
+
+# The cases are small and the machine may be shared: threads that wait for each other cost more than they bring.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=available())
+def backend(request):
+    """Every backend that can run here, forced while the test runs."""
+    with fastrnn.backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[None, *available()], ids=lambda name: name or "automatic")
+def any_backend(request):
+    """As ``backend``, and the automatic choice too."""
+    with fastrnn.backend(request.param):
+        yield request.param

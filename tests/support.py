@@ -1,0 +1,172 @@
+"""What the tests share: torch's module beside ours, the error budget, and the choice of cases.
+
+The error budget. Truth is ``torch.nn`` in float64 on the CPU, from the same (rounded) weights and inputs. Our largest
+error against it may be twice that of ``torch.nn`` in the tested type, plus a floor of ``FLOOR[dtype]`` units in the last
+place of the largest element of the tensor. The floor is what remains where torch happens to be exact; in float64, where
+torch's own result is the truth, it is the whole budget.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import fastrnn
+from fastrnn import _ops
+from fastrnn.registry import CELLS, Cell
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+LAYERS = tuple({cell.layer: cell for cell in CELLS.values()}.values())
+"""One cell for every class of layer."""
+
+FLOOR = {torch.float64: 64, torch.float32: 8, torch.bfloat16: 1, torch.float16: 1}
+assert set(FLOOR) == set(DTYPES)
+
+
+def available() -> list[str]:
+    """The backends that can run on this machine."""
+    compiled = [name for name in ("cpu", "cuda") if _ops.missing(name) is None]
+    if not torch.cuda.is_available():
+        compiled = [name for name in compiled if name != "cuda"]
+    return ["reference", "aten", *compiled]
+
+
+def device_of(backend: str | None) -> str:
+    """Where the tensors of a test of this backend live."""
+    return "cuda" if backend == "cuda" else "cpu"
+
+
+def build(space, cell: Cell, *sizes: int, step: bool = False, **options) -> nn.Module:
+    """The layer of ``cell`` (or its one-step module) from ``torch.nn`` or from ``fastrnn``."""
+    if cell.nonlinearity:
+        options["nonlinearity"] = cell.nonlinearity
+    return getattr(space, cell.step if step else cell.layer)(*sizes, **options)
+
+
+def twins(cell: Cell, *sizes: int, **options) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Ours, torch's and torch's in float64 on the CPU, with the same parameters."""
+    theirs = build(nn, cell, *sizes, **options)
+    ours = build(fastrnn, cell, *sizes, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs, copy.deepcopy(theirs).cpu().double()
+
+
+def tensors(result) -> list[Tensor]:
+    """Every tensor in a module's result, in order."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, PackedSequence):
+        return [result.data]
+    return [t for part in result for t in tensors(part)]
+
+
+def like(module: nn.Module, value):
+    """``value`` (a tensor, a tuple of them, None) as leaves of the module's type and device that want gradients."""
+    if isinstance(value, (tuple, list)):
+        return tuple(like(module, part) for part in value)
+    if value is None:
+        return None
+    weight = next(module.parameters())
+    return value.detach().to(weight).requires_grad_()
+
+
+def cotangents(outputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The same random gradients for outputs of every type: representable in ``dtype``."""
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(o.shape, generator=generator).to(dtype).to(o) for o in outputs]
+
+
+def evaluate(module: nn.Module, x, hx=None, lengths=None, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Outputs, final states and the gradients of input, states and parameters, by name.
+
+    ``lengths`` packs ``x``; ``dtype`` is the tested type, in which the gradients that come in are representable.
+    """
+    x, hx = like(module, x), like(module, hx)
+    input = x
+    if lengths is not None:
+        input = pack_padded_sequence(x, lengths, getattr(module, "batch_first", False), enforce_sorted=False)
+    outputs = tensors(module(input) if hx is None else module(input, hx))
+    sources = {"input": x}
+    if hx is not None:
+        sources |= {f"state {i}": h for i, h in enumerate(tensors(hx))}
+    sources |= dict(module.named_parameters())
+    grads = torch.autograd.grad(outputs, list(sources.values()), cotangents(outputs, dtype or x.dtype))
+    result = {f"output {i}": o.detach() for i, o in enumerate(outputs)}
+    return result | {f"gradient of {name}": g for name, g in zip(sources, grads)}
+
+
+def errors(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> tuple[float, float]:
+    """Our largest error and torch's, in units in the last place of the tensor's largest element.
+
+    Asserts that ours has the type, shape and device of torch's.
+    """
+    assert (ours.dtype, ours.shape, ours.device) == (theirs.dtype, theirs.shape, theirs.device), what
+    if ours.numel() == 0:
+        return 0.0, 0.0
+    exact = truth.detach().cpu().double()
+    unit = torch.finfo(ours.dtype).eps * (exact.abs().max().item() or 1.0)
+    error, torchs = ((t.detach().cpu().double() - exact).abs().max().item() / unit for t in (ours, theirs))
+    return error, torchs
+
+
+def check(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> None:
+    """Asserts the type and shape of torch's result, and our error to be within the budget."""
+    error, torchs = errors(ours, theirs, truth, what)
+    budget = 2 * torchs + FLOOR[ours.dtype]
+    assert error <= budget, f"{what}: error of {error:.1f} units, torch's {torchs:.1f}, allowed {budget:.1f}"
+
+
+def check_all(ours: dict[str, Tensor], theirs: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
+    """:func:`check` for every entry of three results of :func:`evaluate`."""
+    assert list(ours) == list(theirs) == list(truth)
+    for name in theirs:
+        check(ours[name], theirs[name], truth[name], name)
+
+
+def compare(modules, x, hx=None, lengths=None) -> None:
+    """Runs the three modules of :func:`twins` forward and backward and checks ours against the budget."""
+    dtype = next(modules[0].parameters()).dtype
+    x = x.to(dtype)
+    hx = like(modules[0], hx)
+    check_all(*(evaluate(module, x, hx, lengths, dtype) for module in modules))
+
+
+def random_states(cell: Cell, rows: int, batch: int, hidden: int, proj: int = 0):
+    """Initial states, in the form the module of ``cell`` takes them."""
+    h = torch.randn(rows, batch, proj or hidden)
+    return (h, torch.randn(rows, batch, hidden)) if cell.states == 2 else h
+
+
+def pairwise(factors: dict[str, tuple]) -> list[dict]:
+    """Few combinations in which any two values of any two factors occur together."""
+    names, rng = list(factors), random.Random(0)
+
+    def pairs(case: dict) -> set:
+        return set(itertools.combinations(tuple(case.items()), 2))
+
+    left = {
+        ((a, x), (b, y)) for a, b in itertools.combinations(names, 2) for x in factors[a] for y in factors[b]
+    }  # fmt: skip
+    cases = []
+    while left:
+        (a, x), (b, y) = min(left, key=str)
+        drawn = [{name: rng.choice(factors[name]) for name in names} | {a: x, b: y} for _ in range(40)]
+        cases.append(max(drawn, key=lambda case: len(pairs(case) & left)))
+        left -= pairs(cases[-1])
+    return cases
+
+
+def name_of(value) -> str:
+    """Test ids for cells, types and dictionaries of options."""
+    if isinstance(value, Cell):
+        return value.mode
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, dict):
+        return "-".join(f"{key}={name_of(part)}" for key, part in value.items())
+    return str(value).replace(" ", "")

@@ -1,0 +1,144 @@
+"""Under autocast the result has torch's type for that class, and torch's accuracy."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from support import build, check, cotangents, device_of, name_of, tensors
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+from fastrnn.registry import CELLS
+
+LOW = (torch.bfloat16, torch.float16)
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+lows = pytest.mark.parametrize("low", LOW, ids=name_of)
+one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
+
+
+def inputs(cell, step, dtype, state_dtype, device):
+    """Values representable in every 16-bit type, so that a cast on the way in changes nothing."""
+    x = torch.randn(*((3, 4) if step else (5, 3, 4)), device=device).bfloat16().half().to(dtype)
+    if state_dtype is None:
+        return (x,)
+    shape = (3, 6) if step else (2, 3, 6)
+    states = tuple(torch.randn(shape, device=device).bfloat16().half().to(state_dtype) for _ in range(cell.states))
+    return x, states if cell.states > 1 else states[0]
+
+
+def twins(cell, step, device):
+    options = {"step": True} if step else {"bidirectional": True}
+    theirs = build(nn, cell, 4, 6, device=device, **options)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.copy_(p.bfloat16().half())
+    ours = build(fastrnn, cell, 4, 6, device=device, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs, copy.deepcopy(theirs).double()
+
+
+@cells
+@lows
+@one_step
+def test_types_and_values(cell, low, step, any_backend):
+    """Every input type times every state type.
+
+    torch's padded LSTM is oneDNN's where that takes the call (not with float16 on most machines, not with the other 16-bit
+    type) and an error or another type where it does not. There ours keeps to the low type.
+    """
+    device, works = device_of(any_backend), 0
+    ours, theirs, truth = twins(cell, step, device)
+    kinds = (torch.float32, *LOW)
+    for dtype, state_dtype in itertools.product(kinds, (None, *kinds)):
+        args = inputs(cell, step, dtype, state_dtype, device)
+        with torch.autocast(device, low):
+            mine = tensors(ours(*args))
+            if cell.mode == "LSTM" and not step and device == "cpu":
+                served = {low} if low == torch.float16 else {low, torch.float32}
+                if not {dtype, state_dtype or dtype} <= served:
+                    assert {t.dtype for t in mine} == {low}
+                    continue
+            torchs = tensors(theirs(*args))
+        works += 1
+        exact = tensors(
+            truth(*(tuple(t.double() for t in tensors(a)) if isinstance(a, tuple) else a.double() for a in args))
+        )
+        for triple in zip(mine, torchs, exact, strict=True):
+            check(*triple, what=f"{dtype} input, {state_dtype} state")
+    assert works >= 2
+
+
+@cells
+@lows
+@one_step
+def test_gradients(cell, low, step, any_backend):
+    """Gradients reach input and float32 parameters in the type of each, as accurate as torch's."""
+    device = device_of(any_backend)
+    modules, (x,) = twins(cell, step, device), inputs(cell, step, torch.float32, None, device)
+    results = []
+    for module in modules:
+        double = module is modules[2]
+        source = x.to(torch.float64 if double else torch.float32).requires_grad_()
+        with torch.autocast(device, low, enabled=not double):
+            try:
+                outputs = tensors(module(source))
+            except RuntimeError:  # as above: no LSTM in float16 by oneDNN, so its plain float16 must do
+                assert (module, cell.mode, step, low) == (modules[1], "LSTM", False, torch.float16)
+                plain = {name: p.to(low) for name, p in module.named_parameters()}
+                with torch.autocast(device, enabled=False):
+                    outputs = tensors(torch.func.functional_call(module, plain, (source.to(low),)))
+        sources = [source, *module.parameters()]
+        results.append(torch.autograd.grad(outputs, sources, cotangents(outputs, low)))
+    for name, mine, torchs, exact in zip(["input", *dict(modules[0].named_parameters())], *results):
+        assert mine.dtype == torchs.dtype == torch.float32
+        # What arrives is a float32 tensor that went through the low type: that is the type to budget in.
+        check(mine.to(low), torchs.to(low), exact, name)
+
+
+@lows
+@cells
+def test_packed(cell, low, any_backend):
+    device = device_of(any_backend)
+    ours, theirs, truth = twins(cell, False, device)
+    (x,) = inputs(cell, False, torch.float32, None, device)
+    lengths = torch.tensor([2, 5, 3])
+    with torch.autocast(device, low):
+        mine, torchs = (tensors(m(pack_padded_sequence(x, lengths, enforce_sorted=False))) for m in (ours, theirs))
+    exact = tensors(truth(pack_padded_sequence(x.double(), lengths, enforce_sorted=False)))
+    for triple in zip(mine, torchs, exact, strict=True):
+        check(*triple)
+
+
+@cells
+@one_step
+def test_float64_is_left_alone(cell, step, any_backend):
+    """autocast does not touch float64, in torch's modules or in ours."""
+    device = device_of(any_backend)
+    modules = [m.double() for m in twins(cell, step, device)]
+    args = inputs(cell, step, torch.float64, torch.float64, device)
+    with torch.autocast(device, torch.bfloat16):
+        mine, torchs = (tensors(m(*args)) for m in modules[:2])
+    for triple in zip(mine, torchs, tensors(modules[2](*args)), strict=True):
+        check(*triple)
+
+
+@cells
+def test_disabled_inside(cell, any_backend):
+    device = device_of(any_backend)
+    module = build(fastrnn, cell, 4, 6, device=device)
+    x = torch.randn(5, 3, 4, device=device)
+    with torch.autocast(device, torch.bfloat16), torch.autocast(device, enabled=False):
+        inside = module(x)[0]
+    assert inside.dtype == torch.float32 and torch.equal(inside, module(x)[0])
+
+
+@cells
+def test_backend_sees_the_low_type(cell):
+    with torch.autocast("cpu", torch.bfloat16):
+        call = fastrnn.explain(build(fastrnn, cell, 4, 6), torch.randn(5, 3, 4)).call
+        expected = build(nn, cell, 4, 6)(torch.randn(5, 3, 4))[0].dtype
+    assert call.dtype == expected

@@ -1,0 +1,265 @@
+"""The backend choice: automatic, forced, explained, never silently replaced."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from support import LAYERS, available, build, check, device_of, name_of, tensors, twins
+from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+from fastrnn import _dispatch, _ops
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
+
+
+def sample(step: bool, **options):
+    return torch.randn(*((2, 4) if step else (3, 2, 4)), **options)
+
+
+def chosen(module, x, hx=None) -> str:
+    return fastrnn.explain(module, x, hx).backend
+
+
+@cells
+@one_step
+def test_forced_backend_is_the_one_chosen(cell, step, backend):
+    module = build(fastrnn, cell, 4, 5, step=step, device=device_of(backend))
+    said = fastrnn.explain(module, sample(step, device=device_of(backend)))
+    assert said.backend == backend
+    assert set(said.reasons) == set(_dispatch.BACKENDS) - {backend}
+    assert all(reasons and all(isinstance(text, str) and text for text in reasons) for reasons in said.reasons.values())
+    lines = str(said).splitlines()
+    assert lines[0] == f"{backend}: chosen"
+    assert lines[1:] == [f"{name}: {'; '.join(reasons)}" for name, reasons in said.reasons.items()]
+    other = "aten" if backend == "reference" else "reference"
+    assert said.reasons[other] == [f"backend {backend!r} is forced"]
+
+
+@cells
+@one_step
+def test_automatic_choice_explains_itself(cell, step):
+    """Every backend that is not chosen is either unable, with its reason, or ranked behind the one chosen."""
+    module, x = build(fastrnn, cell, 4, 5, step=step), sample(step)
+    for gradient in (True, False):
+        with torch.set_grad_enabled(gradient):
+            said = fastrnn.explain(module, x)
+        assert said.call.grad == gradient
+        order = _dispatch.ranking(said.call)
+        assert sorted(order) == sorted(_dispatch.BACKENDS)
+        assert said.backend in available() and said.backend == next(
+            n for n in order if not _dispatch.why_not(n, said.call)
+        )
+        for name, reasons in said.reasons.items():
+            assert reasons == (_dispatch.why_not(name, said.call) or [f"{said.backend} is preferred for this call"])
+        for name in ("cpu", "cuda"):
+            if _ops.missing(name):
+                assert _ops.missing(name) in said.reasons[name]
+        assert "the tensors are on cpu" in said.reasons["cuda"]
+
+
+def test_call_describes_what_was_passed():
+    module = fastrnn.LSTM(4, 6, 2, bidirectional=True, proj_size=3, batch_first=True)
+    call = fastrnn.explain(module, torch.randn(5, 7, 4)).call
+    assert (call.mode, call.device, call.dtype) == ("LSTM", "cpu", torch.float32)
+    assert (call.T, call.B, call.I, call.H, call.P, call.layers, call.directions) == (7, 5, 4, 6, 3, 2, 2)
+    assert not call.packed and call.grad and not call.transformed
+    packed = fastrnn.explain(module, pack_padded_sequence(torch.randn(5, 7, 4), [7, 3, 3, 2, 1], True)).call
+    assert packed.packed and (packed.T, packed.B) == (7, 5)
+    with torch.autocast("cpu"):
+        assert fastrnn.explain(module, torch.randn(5, 7, 4)).call.dtype == torch.bfloat16
+
+
+def test_explain_checks_as_the_call_does():
+    with pytest.raises(RuntimeError, match="Expected 4, got 7"):
+        fastrnn.explain(fastrnn.GRU(4, 5), torch.randn(3, 2, 7))
+    with pytest.raises(TypeError, match="expected a fastrnn layer or cell, got LSTM; see fastrnn.convert"):
+        fastrnn.explain(torch.nn.LSTM(4, 5), torch.randn(3, 2, 4))
+
+
+def test_backend_nests_and_is_undone():
+    module, x = fastrnn.LSTM(4, 5), sample(False)
+    automatic = chosen(module, x)
+    with fastrnn.backend("reference"):
+        assert chosen(module, x) == "reference"
+        with fastrnn.backend("aten"):
+            assert chosen(module, x) == "aten"
+            with fastrnn.backend(None):
+                assert chosen(module, x) == automatic
+            assert chosen(module, x) == "aten"
+        with pytest.raises(KeyError), fastrnn.backend("aten"):
+            raise KeyError("from the block")
+        assert chosen(module, x) == "reference"
+    assert chosen(module, x) == automatic
+
+
+def test_backend_belongs_to_its_thread():
+    module, x = fastrnn.GRU(4, 5), sample(False)
+    automatic, seen = chosen(module, x), {}
+    inside, done = threading.Event(), threading.Event()
+
+    def other():
+        with fastrnn.backend("aten"):
+            inside.set()
+            done.wait(10)
+            seen["other"] = chosen(module, x)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(10)
+    seen["main"] = chosen(module, x)
+    with fastrnn.backend("reference"):
+        done.set()
+        thread.join()
+        assert chosen(module, x) == "reference"
+    assert seen == {"main": automatic, "other": "aten"}
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="expected one of cuda, cpu, aten, reference or None, got 'cudnn'"):
+        fastrnn.backend("cudnn").__enter__()
+
+
+@one_step
+def test_forced_backend_that_cannot_serve_is_an_error(step):
+    module, x = build(fastrnn, CELLS["LSTM"], 4, 5, step=step), sample(step)
+    reasons = [text for text in (_ops.missing("cuda"), "the tensors are on cpu") if text]
+    message = f"fastrnn: backend 'cuda' was asked for but cannot serve this call: {'; '.join(reasons)}"
+    for ask in (lambda: module(x), lambda: fastrnn.explain(module, x)):
+        with pytest.raises(RuntimeError) as info, fastrnn.backend("cuda"):
+            ask()
+        assert str(info.value) == message
+
+
+def test_type_without_a_kernel():
+    call = fastrnn.explain(fastrnn.GRU(4, 5), sample(False)).call._replace(dtype=torch.complex64)
+    assert "there is no kernel for torch.complex64" in _dispatch.why_not("cpu", call)
+
+
+PROGRAM = """
+import warnings, torch
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    import fastrnn
+    module, x = fastrnn.GRU(4, 5, 2, bidirectional=True), torch.randn(3, 2, 4)
+    try:
+        print(fastrnn.explain(module, x).backend)
+        for _ in range(2):
+            module(x)[0].sum().backward()
+            fastrnn.GRUCell(4, 5)(x[0]).sum().backward()
+        with fastrnn.backend("reference"):
+            print(fastrnn.explain(module, x).backend)
+    except Exception as error:
+        print(type(error).__name__, error, sep=": ")
+for w in seen:
+    print(w.category.__name__, w.message, sep=": ")
+"""
+
+
+def run_program(monkeypatch, environment: str | None) -> list[str]:
+    if environment is None:
+        monkeypatch.delenv("FASTRNN_BACKEND", raising=False)
+    else:
+        monkeypatch.setenv("FASTRNN_BACKEND", environment)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_environment_forces_a_backend(monkeypatch):
+    assert run_program(monkeypatch, "aten")[:2] == ["aten", "reference"]
+
+
+def test_environment_with_an_unknown_backend(monkeypatch):
+    (line,) = run_program(monkeypatch, "fastest")
+    assert line == "ValueError: FASTRNN_BACKEND: expected one of cuda, cpu, aten, reference, got 'fastest'"
+
+
+def test_environment_with_an_impossible_backend(monkeypatch):
+    line = run_program(monkeypatch, "cuda")[0]
+    assert line.startswith("RuntimeError: fastrnn: backend 'cuda' was asked for but cannot serve this call: ")
+    assert line.endswith("the tensors are on cpu")
+
+
+def test_one_warning_per_process_at_most(monkeypatch):
+    """A missing extension is said once, with the reason; nothing else is said at all."""
+    lines = run_program(monkeypatch, None)
+    automatic = fastrnn.explain(fastrnn.GRU(4, 5), sample(False)).backend
+    assert lines[:2] == [automatic, "reference"]
+    if fastrnn._ext.reason is None:
+        assert lines[2:] == []
+    else:
+        (warning,) = lines[2:]
+        assert warning.startswith("RuntimeWarning: fastrnn runs in pure PyTorch, slower than it could")
+        assert warning.endswith(fastrnn._ext.reason)
+
+
+@cells
+@one_step
+def test_transforms_go_through_the_reference(cell, step):
+    module, x = build(fastrnn, cell, 4, 5, step=step), sample(step)
+    seen = []
+
+    def ask(x):
+        seen.append(fastrnn.explain(module, x))
+        return x
+
+    vmap(ask)(x.unsqueeze(0))
+    assert seen[0].backend == "reference"
+    assert "torch.func transforms and forward-mode AD go through differentiable operations" in seen[0].reasons["aten"]
+    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match="backend 'aten' was asked for but cannot serve"):
+        vmap(module)(x.unsqueeze(0))
+
+
+@cells
+def test_per_sample_gradients(cell):
+    """vmap over grad gives what a loop over torch.nn's gradients gives."""
+    ours, theirs, truth = twins(cell, 4, 5, 2, bidirectional=True)
+    batch = torch.randn(3, 6, 4)
+
+    def loss(parameters, x):
+        return functional_call(ours, parameters, (x.unsqueeze(1),))[0].square().sum()
+
+    parameters = {name: p.detach() for name, p in ours.named_parameters()}
+    mine = vmap(grad(loss), in_dims=(None, 0))(parameters, batch)
+    for i, x in enumerate(batch):
+        expected = [
+            torch.autograd.grad(m(x.to(p).unsqueeze(1))[0].square().sum(), m.parameters())
+            for m in (theirs, truth)
+            for p in [next(m.parameters())]
+        ]
+        for name, torchs, exact in zip(parameters, *expected, strict=True):
+            check(mine[name][i], torchs, exact, name)
+
+
+@cells
+@one_step
+def test_jacobians(cell, step):
+    """Reverse mode by jacrev and forward mode by jvp, against torch.nn's Jacobian taken by reverse mode."""
+    ours, theirs, truth = twins(cell, 4, 5, step=step)
+    x = sample(step)
+    expected = [
+        torch.autograd.functional.jacobian(lambda x, m=m: tensors(m(x))[0], x.to(next(m.parameters())))
+        for m in (theirs, truth)
+    ]
+    check(jacrev(lambda x: tensors(ours(x))[0])(x), *expected)
+    tangent = torch.randn_like(x)
+    _, mine = jvp(lambda x: tensors(ours(x))[0], (x,), (tangent,))
+    along = [torch.tensordot(jacobian, tangent.to(jacobian), x.dim()) for jacobian in expected]
+    check(mine, *along)
+
+
+@pytest.mark.parametrize("cell", LAYERS, ids=name_of)
+def test_vmap_over_inputs(cell):
+    ours, theirs, truth = twins(cell, 4, 5)
+    batch = torch.randn(3, 6, 2, 4)
+    mine = vmap(lambda x: tensors(ours(x)))(batch)
+    for i, x in enumerate(batch):
+        for stacked, torchs, exact in zip(mine, tensors(theirs(x)), tensors(truth(x.double()))):
+            check(stacked[i], torchs, exact)

@@ -1,0 +1,186 @@
+"""Every cell, as a layer and as one step, computes what torch.nn computes, forward and backward, on every backend."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from support import (
+    DTYPES,
+    build,
+    check,
+    compare,
+    cotangents,
+    device_of,
+    like,
+    name_of,
+    pairwise,
+    random_states,
+    tensors,
+    twins,
+)
+
+import fastrnn
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+
+GRID = pairwise(
+    {
+        "layers": (1, 2, 3),
+        "bidirectional": (False, True),
+        "bias": (True, False),
+        "projected": (False, True),
+        "packed": (False, True),
+        "batch_first": (False, True),
+        "hx": (False, True),
+        "T": (1, 2, 7),
+        "B": (0, 1, 3, 17),
+        "sizes": ((1, 1), (3, 17), (17, 3), (33, 65), (65, 33)),
+    }
+)
+
+
+def run_case(cell, dtype, backend, case, training=True):
+    T, B, (I, H) = case["T"], case["B"], case["sizes"]
+    proj = (H + 1) // 2 if case["projected"] and cell.mode == "LSTM" and H > 1 else 0
+    options = {key: case[key] for key in ("bidirectional", "bias", "batch_first")}
+    if proj:
+        options["proj_size"] = proj
+    device = device_of(backend)
+    modules = twins(cell, I, H, case["layers"], **options, device=device, dtype=dtype)
+    for module in modules:
+        module.train(training)
+    x = torch.randn(T, B, I, device=device)
+    rows = case["layers"] * (2 if case["bidirectional"] else 1)
+    hx = random_states(cell, rows, B, H, proj) if case["hx"] else None
+    lengths = torch.randint(1, T + 1, (B,)) if case["packed"] and B else None
+    compare(modules, x.transpose(0, 1) if case["batch_first"] else x, hx, lengths)
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("case", GRID, ids=name_of)
+def test_layer(cell, dtype, backend, case):
+    run_case(cell, dtype, backend, case)
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("B", [0, 1, 33, None], ids=lambda B: "unbatched" if B is None else f"B={B}")
+@pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
+def test_step(cell, dtype, backend, bias, B, given):
+    device = device_of(backend)
+    for I, H in itertools.pairwise((1, 3, 17, 33)):
+        modules = twins(cell, I, H, step=True, bias=bias, device=device, dtype=dtype)
+        batch = () if B is None else (B,)
+        hx = tuple(torch.randn(*batch, H) for _ in range(cell.states)) if given else None
+        compare(modules, torch.randn(*batch, I), hx[0] if hx and cell.states == 1 else hx)
+
+
+@cells
+def test_long_sequence(cell, backend):
+    """Rounding errors do not pile up faster than torch's."""
+    for dtype in (torch.float32, torch.bfloat16):
+        modules = twins(cell, 5, 16, device=device_of(backend), dtype=dtype)
+        compare(modules, torch.randn(150, 2, 5))
+
+
+@cells
+def test_backward_in_eval_mode(cell, backend):
+    case = {"layers": 2, "bidirectional": True, "bias": True, "projected": False, "packed": False}
+    case |= {"batch_first": False, "hx": True, "T": 4, "B": 3, "sizes": (3, 5)}
+    run_case(cell, torch.float32, backend, case, training=False)
+
+
+@cells
+def test_unbatched_layer(cell, backend):
+    for hx in (None, [torch.randn(4, 5) for _ in range(cell.states)]):
+        modules = twins(cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
+        compare(modules, torch.randn(6, 3), hx[0] if hx and cell.states == 1 else hx)
+
+
+def _sources(module, x, hx):
+    return {"x": [x], "hx": tensors(hx), "weights": list(module.parameters())}
+
+
+@cells
+@pytest.mark.parametrize("wanted", ["x", "hx", "weights", "x+hx", "x+weights", "hx+weights", "one weight", "c or h"])
+def test_gradients_of_some_inputs_only(cell, backend, wanted):
+    """What asks for no gradient gets none, and the others' gradients do not depend on it."""
+    ours, theirs, truth = twins(cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
+    x, hx = torch.randn(4, 2, 3), random_states(cell, 4, 2, 5)
+    results = []
+    for module in (ours, theirs, truth):
+        x_, hx_ = like(module, x), like(module, hx)
+        groups = _sources(module, x_, hx_)
+        groups |= {"one weight": [module.weight_hh_l0_reverse], "c or h": [tensors(hx_)[-1]]}
+        sources = [t for name in wanted.split("+") for t in groups[name]]
+        for t in itertools.chain(*groups.values()):
+            t.requires_grad_(any(t is s for s in sources))
+        outputs = tensors(module(x_, hx_))
+        torch.autograd.backward(outputs, cotangents(outputs, torch.float32))
+        assert all((t.grad is not None) == t.requires_grad for t in itertools.chain(*groups.values()))
+        results.append([t.grad for t in sources])
+    for index, grads in enumerate(zip(*results)):
+        check(*grads, what=f"gradient {index}")
+
+
+@cells
+def test_only_some_outputs_used(cell, backend):
+    """A gradient may come from the last state alone, or from the output alone."""
+    ours, theirs, truth = twins(cell, 3, 5, bidirectional=True, device=device_of(backend))
+    x = torch.randn(4, 2, 3)
+    for used in range(1 + cell.states):
+        results = []
+        for module in (ours, theirs, truth):
+            x_ = like(module, x)
+            output = tensors(module(x_))[used]
+            results.append(torch.autograd.grad([output], [x_, module.weight_hh_l0], cotangents([output], x.dtype)))
+        for grads in zip(*results):
+            check(*grads, what=f"from output {used}")
+
+
+@cells
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@dtypes
+def test_second_backward_is_the_first(cell, backend, packed, dtype):
+    """Saved tensors survive a backward: with retain_graph the second gives the same bits."""
+    module = build(fastrnn, cell, 3, 17, 2, bidirectional=True, device=device_of(backend), dtype=dtype)
+    x = like(module, torch.randn(5, 3, 3))
+    input = torch.nn.utils.rnn.pack_padded_sequence(x, [5, 3, 2]) if packed else x
+    outputs = tensors(module(input))
+    sources = [x, *module.parameters()]
+    first, second = (
+        torch.autograd.grad(outputs, sources, cotangents(outputs, dtype), retain_graph=again) for again in (True, False)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+@cells
+def test_nothing_passed_in_is_written(cell, backend):
+    module = build(fastrnn, cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
+    x, hx = like(module, torch.randn(4, 2, 3)), like(module, random_states(cell, 4, 2, 5))
+    given = [x, *tensors(hx), *module.parameters()]
+    before = [t.detach().clone() for t in given]
+    outputs = tensors(module(x, hx))
+    results, incoming = [o.detach().clone() for o in outputs], cotangents(outputs, x.dtype)
+    kept = [g.clone() for g in incoming]
+    torch.autograd.grad(outputs, given, incoming)
+    for now, then in zip([*given, *outputs, *incoming], [*before, *results, *kept]):
+        assert torch.equal(now, then)
+
+
+@cells
+def test_without_gradient_the_same_numbers(cell, backend):
+    """no_grad and inference_mode take a path that saves nothing: it must agree to the budget of one rounding."""
+    ours, theirs, truth = twins(cell, 3, 17, 2, bidirectional=True, device=device_of(backend))
+    x = torch.randn(5, 3, 3, device=device_of(backend))
+    for guard in (torch.no_grad, torch.inference_mode):
+        with guard():
+            for mine, torchs, exact in zip(*(tensors(m(x.to(next(m.parameters())))) for m in (ours, theirs, truth))):
+                assert not mine.requires_grad
+                check(mine, torchs, exact)
