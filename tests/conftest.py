@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emulator.report import pytest_terminal_summary  # noqa: F401  pytest finds it here by its name
 from support import available
 
 import fastrnn

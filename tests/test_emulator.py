@@ -10,6 +10,8 @@ import torch
 from emulator import build, oracle
 from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, small_layers
 
+from fastrnn import _ops
+
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
 CASES = [
@@ -80,6 +82,22 @@ def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
         (output, hn, saved), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
         assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
         assert layer.cell >= 2 or saved
+
+
+@pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])
+def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
+    for cell in range(1 if projection else 4):
+        layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
+        saved = layer.forward(cuda)[2]
+        x, hx = layer.rows(layer.x), layer.hx
+        assert [(tuple(t.shape), t.dtype) for t in saved] == _ops._saved_shapes(cell, x, hx)
+
+
+def test_saved_tensors_of_another_call_are_refused(cuda):
+    layer, other = (Layer(0, "float32", (3, B, 2, 7)) for B in (4, 5))
+    output, saved = layer.forward(cuda)[0], other.forward(cuda)[2]
+    with pytest.raises(RuntimeError, match=r"saved\[0\] must be contiguous and of shape \[1, 12, 4, 7\]"):
+        layer.backward(cuda, output, saved)
 
 
 def test_backward_gives_what_is_asked_for(cuda):

@@ -111,6 +111,13 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   TORCH_CHECK(saved.size() == has_gates + has_cells + call.projected, call.function,
               ": saved must have ", has_gates + has_cells + call.projected,
               " tensors from a forward call with save=True, got ", saved.size());
+  const auto expect = [&](size_t i, at::IntArrayRef sizes) {
+    TORCH_CHECK(saved[i].sizes() == sizes && saved[i].is_contiguous(), call.function, ": saved[", i,
+                "] must be contiguous and of shape ", sizes, ", got ", saved[i].sizes());
+  };
+  if (has_gates) expect(0, {s.directions, s.total, call.cell.saved, s.hidden});
+  if (has_cells) expect(has_gates, {s.directions, s.total, s.hidden});
+  if (call.projected) expect(saved.size() - 1, {s.directions, s.total, s.hidden});
   const at::Tensor full = call.projected ? saved.back() : at::Tensor();
 
   const Buffers b(call, kernel);

@@ -59,8 +59,10 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   }
   call.report(run(layer, context.library(), context.stream()));
 
+  // In this order and where the cell has them: gates, c, h before the projection.
   Tensors saved;
   if (save) {
+    if (gates.defined()) gates = gates.view({s.directions, s.total, call.cell.saved, s.hidden});
     for (const at::Tensor& tensor : {gates, cells, full}) {
       if (tensor.defined()) saved.push_back(tensor);
     }

@@ -2,6 +2,8 @@
 
 Error budget: the error of a tensor, in the 2-norm, is at most BUDGET[precision] times the precision's unit of
 rounding times the norm of the float64 result (a result whose typical value is under 0.1 counts as if it were 0.1).
+The budgets are about twice what the emulator needs; for tf32 five times, because on a GPU the library rounds to tf32
+as well, and the emulator's does not.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.floa
 DTYPES |= {"bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_NUMBER = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 ROUNDING = {"float64": 2**-53, "float32": 2**-24, "tf32": 2**-11, "bfloat16": 2**-8, "float16": 2**-11}
-BUDGET = {"float64": 16, "float32": 16, "tf32": 6, "bfloat16": 8, "float16": 8}
+BUDGET = {"float64": 16, "float32": 16, "tf32": 12, "bfloat16": 8, "float16": 8}
 
 # (name, how to ask for it, precisions it exists in): every kernel that a step can run on.
 KERNELS = [
