@@ -1,6 +1,6 @@
 // Large float32 products for the gradients of the input and of the weights, on the same inner loops
-// as the recurrence. Measured on an AMD Zen 4: 1.3 times the speed of MKL, which takes no AVX512
-// there.
+// as the recurrence, for the shapes on which they are not slower than the library's
+// (benchmarks/NOTES.md).
 #pragma once
 
 #include "layout.h"
