@@ -110,12 +110,12 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
   return {output, hn, saved};
 }
 
-using OptionalTensors = std::vector<std::optional<Tensor>>;
+using Gradients = std::tuple<std::optional<Tensor>, std::optional<Tensors>, std::optional<Tensors>>;
 
-std::tuple<std::optional<Tensor>, OptionalTensors, OptionalTensors> layer_backward(
-    int64_t cell, const Tensor& grad_output, const Tensors& grad_hn, const Tensor& x,
-    const std::optional<Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights,
-    const Tensor& output_given, const Tensors& saved, const std::vector<bool>& needs) {
+Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors& grad_hn,
+                         const Tensor& x, const std::optional<Tensor>& batch_sizes,
+                         const Tensors& hx, const Tensors& weights, const Tensor& output_given,
+                         const Tensors& saved, const std::vector<bool>& needs) {
   const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, x, batch_sizes, hx, weights);
   TORCH_CHECK(needs.size() == 3, args.function, ": needs must hold 3 flags (x, hx, weights), got ",
               needs.size());
@@ -172,12 +172,9 @@ std::tuple<std::optional<Tensor>, OptionalTensors, OptionalTensors> layer_backwa
 
   std::optional<Tensor> grad_x;
   if (needs[0]) grad_x = input_gradient(args, g);
-  OptionalTensors grad_hx(hx.size()), grad_weights(weights.size());
-  if (needs[1]) grad_hx.assign(g.states.begin(), g.states.end());
-  if (needs[2]) {
-    const Tensors all = weight_gradients(args, g, output);
-    grad_weights.assign(all.begin(), all.end());
-  }
+  std::optional<Tensors> grad_hx, grad_weights;
+  if (needs[1]) grad_hx = g.states;
+  if (needs[2]) grad_weights = weight_gradients(args, g, output);
   return {grad_x, grad_hx, grad_weights};
 }
 
