@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import build, cotangents, name_of, tensors
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn import _ops
 from fastrnn.registry import CELLS
-from support import build, cotangents, name_of, tensors
 
 pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
 
@@ -32,7 +32,8 @@ profile = settings(
 @st.composite
 def cases(draw, cell):
     small = st.integers(1, 6)
-    T, B, I, layers, directions = draw(small), draw(small), draw(small), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    T, B, I = (draw(small) for _ in range(3))
+    layers, directions = (draw(st.integers(1, 2)) for _ in range(2))
     H = draw(st.one_of(small, st.sampled_from([15, 16, 17, 33])))
     P = draw(st.integers(0, H - 1)) if cell.mode == "LSTM" and draw(st.booleans()) else 0
     return {
@@ -49,7 +50,7 @@ def cases(draw, cell):
 
 
 def laid_out(t: torch.Tensor, layout: str) -> torch.Tensor:
-    """A three-dimensional tensor with the values of ``t`` in other strides (expanded: those of its first row, repeated)."""
+    """A three-dimensional tensor with the values of ``t`` in other strides (expanded: its first row's, repeated)."""
     if layout == "transposed":
         return t.transpose(0, 2).contiguous().transpose(0, 2)
     if layout == "sliced":

@@ -1,7 +1,7 @@
 """The CPU kernels under AddressSanitizer, UBSan and ThreadSanitizer, through a driver without torch (tests/sanitize).
 
-The driver runs every cell, dtype, instruction set and division of the work over small odd shapes and compares with plain
-loops. Planted faults show that the sanitizers would see a real one.
+The driver runs every cell, dtype, instruction set and division of the work over small odd shapes and compares with
+plain loops. Planted faults show that the sanitizers would see a real one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELS, DRIVER = ROOT / "csrc/cpu", ROOT / "tests/sanitize"
 CXX = shutil.which(os.environ.get("CXX", "g++"))
 COMMON = ["-std=c++20", "-g1", "-Wall", "-Wextra"]
-# The kernels at -O0 for ASan: every access stays, and they compile in two thirds of the time. At -O1 for TSan, whose
-# threads would be slow. Every level is run under ASan; what the levels do with threads is the same text, so TSan gets two.
+# -O0 for ASan: every access stays, and the kernels compile in two thirds of the time. -O1 for TSan, slow otherwise.
+# ASan runs every level; what they do with threads is the same text for all, so TSan gets two.
 ADDRESS = [*COMMON, "-O0", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREAD = [*COMMON, "-O1", "-fsanitize=thread", "-DFASTRNN_STD_THREADS"]
 LEVELS = {"address": ("plain", "avx2", "avx512", "avx512_bf16"), "thread": ("plain", "avx512_bf16")}

@@ -1,4 +1,4 @@
-"""What the CPU kernels keep for backward is no more than what torch.nn keeps, and nothing where no gradient is wanted."""
+"""What the CPU kernels keep for backward: no more than torch.nn, and nothing where no gradient is wanted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastrnn._bench.memory import saved_bytes
 from fastrnn.registry import CELLS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from cases import GRIDS  # noqa: E402
+from cases import GRIDS
 
 pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
 
@@ -31,7 +31,10 @@ def scaled(case):
 
 
 CASES = sorted({scaled(case) for case in GRIDS["cpu"] if case.mode == "training"}, key=str)
-PACKED = [dataclasses.replace(CASES[0], cell=cell, T=5, B=4, layers=2, directions=2, packed=True) for cell in ("LSTM", "GRU", "RNN")]
+PACKED = [
+    dataclasses.replace(CASES[0], cell=cell, T=5, B=4, layers=2, directions=2, packed=True)
+    for cell in ("LSTM", "GRU", "RNN")
+]
 
 
 @pytest.mark.parametrize("case", [*CASES, *PACKED], ids=str)

@@ -1,10 +1,11 @@
-// Runs the CPU kernels, without torch, over small and odd shapes on every instruction set and division of the work, in
-// memory that is exactly as large as it has to be, and compares them with plain loops. tests/test_sanitizers.py builds
-// it under the sanitizers.
+// Runs the CPU kernels, without torch, over small and odd shapes on every instruction set and
+// division of the work, in memory that is exactly as large as it has to be, and compares them with
+// plain loops. tests/test_sanitizers.py builds it under the sanitizers.
 //
 //   driver [--isa NAME] [--division TEAMS,BATCH_SLICES,UNIT_SLICES] [--short-workspace]
 //
-// --short-workspace gives the kernels a byte less than they asked for: AddressSanitizer has to see it.
+// --short-workspace gives the kernels a byte less than they asked for: AddressSanitizer has to see
+// it.
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -26,7 +27,8 @@ struct Shape {
 constexpr Shape kShapes[] = {{1, 1, 1, 1}, {1, 3, 17, 33}, {3, 1, 33, 3},  {2, 5, 3, 17},
                              {4, 3, 1, 1}, {2, 17, 1, 33}, {3, 4, 17, 20}, {2, 0, 3, 3}};
 // teams == 0: what plan.cpp chooses, with up to 3 threads.
-constexpr Division kDivisions[] = {{0, 0, 0}, {1, 2, 1}, {1, 1, 2}, {1, 3, 1}, {1, 1, 3}, {2, 1, 1}, {1, 2, 2}, {2, 1, 2}};
+constexpr Division kDivisions[] = {{0, 0, 0}, {1, 2, 1}, {1, 1, 2}, {1, 3, 1},
+                                   {1, 1, 3}, {2, 1, 1}, {1, 2, 2}, {2, 1, 2}};
 
 struct Format {
   Dtype dtype;
@@ -45,13 +47,15 @@ struct Options {
 };
 
 std::string text(const Division& d) {
-  return std::to_string(d.teams) + "," + std::to_string(d.batch_slices) + "," + std::to_string(d.unit_slices);
+  return std::to_string(d.teams) + "," + std::to_string(d.batch_slices) + "," +
+         std::to_string(d.unit_slices);
 }
 
 // Multiples of 1/64: exact in every format.
 Values draw(std::mt19937* random, int64_t count, int most) {
   Values result(count);
-  for (double& value : result) value = double(int((*random)() % unsigned(2 * most + 1)) - most) / 64;
+  for (double& value : result)
+    value = double(int((*random)() % unsigned(2 * most + 1)) - most) / 64;
   return result;
 }
 
@@ -65,7 +69,8 @@ Layer make_layer(int cell, const Shape& s, int D, bool packed, bool projected, b
   }
   for (int d = 0; d < D; ++d) {
     l.weights[d] = {draw(&random, GH * s.I, 24), draw(&random, GH * R, 24), {}, {}, {}};
-    if (biases) l.weights[d].b_ih = draw(&random, GH, 24), l.weights[d].b_hh = draw(&random, GH, 24);
+    if (biases)
+      l.weights[d].b_ih = draw(&random, GH, 24), l.weights[d].b_hh = draw(&random, GH, 24);
     if (projected) l.weights[d].w_hr = draw(&random, R * s.H, 24);
   }
   const int64_t N = l.rows();
@@ -73,19 +78,24 @@ Layer make_layer(int cell, const Shape& s, int D, bool packed, bool projected, b
   l.h0 = draw(&random, D * s.B * R, 64);
   l.grad_output = draw(&random, N * D * R, 64);
   l.grad_hn = draw(&random, D * s.B * R, 64);
-  if (cell == kLstm) l.c0 = draw(&random, D * s.B * s.H, 64), l.grad_cn = draw(&random, D * s.B * s.H, 64);
+  if (cell == kLstm)
+    l.c0 = draw(&random, D * s.B * s.H, 64), l.grad_cn = draw(&random, D * s.B * s.H, 64);
   return l;
 }
 
 class Run {
  public:
   Run(const Layer& layer, const Format& format, int threads, bool short_workspace, std::string name)
-      : l(layer), format(format), wide(format.dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32),
-        short_workspace(short_workspace), name(std::move(name)),
+      : l(layer),
+        format(format),
+        wide(format.dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32),
+        short_workspace(short_workspace),
+        name(std::move(name)),
         shape{l.cell, format.dtype, l.T, l.B, l.I, l.H, l.R, l.D, l.offsets.data(), threads} {
     for (int d = 0; d < l.D; ++d) {
       const Direction& w = l.weights[d];
-      weights[d] = {input(w.w_ih), input(w.w_hh), optional(w.b_ih), optional(w.b_hh), optional(w.w_hr)};
+      weights[d] = {input(w.w_ih), input(w.w_hh), optional(w.b_ih), optional(w.b_hh),
+                    optional(w.w_hr)};
     }
   }
 
@@ -122,19 +132,23 @@ class Run {
     const int64_t N = l.rows(), GH = kGateCount[l.cell] * l.H, E = kGradCopies[l.cell];
     const bool lstm = l.cell == kLstm;
     Buffer grad_gates(format.dtype, l.D * N * E * GH), grad_bias(wide, l.D * E * GH);
-    Buffer grad_h0(format.dtype, l.D * l.B * l.R), grad_c0(format.dtype, lstm ? l.D * l.B * l.H : 0);
+    Buffer grad_h0(format.dtype, l.D * l.B * l.R),
+        grad_c0(format.dtype, lstm ? l.D * l.B * l.H : 0);
     Buffer grad_h(format.dtype, l.R != l.H ? l.D * N * l.R : 0);
     cpu::BackwardParams p{};
     p.shape = shape;
     copy_weights(&p);
-    p.grad_output = input(l.grad_output), p.grad_hn = input(l.grad_hn), p.grad_cn = lstm ? input(l.grad_cn) : nullptr;
+    p.grad_output = input(l.grad_output), p.grad_hn = input(l.grad_hn),
+    p.grad_cn = lstm ? input(l.grad_cn) : nullptr;
     p.h0 = input(l.h0), p.c0 = lstm ? input(l.c0) : nullptr;
     p.output = output.get();
     p.gates = kSavedCount[l.cell] ? gates.get() : nullptr;
     p.cells = lstm ? cells.get() : nullptr;
     p.grad_gates = grad_gates.get();
     p.grad_h = l.R != l.H ? grad_h.get() : nullptr;
-    if (all) p.grad_bias = grad_bias.get(), p.grad_h0 = grad_h0.get(), p.grad_c0 = lstm ? grad_c0.get() : nullptr;
+    if (all)
+      p.grad_bias = grad_bias.get(), p.grad_h0 = grad_h0.get(),
+      p.grad_c0 = lstm ? grad_c0.get() : nullptr;
     launch(cpu::kernels().backward_workspace, cpu::kernels().backward, &p);
     compare("grad_gates", grad_gates, truth.grad_gates);
     if (l.R != l.H) compare("grad_h", grad_h, truth.grad_h);
@@ -143,7 +157,8 @@ class Run {
       compare("grad_h0", grad_h0, truth.grad_h0);
       if (lstm) compare("grad_c0", grad_c0, truth.grad_c0);
     }
-    if (output.changed() || gates.changed() || cells.changed()) fail("backward wrote to what forward saved");
+    if (output.changed() || gates.changed() || cells.changed())
+      fail("backward wrote to what forward saved");
   }
 
   static int failures;
@@ -181,14 +196,15 @@ class Run {
 
   void compare(const char* what, const Buffer& buffer, const Values& truth) {
     const Values actual = buffer.values();
-    if (actual.size() != truth.size()) return fail(std::string(what) + ": wrong size in the driver");
+    if (actual.size() != truth.size())
+      return fail(std::string(what) + ": wrong size in the driver");
     double scale = 1;
     for (double value : truth) scale = std::fmax(scale, std::fabs(value));
     for (size_t i = 0; i < truth.size(); ++i) {
       // Not ">": NaN must fail.
       if (!(std::fabs(actual[i] - truth[i]) <= format.tolerance * scale)) {
-        return fail(std::string(what) + "[" + std::to_string(i) + "] = " + std::to_string(actual[i]) + ", expected " +
-                    std::to_string(truth[i]));
+        return fail(std::string(what) + "[" + std::to_string(i) +
+                    "] = " + std::to_string(actual[i]) + ", expected " + std::to_string(truth[i]));
       }
     }
   }
@@ -216,7 +232,8 @@ struct Counts {
 };
 
 // One layer on every instruction set and division, forward without and with saving, and backward.
-void check(const Layer& l, const Format& format, const std::string& name, const Options& options, Counts* counts) {
+void check(const Layer& l, const Format& format, const std::string& name, const Options& options,
+           Counts* counts) {
   Truth truth;
   naive_forward(l, &truth);
   bool have_gradients = false;
@@ -224,14 +241,16 @@ void check(const Layer& l, const Format& format, const std::string& name, const 
     if (!options.isa.empty() && options.isa != isa) continue;
     cpu::set_isa(isa);
     for (const Division& division : kDivisions) {
-      if (division.teams > l.D || (!options.division.empty() && options.division != text(division))) continue;
+      if (division.teams > l.D || (!options.division.empty() && options.division != text(division)))
+        continue;
       forced = division, forced_uses = 0;
       Run run(l, format, division.teams ? division.threads() : 3, options.short_workspace,
               isa + " " + name + " division " + text(division));
       run.forward(false, truth);
       const Values output = run.forward(true, truth);
       // Only relu looks at the output, and its sign is the same everywhere but at the kink.
-      if (!have_gradients || l.cell == kRelu) naive_backward(l, output, &truth), have_gradients = true;
+      if (!have_gradients || l.cell == kRelu)
+        naive_backward(l, output, &truth), have_gradients = true;
       run.backward(false, truth);
       run.backward(true, truth);
       counts->runs += 4;
@@ -273,10 +292,11 @@ int main(int argc, char** argv) {
           const bool packed = variant & 2, projected = variant & 4, biases = ++index % 3 != 0;
           if (projected && shape.H == 1) continue;  // P must be less than H
           const Layer layer = make_layer(cell, shape, D, packed, projected, biases);
-          const std::string name = std::string(kCellNames[cell]) + " " + format.name + " T=" + std::to_string(shape.T) +
-                                   " B=" + std::to_string(shape.B) + " I=" + std::to_string(shape.I) +
-                                   " H=" + std::to_string(shape.H) + " D=" + std::to_string(D) +
-                                   (packed ? " packed" : "") + (projected ? " projected" : "");
+          const std::string name =
+              std::string(kCellNames[cell]) + " " + format.name + " T=" + std::to_string(shape.T) +
+              " B=" + std::to_string(shape.B) + " I=" + std::to_string(shape.I) +
+              " H=" + std::to_string(shape.H) + " D=" + std::to_string(D) +
+              (packed ? " packed" : "") + (projected ? " projected" : "");
           check(layer, format, name, options, &counts);
         }
       }
