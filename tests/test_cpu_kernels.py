@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from support import DTYPES, build, check, compare, evaluate, name_of, pairwise, random_states, twins
+from support import DTYPES, build, check, check_all, compare, evaluate, like, name_of, pairwise, random_states, twins
 from torch import nn
 
 import fastrnn
@@ -62,6 +62,21 @@ def off_the_kink(modules, x, hx):
     return x.abs(), hx.abs()
 
 
+def compare_units(modules, x, hx, lengths):
+    """support.compare(), but the gradients of a layer of one unit are judged together.
+
+    Each is then a single sum whose terms may cancel: its own size says nothing about the rounding errors in it.
+    """
+    if modules[0].hidden_size > 1:
+        return compare(modules, x, hx, lengths)
+    dtype = modules[0].weight_ih_l0.dtype
+    x, hx = x.to(dtype), like(modules[0], hx)
+    results = [evaluate(module, x, hx, lengths, dtype) for module in modules]
+    gradients = [torch.cat([r.pop(name).flatten() for name in list(r) if "gradient" in name]) for r in results]
+    check_all(*results)
+    check(*gradients, "gradients")
+
+
 @cells
 @dtypes
 @pytest.mark.parametrize("part", range(8))
@@ -81,7 +96,7 @@ def test_error_budget(cell, dtype, part):
         if cell.mode == "RNN_RELU" and dtype.itemsize == 2:
             x, hx = off_the_kink(modules, x, hx)
         try:
-            compare(modules, x, hx, lengths)
+            compare_units(modules, x, hx, lengths)
         except AssertionError as error:
             raise AssertionError(f"{case}: {error}") from None
 
