@@ -81,15 +81,14 @@ def test_several_callers_at_once(cell):
     torch.set_num_threads(1)
 
 
-def _in_child(queue, mode, count):
+def _in_child(queue, module, x, hx, count):
     torch.set_num_threads(count)
     with fastrnn.backend("cpu"):
-        modules, x, hx = example(CELLS[mode])
         if count == 1:
-            results = evaluate(modules[0], x, hx)
+            results = evaluate(module, x, hx)
         else:
             with torch.no_grad():
-                results = {"output": modules[0](x, hx)[0]}
+                results = {"output": module(x, hx)[0]}
         queue.put({name: value.numpy() for name, value in results.items()})
 
 
@@ -98,7 +97,7 @@ def _in_child(queue, mode, count):
 def test_after_fork(cell, count):
     """The threads that the parent used do not exist in the child: it must neither wait for them nor miss their work.
 
-    With two threads torch's own matrix products hang there, and so only our forward can be asked for.
+    With two threads torch's own products and large copies hang there, so only our forward can be asked for.
     """
     with threads(2):
         modules, x, hx = example(cell)
@@ -106,7 +105,7 @@ def test_after_fork(cell, count):
         expected["output"] = expected["output 0"]
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=_in_child, args=(queue, cell.mode, count), daemon=True)
+    child = context.Process(target=_in_child, args=(queue, modules[0], x, hx, count), daemon=True)
     child.start()
     try:
         got = queue.get(timeout=20)
