@@ -84,7 +84,8 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 
 def extension(cuda):
     folders = ["bindings", "cpu", "cuda"] if cuda else ["bindings", "cpu"]
-    files = sorted(p for f in folders for p in Path("csrc", f).rglob("*") if p.suffix in (".cpp", ".cu"))
+    # In this order the kernels, slowest to compile, come first and the cores finish together.
+    files = sorted([p for f in folders for p in Path("csrc", f).rglob("*.c*") if p.suffix != ".cuh"], reverse=True)
     files = [str(p) for p in files if cuda or not p.name.startswith("cuda_")]
     # No OpenMP library is linked: the symbols come from the one torch has loaded, a second would bring its own threads.
     cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden"]

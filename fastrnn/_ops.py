@@ -82,8 +82,7 @@ def _saved_shapes(cell: int, x: Tensor, hx: Sequence[Tensor]) -> list[tuple[tupl
     D, R, H = hx[0].size(0), hx[0].size(2), hx[-1].size(2)
     rows = x.size(0) if x.dim() == 2 else x.size(0) * x.size(1)
     accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
-    # An LSTM saves its four gates, a GRU also the hidden part of n, an Elman cell only its output.
-    values = 0 if _CELLS[cell].gates == 1 else 4
+    values = _CELLS[cell].saved
     saved = [((D, rows, values, H), x.dtype)] if values else []
     if _CELLS[cell].states > 1:
         saved.append(((D, rows, H), accumulate))

@@ -20,7 +20,7 @@ _CPU_AUTOCAST_LOW = frozenset({"LSTM", "RNN", "RNNCell"})
 
 
 def is_autocast(device: str) -> bool:
-    """Whether autocast is on for this type of device; torch refuses to answer for those that know none, such as meta."""
+    """Whether autocast is on for a type of device; torch refuses to say for those that know none, such as meta."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -34,7 +34,7 @@ def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[T
     if not is_autocast(device) or any(t.dtype == torch.float64 for t in weights):
         return input, hx, weights
     dtype = torch.get_autocast_dtype(device)
-    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or name == "LSTM" and packed):
+    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or (name == "LSTM" and packed)):
         for state in hx:
             dtype = torch.promote_types(dtype, state.dtype)
     return input.to(dtype), [h.to(dtype) for h in hx], [w.to(dtype) for w in weights]

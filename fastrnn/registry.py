@@ -10,15 +10,16 @@ class Cell:
     """What the rest of the package needs to know about a cell.
 
     ``index`` is its number in compiled code, its position in ``csrc/cells/cells.def``; ``mode`` is the ``mode``
-    attribute of the torch module; ``gates`` and ``states`` are G and S of the cell contract (``csrc/cells/cell.h``);
-    ``layer`` and ``step`` name the module classes, here and in ``torch.nn``; ``nonlinearity`` is set for Elman cells
-    alone.
+    attribute of the torch module; ``gates``, ``states`` and ``saved`` are G, S and K of the cell contract
+    (``csrc/cells/cell.h``); ``layer`` and ``step`` name the module classes, here and in ``torch.nn``;
+    ``nonlinearity`` is set for Elman cells alone.
     """
 
     index: int
     mode: str
     gates: int
     states: int
+    saved: int
     layer: str
     step: str
     nonlinearity: str | None = None
@@ -28,9 +29,9 @@ class Cell:
 CELLS: dict[str, Cell] = {
     cell.mode: cell
     for cell in (
-        Cell(0, "LSTM", gates=4, states=2, layer="LSTM", step="LSTMCell"),
-        Cell(1, "GRU", gates=3, states=1, layer="GRU", step="GRUCell"),
-        Cell(2, "RNN_TANH", gates=1, states=1, layer="RNN", step="RNNCell", nonlinearity="tanh"),
-        Cell(3, "RNN_RELU", gates=1, states=1, layer="RNN", step="RNNCell", nonlinearity="relu"),
+        Cell(0, "LSTM", gates=4, states=2, saved=4, layer="LSTM", step="LSTMCell"),
+        Cell(1, "GRU", gates=3, states=1, saved=4, layer="GRU", step="GRUCell"),
+        Cell(2, "RNN_TANH", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="tanh"),
+        Cell(3, "RNN_RELU", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="relu"),
     )
 }

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emulator.report import pytest_terminal_summary  # noqa: F401  pytest finds it here by its name
 from support import available
 
 import fastrnn
 
 # The cases are small and the machine may be shared: threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """Silences what torch says of itself, so that a warning of ours is seen."""
+    for text in ("LSTM with projections is not supported with oneDNN", "`torch.jit.script` is deprecated"):
+        config.addinivalue_line("filterwarnings", f"ignore:{text}")
 
 
 @pytest.fixture(autouse=True)

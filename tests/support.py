@@ -1,9 +1,9 @@
 """What the tests share: torch's module beside ours, the error budget, and the choice of cases.
 
 The error budget. Truth is ``torch.nn`` in float64 on the CPU, from the same (rounded) weights and inputs. Our largest
-error against it may be twice that of ``torch.nn`` in the tested type, plus a floor of ``FLOOR[dtype]`` units in the last
-place of the largest element of the tensor. The floor is what remains where torch happens to be exact; in float64, where
-torch's own result is the truth, it is the whole budget.
+error against it may be twice that of ``torch.nn`` in the tested type, plus a floor of ``FLOOR[dtype]`` units in the
+last place of the tensor's largest element. The floor is what remains where torch happens to be exact; in float64,
+where torch's own result is the truth, it is the whole budget.
 """
 
 from __future__ import annotations
@@ -100,15 +100,25 @@ def evaluate(module: nn.Module, x, hx=None, lengths=None, dtype: torch.dtype | N
     return result | {f"gradient of {name}": g for name, g in zip(sources, grads)}
 
 
-def check(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> None:
-    """Asserts the type and shape of torch's result, and our error to be within the budget."""
+def errors(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> tuple[float, float]:
+    """Our largest error and torch's, in units in the last place of the tensor's largest element.
+
+    Asserts that ours has the type, shape and device of torch's.
+    """
     assert (ours.dtype, ours.shape, ours.device) == (theirs.dtype, theirs.shape, theirs.device), what
     if ours.numel() == 0:
-        return
-    exact = truth.cpu().double()
-    error, torchs = ((t.detach().cpu().double() - exact).abs().max().item() for t in (ours, theirs))
-    budget = 2 * torchs + FLOOR[ours.dtype] * torch.finfo(ours.dtype).eps * exact.abs().max().item()
-    assert error <= budget, f"{what}: error {error:.3e}, torch's {torchs:.3e}, allowed {budget:.3e}"
+        return 0.0, 0.0
+    exact = truth.detach().cpu().double()
+    unit = torch.finfo(ours.dtype).eps * (exact.abs().max().item() or 1.0)
+    error, torchs = ((t.detach().cpu().double() - exact).abs().max().item() / unit for t in (ours, theirs))
+    return error, torchs
+
+
+def check(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> None:
+    """Asserts the type and shape of torch's result, and our error to be within the budget."""
+    error, torchs = errors(ours, theirs, truth, what)
+    budget = 2 * torchs + FLOOR[ours.dtype]
+    assert error <= budget, f"{what}: error of {error:.1f} units, torch's {torchs:.1f}, allowed {budget:.1f}"
 
 
 def check_all(ours: dict[str, Tensor], theirs: dict[str, Tensor], truth: dict[str, Tensor]) -> None:

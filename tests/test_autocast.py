@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from support import build, check, cotangents, device_of, name_of, tensors
+from support import build, check, cotangents, device_of, like, name_of, tensors
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -47,8 +47,8 @@ def twins(cell, step, device):
 def test_types_and_values(cell, low, step, any_backend):
     """Every input type times every state type.
 
-    torch's padded LSTM is oneDNN's where that takes the call (not with float16 on most machines, not with the other 16-bit
-    type) and an error or another type where it does not. There ours keeps to the low type.
+    torch's padded LSTM is oneDNN's where that takes the call (not with float16 on most machines, not with the other
+    16-bit type) and an error or another type where it does not. There ours keeps to the low type.
     """
     device, works = device_of(any_backend), 0
     ours, theirs, truth = twins(cell, step, device)
@@ -64,7 +64,7 @@ def test_types_and_values(cell, low, step, any_backend):
                     continue
             torchs = tensors(theirs(*args))
         works += 1
-        exact = tensors(truth(*(tuple(t.double() for t in tensors(a)) if isinstance(a, tuple) else a.double() for a in args)))
+        exact = tensors(truth(*(like(truth, a) for a in args)))
         for triple in zip(mine, torchs, exact, strict=True):
             check(*triple, what=f"{dtype} input, {state_dtype} state")
     assert works >= 2

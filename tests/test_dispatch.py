@@ -54,7 +54,8 @@ def test_automatic_choice_explains_itself(cell, step):
         assert said.call.grad == gradient
         order = _dispatch.ranking(said.call)
         assert sorted(order) == sorted(_dispatch.BACKENDS)
-        assert said.backend in available() and said.backend == next(n for n in order if not _dispatch.why_not(n, said.call))
+        assert said.backend in available()
+        assert said.backend == next(name for name in order if not _dispatch.why_not(name, said.call))
         for name, reasons in said.reasons.items():
             assert reasons == (_dispatch.why_not(name, said.call) or [f"{said.backend} is preferred for this call"])
         for name in ("cpu", "cuda"):
@@ -78,7 +79,7 @@ def test_call_describes_what_was_passed():
 def test_explain_checks_as_the_call_does():
     with pytest.raises(RuntimeError, match="Expected 4, got 7"):
         fastrnn.explain(fastrnn.GRU(4, 5), torch.randn(3, 2, 7))
-    with pytest.raises(TypeError, match="expected a fastrnn layer or cell, got LSTM; see fastrnn.convert"):
+    with pytest.raises(TypeError, match=r"expected a fastrnn layer or cell, got LSTM; see fastrnn\.convert"):
         fastrnn.explain(torch.nn.LSTM(4, 5), torch.randn(3, 2, 4))
 
 

@@ -1,4 +1,4 @@
-"""Every misuse that torch.nn reports is reported with torch's type and torch's words; what torch lets through, in ours."""
+"""Every misuse that torch.nn reports, with torch's type and torch's words; what torch lets through, in ours."""
 
 from __future__ import annotations
 
@@ -88,7 +88,12 @@ FORWARD = [
     ("mixed LSTM c", layer("LSTM", x, (h, zeros(1, 5))), RuntimeError, rf"For {MIXED} \(3-D, 2-D\) tensors"),
     ("mixed LSTM 2-D", layer("LSTM", zeros(3, 4), (h, h)), RuntimeError, r"For unbatched 2-D .* \(3-D, 3-D\) tensors"),
     ("mixed GRU", layer("GRU", x, zeros(1, 5)), RuntimeError, "For batched 3-D input, hx .* 3-D but got 2-D tensor"),
-    ("mixed RNN", layer("RNN_RELU", zeros(3, 4), h), RuntimeError, "For unbatched 2-D input, .* 2-D but got 3-D tensor"),
+    (
+        "mixed RNN",
+        layer("RNN_RELU", zeros(3, 4), h),
+        RuntimeError,
+        "For unbatched 2-D input, .* 2-D but got 3-D tensor",
+    ),
     ("input dtype", layer("LSTM", x.double()), ValueError, DTYPE_TEXT),
     ("input dtype GRU", layer("GRU", x.double()), ValueError, DTYPE_TEXT),
     ("input dtype RNN", layer("RNN_TANH", x.double()), ValueError, DTYPE_TEXT),
@@ -100,7 +105,12 @@ FORWARD = [
     ("LSTMCell 3-D", step("LSTM", x), ValueError, "LSTMCell: Expected input to be 1D or 2D, got 3D instead"),
     ("GRUCell 3-D", step("GRU", x), ValueError, "GRUCell: Expected input to be 1D or 2D, got 3D instead"),
     ("RNNCell 3-D", step("RNN_TANH", x), ValueError, "RNNCell: Expected input to be 1D or 2D, got 3D instead"),
-    ("LSTMCell hx 3-D", step("LSTM", x[0], (h, h)), ValueError, r"LSTMCell: Expected hx\[0\] to be 1D or 2D, got 3D .*"),
+    (
+        "LSTMCell hx 3-D",
+        step("LSTM", x[0], (h, h)),
+        ValueError,
+        r"LSTMCell: Expected hx\[0\] to be 1D or 2D, got 3D .*",
+    ),
     ("GRUCell hx 3-D", step("GRU", x[0], h), ValueError, "GRUCell: Expected hidden to be 1D or 2D, got 3D instead"),
     ("cell input", step("LSTM", zeros(2, 7)), RuntimeError, "input has inconsistent input_size: got 7 expected 4"),
     ("cell input RNN", step("RNN_RELU", zeros(2, 7)), RuntimeError, "input has inconsistent .*: got 7 expected 4"),
@@ -129,16 +139,41 @@ CONSTRUCTION = [
     ("proj too large", lambda s: s.LSTM(4, 5, proj_size=5), ValueError, "proj_size has to be smaller than hidden_size"),
     ("proj GRU", lambda s: s.GRU(4, 5, proj_size=2), ValueError, "proj_size argument is only supported for LSTM, .*"),
     ("proj RNN", lambda s: s.RNN(4, 5, proj_size=2), ValueError, "proj_size argument is only supported for LSTM, .*"),
-    ("dropout 1.5", lambda s: s.LSTM(4, 5, 2, dropout=1.5), ValueError, r"dropout should be a number in range \[0, 1\].*"),
-    ("dropout -1", lambda s: s.GRU(4, 5, 2, dropout=-1), ValueError, r"dropout should be a number in range \[0, 1\] .*"),
+    (
+        "dropout 1.5",
+        lambda s: s.LSTM(4, 5, 2, dropout=1.5),
+        ValueError,
+        r"dropout should be a number in range \[0, 1\].*",
+    ),
+    (
+        "dropout -1",
+        lambda s: s.GRU(4, 5, 2, dropout=-1),
+        ValueError,
+        r"dropout should be a number in range \[0, 1\] .*",
+    ),
     ("dropout True", lambda s: s.RNN(4, 5, 2, dropout=True), ValueError, r"dropout should be a number in range .*"),
-    ("nonlinearity", lambda s: s.RNN(4, 5, nonlinearity="gelu"), ValueError, "Unknown nonlinearity 'gelu'. Select from .*"),
+    (
+        "nonlinearity",
+        lambda s: s.RNN(4, 5, nonlinearity="gelu"),
+        ValueError,
+        "Unknown nonlinearity 'gelu'. Select from .*",
+    ),
     ("unknown argument", lambda s: s.RNN(4, 5, stride=2), TypeError, ".* got an unexpected keyword argument 'stride'"),
 ]
 for _kind in ("LSTM", "GRU", "RNN"):
     CONSTRUCTION += [
-        (f"{_kind} input 0", lambda s, k=_kind: getattr(s, k)(0, 5), ValueError, "input_size must be greater than zero"),
-        (f"{_kind} hidden 0", lambda s, k=_kind: getattr(s, k)(4, 0), ValueError, "hidden_size must be greater than .*"),
+        (
+            f"{_kind} input 0",
+            lambda s, k=_kind: getattr(s, k)(0, 5),
+            ValueError,
+            "input_size must be greater than zero",
+        ),
+        (
+            f"{_kind} hidden 0",
+            lambda s, k=_kind: getattr(s, k)(4, 0),
+            ValueError,
+            "hidden_size must be greater than .*",
+        ),
         (f"{_kind} layers 0", lambda s, k=_kind: getattr(s, k)(4, 5, 0), ValueError, "num_layers must be greater .*"),
         (f"{_kind} bias", lambda s, k=_kind: getattr(s, k)(4, 5, bias=1), TypeError, "bias should .* bool, got: int"),
         (f"{_kind} float", lambda s, k=_kind: getattr(s, k)(4.0, 5), TypeError, "input_size should .* got: float"),
@@ -165,7 +200,7 @@ def test_construction(name, action, kind, text):
     ours, theirs = caught(action, fastrnn), caught(action, nn)
     assert ours[0] is theirs[0] is kind and re.fullmatch(text, ours[1], re.S)
     # torch hides its signatures behind *args, so Python words a missing argument differently: only there.
-    assert ours[1] == theirs[1] or kind is TypeError and "argument" in text + theirs[1]
+    assert ours[1] == theirs[1] or (kind is TypeError and "argument" in text + theirs[1])
 
 
 @pytest.mark.parametrize("cell", LAYERS, ids=name_of)

@@ -6,8 +6,20 @@ import itertools
 
 import pytest
 import torch
-from support import DTYPES, build, check, compare, cotangents, device_of, like, name_of, pairwise, random_states
-from support import tensors, twins
+from support import (
+    DTYPES,
+    build,
+    check,
+    compare,
+    cotangents,
+    device_of,
+    like,
+    name_of,
+    pairwise,
+    random_states,
+    tensors,
+    twins,
+)
 
 import fastrnn
 from fastrnn.registry import CELLS

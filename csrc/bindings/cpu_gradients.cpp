@@ -1,8 +1,12 @@
 #include "cpu_gradients.h"
 
 #include <ATen/Functions.h>
+#include <ATen/Parallel.h>
 
 #include <cstring>
+
+#include "../cpu/dispatch.h"
+#include "../cpu/parallel.h"
 
 namespace fastrnn {
 namespace {
@@ -14,8 +18,41 @@ Tensor for_product(const Tensor& tensor) {
   return tensor.scalar_type() == at::kHalf ? tensor.to(at::kFloat) : tensor;
 }
 
+// a b, or a^T b, written to `out` or added to it. Rows of all three may lie apart.
+void product(const Tensor& a_given, bool transposed, const Tensor& b_given, const Tensor& out,
+             bool add) {
+  const Tensor a = for_product(a_given), b = for_product(b_given);
+  // The kernel has to transpose `a` first, which only many columns of `b` pay for.
+  constexpr int64_t kManyColumns = 384;
+  const auto kernel = cpu::kernels().product;
+  const bool pays = !transposed || b.size(1) >= kManyColumns;
+  if (kernel && pays && b.size(0) > 0 && out.scalar_type() == at::kFloat) {
+    kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr<float>(),
+            b.const_data_ptr<float>(), out.mutable_data_ptr<float>(), a.stride(0), b.stride(0),
+            out.stride(0), transposed, add, cpu::usable_threads(at::get_num_threads())});
+    return;
+  }
+  Tensor target = out;
+  const Tensor left = transposed ? a.t() : a;
+  if (add) {
+    target.addmm_(left, b);
+  } else {
+    at::mm_out(target, left, b);
+  }
+}
+
+// An uninitialised result of products, in the type they are computed in.
+Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns) {
+  const bool half = args.x.scalar_type() == at::kHalf;
+  return at::empty({rows, columns}, half ? args.options.dtype(at::kFloat) : args.options);
+}
+
 // a^T b for rows that belong together.
-Tensor rows_product(const Tensor& a, const Tensor& b) { return at::mm(for_product(a).t(), for_product(b)); }
+Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b) {
+  const Tensor result = product_result(args, a.size(1), b.size(1));
+  product(a, true, b, result, false);
+  return result;
+}
 
 // h before each row's step, for packed data: there the rows of consecutive steps are no shift of
 // each other.
@@ -31,55 +68,57 @@ Tensor previous_h(const LayerArgs& args, const Tensor& output, int64_t d) {
     const int64_t alive = exists ? args.offsets[before + 1] - args.offsets[before] : 0;
     for (int64_t row = args.offsets[t]; row < args.offsets[t + 1]; ++row) {
       const int64_t b = row - args.offsets[t];
-      const char* source = b < alive ? from + (args.offsets[before] + b) * stride : initial + b * width;
+      const char* source =
+          b < alive ? from + (args.offsets[before] + b) * stride : initial + b * width;
       std::memcpy(to + row * width, source, width);
     }
   }
   return result;
 }
 
-Tensor recurrent_gradient(const LayerArgs& args, const Tensor& grad_h, const Tensor& output, int64_t d) {
-  if (args.packed) return rows_product(grad_h, previous_h(args, output, d));
+Tensor recurrent_gradient(const LayerArgs& args, const Tensor& grad_h, const Tensor& output,
+                          int64_t d) {
+  if (args.packed) return rows_product(args, grad_h, previous_h(args, output, d));
   // The previous h of all steps but one is the output, shifted by a step; no copy is needed.
   const int64_t shifted = args.N - args.B;
   const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
-  const Tensor first = rows_product(grad_h.narrow(0, d == 1 ? shifted : 0, args.B), args.hx[0].select(0, d));
-  if (shifted == 0) return first;
-  const Tensor later = grad_h.narrow(0, d == 1 ? 0 : args.B, shifted);
-  return rows_product(later, h.narrow(0, d == 1 ? args.B : 0, shifted)).add_(first);
+  const Tensor result =
+      rows_product(args, grad_h.narrow(0, d == 1 ? shifted : 0, args.B), args.hx[0].select(0, d));
+  if (shifted > 0) {
+    product(grad_h.narrow(0, d == 1 ? 0 : args.B, shifted), true,
+            h.narrow(0, d == 1 ? args.B : 0, shifted), result, true);
+  }
+  return result;
 }
 
 }  // namespace
 
 Tensor input_gradient(const LayerArgs& args, const LayerGradients& grads) {
-  Tensor sum;
+  const Tensor sum = product_result(args, args.N, args.I);
   for (int64_t d = 0; d < args.D; ++d) {
-    const Tensor grad = for_product(grads.gates.select(0, d).select(1, 0));
-    const Tensor weight = for_product(args.weights[d].w_ih);
-    if (d == 0) {
-      sum = at::mm(grad, weight);
-    } else {
-      sum.addmm_(grad, weight);
-    }
+    product(grads.gates.select(0, d).select(1, 0), false, args.weights[d].w_ih, sum, d > 0);
   }
   return sum.to(args.x.scalar_type()).view(args.rows_shape(args.I));
 }
 
-std::vector<Tensor> weight_gradients(const LayerArgs& args, const LayerGradients& grads, const Tensor& output) {
+std::vector<Tensor> weight_gradients(const LayerArgs& args, const LayerGradients& grads,
+                                     const Tensor& output) {
   const at::ScalarType dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
   const Tensor x = args.x.view({args.N, args.I});
   std::vector<Tensor> result;
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d);
-    result.push_back(rows_product(gates.select(1, 0), x).to(dtype));
+    result.push_back(rows_product(args, gates.select(1, 0), x).to(dtype));
     result.push_back(recurrent_gradient(args, gates.select(1, last), output, d).to(dtype));
     if (args.biases) {
       // Both always get tensors of their own: an optimizer may change them in place.
       result.push_back(grads.bias.select(0, d).select(0, 0).to(dtype, false, true));
       result.push_back(grads.bias.select(0, d).select(0, last).to(dtype, false, true));
     }
-    if (args.projected) result.push_back(rows_product(grads.h.select(0, d), grads.hidden.select(0, d)).to(dtype));
+    if (args.projected)
+      result.push_back(
+          rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d)).to(dtype));
   }
   return result;
 }

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "../cpu/dispatch.h"
+#include "../cpu/parallel.h"
 #include "cpu_gradients.h"
 #include "layer_args.h"
 
@@ -17,7 +18,8 @@ using at::Tensor;
 using Tensors = std::vector<Tensor>;
 
 cpu::Dtype storage_type(const LayerArgs& args) {
-  TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ", args.x.device());
+  TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ",
+              args.x.device());
   switch (args.x.scalar_type()) {
     case at::kDouble:
       return cpu::Dtype::kFloat64;
@@ -34,19 +36,31 @@ cpu::Dtype storage_type(const LayerArgs& args) {
 }
 
 cpu::LayerShape shape_of(const LayerArgs& args, int64_t cell) {
-  return {int(cell), storage_type(args), args.T,      args.B,
-          args.I,    args.H,             args.R,      int(args.D),
-          args.offsets.data(),           at::get_num_threads()};
+  return {int(cell),
+          storage_type(args),
+          args.T,
+          args.B,
+          args.I,
+          args.H,
+          args.R,
+          int(args.D),
+          args.offsets.data(),
+          cpu::usable_threads(at::get_num_threads())};
 }
 
-const void* pointer(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
-void* mutable_pointer(const Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
+const void* pointer(const Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+}
+void* mutable_pointer(const Tensor& tensor) {
+  return tensor.defined() ? tensor.mutable_data_ptr() : nullptr;
+}
 
 template <class Params>
 void set_weights(const LayerArgs& args, Params* p) {
   for (int64_t d = 0; d < args.D; ++d) {
     const DirectionTensors& w = args.weights[d];
-    p->weights[d] = {pointer(w.w_ih), pointer(w.w_hh), pointer(w.b_ih), pointer(w.b_hh), pointer(w.w_hr)};
+    p->weights[d] = {pointer(w.w_ih), pointer(w.w_hh), pointer(w.b_ih), pointer(w.b_hh),
+                     pointer(w.w_hr)};
   }
 }
 
@@ -59,7 +73,8 @@ at::TensorOptions accumulate_options(const LayerArgs& args) {
 // `saved` holds, in this order and where the cell has them: gates, c, h before the projection.
 std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x,
                                                    const std::optional<Tensor>& batch_sizes,
-                                                   const Tensors& hx, const Tensors& weights, bool save) {
+                                                   const Tensors& hx, const Tensors& weights,
+                                                   bool save) {
   const LayerArgs args("fastrnn._C.cpu.layer_forward", cell, x, batch_sizes, hx, weights);
   const bool has_c = args.cell.states > 1;
   const Tensor output = at::empty(args.rows_shape(args.D * args.R), args.options);
@@ -73,7 +88,8 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
   if (save && args.cell.saves_c) {
     saved.push_back(cells = at::empty({args.D, args.N, args.H}, accumulate_options(args)));
   }
-  if (save && args.projected) saved.push_back(hidden = at::empty({args.D, args.N, args.H}, args.options));
+  if (save && args.projected)
+    saved.push_back(hidden = at::empty({args.D, args.N, args.H}, args.options));
 
   cpu::ForwardParams p{};
   p.shape = shape_of(args, cell);
@@ -101,10 +117,12 @@ std::tuple<std::optional<Tensor>, OptionalTensors, OptionalTensors> layer_backwa
     const std::optional<Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights,
     const Tensor& output_given, const Tensors& saved, const std::vector<bool>& needs) {
   const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, x, batch_sizes, hx, weights);
-  TORCH_CHECK(needs.size() == 3, args.function, ": needs must hold 3 flags (x, hx, weights), got ", needs.size());
+  TORCH_CHECK(needs.size() == 3, args.function, ": needs must hold 3 flags (x, hx, weights), got ",
+              needs.size());
   const bool has_c = args.cell.states > 1;
   const Tensor output = args.checked(output_given, "output", args.rows_shape(args.D * args.R));
-  const Tensor grad_out = args.checked(grad_output, "grad_output", args.rows_shape(args.D * args.R));
+  const Tensor grad_out =
+      args.checked(grad_output, "grad_output", args.rows_shape(args.D * args.R));
   const Tensors grad_states = args.checked_states(grad_hn, "grad_hn");
   const size_t expected = (args.cell.saved > 0) + args.cell.saves_c + args.projected;
   TORCH_CHECK(saved.size() == expected, args.function, ": saved must hold the ", expected,
@@ -124,7 +142,8 @@ std::tuple<std::optional<Tensor>, OptionalTensors, OptionalTensors> layer_backwa
     g.states.push_back(at::empty({args.D, args.B, args.R}, args.options));
     if (has_c) g.states.push_back(at::empty({args.D, args.B, args.H}, args.options));
   }
-  if (needs[2] && args.biases) g.bias = at::empty({args.D, copies, gate_rows}, accumulate_options(args));
+  if (needs[2] && args.biases)
+    g.bias = at::empty({args.D, copies, gate_rows}, accumulate_options(args));
   if (args.projected) {
     g.h = at::empty({args.D, args.N, args.R}, args.options);
     g.hidden = args.checked(saved[next], "saved h before the projection", {args.D, args.N, args.H});
@@ -165,7 +184,8 @@ std::tuple<std::optional<Tensor>, OptionalTensors, OptionalTensors> layer_backwa
 void set_isa(const std::string& name) {
   std::string names;
   for (const std::string& supported : cpu::supported_isas()) names += " " + supported;
-  TORCH_CHECK(cpu::set_isa(name), "fastrnn._C.cpu.set_isa: this machine supports", names, "; got ", name);
+  TORCH_CHECK(cpu::set_isa(name), "fastrnn._C.cpu.set_isa: this machine supports", names, "; got ",
+              name);
 }
 
 }  // namespace
@@ -173,8 +193,9 @@ void set_isa(const std::string& name) {
 
 void bind_cpu(pybind11::module_& m) {
   using NoGil = pybind11::call_guard<pybind11::gil_scoped_release>;
-  m.def("layer_forward", &fastrnn::layer_forward, NoGil(), pybind11::arg("cell"), pybind11::arg("x"),
-        pybind11::arg("batch_sizes"), pybind11::arg("hx"), pybind11::arg("weights"), pybind11::arg("save"),
+  m.def("layer_forward", &fastrnn::layer_forward, NoGil(), pybind11::arg("cell"),
+        pybind11::arg("x"), pybind11::arg("batch_sizes"), pybind11::arg("hx"),
+        pybind11::arg("weights"), pybind11::arg("save"),
         "One layer over a whole sequence: (output, hn, saved).");
   m.def("layer_backward", &fastrnn::layer_backward, NoGil(), pybind11::arg("cell"),
         pybind11::arg("grad_output"), pybind11::arg("grad_hn"), pybind11::arg("x"),
@@ -182,6 +203,8 @@ void bind_cpu(pybind11::module_& m) {
         pybind11::arg("output"), pybind11::arg("saved"), pybind11::arg("needs"),
         "Gradients of layer_forward: (grad_x, grad_hx, grad_weights), None where not needed.");
   m.def("isa", &fastrnn::cpu::isa, "Name of the instruction set in use.");
-  m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"), "Uses another supported instruction set from now on.");
-  m.def("supported_isas", &fastrnn::cpu::supported_isas, "Instruction sets of this machine, lowest first.");
+  m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"),
+        "Uses another supported instruction set from now on.");
+  m.def("supported_isas", &fastrnn::cpu::supported_isas,
+        "Instruction sets of this machine, lowest first.");
 }

@@ -1,40 +1,19 @@
 #include "layer_args.h"
 
-#include "../cells/gru.h"
-#include "../cells/lstm.h"
-#include "../cells/rnn.h"
-
 namespace fastrnn {
 namespace {
 
-template <class Cell>
-constexpr CellInfo describe(const char* mode) {
-  return {mode,
-          Cell::kGates,
-          Cell::kStates,
-          Cell::kSaved,
-          Cell::kSharedGateGrad,
-          ((Cell::kBackwardPrev | Cell::kBackwardNext) & kStateC) != 0};
-}
-
-constexpr CellInfo kCells[] = {
-#define FASTRNN_CELL(type, mode) describe<type>(mode),
-#include "../cells/cells.def"
-#undef FASTRNN_CELL
-};
-constexpr int64_t kCellCount = sizeof(kCells) / sizeof(kCells[0]);
-
 std::vector<int64_t> step_offsets(const char* function, const at::Tensor& sizes) {
-  TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.device().is_cpu(), function,
-              ": batch_sizes must be an int64 CPU tensor of shape (T,), got ", sizes.scalar_type(),
-              " of shape ", sizes.sizes(), " on ", sizes.device());
+  TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.device().is_cpu(),
+              function, ": batch_sizes must be an int64 CPU tensor of shape (T,), got ",
+              sizes.scalar_type(), " of shape ", sizes.sizes(), " on ", sizes.device());
   const at::Tensor contiguous = sizes.contiguous();
   const int64_t* size = contiguous.const_data_ptr<int64_t>();
   std::vector<int64_t> offsets{0};
   for (int64_t t = 0; t < contiguous.numel(); ++t) {
     TORCH_CHECK(size[t] > 0 && (t == 0 || size[t] <= size[t - 1]), function,
-                ": batch_sizes must be positive and must not increase, got ", size[t], " at index ", t,
-                t == 0 ? "" : " after " + std::to_string(size[t - 1]));
+                ": batch_sizes must be positive and must not increase, got ", size[t], " at index ",
+                t, t == 0 ? "" : " after " + std::to_string(size[t - 1]));
     offsets.push_back(offsets.back() + size[t]);
   }
   return offsets;
@@ -43,19 +22,22 @@ std::vector<int64_t> step_offsets(const char* function, const at::Tensor& sizes)
 }  // namespace
 
 const CellInfo& cell_info(int64_t cell) {
-  TORCH_CHECK(cell >= 0 && cell < kCellCount, "fastrnn: cell must be in 0 .. ", kCellCount - 1, ", got ", cell);
+  TORCH_CHECK(cell >= 0 && cell < kCellCount, "fastrnn: cell must be in 0 .. ", kCellCount - 1,
+              ", got ", cell);
   return kCells[cell];
 }
 
 LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor& x_given,
-                     const std::optional<at::Tensor>& batch_sizes, const std::vector<at::Tensor>& hx_given,
+                     const std::optional<at::Tensor>& batch_sizes,
+                     const std::vector<at::Tensor>& hx_given,
                      const std::vector<at::Tensor>& weights_given)
     : function(function), cell(cell_info(cell_number)), packed(batch_sizes.has_value()) {
   TORCH_CHECK(x_given.dim() == (packed ? 2 : 3), function, ": x must have shape ",
               packed ? "(N, I) with batch_sizes" : "(T, B, I)", ", got ", x_given.sizes());
   TORCH_CHECK(int64_t(hx_given.size()) == cell.states, function, ": hx must hold ", cell.states,
               " tensors for ", cell.mode, ", got ", hx_given.size());
-  TORCH_CHECK(hx_given[0].dim() == 3, function, ": hx[0] must have shape (D, B, R), got ", hx_given[0].sizes());
+  TORCH_CHECK(hx_given[0].dim() == 3, function, ": hx[0] must have shape (D, B, R), got ",
+              hx_given[0].sizes());
   options = x_given.options().requires_grad(false);
   D = hx_given[0].size(0);
   R = hx_given[0].size(2);
@@ -77,7 +59,8 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
 
   const int64_t each = int64_t(weights_given.size()) / D;
   TORCH_CHECK(each >= 2 && each <= 5 && int64_t(weights_given.size()) == each * D, function,
-              ": weights must hold 2 to 5 tensors for each of ", D, " directions, got ", weights_given.size());
+              ": weights must hold 2 to 5 tensors for each of ", D, " directions, got ",
+              weights_given.size());
   biases = each >= 4;
   projected = each % 2 == 1;
   TORCH_CHECK(weights_given[1].dim() == 2, function, ": w_hh must have shape (G * H, R), got ",
@@ -86,9 +69,10 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
   TORCH_CHECK(gate_rows % cell.gates == 0, function, ": w_hh must have a multiple of ", cell.gates,
               " rows for ", cell.mode, ", got ", gate_rows);
   H = gate_rows / cell.gates;
-  TORCH_CHECK(projected ? cell.states == 2 && R < H : R == H, function,
-              projected ? ": a projection needs an LSTM and R < H, got " : ": h must be as wide as H, got ",
-              cell.mode, " with R = ", R, ", H = ", H);
+  TORCH_CHECK(
+      projected ? cell.states == 2 && R < H : R == H, function,
+      projected ? ": a projection needs an LSTM and R < H, got " : ": h must be as wide as H, got ",
+      cell.mode, " with R = ", R, ", H = ", H);
   for (int64_t d = 0; d < D; ++d) {
     const at::Tensor* w = weights_given.data() + d * each;
     DirectionTensors tensors;
@@ -104,17 +88,20 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
   hx = checked_states(hx_given, "hx");
 }
 
-at::Tensor LayerArgs::checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) const {
-  TORCH_CHECK(tensor.sizes() == shape, function, ": ", name, " must have shape ", shape, ", got ", tensor.sizes());
-  TORCH_CHECK(tensor.scalar_type() == options.dtype() && tensor.device() == options.device(), function, ": ",
-              name, " must be ", options.dtype(), " on ", options.device(), " like x, got ",
-              tensor.dtype(), " on ", tensor.device());
+at::Tensor LayerArgs::checked(const at::Tensor& tensor, const char* name,
+                              at::IntArrayRef shape) const {
+  TORCH_CHECK(tensor.sizes() == shape, function, ": ", name, " must have shape ", shape, ", got ",
+              tensor.sizes());
+  TORCH_CHECK(tensor.scalar_type() == options.dtype() && tensor.device() == options.device(),
+              function, ": ", name, " must be ", options.dtype(), " on ", options.device(),
+              " like x, got ", tensor.dtype(), " on ", tensor.device());
   return tensor.contiguous();
 }
 
-std::vector<at::Tensor> LayerArgs::checked_states(const std::vector<at::Tensor>& states, const char* name) const {
-  TORCH_CHECK(int64_t(states.size()) == cell.states, function, ": ", name, " must hold ", cell.states,
-              " tensors for ", cell.mode, ", got ", states.size());
+std::vector<at::Tensor> LayerArgs::checked_states(const std::vector<at::Tensor>& states,
+                                                  const char* name) const {
+  TORCH_CHECK(int64_t(states.size()) == cell.states, function, ": ", name, " must hold ",
+              cell.states, " tensors for ", cell.mode, ", got ", states.size());
   std::vector<at::Tensor> result{checked(states[0], name, {D, B, R})};
   if (cell.states > 1) result.push_back(checked(states[1], name, {D, B, H}));
   return result;

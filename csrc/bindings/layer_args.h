@@ -6,13 +6,9 @@
 #include <optional>
 #include <vector>
 
-namespace fastrnn {
+#include "../cells/cell_info.h"
 
-struct CellInfo {
-  const char* mode;
-  int gates, states, saved;
-  bool shared_gate_grad, saves_c;
-};
+namespace fastrnn {
 
 // The cell at a position of cells.def; raises for a number that is none.
 const CellInfo& cell_info(int64_t cell);
@@ -29,7 +25,8 @@ struct LayerArgs {
 
   // Checks another tensor of the call (a gradient, an output) and returns it contiguous.
   at::Tensor checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) const;
-  std::vector<at::Tensor> checked_states(const std::vector<at::Tensor>& states, const char* name) const;
+  std::vector<at::Tensor> checked_states(const std::vector<at::Tensor>& states,
+                                         const char* name) const;
 
   // (T, B, width) or, packed, (N, width).
   std::vector<int64_t> rows_shape(int64_t width) const;

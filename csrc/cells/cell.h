@@ -6,6 +6,7 @@
 //   kStates    number of states S; state[0] is h, the one that the recurrent product reads
 //   kSaved     number K of values per hidden unit that backward needs besides the states
 //   kSharedGateGrad   grad_x == grad_h for every gate, so one copy of the gate gradients serves
+//   kDirectGrad       backward's grad_prev[0] is not always zero: h' takes h past the gates
 //   kBackwardPrev     bit s set: backward reads the state s from before the step
 //   kBackwardNext     bit s set: backward reads the state s from after the step
 //

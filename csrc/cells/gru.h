@@ -12,6 +12,7 @@ struct Gru {
   static constexpr int kStates = 1;
   static constexpr int kSaved = 4;  // r z n after their activations, then the hidden part of n
   static constexpr bool kSharedGateGrad = false;
+  static constexpr bool kDirectGrad = true;
   static constexpr unsigned kBackwardPrev = kStateH;
   static constexpr unsigned kBackwardNext = 0;
 

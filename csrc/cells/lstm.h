@@ -11,6 +11,7 @@ struct Lstm {
   static constexpr int kStates = 2;
   static constexpr int kSaved = 4;  // i f g o, after their activations
   static constexpr bool kSharedGateGrad = true;
+  static constexpr bool kDirectGrad = false;
   static constexpr unsigned kBackwardPrev = kStateC;
   static constexpr unsigned kBackwardNext = kStateC;
 

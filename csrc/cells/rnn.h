@@ -33,6 +33,7 @@ struct Rnn {
   static constexpr int kStates = 1;
   static constexpr int kSaved = 0;
   static constexpr bool kSharedGateGrad = true;
+  static constexpr bool kDirectGrad = false;
   static constexpr unsigned kBackwardPrev = 0;
   static constexpr unsigned kBackwardNext = kStateH;
 

@@ -25,8 +25,14 @@ class Backward {
 
  public:
   Backward(const BackwardParams& params, int threads)
-      : p(params), s(params.shape), N(s.offsets[s.T]), depth(G * s.H), projected(s.R != s.H),
-        recurrent(s.T > 1 || p.grad_h0), units(make_blocks<Op>(s.H, 1)), outs(make_blocks<Op>(s.R, 1)) {
+      : p(params),
+        s(params.shape),
+        N(s.offsets[s.T]),
+        depth(G * s.H),
+        projected(s.R != s.H),
+        recurrent(s.T > 1 || p.grad_h0),
+        units(make_blocks<Op>(s.H, 1)),
+        outs(make_blocks<Op>(s.R, 1)) {
     const double weights = double(depth) * double(s.R);
     const int64_t finest = smaller(units.count(), outs.count());
     plan = make_plan(s, {weights, kMacsPerCycle<Op>, weights * sizeof(Packed), finest}, threads);
@@ -80,8 +86,10 @@ class Backward {
     zeros = arena.template take<A>(kTile);
     for (int d = 0; d < s.D; ++d) {
       Scratch& m = scratch[d];
-      m.w_hh = arena.template take<Packed>(recurrent ? panel_size<Op>(depth, outs.unit_vectors()) : 0);
-      m.w_hr = arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors()) : 0);
+      m.w_hh =
+          arena.template take<Packed>(recurrent ? panel_size<Op>(depth, outs.unit_vectors()) : 0);
+      m.w_hr =
+          arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors()) : 0);
       m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
       m.grad_c = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
       m.bias = arena.template take<A>(p.grad_bias ? plan.batch_slices * bias_size() : 0);
@@ -133,7 +141,9 @@ class Backward {
   S* grad_h_row(const Lane& l, int64_t t, int64_t b) const {
     return (S*)p.grad_h + row_of(l, t, b) * s.R;
   }
-  int64_t state_row(const Lane& l, int64_t b, int64_t width) const { return (l.d * s.B + b) * width; }
+  int64_t state_row(const Lane& l, int64_t b, int64_t width) const {
+    return (l.d * s.B + b) * width;
+  }
 
   Range within(const Lane& l, int64_t begin, int64_t end) const {
     const int64_t first = larger(l.batch.begin, begin);
@@ -177,7 +187,8 @@ class Backward {
   }
 
   // tile = gate gradients of step `after` times the recurrent weights.
-  void recurrent_product(const Lane& l, int64_t after, int64_t b, int count, int64_t block, A* tile) {
+  void recurrent_product(const Lane& l, int64_t after, int64_t b, int count, int64_t block,
+                         A* tile) {
     const S* rows[kMaxRows];
     for (int r = 0; r < count; ++r) rows[r] = grad_gates(l, after, b + r) + (E - 1) * depth;
     multiply<Op>(count, outs.vecs(block), rows, depth, panel(scratch[l.d].w_hh, outs, block, depth),
@@ -217,7 +228,8 @@ class Backward {
       if (projected) {
         const S* rows[kMaxRows];
         for (int r = 0; r < count; ++r) rows[r] = grad_h_row(l, t, b + r);
-        multiply<Op>(count, vecs, rows, s.R, panel(scratch[l.d].w_hr, units, block, s.R), zeros, tile);
+        multiply<Op>(count, vecs, rows, s.R, panel(scratch[l.d].w_hr, units, block, s.R), zeros,
+                     tile);
       } else {
         recurrent_product(l, after, b, count, block, tile);
       }
@@ -236,9 +248,11 @@ class Backward {
       const int64_t j = units.unit(block, u), valid = s.H - j, at = b * units.padded() + j;
       V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
       V grad_x[G], grad_h[G];
-      for (int k = 0; k < K; ++k) saved[k] = load((const S*)p.gates + (row * K + k) * s.H + j, valid);
+      for (int k = 0; k < K; ++k)
+        saved[k] = load((const S*)p.gates + (row * K + k) * s.H + j, valid);
       if constexpr (Cell::kBackwardPrev & kStateH) {
-        const S* from = first ? (const S*)p.h0 + state_row(l, b, s.R) : in_output(p.output, l, before, b);
+        const S* from =
+            first ? (const S*)p.h0 + state_row(l, b, s.R) : in_output(p.output, l, before, b);
         prev[0] = load(from + j, valid);
       }
       if constexpr (Cell::kBackwardNext & kStateH) {
@@ -275,18 +289,21 @@ class Backward {
     if (!p.grad_h0) return;
     for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
       const int vecs = outs.vecs(block);
-      for_row_groups(batch.begin, smaller(batch.end, l.walk.rows(after)), row_limit(vecs), [&](int64_t b, int count) {
-        A tile[kTile] __attribute__((aligned(64)));
-        recurrent_product(l, after, b, count, block, tile);
-        for (int r = 0; r < count; ++r) {
-          for (int v = 0; v < vecs; ++v) {
-            const int64_t j = outs.unit(block, v);
-            V grad = V::load(tile + (r * vecs + v) * W);
-            if (!projected) grad = grad + V::load(scratch[l.d].grad_h + (b + r) * units.padded() + j);
-            store((S*)p.grad_h0 + state_row(l, b + r, s.R) + j, grad, s.R - j);
-          }
-        }
-      });
+      for_row_groups(batch.begin, smaller(batch.end, l.walk.rows(after)), row_limit(vecs),
+                     [&](int64_t b, int count) {
+                       A tile[kTile] __attribute__((aligned(64)));
+                       recurrent_product(l, after, b, count, block, tile);
+                       for (int r = 0; r < count; ++r) {
+                         for (int v = 0; v < vecs; ++v) {
+                           const int64_t j = outs.unit(block, v);
+                           V grad = V::load(tile + (r * vecs + v) * W);
+                           if (!projected)
+                             grad =
+                                 grad + V::load(scratch[l.d].grad_h + (b + r) * units.padded() + j);
+                           store((S*)p.grad_h0 + state_row(l, b + r, s.R) + j, grad, s.R - j);
+                         }
+                       }
+                     });
     }
   }
 

@@ -1,9 +1,9 @@
 // Forward of one layer over a whole sequence: a single parallel region around one time loop.
 //
 // A thread owns a slice of the batch and of the hidden units (plan.h). For a chunk of steps it
-// first computes its own gate pre-activations from the input, which stay in its cache; then, step by
-// step and block by block, the recurrent product of a few rows with all gates of some units, and at
-// once their cell update. The previous h is read where it was written, in the output. With a
+// first computes its own gate pre-activations from the input, which stay in its cache; then, step
+// by step and block by block, the recurrent product of a few rows with all gates of some units, and
+// at once their cell update. The previous h is read where it was written, in the output. With a
 // projection a second product follows in each step.
 #pragma once
 
@@ -27,10 +27,16 @@ class Forward {
 
  public:
   Forward(const ForwardParams& params, int threads)
-      : p(params), s(params.shape), N(s.offsets[s.T]), projected(s.R != s.H), packed(N > kPackRows),
-        units(make_blocks<Op>(s.H, G)), outs(make_blocks<Op>(s.R, 1)) {
+      : p(params),
+        s(params.shape),
+        N(s.offsets[s.T]),
+        projected(s.R != s.H),
+        packed(N > kPackRows),
+        units(make_blocks<Op>(s.H, G)),
+        outs(make_blocks<Op>(s.R, 1)) {
     const double weights = double(G) * double(s.H) * double(s.R);
-    plan = make_plan(s, {weights, kMacsPerCycle<Op>, weights * sizeof(Packed), units.count()}, threads);
+    plan = make_plan(s, {weights, kMacsPerCycle<Op>, weights * sizeof(Packed), units.count()},
+                     threads);
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
     chunk_steps = larger(1, smaller(s.T, kChunkRows / larger(1, slice_rows)));
     lay_out();
@@ -85,7 +91,8 @@ class Forward {
       Scratch& m = scratch[d];
       m.w_ih = arena.template take<Packed>(packed ? panel_size<Op>(s.I, vectors) : 0);
       m.w_hh = arena.template take<Packed>(packed ? panel_size<Op>(s.R, vectors) : 0);
-      m.w_hr = arena.template take<Packed>(packed && projected ? panel_size<Op>(s.H, out_vectors) : 0);
+      m.w_hr =
+          arena.template take<Packed>(packed && projected ? panel_size<Op>(s.H, out_vectors) : 0);
       m.b_ih = arena.template take<A>(vectors * W);
       m.b_hh = arena.template take<A>(vectors * W);
       m.state = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
@@ -280,7 +287,8 @@ class Forward {
         const S* rows[kMaxRows];
         A tile[kTile] __attribute__((aligned(64)));
         for (int r = 0; r < count; ++r) rows[r] = hidden_row(l.d, t, b + r);
-        multiply_with(count, rows, s.H, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block, zeros, tile);
+        multiply_with(count, rows, s.H, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block, zeros,
+                      tile);
         for (int r = 0; r < count; ++r) {
           for (int v = 0; v < vecs; ++v) {
             const int64_t j = outs.unit(block, v);

@@ -6,6 +6,7 @@
 #include "../cells/rnn.h"
 #include "backward.h"
 #include "forward.h"
+#include "gemm.h"
 #include "vec_math.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
@@ -69,7 +70,8 @@ inline Kernels make_kernels() {
   return {[](const ForwardParams& p) { return F::call(p, true); },
           [](const ForwardParams& p) { F::call(p, false); },
           [](const BackwardParams& p) { return B::call(p, true); },
-          [](const BackwardParams& p) { B::call(p, false); }};
+          [](const BackwardParams& p) { B::call(p, false); },
+          FASTRNN_LEVEL >= 2 ? &run_product : nullptr};
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -58,13 +58,25 @@ struct BackwardParams {
   const void* output;           // (N, D * R) S
   const void* gates;            // (D, N, K, H) S, as forward left it; null if K == 0
   const void* cells;            // (D, N, H) A, as forward left it; null if not saved
-  void* grad_gates;             // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
-                                // the cell's two gate gradients differ
-  void* grad_bias;              // (D, E, G * H) A written; null: not wanted
-  void* grad_h0;                // (D, B, R) S written; null: not wanted
-  void* grad_c0;                // (D, B, H) S written; null: not wanted, or one state
-  void* grad_h;                 // (D, N, R) S written when projected: gradient of the projected h
-  void* workspace;              // backward_workspace() bytes, 64-byte aligned, uninitialised
+  void* grad_gates;  // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
+                     // the cell's two gate gradients differ
+  void* grad_bias;   // (D, E, G * H) A written; null: not wanted
+  void* grad_h0;     // (D, B, R) S written; null: not wanted
+  void* grad_c0;     // (D, B, H) S written; null: not wanted, or one state
+  void* grad_h;      // (D, N, R) S written when projected: gradient of the projected h
+  void* workspace;   // backward_workspace() bytes, 64-byte aligned, uninitialised
+};
+
+// c = a b, or c += a b: float32 matrices, c of shape (M, N) and not overlapping a or b.
+struct ProductParams {
+  int64_t M, N, K;
+  const float* a;  // (M, K) with rows `lda` apart; transposed: (K, M) with rows `lda` apart
+  const float* b;  // (K, N) with rows `ldb` apart
+  float* c;        // (M, N) with rows `ldc` apart
+  int64_t lda, ldb, ldc;
+  bool a_transposed;
+  bool accumulate;  // add to what is in c
+  int threads;      // upper bound
 };
 
 // The kernels of one instruction set.
@@ -73,6 +85,7 @@ struct Kernels {
   void (*forward)(const ForwardParams&);
   size_t (*backward_workspace)(const BackwardParams&);
   void (*backward)(const BackwardParams&);
+  void (*product)(const ProductParams&);  // null: the BLAS behind torch does at least as well
 };
 
 }  // namespace fastrnn::cpu

@@ -13,7 +13,8 @@ constexpr double kNearBytesPerCycle = 28, kFarBytesPerCycle = 12;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-double step_cycles(const LayerShape& shape, const StepWork& work, int batch_slices, int unit_slices) {
+double step_cycles(const LayerShape& shape, const StepWork& work, int batch_slices,
+                   int unit_slices) {
   // Finished rows of packed data leave the slices at the end of the batch idle, so only a whole
   // batch profits from the mean.
   const double mean_rows = double(shape.offsets[shape.T]) / double(std::max<int64_t>(shape.T, 1));
@@ -36,9 +37,9 @@ Plan make_plan(const LayerShape& shape, const StepWork& work, int threads) {
       if (team * teams == 1 || team % batch_slices != 0 || batch_slices > shape.B) continue;
       const int unit_slices = team / batch_slices;
       if (unit_slices > work.unit_blocks) continue;
-      const double cycles =
-          double(shape.D / teams) * double(shape.T) * step_cycles(shape, work, batch_slices, unit_slices) +
-          kForkCycles;
+      const double cycles = double(shape.D / teams) * double(shape.T) *
+                                step_cycles(shape, work, batch_slices, unit_slices) +
+                            kForkCycles;
       if (cycles < best_cycles) {
         best = {team * teams, teams, batch_slices, unit_slices};
         best_cycles = cycles;

@@ -26,7 +26,7 @@ struct Plain {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if FASTRNN_LEVEL >= 3  // has the bfloat16 instructions
 struct PairedBfloat16 {
   using Storage = Bfloat16;
   using Packed = Bfloat16;
@@ -70,8 +70,8 @@ constexpr int row_limit(int vecs) {
 
 // tile[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]
 template <class Op, int kRows, int kVecs>
-__attribute__((noinline)) void multiply_block(const typename Op::Storage* const* rows, int64_t depth,
-                                              const typename Op::Packed* panel,
+__attribute__((noinline)) void multiply_block(const typename Op::Storage* const* rows,
+                                              int64_t depth, const typename Op::Packed* panel,
                                               const Accumulate<typename Op::Storage>* init,
                                               Accumulate<typename Op::Storage>* tile) {
   using S = typename Op::Storage;
@@ -133,7 +133,8 @@ FASTRNN_HD void multiply_rows(int count, const typename Op::Storage* const* rows
                               const Accumulate<typename Op::Storage>* init,
                               Accumulate<typename Op::Storage>* tile) {
   if constexpr (kRows > 1) {
-    if (count < kRows) return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, init, tile);
+    if (count < kRows)
+      return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, init, tile);
   }
   multiply_block<Op, kRows, kVecs>(rows, depth, panel, init, tile);
 }

@@ -35,7 +35,7 @@ FASTRNN_HD float widen(float x) { return x; }
 FASTRNN_HD double widen(double x) { return x; }
 FASTRNN_HD float widen(Bfloat16 x) { return float_of(uint32_t(x.bits) << 16); }
 FASTRNN_HD float widen(Half x) {
-#if defined(__F16C__)
+#if FASTRNN_LEVEL >= 1  // has the float16 conversions
   return _cvtsh_ss(x.bits);
 #else
   // Move exponent and mantissa into place and rebias by a product, which is right for subnormal
@@ -56,7 +56,7 @@ FASTRNN_HD void narrow(float x, Bfloat16* out) {
   out->bits = uint16_t(x != x ? 0x7fc0 : rounded);
 }
 FASTRNN_HD void narrow(float x, Half* out) {
-#if defined(__F16C__)
+#if FASTRNN_LEVEL >= 1  // has the float16 conversions
   out->bits = uint16_t(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
 #else
   const uint32_t sign = bits_of(x) >> 16 & 0x8000;
@@ -112,7 +112,7 @@ struct Storage<Bfloat16> {
     return V((V::Raw)(__builtin_convertvector(bits, Wide) << 16));
   }
   static FASTRNN_HD void store(Bfloat16* p, V x) {
-#if defined(__AVX512BF16__)
+#if FASTRNN_LEVEL >= 3  // has the bfloat16 instructions
     *(Unaligned*)p = (Raw)_mm512_cvtneps_pbh((__m512)x.v);
 #else
     const Wide bits = (Wide)x.v;
@@ -123,19 +123,19 @@ struct Storage<Bfloat16> {
   }
 };
 
-#if defined(__F16C__)
+#if FASTRNN_LEVEL >= 1  // has the float16 conversions
 template <>
 struct Storage<Half> {
   using V = Vec<float>;
   static FASTRNN_HD V load(const Half* p) {
-#if defined(__AVX512F__)
+#if FASTRNN_LEVEL >= 2
     return V((V::Raw)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)));
 #else
     return V((V::Raw)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
 #endif
   }
   static FASTRNN_HD void store(Half* p, V x) {
-#if defined(__AVX512F__)
+#if FASTRNN_LEVEL >= 2
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)x.v, _MM_FROUND_TO_NEAREST_INT));
 #else
     _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)x.v, _MM_FROUND_TO_NEAREST_INT));

@@ -52,8 +52,10 @@ FASTRNN_HD ExpParts<A> exp_parts(Vec<A> x) {
   const V r = multiply_add(n, V(-C::kLn2Low), multiply_add(n, V(-C::kLn2High), x));
   V series(inverse_factorial<A>(C::kTerms));
 #pragma GCC unroll 16
-  for (int i = C::kTerms - 1; i >= 2; --i) series = multiply_add(series, r, V(inverse_factorial<A>(i)));
-  const Bits scale = ((Bits)shifted.v << C::kMantissa) + (typename VecTypes<A>::Bit(C::kBias) << C::kMantissa);
+  for (int i = C::kTerms - 1; i >= 2; --i)
+    series = multiply_add(series, r, V(inverse_factorial<A>(i)));
+  const Bits scale =
+      ((Bits)shifted.v << C::kMantissa) + (typename VecTypes<A>::Bit(C::kBias) << C::kMantissa);
   return {V((typename V::Raw)scale), multiply_add(series * r, r, r)};
 }
 
@@ -64,13 +66,21 @@ FASTRNN_HD Vec<A> clamp(Vec<A> x, A low, A high) {
   return Vec<A>(raised.v > high ? Vec<A>(high).v : raised.v);
 }
 
-// tanh(x) = m / (m + 2) with m = exp(2x) - 1, which keeps its relative precision around zero.
+// On |x|, with m = exp(2|x|) - 1: tanh = m / (m + 2) keeps its relative precision around zero, and
+// 1 - 2 / (m + 2) rounds only once where the result is near 1, as its derivative 1 - tanh^2 needs.
 template <class A>
 FASTRNN_HD Vec<A> tanh_(Vec<A> x) {
   using C = ExpConstants<A>;
-  const ExpParts<A> e = exp_parts(clamp(x + x, -C::kSaturated, C::kSaturated));
-  const Vec<A> m = multiply_add(e.scale, e.fraction, e.scale - Vec<A>(A(1)));
-  return m / (m + Vec<A>(A(2)));
+  using V = Vec<A>;
+  using Bits = typename V::Bits;
+  const Bits sign = (Bits)x.v & (Bits)V(A(-0.0)).v;
+  const V magnitude((typename V::Raw)((Bits)x.v ^ sign));
+  const ExpParts<A> e = exp_parts(clamp(magnitude + magnitude, A(0), C::kSaturated));
+  const V m = multiply_add(e.scale, e.fraction, e.scale - V(A(1)));
+  const Bits large = m.v > A(2);
+  const V quotient = V(large ? V(A(2)).v : m.v) / (m + V(A(2)));
+  const V result(large ? A(1) - quotient.v : quotient.v);
+  return V((typename V::Raw)((Bits)result.v | sign));
 }
 
 template <class A>

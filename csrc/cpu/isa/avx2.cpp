@@ -4,6 +4,7 @@
 #if FASTRNN_X86_LEVELS
 #pragma GCC target("avx2,fma,f16c")
 #define FASTRNN_ISA avx2
+#define FASTRNN_LEVEL 1
 namespace fastrnn::cpu::FASTRNN_ISA {
 constexpr int kVectorBytes = 32;
 constexpr int kVectorRegisters = 16;

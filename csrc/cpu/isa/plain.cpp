@@ -2,6 +2,7 @@
 #include "levels.h"
 
 #define FASTRNN_ISA plain
+#define FASTRNN_LEVEL 0
 namespace fastrnn::cpu::FASTRNN_ISA {
 constexpr int kVectorBytes = 16;
 constexpr int kVectorRegisters = 16;

@@ -1,0 +1,169 @@
+#include <ATen/ops/sum.h>
+
+#include "cuda_context.h"
+#include "cuda_layer.h"
+
+namespace fastrnn::cuda {
+
+namespace {
+
+// The h that every row of a direction started its step from: (N, R). Where the batch keeps its size
+// this is the output moved by one step, so the copies are as many as the batch has sizes.
+at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
+  const Shape& s = call.shape;
+  const at::Tensor from = output.narrow(1, d * s.recurrent, s.recurrent);
+  const at::Tensor h = call.empty({s.total, s.recurrent});
+  const int direction = static_cast<int>(d);
+  Rows to{0, 0}, source{0, 0};  // copied at the next flush
+  const auto flush = [&] {
+    if (to.count > 0)
+      h.narrow(0, to.offset, to.count).copy_(from.narrow(0, source.offset, to.count));
+  };
+  for (int64_t step = 0; step < call.schedule.steps(); ++step) {
+    const int64_t position =
+        d == 0 ? step : call.schedule.steps() - 1 - step;  // in the order of memory
+    const auto [before, now, after] = call.schedule.tick(direction, position);
+    const int64_t going = std::min(before.count, now.count);
+    if (going < now.count) {
+      h.narrow(0, now.offset + going, now.count - going)
+          .copy_(call.hx[0][d].narrow(0, going, now.count - going));
+    }
+    if (going == 0) continue;
+    const bool extends = to.count > 0 && to.offset + to.count == now.offset &&
+                         source.offset + to.count == before.offset;
+    if (!extends) {
+      flush();
+      to = {now.offset, 0};
+      source = before;
+    }
+    to.count += going;
+  }
+  flush();
+  return h;
+}
+
+// The arrays of the step kernels that only backward has.
+struct Buffers {
+  at::Tensor grad_x_gates, grad_h_gates, direct, grad_cell, grad_h0, product, grad_full,
+      grad_projected;
+  Tensors w_hh_t;
+
+  Buffers(const Call& call, const StepKernel& kernel) {
+    const Shape& s = call.shape;
+    const int64_t D = s.directions, B = s.batch, N = s.total, H = s.hidden, R = s.recurrent;
+    grad_x_gates = call.empty({D, N, call.cell.gates * H});
+    grad_h_gates =
+        call.cell.shared_gate_grad ? grad_x_gates : call.empty({D, N, call.cell.gates * H});
+    if (call.cell.direct_grad) direct = call.empty_accumulate({D, B, H});
+    if (call.cell.states == 2) grad_cell = call.empty_accumulate({D, B, H});
+    grad_h0 = call.empty({D, B, R});
+    if (call.projected) {
+      grad_full = call.empty({D, B, H});
+      grad_projected = call.empty({D, N, R});
+    }
+    if (!kernel.fused) {
+      product = call.empty({D, B, R});
+      return;
+    }
+    for (const DirectionTensors& w : call.weights) w_hh_t.push_back(w.w_hh.t().contiguous());
+  }
+};
+
+Tensors weight_gradients(const Call& call, const Buffers& b, const at::Tensor& output,
+                         const at::Tensor& full, Library& library) {
+  Tensors grads;
+  const auto product = [&](const at::Tensor& left, const at::Tensor& right) {
+    grads.push_back(call.empty({left.size(1), right.size(1)}));
+    library.product(matrix(grads.back()), matrix(left), matrix(right), Transpose::kLeft, false);
+  };
+  for (int64_t d = 0; d < call.shape.directions; ++d) {
+    product(b.grad_x_gates[d], call.x_rows());
+    product(b.grad_h_gates[d], previous_h(call, output, d));
+    if (call.biases) {
+      // torch sums a column in a fixed order, in float32 for the 16-bit types.
+      const at::Tensor sum = b.grad_x_gates[d].sum(0);
+      grads.push_back(sum);
+      grads.push_back(call.cell.shared_gate_grad ? sum.clone() : b.grad_h_gates[d].sum(0));
+    }
+    if (call.projected) product(b.grad_projected[d], full[d]);
+  }
+  return grads;
+}
+
+}  // namespace
+
+std::tuple<std::optional<at::Tensor>, std::optional<Tensors>, std::optional<Tensors>>
+layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_hn_any,
+               const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes, const Tensors& hx,
+               const Tensors& weights, const at::Tensor& output_any, const Tensors& saved,
+               std::array<bool, 3> needs) {
+  const Call call("fastrnn.cuda.layer_backward", cell, x, batch_sizes, hx, weights);
+  const Shape& s = call.shape;
+  const Context context(call.x, call.dtype, call.tf32);
+  const StepKernel kernel = call.plan_for(true, context.capability());
+
+  const std::vector<int64_t> output_shape = call.rows_shape(s.directions * s.recurrent);
+  const at::Tensor grad_output = call.checked(grad_output_any, "grad_output", output_shape);
+  const at::Tensor output =
+      call.checked(output_any, "output", output_shape).view({s.total, s.directions * s.recurrent});
+  const Tensors grad_hn = call.checked_states(grad_hn_any, "grad_hn");
+  const size_t has_gates = call.cell.saved > 0, has_cells = call.cell.saves_c;
+  TORCH_CHECK(saved.size() == has_gates + has_cells + call.projected, call.function,
+              ": saved must have ", has_gates + has_cells + call.projected,
+              " tensors from a forward call with save=True, got ", saved.size());
+  const auto expect = [&](size_t i, at::IntArrayRef sizes) {
+    TORCH_CHECK(saved[i].sizes() == sizes && saved[i].is_contiguous(), call.function, ": saved[", i,
+                "] must be contiguous and of shape ", sizes, ", got ", saved[i].sizes());
+  };
+  if (has_gates) expect(0, {s.directions, s.total, call.cell.saved, s.hidden});
+  if (has_cells) expect(has_gates, {s.directions, s.total, s.hidden});
+  if (call.projected) expect(saved.size() - 1, {s.directions, s.total, s.hidden});
+  const at::Tensor full = call.projected ? saved.back() : at::Tensor();
+
+  const Buffers b(call, kernel);
+  LayerBackward layer{call.number, call.dtype, kernel, call.schedule, {}};
+  layer.grad_h0 = needs[1];
+  BackwardStep& p = layer.step;
+  p.shape = s;
+  p.grad_output = grad_output.data_ptr();
+  p.grad_hn = grad_hn[0].data_ptr();
+  p.grad_cn = data(grad_hn, 1);
+  p.h0 = call.hx[0].data_ptr();
+  p.c0 = data(call.hx, 1);
+  p.output = output.data_ptr();
+  p.saved = has_gates ? saved[0].data_ptr() : nullptr;
+  p.cell = has_cells ? saved[has_gates].data_ptr() : nullptr;
+  p.product = data(b.product);
+  p.grad_full = data(b.grad_full);
+  p.grad_x_gates = b.grad_x_gates.data_ptr();
+  p.grad_h_gates = b.grad_h_gates.data_ptr();
+  p.direct = data(b.direct);
+  p.grad_cell = data(b.grad_cell);
+  p.grad_h0 = b.grad_h0.data_ptr();
+  p.grad_projected = data(b.grad_projected);
+  for (int64_t d = 0; d < s.directions; ++d) {
+    p.w_hh_t[d] = data(b.w_hh_t, d);
+    layer.w_hh[d] = call.weights[d].w_hh.data_ptr();
+    layer.w_hr[d] = data(call.weights[d].w_hr);
+  }
+  call.report(run(layer, context.library(), context.stream()));
+
+  std::optional<at::Tensor> grad_x;
+  if (needs[0]) {
+    grad_x = call.empty(x.sizes());
+    for (int64_t d = 0; d < s.directions; ++d) {
+      context.library().product(matrix(grad_x->view({s.total, x.size(-1)})),
+                                matrix(b.grad_x_gates[d]), matrix(call.weights[d].w_ih),
+                                Transpose::kNeither, d > 0);
+    }
+  }
+  std::optional<Tensors> grad_hx, grad_weights;
+  if (needs[1]) {
+    grad_hx = Tensors{b.grad_h0};
+    if (has_cells) grad_hx->push_back(b.grad_cell.to(call.x.scalar_type()));
+  }
+  if (needs[2]) grad_weights = weight_gradients(call, b, output, full, context.library());
+  return {grad_x, grad_hx, grad_weights};
+}
+
+}  // namespace fastrnn::cuda

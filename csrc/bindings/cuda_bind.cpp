@@ -1,0 +1,39 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "../cuda/plan.h"
+#include "cuda_layer.h"
+
+namespace py = pybind11;
+
+// Fills the submodule `cuda`: the layer call, and the plan that it follows.
+void bind_cuda(py::module_& cuda) {
+  using namespace fastrnn::cuda;
+  cuda.def("layer_forward", &layer_forward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes"),
+           py::arg("hx"), py::arg("weights"), py::arg("save"),
+           py::call_guard<py::gil_scoped_release>());
+  cuda.def("layer_backward", &layer_backward, py::arg("cell"), py::arg("grad_output"),
+           py::arg("grad_hn"), py::arg("x"), py::arg("batch_sizes"), py::arg("hx"),
+           py::arg("weights"), py::arg("output"), py::arg("saved"), py::arg("needs"),
+           py::call_guard<py::gil_scoped_release>());
+  cuda.def(
+      "override_plan",
+      [](bool fused, bool tensor_cores, int rows) {
+        override_plan(StepKernel{fused, tensor_cores, rows});
+      },
+      py::arg("fused"), py::arg("tensor_cores") = false, py::arg("rows") = 0);
+  cuda.def("follow_plan", [] { override_plan(std::nullopt); });
+  cuda.def(
+      "plan",
+      [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
+         int64_t recurrent, int64_t directions, int capability) {
+        const StepKernel kernel = plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch,
+                                        hidden, recurrent, directions, capability});
+        return py::dict(py::arg("fused") = kernel.fused,
+                        py::arg("tensor_cores") = kernel.tensor_cores,
+                        py::arg("rows") = kernel.rows);
+      },
+      py::arg("cell"), py::arg("dtype"), py::arg("tf32"), py::arg("backward"), py::arg("batch"),
+      py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"));
+}

@@ -1,0 +1,91 @@
+#include "cuda_call.h"
+
+#include <ATen/Context.h>
+#include <ATen/ops/empty.h>
+
+#include "../cuda/plan.h"
+#include "cuda_context.h"
+
+namespace fastrnn::cuda {
+
+namespace {
+
+std::optional<StepKernel> overriding;
+
+Dtype dtype_of(const char* function, const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble:
+      return Dtype::kFloat64;
+    case at::kFloat:
+      return Dtype::kFloat32;
+    case at::kBFloat16:
+      return Dtype::kBFloat16;
+    case at::kHalf:
+      return Dtype::kFloat16;
+    default:
+      TORCH_CHECK(false, function, ": x must be float64, float32, bfloat16 or float16, got ",
+                  x.scalar_type());
+  }
+}
+
+// torch.backends.cudnn.rnn.fp32_precision, which decides for cuDNN's RNNs too. How the question is
+// put has changed with torch's versions: with an enumerator, with a name, with nothing.
+template <class Op>
+bool allows_tf32(const at::Context& context, bool (at::Context::*ask)(std::optional<Op>) const) {
+  return (context.*ask)(Op::RNN);
+}
+[[maybe_unused]] bool allows_tf32(const at::Context& context,
+                                  bool (at::Context::*ask)(const std::string&) const) {
+  return (context.*ask)("rnn");
+}
+[[maybe_unused]] bool allows_tf32(const at::Context& context, bool (at::Context::*ask)() const) {
+  return (context.*ask)();
+}
+
+}  // namespace
+
+Call::Call(const char* function, int number, const at::Tensor& x_given,
+           const std::optional<at::Tensor>& batch_sizes, const Tensors& hx_given,
+           const Tensors& weights_given)
+    : LayerArgs(function, number, x_given, batch_sizes, hx_given, weights_given),
+      number(number),
+      dtype(dtype_of(function, x)),
+      tf32(dtype == Dtype::kFloat32 &&
+           allows_tf32(at::globalContext(), &at::Context::allowTF32CuDNN)),
+      shape{B, N, H, R, D},
+      schedule(offsets) {
+  TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
+}
+
+at::Tensor Call::empty(at::IntArrayRef sizes) const { return at::empty(sizes, options); }
+
+at::Tensor Call::empty_accumulate(at::IntArrayRef sizes) const {
+  return at::empty(sizes, options.dtype(dtype == Dtype::kFloat64 ? at::kDouble : at::kFloat));
+}
+
+void override_plan(std::optional<StepKernel> kernel) { overriding = kernel; }
+
+StepKernel Call::plan_for(bool backward, int capability) const {
+  if (overriding && !(backward && projected)) return *overriding;
+  return plan({number, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
+               shape.directions, capability});
+}
+
+void Call::report(const Status& status) const {
+  TORCH_CHECK(status.error == cudaSuccess, function, ": ", Context::error_text(status.error),
+              " in ", status.kernel);
+}
+
+Matrix matrix(const at::Tensor& tensor) {
+  // The stride of a single row means nothing to torch, and could be too small for a BLAS.
+  const int64_t stride = tensor.size(0) == 1 ? tensor.size(1) : tensor.stride(0);
+  return {tensor.data_ptr(), tensor.size(0), tensor.size(1), stride};
+}
+
+void* data(const at::Tensor& tensor) { return tensor.defined() ? tensor.data_ptr() : nullptr; }
+
+void* data(const Tensors& tensors, size_t index) {
+  return index < tensors.size() ? data(tensors[index]) : nullptr;
+}
+
+}  // namespace fastrnn::cuda

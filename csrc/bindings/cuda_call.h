@@ -1,0 +1,41 @@
+// A layer call on the CUDA backend: its checked arguments, in the terms of csrc/cuda.
+#pragma once
+
+#include "../cuda/layer.h"
+#include "layer_args.h"
+
+namespace fastrnn::cuda {
+
+using Tensors = std::vector<at::Tensor>;
+
+// Instead of what plan() says, for as long as it is set: for measuring one kernel against another
+// and for testing each. Process-wide. A projected LSTM's backward, which has one form, does not
+// heed it.
+void override_plan(std::optional<StepKernel> kernel);
+
+struct Call : LayerArgs {
+  Call(const char* function, int number, const at::Tensor& x,
+       const std::optional<at::Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights);
+
+  int number;  // of the cell, in cells.def
+  Dtype dtype;
+  bool tf32;
+  Shape shape;
+  Schedule schedule;
+
+  at::Tensor x_rows() const { return x.view({N, I}); }
+  // In the dtype of the call, or of the accumulation.
+  at::Tensor empty(at::IntArrayRef sizes) const;
+  at::Tensor empty_accumulate(at::IntArrayRef sizes) const;
+  StepKernel plan_for(bool backward, int capability) const;
+  void report(const Status& status) const;  // throws unless it is a success
+};
+
+// A 2-dimensional tensor with unit stride along its rows.
+Matrix matrix(const at::Tensor& tensor);
+// Null for an undefined tensor.
+void* data(const at::Tensor& tensor);
+// Null when there is no such tensor.
+void* data(const Tensors& tensors, size_t index);
+
+}  // namespace fastrnn::cuda

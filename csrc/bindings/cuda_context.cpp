@@ -1,0 +1,85 @@
+#include "cuda_context.h"
+
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cublas_v2.h>
+
+#include "cuda_blas.h"
+
+namespace fastrnn::cuda {
+
+namespace {
+
+// cuBLAS on torch's handle, which has torch's stream and a workspace that a CUDA graph may capture.
+class Cublas : public Library {
+ public:
+  Cublas(Dtype dtype, bool tf32) : dtype_(dtype) {
+    switch (dtype) {
+      case Dtype::kFloat64:
+        type_ = CUDA_R_64F;
+        compute_ = CUBLAS_COMPUTE_64F;
+        break;
+      case Dtype::kFloat32:
+        type_ = CUDA_R_32F;
+        // Pedantic, because the handle's own mode follows torch's setting for matmul, not for RNNs.
+        compute_ = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F_PEDANTIC;
+        break;
+      case Dtype::kBFloat16:
+        type_ = CUDA_R_16BF;
+        compute_ = CUBLAS_COMPUTE_32F;
+        break;
+      case Dtype::kFloat16:
+        type_ = CUDA_R_16F;
+        compute_ = CUBLAS_COMPUTE_32F;
+        break;
+    }
+  }
+
+  void product(const Matrix& out, const Matrix& a, const Matrix& b, Transpose transpose,
+               bool add) override {
+    const BlasCall call = blas_call(out, a, b, transpose);
+    const double one64 = 1, beta64 = add;
+    const float one32 = 1, beta32 = add;
+    const bool wide = dtype_ == Dtype::kFloat64;
+    const void* alpha = wide ? static_cast<const void*>(&one64) : &one32;
+    const void* beta = wide ? static_cast<const void*>(&beta64) : &beta32;
+    const cublasStatus_t status = cublasGemmEx_64(
+        at::cuda::getCurrentCUDABlasHandle(), call.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N,
+        call.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, call.m, call.n, call.k, alpha, call.a, type_,
+        call.lda, call.b, type_, call.ldb, beta, call.c, type_, call.ldc, compute_,
+        CUBLAS_GEMM_DEFAULT);
+    TORCH_CHECK(status == CUBLAS_STATUS_SUCCESS, "fastrnn: cublasGemmEx failed with status ",
+                static_cast<int>(status), " for m = ", call.m, ", n = ", call.n, ", k = ", call.k);
+  }
+
+ private:
+  Dtype dtype_;
+  cudaDataType type_;
+  cublasComputeType_t compute_;
+};
+
+}  // namespace
+
+struct Context::State {
+  c10::cuda::CUDAGuard guard;
+  Cublas library;
+};
+
+Context::Context(const at::Tensor& like, Dtype dtype, bool tf32)
+    : state_(new State{c10::cuda::CUDAGuard(like.device()), Cublas(dtype, tf32)}) {}
+Context::~Context() = default;
+
+bool Context::serves(const at::Tensor& tensor) { return tensor.is_cuda(); }
+
+cudaStream_t Context::stream() const { return at::cuda::getCurrentCUDAStream(); }
+
+Library& Context::library() const { return state_->library; }
+
+int Context::capability() const {
+  const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
+  return 10 * device->major + device->minor;
+}
+
+const char* Context::error_text(cudaError_t error) { return cudaGetErrorString(error); }
+
+}  // namespace fastrnn::cuda

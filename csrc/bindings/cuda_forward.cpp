@@ -1,0 +1,73 @@
+#include "cuda_context.h"
+#include "cuda_layer.h"
+
+namespace fastrnn::cuda {
+
+std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tensor& x,
+                                                       const std::optional<at::Tensor>& batch_sizes,
+                                                       const Tensors& hx, const Tensors& weights,
+                                                       bool save) {
+  const Call call("fastrnn.cuda.layer_forward", cell, x, batch_sizes, hx, weights);
+  const Shape& s = call.shape;
+  const Context context(call.x, call.dtype, call.tf32);
+  const StepKernel kernel = call.plan_for(false, context.capability());
+  const int64_t GH = call.cell.gates * s.hidden;
+
+  // Without its bias, which the update adds in the accumulate type.
+  const at::Tensor x_gates = call.empty({s.directions, s.total, GH});
+  for (int64_t d = 0; d < s.directions; ++d) {
+    context.library().product(matrix(x_gates[d]), matrix(call.x_rows()),
+                              matrix(call.weights[d].w_ih), Transpose::kRight, false);
+  }
+
+  const at::Tensor output = call.empty({s.total, s.directions * s.recurrent});
+  Tensors hn;
+  for (const at::Tensor& state : call.hx) hn.push_back(call.empty(state.sizes()));
+  at::Tensor gates, cells, full, product;
+  if (save && call.cell.saved == call.cell.gates) {
+    gates = x_gates;  // each unit's are read before its own are written
+  } else if (save && call.cell.saved > 0) {
+    gates = call.empty({s.directions, s.total, call.cell.saved * s.hidden});
+  }
+  const int64_t cell_rows = save ? s.total : s.batch;
+  if (call.cell.states == 2) cells = call.empty_accumulate({s.directions, cell_rows, s.hidden});
+  if (call.projected) full = call.empty({s.directions, s.total, s.hidden});
+  if (!kernel.fused) product = call.empty({s.directions, s.batch, GH});
+
+  LayerForward layer{call.number, call.dtype, kernel, call.schedule, {}};
+  ForwardStep& p = layer.step;
+  p.shape = s;
+  p.x_gates = x_gates.data_ptr();
+  p.h0 = call.hx[0].data_ptr();
+  p.c0 = data(call.hx, 1);
+  p.output = output.data_ptr();
+  p.product = data(product);
+  p.h_stride = call.projected ? s.hidden : s.directions * s.recurrent;
+  p.saved = data(gates);
+  p.cell = data(cells);
+  p.cell_rows = cell_rows;
+  p.hn = hn[0].data_ptr();
+  p.cn = data(hn, 1);
+  for (int64_t d = 0; d < s.directions; ++d) {
+    const DirectionTensors& w = call.weights[d];
+    p.w_hh[d] = w.w_hh.data_ptr();
+    p.b_ih[d] = data(w.b_ih);
+    p.b_hh[d] = data(w.b_hh);
+    p.h[d] = call.projected ? full[d].data_ptr()
+                            : output.narrow(1, d * s.recurrent, s.recurrent).data_ptr();
+    layer.w_hr[d] = data(w.w_hr);
+  }
+  call.report(run(layer, context.library(), context.stream()));
+
+  // In this order and where the cell has them: gates, c, h before the projection.
+  Tensors saved;
+  if (save) {
+    if (gates.defined()) gates = gates.view({s.directions, s.total, call.cell.saved, s.hidden});
+    for (const at::Tensor& tensor : {gates, cells, full}) {
+      if (tensor.defined()) saved.push_back(tensor);
+    }
+  }
+  return {output.view(call.rows_shape(output.size(1))), hn, saved};
+}
+
+}  // namespace fastrnn::cuda

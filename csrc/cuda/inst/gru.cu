@@ -1,0 +1,4 @@
+#include "../../cells/gru.h"
+#include "../instantiate.cuh"
+
+FASTRNN_INSTANTIATE(fastrnn::Gru)

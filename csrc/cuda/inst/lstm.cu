@@ -1,0 +1,4 @@
+#include "../../cells/lstm.h"
+#include "../instantiate.cuh"
+
+FASTRNN_INSTANTIATE(fastrnn::Lstm)

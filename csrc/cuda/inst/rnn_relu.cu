@@ -1,0 +1,4 @@
+#include "../../cells/rnn.h"
+#include "../instantiate.cuh"
+
+FASTRNN_INSTANTIATE(fastrnn::RnnRelu)

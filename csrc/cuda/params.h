@@ -1,0 +1,91 @@
+// What the step kernels are told: plain structs, passed by value, readable by any compiler.
+//
+// Letters: T B H G D as everywhere, R the width of h (H, or P when an LSTM is projected), N the
+// rows of the whole sequence (T * B, or fewer when packed), K the values a cell saves per hidden
+// unit. "scalar" is the storage type of the call; "accumulate" is float, or double where scalar is
+// double. All arrays are contiguous in the order given. No two fields alias unless the comment says
+// so.
+#pragma once
+
+#include <cstdint>
+
+namespace fastrnn::cuda {
+
+enum class Dtype : int { kFloat64 = 0, kFloat32 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+constexpr int64_t bytes(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
+}
+
+constexpr int kMaxDirections = 2;
+
+// Rows offset .. offset + count of the N rows; row b of a step is row b of the batch.
+struct Rows {
+  int64_t offset;
+  int64_t count;
+};
+
+// One step of one direction, with its neighbours in the order in which the direction visits time.
+// A row with b >= before.count starts here, from h0 and c0. A row with b >= after.count ends here.
+// (Per-row lengths or a reset mask would be one more pointer beside these counts.)
+struct Tick {
+  Rows before, now, after;
+};
+
+struct Shape {
+  int64_t batch;       // B
+  int64_t total;       // N
+  int64_t hidden;      // H
+  int64_t recurrent;   // R
+  int64_t directions;  // D
+};
+
+struct ForwardStep {
+  Shape shape;
+  Tick tick[kMaxDirections];
+  // Read only.
+  const void* x_gates;               // (D, N, G*H) scalar: the input product, without its bias
+  const void* w_hh[kMaxDirections];  // (G*H, R) scalar
+  const void* b_ih[kMaxDirections];  // (G*H) scalar, or null
+  const void* b_hh[kMaxDirections];  // (G*H) scalar, or null
+  const void* h0;                    // (D, B, R) scalar
+  const void* c0;                    // (D, B, H) scalar; null unless the cell has a second state
+  const void* output;  // (N, D*R) scalar: earlier steps are read, h is where this one goes
+  // Written.
+  void* product;            // (D, B, G*H) scalar: h W_hh^T, put there before the launch; GEMM form
+  void* h[kMaxDirections];  // row 0 of the direction's h: into `output`, or (N, H) if projected
+  int64_t h_stride;         // elements between two rows of h
+  void* saved;              // (D, N, K, H) scalar, or null. May be x_gates when K == G
+  void* cell;               // accumulate: (D, N, H), or (D, B, H) updated in place
+  int64_t cell_rows;        // N or B: which of the two
+  void* hn;                 // (D, B, R) scalar, or null (projected: h is not known yet)
+  void* cn;                 // (D, B, H) scalar, or null
+};
+
+struct BackwardStep {
+  Shape shape;
+  Tick tick[kMaxDirections];  // the same ticks as forward's, visited last to first
+  // Read only.
+  const void* w_hh_t[kMaxDirections];  // (R, G*H) scalar: W_hh transposed; fused form only
+  const void* grad_output;             // (N, D*R) scalar
+  const void* grad_hn;                 // (D, B, R) scalar
+  const void* grad_cn;                 // (D, B, H) scalar, or null
+  const void* h0;                      // (D, B, R) scalar
+  const void* c0;                      // (D, B, H) scalar, or null
+  const void* output;                  // (N, D*R) scalar
+  const void* cell;                    // (D, N, H) accumulate: c of every step, or null
+  const void* saved;                   // (D, N, K, H) scalar, or null
+  // Written.
+  void* product;         // (D, B, R) scalar: grad_h_gates W_hh of the step after, put there
+                         // before the launch; GEMM form
+  void* grad_full;       // (D, B, H) scalar: gradient of h before projection, put there
+                         // before the launch; or null
+  void* grad_x_gates;    // (D, N, G*H) scalar
+  void* grad_h_gates;    // (D, N, G*H) scalar; is grad_x_gates where the cell shares them
+  void* direct;          // (D, B, H) accumulate: gradient past the gates, h' to h; or null
+  void* grad_cell;       // (D, B, H) accumulate: read and written in place, or null
+  void* grad_h0;         // (D, B, R) scalar
+  void* grad_projected;  // (D, N, R) scalar: whole gradient of the projected h, or null
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,21 @@
+// Which kernel serves a layer: a pure function of numbers, tested on any machine.
+#pragma once
+
+#include <cstdint>
+
+#include "launch.h"
+
+namespace fastrnn::cuda {
+
+struct PlanQuery {
+  int cell;  // position in cells.def
+  Dtype dtype;
+  bool tf32;  // fp32 products may be rounded to tf32
+  bool backward;
+  int64_t batch, hidden, recurrent, directions;
+  int capability;  // compute capability, 10 * major + minor
+};
+
+StepKernel plan(const PlanQuery& query);
+
+}  // namespace fastrnn::cuda

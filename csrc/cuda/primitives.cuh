@@ -1,0 +1,121 @@
+// The only file that knows hardware. Under a host compiler the same names come from the emulator
+// (tests/emulator), which gives them their documented meaning on CPU threads.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace fastrnn::cuda {
+
+constexpr int kWarp = 32;
+
+// Sixteen bytes as four registers: what one lane loads at once, and a K-slice of an mma operand.
+struct alignas(16) Quad {
+  uint32_t word[4];
+};
+
+}  // namespace fastrnn::cuda
+
+#if defined(__CUDACC__)
+
+namespace fastrnn::cuda {
+
+// The dynamic shared memory of the block.
+__device__ __forceinline__ unsigned char* shared_memory() {
+  extern __shared__ __align__(16) unsigned char fastrnn_shared_memory[];
+  return fastrnn_shared_memory;
+}
+
+// d += a b on one 16 x 8 tile, a row-major, b column-major, K = 32 bytes: 16 values of a 16-bit
+// type, 8 of tf32. Lane l holds of a: rows l/4 (a0, a2) and l/4 + 8 (a1, a3), the K-words l%4
+// (a0, a1) and l%4 + 4 (a2, a3); of b: column l/4, the K-words l%4 (b0) and l%4 + 4 (b1); of d:
+// rows l/4 (d0, d1) and l/4 + 8 (d2, d3), columns 2 (l%4) and 2 (l%4) + 1.
+template <class Scalar>
+__device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                    uint32_t a3, uint32_t b0, uint32_t b1);
+
+template <>
+__device__ __forceinline__ void mma<__half>(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                            uint32_t a3, uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else  // Turing multiplies half as deep: two of its products make one of these.
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(b0));
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a2), "r"(a3), "r"(b1));
+#endif
+}
+
+// Turing has neither bf16 nor tf32 products. plan() never chooses a kernel with them there; the
+// trap makes a call that goes around plan() an error instead of a wrong answer.
+template <>
+__device__ __forceinline__ void mma<__nv_bfloat16>(float (&d)[4], uint32_t a0, uint32_t a1,
+                                                   uint32_t a2, uint32_t a3, uint32_t b0,
+                                                   uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+// float operands: products of tf32, to which round_to_tf32 has brought them.
+template <>
+__device__ __forceinline__ void mma<float>(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                           uint32_t a3, uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+// To the nearest tf32, ties away from zero, as cuBLAS and cuDNN round.
+__device__ __forceinline__ uint32_t round_to_tf32(uint32_t bits) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+  return rounded;
+#else
+  return bits;
+#endif
+}
+
+}  // namespace fastrnn::cuda
+
+#else
+
+#include "emulator.h"
+
+namespace fastrnn::cuda {
+
+inline unsigned char* shared_memory() { return emulator::shared_memory(); }
+
+template <class Scalar>
+inline void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                uint32_t b1) {
+  emulator::mma<Scalar>(d, {a0, a1, a2, a3}, {b0, b1});
+}
+
+inline uint32_t round_to_tf32(uint32_t bits) { return emulator::round_to_tf32(bits); }
+
+}  // namespace fastrnn::cuda
+
+#endif

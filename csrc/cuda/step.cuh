@@ -1,0 +1,279 @@
+// Tier L, any cell, type and size: one launch per time step for all directions, which does the
+// recurrent product and the cell update together (fused), or the update after a library's product.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "launch.h"
+#include "product.cuh"
+#include "update.cuh"
+
+namespace fastrnn::cuda {
+
+// Rows that a step of backward visits: its own, and those that have just left their first step.
+// (A projected LSTM's leave in gather_projected.)
+FASTRNN_HD int64_t backward_rows(const BackwardStep& p, int d) {
+  const int64_t now = p.tick[d].now.count, after = p.tick[d].after.count;
+  return p.grad_full || now > after ? now : after;
+}
+
+// A block serves kRows batch rows and kUnits hidden units of direction blockIdx.y.
+template <int64_t kRows, int kUnits>
+struct Tile {
+  int64_t row, unit;
+  __device__ __forceinline__ explicit Tile(int64_t width) {
+    const int64_t across = (width + kUnits - 1) / kUnits;
+    row = blockIdx.x / across * kRows;
+    unit = blockIdx.x % across * kUnits;
+  }
+  static unsigned blocks(int64_t rows, int64_t width) {
+    return static_cast<unsigned>((rows + kRows - 1) / kRows * ((width + kUnits - 1) / kUnits));
+  }
+};
+
+// The 1 in the launch bounds: a spilled register costs more here than a lower occupancy.
+template <class Cell, class Scalar, bool kTensorCores, int kRows, bool kAligned>
+__global__ void __launch_bounds__(kStepThreads, 1)
+    forward_fused(const __grid_constant__ ForwardStep p) {
+  using A = Accumulate<Scalar>;
+  // A cell with one gate takes two groups of units, so that a tensor core tile is full.
+  constexpr int kOctets = Cell::kGates == 1 ? 2 : 1, kUnits = 8 * kOctets;
+  constexpr int kEach = (kRows * kUnits + kStepThreads - 1) / kStepThreads;
+  using Product = BlockProduct<Scalar, Cell::kGates * kOctets, kRows, kTensorCores>;
+  const int d = blockIdx.y;
+  const Shape& s = p.shape;
+  const Tick& tick = p.tick[d];
+  const Tile<kRows, kUnits> tile(s.hidden);
+  if (tile.row >= tick.now.count) return;
+
+  ForwardUpdate<Cell, Scalar> update[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int at = threadIdx.x + i * kStepThreads;
+    const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
+    if (at < kRows * kUnits && b < tick.now.count && unit < s.hidden) update[i].load(p, d, b, unit);
+  }
+
+  const int64_t width = s.directions * s.recurrent;
+  const InputRows<Scalar> h{
+      static_cast<const Scalar*>(p.output) + tick.before.offset * width + d * s.recurrent, width,
+      tick.before.count, static_cast<const Scalar*>(p.h0) + d * s.batch * s.recurrent, s.recurrent};
+  const Scalar* weights = static_cast<const Scalar*>(p.w_hh[d]);
+  Product::template run<kAligned>(
+      [&](int half, int lane_unit) {
+        const int64_t unit = tile.unit + half / Cell::kGates * 8 + lane_unit;
+        const int64_t gate = half % Cell::kGates;
+        return weights + (gate * s.hidden + min(unit, s.hidden - 1)) * s.recurrent;
+      },
+      [&](int row) { return h[min(tile.row + row, tick.now.count - 1)]; }, s.recurrent);
+  __syncthreads();
+
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int at = threadIdx.x + i * kStepThreads, row = at / kUnits, u = at % kUnits;
+    const int64_t b = tile.row + row, unit = tile.unit + u;
+    if (at >= kRows * kUnits || b >= tick.now.count || unit >= s.hidden) continue;
+    A product[Cell::kGates];
+#pragma unroll
+    for (int g = 0; g < Cell::kGates; ++g) {
+      product[g] = Product::sum(u / 8 * Cell::kGates + g, row, u % 8);
+    }
+    update[i].finish(p, d, b, unit, product);
+  }
+}
+
+template <class Cell, class Scalar, bool kTensorCores, int kRows, bool kAligned>
+__global__ void __launch_bounds__(kStepThreads, 1)
+    backward_fused(const __grid_constant__ BackwardStep p) {
+  constexpr int kUnits = 16;
+  constexpr int kEach = (kRows * kUnits + kStepThreads - 1) / kStepThreads;
+  using Product = BlockProduct<Scalar, 2, kRows, kTensorCores>;
+  const int d = blockIdx.y;
+  const Shape& s = p.shape;
+  const Tick& tick = p.tick[d];
+  const int64_t rows = backward_rows(p, d);
+  const Tile<kRows, kUnits> tile(s.hidden);
+  if (tile.row >= rows) return;
+
+  BackwardUpdate<Cell, Scalar> update[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int at = threadIdx.x + i * kStepThreads;
+    const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
+    if (at < kRows * kUnits && b < rows && unit < s.hidden) update[i].load(p, d, b, unit);
+  }
+
+  const bool carried = tile.row < tick.after.count;  // else no row of this block has a step after
+  if (carried) {
+    const int64_t K = Cell::kGates * s.hidden;
+    const Scalar* grads =
+        static_cast<const Scalar*>(p.grad_h_gates) + (d * s.total + tick.after.offset) * K;
+    const Scalar* weights = static_cast<const Scalar*>(p.w_hh_t[d]);
+    Product::template run<kAligned>(
+        [&](int half, int lane_unit) {
+          return weights + min(tile.unit + half * 8 + lane_unit, s.hidden - 1) * K;
+        },
+        [&](int row) { return grads + min(tile.row + row, tick.after.count - 1) * K; }, K);
+  }
+  __syncthreads();
+
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int at = threadIdx.x + i * kStepThreads, row = at / kUnits, u = at % kUnits;
+    const int64_t b = tile.row + row, unit = tile.unit + u;
+    if (at >= kRows * kUnits || b >= rows || unit >= s.hidden) continue;
+    update[i].finish(p, d, b, unit, b < tick.after.count ? Product::sum(u / 8, row, u % 8) : 0);
+  }
+}
+
+template <class Cell, class Scalar>
+__global__ void __launch_bounds__(kStepThreads)
+    forward_update(const __grid_constant__ ForwardStep p) {
+  const int d = blockIdx.y;
+  const Shape& s = p.shape;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  const int64_t b = at / s.hidden, unit = at % s.hidden;
+  if (b >= p.tick[d].now.count) return;
+  ForwardUpdate<Cell, Scalar> update;
+  update.load(p, d, b, unit);
+  const Array<Scalar> given(p.product);
+  Accumulate<Scalar> product[Cell::kGates];
+  for (int g = 0; g < Cell::kGates; ++g) {
+    product[g] = given[((d * s.batch + b) * Cell::kGates + g) * s.hidden + unit];
+  }
+  update.finish(p, d, b, unit, product);
+}
+
+template <class Cell, class Scalar>
+__global__ void __launch_bounds__(kStepThreads)
+    backward_update(const __grid_constant__ BackwardStep p) {
+  const int d = blockIdx.y;
+  const Shape& s = p.shape;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  const int64_t b = at / s.hidden, unit = at % s.hidden;
+  if (b >= backward_rows(p, d)) return;
+  BackwardUpdate<Cell, Scalar> update;
+  update.load(p, d, b, unit);
+  const bool given = !p.grad_full && b < p.tick[d].after.count;
+  update.finish(p, d, b, unit,
+                given ? Array<Scalar>(p.product)[(d * s.batch + b) * s.hidden + unit]
+                      : Accumulate<Scalar>(0));
+}
+
+template <class Scalar>
+__global__ void __launch_bounds__(kStepThreads)
+    gather_projected_rows(const __grid_constant__ BackwardStep p) {
+  const int d = blockIdx.y;
+  const Shape& s = p.shape;
+  const Tick& tick = p.tick[d];
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  const int64_t b = at / s.recurrent, unit = at % s.recurrent;
+  if (b >= max(tick.now.count, tick.after.count)) return;
+  const int64_t state = (d * s.batch + b) * s.recurrent + unit;
+  Accumulate<Scalar> grad = Array<Scalar>(b < tick.after.count ? p.product : p.grad_hn)[state];
+  if (b >= tick.now.count) {
+    store<Scalar>(p.grad_h0, state, grad);
+    return;
+  }
+  const int64_t row = tick.now.offset + b;
+  grad += Array<Scalar>(p.grad_output)[(row * s.directions + d) * s.recurrent + unit];
+  store<Scalar>(p.grad_projected, (d * s.total + row) * s.recurrent + unit, grad);
+}
+
+// The launchers. `rows` is the most that any direction visits; 0 rows need no launch.
+
+template <class Params>
+cudaError_t launch(void (*kernel)(Params), unsigned blocks, int64_t directions, int shared_bytes,
+                   const Params& params, cudaStream_t stream) {
+  if (blocks == 0) return cudaSuccess;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks, static_cast<unsigned>(directions));
+  config.blockDim = dim3(kStepThreads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+// 16-byte loads: every row of K values begins on 16 bytes.
+template <class Scalar>
+bool aligned(int64_t K, std::initializer_list<const void*> bases) {
+  const auto odd = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Quad) != 0; };
+  return K * sizeof(Scalar) % sizeof(Quad) == 0 && std::none_of(bases.begin(), bases.end(), odd);
+}
+
+// Calls f(std::bool_constant<tensor cores>, std::integral_constant<int, rows>) for the tile that
+// `kernel` asks for; cudaErrorInvalidValue if there is no such tile for the type.
+template <class Scalar, class F>
+cudaError_t with_tile(const StepKernel& kernel, F f) {
+  using Fma = std::false_type;
+  using Mma = std::true_type;
+  if constexpr (sizeof(Scalar) >= sizeof(float)) {
+    if (!kernel.tensor_cores && kernel.rows == 8) return f(Fma{}, std::integral_constant<int, 8>{});
+  }
+  if constexpr (sizeof(Scalar) == sizeof(float)) {
+    if (!kernel.tensor_cores && kernel.rows == 16)
+      return f(Fma{}, std::integral_constant<int, 16>{});
+  }
+  if constexpr (sizeof(Scalar) <= sizeof(float)) {
+    if (kernel.tensor_cores && kernel.rows == 8) return f(Mma{}, std::integral_constant<int, 8>{});
+    if (kernel.tensor_cores && kernel.rows == 32)
+      return f(Mma{}, std::integral_constant<int, 32>{});
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <class Cell, class Scalar>
+cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& p, cudaStream_t stream) {
+  const Shape& s = p.shape;
+  const int64_t rows = std::max(p.tick[0].now.count, p.tick[s.directions - 1].now.count);
+  if (!kernel.fused) {
+    const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
+    return launch(forward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
+  }
+  const bool wide = aligned<Scalar>(s.recurrent, {p.w_hh[0], p.w_hh[1], p.h0, p.output});
+  return with_tile<Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
+    constexpr int kOctets = Cell::kGates == 1 ? 2 : 1;
+    constexpr bool kMma = decltype(tensor_cores)::value;
+    constexpr int kRows = decltype(tile_rows)::value;
+    using Product = BlockProduct<Scalar, Cell::kGates * kOctets, kRows, kMma>;
+    const unsigned blocks = Tile<kRows, 8 * kOctets>::blocks(rows, s.hidden);
+    return launch(wide ? forward_fused<Cell, Scalar, kMma, kRows, true>
+                       : forward_fused<Cell, Scalar, kMma, kRows, false>,
+                  blocks, s.directions, Product::kSharedBytes, p, stream);
+  });
+}
+
+template <class Cell, class Scalar>
+cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& p, cudaStream_t stream) {
+  const Shape& s = p.shape;
+  const int64_t rows = std::max(backward_rows(p, 0), backward_rows(p, s.directions - 1));
+  if (!kernel.fused) {
+    const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
+    return launch(backward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
+  }
+  const int64_t K = Cell::kGates * s.hidden;
+  const bool wide = aligned<Scalar>(K, {p.w_hh_t[0], p.w_hh_t[1], p.grad_h_gates});
+  return with_tile<Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
+    constexpr bool kMma = decltype(tensor_cores)::value;
+    constexpr int kRows = decltype(tile_rows)::value;
+    using Product = BlockProduct<Scalar, 2, kRows, kMma>;
+    const unsigned blocks = Tile<kRows, 16>::blocks(rows, s.hidden);
+    return launch(wide ? backward_fused<Cell, Scalar, kMma, kRows, true>
+                       : backward_fused<Cell, Scalar, kMma, kRows, false>,
+                  blocks, s.directions, Product::kSharedBytes, p, stream);
+  });
+}
+
+template <class Scalar>
+cudaError_t gather_projected(const BackwardStep& p, cudaStream_t stream) {
+  const Shape& s = p.shape;
+  int64_t rows = 0;
+  for (int d = 0; d < s.directions; ++d) {
+    rows = std::max({rows, p.tick[d].now.count, p.tick[d].after.count});
+  }
+  const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.recurrent);
+  return launch(gather_projected_rows<Scalar>, blocks, s.directions, 0, p, stream);
+}
+
+}  // namespace fastrnn::cuda

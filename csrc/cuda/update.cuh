@@ -1,0 +1,140 @@
+// What a thread does for one hidden unit of one batch row, once the recurrent product is known.
+// Both forms of a step end in these: load() fetches everything that does not depend on the product
+// (the fused form calls it before the product, to hide its latency), finish() takes the product.
+#pragma once
+
+#include "../cells/cell.h"
+#include "dtype.cuh"
+#include "params.h"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class Scalar>
+struct ForwardUpdate {
+  using A = Accumulate<Scalar>;
+  A x[Cell::kGates], h_bias[Cell::kGates], prev[Cell::kStates];
+
+  FASTRNN_HD void load(const ForwardStep& p, int d, int64_t b, int64_t unit) {
+    const Shape& s = p.shape;
+    const Tick& tick = p.tick[d];
+    const int64_t gates = (d * s.total + tick.now.offset + b) * Cell::kGates * s.hidden + unit;
+    const Array<Scalar> x_gates(p.x_gates), b_ih(p.b_ih[d]), b_hh(p.b_hh[d]);
+    for (int g = 0; g < Cell::kGates; ++g) {
+      x[g] = x_gates[gates + g * s.hidden];
+      h_bias[g] = 0;
+      if (p.b_ih[d]) {
+        x[g] += b_ih[g * s.hidden + unit];
+        h_bias[g] = b_hh[g * s.hidden + unit];
+      }
+    }
+    const bool starts = b >= tick.before.count;
+    prev[0] = 0;
+    if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
+      prev[0] = starts
+                    ? Array<Scalar>(p.h0)[(d * s.batch + b) * s.hidden + unit]
+                    : Array<Scalar>(p.output)[(tick.before.offset + b) * s.directions * s.hidden +
+                                              d * s.hidden + unit];
+    }
+    if constexpr (Cell::kStates == 2) {
+      prev[1] = starts ? Array<Scalar>(p.c0)[(d * s.batch + b) * s.hidden + unit]
+                       : Array<A>(p.cell)[cell_row(p, d, tick.before, b) * s.hidden + unit];
+    }
+  }
+
+  FASTRNN_HD void finish(const ForwardStep& p, int d, int64_t b, int64_t unit,
+                         const A* product) const {
+    const Shape& s = p.shape;
+    const Tick& tick = p.tick[d];
+    A h[Cell::kGates], next[Cell::kStates], saved[Cell::kSaved + 1];
+    for (int g = 0; g < Cell::kGates; ++g) h[g] = product[g] + h_bias[g];
+    Cell::forward(x, h, prev, next, saved);
+
+    const int64_t row = tick.now.offset + b, state = (d * s.batch + b) * s.hidden + unit;
+    const bool ends = b >= tick.after.count;
+    store<Scalar>(p.h[d], row * p.h_stride + unit, next[0]);
+    if (ends && p.hn) store<Scalar>(p.hn, state, next[0]);
+    if constexpr (Cell::kStates == 2) {
+      store<A>(p.cell, cell_row(p, d, tick.now, b) * s.hidden + unit, next[1]);
+      if (ends) store<Scalar>(p.cn, state, next[1]);
+    }
+    if (p.saved) {
+      for (int k = 0; k < Cell::kSaved; ++k) {
+        const int64_t at = ((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit;
+        store<Scalar>(p.saved, at, saved[k]);
+      }
+    }
+  }
+
+ private:
+  static FASTRNN_HD int64_t cell_row(const ForwardStep& p, int d, const Rows& rows, int64_t b) {
+    return d * p.cell_rows + (p.cell_rows == p.shape.total ? rows.offset + b : b);
+  }
+};
+
+template <class Cell, class Scalar>
+struct BackwardUpdate {
+  using A = Accumulate<Scalar>;
+  A saved[Cell::kSaved + 1], prev[Cell::kStates], next[Cell::kStates], grad_next[Cell::kStates];
+  A direct;
+
+  // Row b may be past the rows of this step: then it has just left its first step, and its gradient
+  // goes out to h0.
+  FASTRNN_HD void load(const BackwardStep& p, int d, int64_t b, int64_t unit) {
+    const Shape& s = p.shape;
+    const Tick& tick = p.tick[d];
+    const bool carried = b < tick.after.count;
+    const int64_t state = (d * s.batch + b) * s.hidden + unit;
+    direct = Cell::kDirectGrad && carried ? Array<A>(p.direct)[state] : A(0);
+    if (b >= tick.now.count) return;
+
+    const int64_t row = tick.now.offset + b, before = tick.before.offset + b;
+    const bool starts = b >= tick.before.count;
+    const int64_t width = s.directions * s.hidden, column = d * s.hidden + unit;
+    for (int k = 0; k < Cell::kSaved; ++k) {
+      saved[k] = Array<Scalar>(p.saved)[((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit];
+    }
+    if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
+      prev[0] =
+          starts ? Array<Scalar>(p.h0)[state] : Array<Scalar>(p.output)[before * width + column];
+    }
+    if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
+      next[0] = Array<Scalar>(p.output)[row * width + column];
+    }
+    if constexpr ((Cell::kBackwardPrev & kStateC) != 0) {
+      prev[1] = starts ? Array<Scalar>(p.c0)[state]
+                       : Array<A>(p.cell)[(d * s.total + before) * s.hidden + unit];
+    }
+    if constexpr ((Cell::kBackwardNext & kStateC) != 0) {
+      next[1] = Array<A>(p.cell)[(d * s.total + row) * s.hidden + unit];
+    }
+    grad_next[0] = p.grad_full ? Array<Scalar>(p.grad_full)[state]
+                               : Array<Scalar>(p.grad_output)[row * width + column];
+    if (!p.grad_full && !carried) grad_next[0] += Array<Scalar>(p.grad_hn)[state];
+    if constexpr (Cell::kStates == 2) {
+      grad_next[1] = carried ? Array<A>(p.grad_cell)[state] : Array<Scalar>(p.grad_cn)[state];
+    }
+  }
+
+  // product: (grad_h_gates W_hh) of the step after, or 0 where there is none or grad_full has it.
+  FASTRNN_HD void finish(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) {
+    const Shape& s = p.shape;
+    const int64_t state = (d * s.batch + b) * s.hidden + unit;
+    if (b >= p.tick[d].now.count) {
+      store<Scalar>(p.grad_h0, state, product + direct);
+      return;
+    }
+    grad_next[0] += product + direct;
+    A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates];
+    Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
+    const int64_t row = d * s.total + p.tick[d].now.offset + b;
+    const int64_t gates = row * Cell::kGates * s.hidden + unit;
+    for (int g = 0; g < Cell::kGates; ++g) {
+      store<Scalar>(p.grad_x_gates, gates + g * s.hidden, grad_x[g]);
+      if (!Cell::kSharedGateGrad) store<Scalar>(p.grad_h_gates, gates + g * s.hidden, grad_h[g]);
+    }
+    if (Cell::kDirectGrad) store<A>(p.direct, state, grad_prev[0]);
+    if constexpr (Cell::kStates == 2) store<A>(p.grad_cell, state, grad_prev[1]);
+  }
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,95 @@
+"""Compiles the CUDA kernels for the CPU: g++ or clang++ and nothing else. Objects are kept between runs."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+KERNELS = [*sorted(CSRC.glob("cuda/inst/*.cu")), *sorted(CSRC.glob("cuda/*.cpp")), HERE / "emulator.cpp"]
+FLAGS = ["-std=c++20", "-O1", "-g1", "-pthread", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+FLAGS += ["-fno-strict-aliasing", f"-I{HERE / 'include'}", f"-I{HERE}"]
+
+
+def compiler():
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and shutil.which(name):
+            return name
+    return None
+
+
+def kept(name, sources, flags):
+    """The path, kept between runs, of what is made of these sources and all headers with this compiler and flags."""
+    folders = [*(CSRC / folder for folder in ("common", "cells", "cuda", "bindings")), HERE]
+    headers = [path for base in folders for path in base.rglob("*") if path.suffix in {".h", ".cuh", ".def"}]
+    version = subprocess.check_output([compiler(), "--version"])
+    digest = hashlib.sha256(repr((version, flags)).encode())
+    for path in [*sorted(headers), *sources]:
+        digest.update(str(path).encode() + path.read_bytes())
+    folder = Path(tempfile.gettempdir(), f"fastrnn-emulator-{os.getuid()}", digest.hexdigest()[:16])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def make(target, *command):
+    """Runs the command, which ends in -o, unless its target exists; a half-made target never does."""
+    if not target.exists():
+        partial = target.with_suffix(f".{os.getpid()}.part")
+        run([*command, partial])
+        partial.replace(target)
+    return target
+
+
+def link(name, sources, flags, *libraries):
+    target = kept(name, sources, [*flags, *libraries])
+    # One process builds while others, such as the workers of a parallel test run, wait for it.
+    lock = (target.parent / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if target.exists():
+        return target
+
+    def compile_one(source):
+        target = kept(f"{source.stem}.o", [source], flags)
+        return make(target, compiler(), *flags, "-x", "c++", "-c", source, "-o")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    return make(target, compiler(), *flags, *objects, *libraries, "-o")
+
+
+def run(command):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+
+
+def module():
+    """The path of the Python module `fastrnn_emulated`: the CUDA backend, bindings included, for CPU tensors."""
+    import torch
+    from torch.utils.cpp_extension import include_paths
+
+    includes = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_paths()["include"]]]
+    flags = [*FLAGS, *includes, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
+    bindings = [p for p in sorted(CSRC.glob("bindings/cuda_*.cpp")) if p.name != "cuda_context.cpp"]
+    bindings.append(CSRC / "bindings/layer_args.cpp")
+    sources = [*bindings, HERE / "module.cpp", HERE / "context.cpp", *KERNELS]
+    libraries = Path(torch.__file__).parent / "lib"
+    torch_libraries = ["-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10"]
+    name = f"fastrnn_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return link(name, sources, flags, "-shared", f"-L{libraries}", f"-Wl,-rpath,{libraries}", *torch_libraries)
+
+
+def race_program():
+    """The path of a program that runs some kernels under ThreadSanitizer."""
+    sources = [CSRC / "cuda/layer.cpp", HERE / "emulator.cpp", HERE / "race.cpp"]
+    return link("race", sources, [*FLAGS, "-fsanitize=thread"])
+
+
+if __name__ == "__main__":
+    print(module())

@@ -1,0 +1,127 @@
+"""Layer calls with random arguments, and what they must give: for the emulator and for a GPU alike.
+
+Error budget: the error of a tensor, in the 2-norm, is at most BUDGET[precision] times the precision's unit of
+rounding times the norm of the float64 result (a result whose typical value is under 0.1 counts as if it were 0.1).
+The budgets are about twice what the emulator needs; for tf32 five times, because on a GPU the library rounds to tf32
+as well, and the emulator's does not.
+"""
+
+import contextlib
+import itertools
+import math
+
+import torch
+
+from . import oracle
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32}
+DTYPES |= {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE_NUMBER = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+ROUNDING = {"float64": 2**-53, "float32": 2**-24, "tf32": 2**-11, "bfloat16": 2**-8, "float16": 2**-11}
+BUDGET = {"float64": 16, "float32": 16, "tf32": 12, "bfloat16": 8, "float16": 8}
+
+# (name, how to ask for it, precisions it exists in): every kernel that a step can run on.
+KERNELS = [
+    ("update", {"fused": False}, ["float64", "float32", "bfloat16", "float16"]),
+    ("fma8", {"fused": True, "rows": 8}, ["float64", "float32"]),
+    ("fma16", {"fused": True, "rows": 16}, ["float32"]),
+    ("mma8", {"fused": True, "tensor_cores": True, "rows": 8}, ["tf32", "bfloat16", "float16"]),
+    ("mma32", {"fused": True, "tensor_cores": True, "rows": 32}, ["tf32", "bfloat16", "float16"]),
+]
+# T B I H: one element; rows and units that fill no tile; more rows than a tile; 16-byte rows that end inside a chunk.
+SHAPES = [(1, 1, 1, 1), (3, 3, 2, 17), (2, 33, 3, 3), (2, 17, 1, 33), (2, 9, 3, 40)]
+
+
+@contextlib.contextmanager
+def fp32_precision(name):
+    before = torch.backends.cudnn.rnn.fp32_precision
+    torch.backends.cudnn.rnn.fp32_precision = name
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.rnn.fp32_precision = before
+
+
+class Layer:
+    """Random arguments of a layer call, and the results that the formulas give for them."""
+
+    def __init__(self, cell, precision, shape, directions=1, packed=False, biased=True, projection=None, seed=0):
+        T, B, I, H = shape
+        R, G, D = projection or H, oracle.GATES[cell], directions
+        self.cell, self.dtype, self.precision = cell, DTYPES[precision], precision
+        self.biased, self.projected, self.D, self.R = biased, projection is not None, D, R
+        self.random = torch.Generator().manual_seed(seed)
+        self.lengths = sorted((1 + (b * 7 + seed) % T for b in range(B)), reverse=True) if packed else [T] * B
+        self.lengths[0] = T
+        self.batch_sizes = torch.tensor([sum(n > t for n in self.lengths) for t in range(T)]) if packed else None
+        self.kept = torch.tensor([[t < n for n in self.lengths] for t in range(T)])
+        self.kept_rows = self.kept.flatten().nonzero().flatten()
+        self.x = self.draw(T, B, I)
+        self.hx = [self.draw(D, B, R)] + ([self.draw(D, B, H)] if cell == 0 else [])
+        sizes = [(G * H, I), (G * H, R)] + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
+        self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
+        if oracle.MODES[cell] == "RNN_RELU" and biased:
+            self.stay_off_the_kink()
+        self.grad_output = self.draw(T, B, D * R)
+        self.grad_hn = [self.draw(*h.shape) for h in self.hx]
+
+    def draw(self, *size):
+        return torch.randn(size, generator=self.random).to(self.dtype)
+
+    def stay_off_the_kink(self):
+        """Within rounding of zero a relu's slope is a matter of luck: let the bias decide the sign."""
+        for w in self.weights:
+            w *= 0.2
+        for b_ih in self.weights[2::4]:
+            b_ih += torch.tensor([1.0, -1.0]).repeat(len(b_ih))[: len(b_ih)]
+
+    def to(self, device):
+        """The same layer, all tensors but batch_sizes there."""
+        for name in ("x", "grad_output", "kept", "kept_rows"):
+            setattr(self, name, getattr(self, name).to(device))
+        for name in ("hx", "weights", "grad_hn"):
+            setattr(self, name, [t.to(device) for t in getattr(self, name)])
+        return self
+
+    def rows(self, tensor):
+        """As a PackedSequence has them. By number, because to index with a mask would wait for a GPU."""
+        return tensor if self.batch_sizes is None else tensor.flatten(0, 1).index_select(0, self.kept_rows)
+
+    def expected(self):
+        """output, hn, grad_x, grad_hx, grad_weights in float64."""
+        x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
+        hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
+        output, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected)
+        grads = [(self.grad_output * self.kept[..., None]).double(), *(g.double() for g in self.grad_hn)]
+        grad_x, *grad = torch.autograd.grad([output, *hn], [x, *rest], grads)
+        return self.rows(output), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
+
+    def forward(self, cuda, save=True):
+        inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
+        with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
+            return cuda.layer_forward(self.cell, *inputs, save)
+
+    def backward(self, cuda, output, saved, needs=(True, True, True)):
+        gradients = self.rows(self.grad_output), self.grad_hn
+        inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
+        with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
+            return cuda.layer_backward(self.cell, *gradients, *inputs, output, saved, list(needs))
+
+    def check(self, cuda):
+        output, hn, saved = self.forward(cuda)
+        found = output, hn, *self.backward(cuda, output, saved)
+        names = "output", "hn", "grad_x", "grad_hx", "grad_weights"
+        for name, got, want in zip(names, found, self.expected(), strict=True):
+            pairs = [(got, want)] if isinstance(got, torch.Tensor) else list(zip(got, want, strict=True))
+            for index, (g, w) in enumerate(pairs):
+                assert g.dtype == self.dtype and g.shape == w.shape, (name, index)
+                scale = max(w.norm().item(), 0.1 * math.sqrt(w.numel())) * ROUNDING[self.precision]
+                error = (g.double() - w).norm().item() / scale
+                assert error <= BUDGET[self.precision], f"{name}[{index}]: {error:.1f} units of rounding"
+
+
+def small_layers(cell, precision, make=Layer):
+    for number, shape in enumerate(SHAPES):
+        for directions, packed in itertools.product((1, 2), (False, True)):
+            if number <= 1 or directions + packed == 1 + number % 3:  # all four for the two smallest, else one or two
+                yield make(cell, precision, shape, directions, packed, seed=number)

@@ -1,0 +1,196 @@
+"""The CUDA kernels and their bindings, run on the CPU by the emulator, against formulas in float64."""
+
+import importlib.util
+import itertools
+import os
+import subprocess
+
+import pytest
+import torch
+from emulator import build, oracle
+from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, small_layers
+
+from fastrnn import _ops
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
+
+CASES = [
+    pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
+    for name, kernel, precisions in KERNELS
+    for precision in precisions
+    for cell in range(len(oracle.MODES))
+]
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    spec = importlib.util.spec_from_file_location("fastrnn_emulated", build.module())
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def restored(cuda):
+    yield
+    cuda.follow_plan()
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in small_layers(cell, precision):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("biased", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("fused", [False, True], ids=["update", "fused"])
+def test_projected_lstm(cuda, fused, precision, packed, biased):
+    mma = precision in ("bfloat16", "float16")
+    cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
+    Layer(0, precision, (3, 5, 3, 17), 2, packed, biased, projection=7).check(cuda)
+
+
+@pytest.mark.parametrize("cell", range(4))
+def test_layers_without_biases(cuda, cell):
+    for fused in (False, True):
+        cuda.override_plan(fused=fused, rows=8 if fused else 0)
+        Layer(cell, "float64", (3, 3, 2, 17), 2, biased=False).check(cuda)
+
+
+@pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS], ids=[name for name, *_ in KERNELS])
+@pytest.mark.parametrize("cell", range(4))
+def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, kernel):
+    cuda.override_plan(**kernel)
+    layer = Layer(cell, "float32", (3, 9, 2, 17), 2, packed=True)
+    output, hn, saved = layer.forward(cuda)
+    given = [layer.x, *layer.hx, *layer.weights, layer.grad_output, *layer.grad_hn, output, *hn, *saved]
+    copies = [t.clone() for t in given]
+    first, second = layer.backward(cuda, output, saved), layer.backward(cuda, output, saved)
+    assert all(torch.equal(t, copy) for t, copy in zip(given, copies, strict=True))
+    flat = [[grads[0], *grads[1], *grads[2]] for grads in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+    assert len({t.data_ptr() for t in flat[0]}) == len(flat[0])
+
+
+@pytest.mark.parametrize("cell", range(4))
+def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
+    for packed in (False, True):
+        layer = Layer(cell, "float32", (4, 5, 2, 17), 2, packed)
+        (output, hn, saved), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
+        assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
+        assert layer.cell >= 2 or saved
+
+
+@pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])
+def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
+    for cell in range(1 if projection else 4):
+        layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
+        saved = layer.forward(cuda)[2]
+        x, hx = layer.rows(layer.x), layer.hx
+        assert [(tuple(t.shape), t.dtype) for t in saved] == _ops._saved_shapes(cell, x, hx)
+
+
+def test_saved_tensors_of_another_call_are_refused(cuda):
+    layer, other = (Layer(0, "float32", (3, B, 2, 7)) for B in (4, 5))
+    output, saved = layer.forward(cuda)[0], other.forward(cuda)[2]
+    with pytest.raises(RuntimeError, match=r"saved\[0\] must be contiguous and of shape \[1, 12, 4, 7\]"):
+        layer.backward(cuda, output, saved)
+
+
+def test_backward_gives_what_is_asked_for(cuda):
+    layer = Layer(0, "float64", (3, 3, 2, 5), 2, packed=True)
+    output, _, saved = layer.forward(cuda)
+    everything = layer.backward(cuda, output, saved)
+    for needs in itertools.product((False, True), repeat=3):
+        for asked, got, want in zip(needs, layer.backward(cuda, output, saved, needs), everything, strict=True):
+            assert (got is not None) == asked
+            if asked:
+                pairs = [(got, want)] if isinstance(got, torch.Tensor) else zip(got, want, strict=True)
+                assert all(torch.equal(g, w) for g, w in pairs)
+
+
+def test_any_strides_are_welcome(cuda):
+    plain = Layer(1, "float64", (3, 4, 5, 6))
+    strided = Layer(1, "float64", (3, 4, 5, 6))
+    for name in ("x", "grad_output"):
+        setattr(strided, name, getattr(plain, name).permute(2, 1, 0).contiguous().permute(2, 1, 0))
+    strided.weights = [w.t().contiguous().t() if w.dim() == 2 else w for w in plain.weights]
+    assert not strided.x.is_contiguous()
+    strided.check(cuda)
+
+
+def test_a_call_that_makes_no_sense_says_why(cuda):
+    def message(change):
+        layer = Layer(0, "float64", (3, 4, 5, 6), packed=True)
+        change(layer)
+        with pytest.raises(RuntimeError) as caught:
+            layer.forward(cuda)
+        return str(caught.value)
+
+    def set_size(index, value):
+        return lambda layer: layer.batch_sizes.__setitem__(index, value)
+
+    assert "batch_sizes must be positive and must not increase, got 9 at index 1" in message(set_size(1, 9))
+    assert "x must have shape [9, 5], got [7, 5]" in message(set_size(0, 6))
+    assert "hx must hold 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
+    assert "w_hh must have shape" in message(lambda layer: layer.weights.__setitem__(1, torch.ones(24, 5)))
+    assert "cell must be in 0 .. 3, got 7" in message(lambda layer: setattr(layer, "cell", 7))
+
+
+def test_a_refused_launch_is_reported_with_kernel_and_shape(cuda):
+    cuda.override_plan(fused=True, tensor_cores=True, rows=24)
+    with pytest.raises(RuntimeError, match=r"LSTM forward step \(fused mma, 24 rows a block, bfloat16\).*B = 4, H = 6"):
+        Layer(0, "bfloat16", (3, 4, 5, 6)).forward(cuda)
+
+
+PLAN = {"cell": 0, "dtype": 2, "tf32": False, "backward": False}
+PLAN |= {"batch": 16, "hidden": 512, "recurrent": 512, "directions": 1}
+
+
+@pytest.mark.parametrize(
+    "change, want",
+    [
+        ({}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"batch": 8}, {"fused": True, "tensor_cores": True, "rows": 8}),
+        ({"batch": 1024, "hidden": 2048, "recurrent": 2048}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"dtype": 1}, {"fused": True, "tensor_cores": False, "rows": 16}),
+        ({"dtype": 1, "tf32": True}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"dtype": 1, "tf32": True, "capability": 75}, {"fused": True, "tensor_cores": False, "rows": 16}),
+        ({"dtype": 0}, {"fused": True, "tensor_cores": False, "rows": 8}),
+        ({"capability": 75}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"dtype": 3, "capability": 75}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"recurrent": 64, "backward": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"recurrent": 64}, {"fused": True, "tensor_cores": True, "rows": 32}),
+    ],
+)
+def test_plan(cuda, change, want):
+    assert cuda.plan(**{**PLAN, "capability": 90, **change}) == want
+
+
+def test_plan_only_chooses_kernels_that_exist(cuda):
+    exist = [(kernel, DTYPE_NUMBER[DTYPES[p]], p == "tf32") for _, kernel, precisions in KERNELS for p in precisions]
+    exist = {(k["fused"], k.get("tensor_cores", False), k.get("rows", 0), dtype) for k, dtype, _ in exist}
+    sizes = itertools.product(range(4), range(4), (False, True), (1, 8, 9, 64, 4096), (1, 33, 512, 4096), (75, 80, 120))
+    for cell, dtype, tf32, batch, hidden, capability in sizes:
+        kernel = cuda.plan(cell, dtype, tf32, False, batch, hidden, hidden, 2, capability)
+        assert (*kernel.values(), dtype) in exist
+
+
+def race(*arguments):
+    """Runs under ThreadSanitizer; without address randomisation, which it cannot live with on some systems."""
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 exitcode=66"}
+    command = ["setarch", "-R", build.race_program(), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_the_race_detector_is_silent():
+    done = race()
+    assert done.returncode == 0 and done.stdout == "ran\n" and done.stderr == "", done.stderr[-3000:]
+
+
+def test_the_race_detector_speaks_when_a_barrier_is_missing():
+    done = race("without-barriers")
+    assert done.returncode == 66 and "data race" in done.stderr, done.stderr[-3000:]

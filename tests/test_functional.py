@@ -1,0 +1,139 @@
+"""fastrnn.functional: the layers without modules, on explicit weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import LAYERS, check, device_of, name_of, random_states, tensors, twins
+from torch import zeros
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+from fastrnn import functional
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+
+
+def call(cell, input, hx, weights, *args, **options):
+    """The function of the cell's layer."""
+    if cell.nonlinearity:
+        options["nonlinearity"] = cell.nonlinearity
+    return getattr(functional, cell.layer.lower())(input, hx, weights, *args, **options)
+
+
+@cells
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("given", [False, True], ids=["zeros", "hx"])
+@pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
+def test_against_torch(cell, batch_first, given, bias, backend):
+    proj = 3 if cell.mode == "LSTM" else 0
+    options = {"bidirectional": True, "batch_first": batch_first}
+    sizes = {"bias": bias} | ({"proj_size": proj} if proj else {})
+    ours, theirs, truth = twins(cell, 4, 6, 2, **options, **sizes, device=device_of(backend))
+    x = torch.randn(5, 2, 4)
+    hx = random_states(cell, 4, 5 if batch_first else 2, 6, proj) if given else None
+    results = []
+    for module in (theirs, truth):
+        like = next(module.parameters())
+        state = None if hx is None else [t.to(like) for t in tensors(hx)]
+        results.append(tensors(module(x.to(like), state if state is None or cell.states == 2 else state[0])))
+    weights = list(ours.parameters())
+    state = None if hx is None else [t.to(weights[0]) for t in tensors(hx)]
+    mine = call(
+        cell, x.to(weights[0]), state if given and cell.states == 2 else state and state[0], weights, 2, **options
+    )
+    assert isinstance(mine[1], tuple) == (cell.states == 2)
+    assert all(o.requires_grad for o in tensors(mine))
+    for triple in zip(tensors(mine), *results, strict=True):
+        check(*triple)
+
+
+@cells
+def test_packed_rows(cell, backend):
+    ours, theirs, truth = twins(cell, 4, 6, 2, bidirectional=True, device=device_of(backend))
+    x, lengths = torch.randn(5, 3, 4), [5, 3, 1]
+    results = [
+        tensors(m(pack_padded_sequence(x.to(next(m.parameters())), lengths))) for m in (theirs, truth)
+    ]  # fmt: skip
+    packed = pack_padded_sequence(x.to(next(ours.parameters())), lengths)
+    mine = call(
+        cell, packed.data, None, list(ours.parameters()), 2, bidirectional=True, batch_sizes=packed.batch_sizes
+    )  # fmt: skip
+    for triple in zip(tensors(mine), *results, strict=True):
+        check(*triple)
+
+
+@pytest.mark.parametrize("cell", LAYERS, ids=name_of)
+def test_dropout_needs_training(cell, backend):
+    ours, *_ = twins(cell, 4, 6, 2, device=device_of(backend))
+    weights = list(ours.parameters())
+    x = torch.randn(5, 2, 4, device=device_of(backend))
+    still = call(cell, x, None, weights, 2, dropout=0.5)[0]
+    assert torch.equal(still, call(cell, x, None, weights, 2)[0])
+    assert not torch.equal(still, call(cell, x, None, weights, 2, dropout=0.5, training=True)[0])
+
+
+def test_autocast():
+    ours, theirs, truth = twins(CELLS["LSTM"], 4, 6)
+    x = torch.randn(5, 2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, torchs = functional.lstm(x, None, list(ours.parameters())), theirs(x)
+    for triple in zip(tensors(mine), tensors(torchs), tensors(truth(x.double())), strict=True):
+        check(*triple)
+
+
+def weights_of(mode="LSTM", **options):
+    return list(twins(CELLS[mode], 4, 6, **options)[0].parameters())
+
+
+X, H = zeros(3, 2, 4), zeros(1, 2, 6)
+ERRORS = [
+    ("input dims", lambda: functional.lstm(zeros(3, 4), None, weights_of()), ValueError,
+     "fastrnn.lstm: input must have 3 dimensions, got 2"),
+    ("packed dims", lambda: functional.gru(X, None, weights_of("GRU"), batch_sizes=torch.tensor([2, 2])), ValueError,
+     "fastrnn.gru: input must have 2 dimensions, got 3"),
+    ("dropout", lambda: functional.lstm(X, None, weights_of(), dropout=1.5), ValueError,
+     "fastrnn.lstm: dropout must be a number in [0, 1], got 1.5"),
+    ("dropout True", lambda: functional.rnn(X, None, weights_of("RNN_TANH"), dropout=True), ValueError,
+     "fastrnn.rnn: dropout must be a number in [0, 1], got True"),
+    ("weight count", lambda: functional.gru(X, H, weights_of("GRU")[:3]), ValueError,
+     "fastrnn.gru: expected 2 or 4 weights for each of 1 layer(s) and 1 direction(s), got 3 in all"),
+    ("weight count, none given", lambda: functional.gru(X, None, []), ValueError,
+     "fastrnn.gru: expected 2 or 4 weights for each of 1 layer(s) and 1 direction(s), got 0 in all"),
+    ("layers", lambda: functional.lstm(X, (zeros(3, 2, 6),) * 2, weights_of(), 3), ValueError,
+     "fastrnn.lstm: expected 2 or 3 or 4 or 5 weights for each of 3 layer(s) and 1 direction(s), got 4 in all"),
+    ("one state", lambda: functional.lstm(X, H, weights_of()), RuntimeError, "fastrnn.lstm expects two hidden states"),
+    ("two states", lambda: functional.gru(X, (H, H), weights_of("GRU")), RuntimeError,
+     "fastrnn.gru expects one hidden state"),
+    ("state shape", lambda: functional.gru(X, zeros(1, 5, 6), weights_of("GRU")), RuntimeError,
+     "fastrnn.gru: state 0 must have shape (1, 2, 6), got (1, 5, 6)"),
+    ("cell state shape", lambda: functional.lstm(X, (H, zeros(2, 2, 6)), weights_of()), RuntimeError,
+     "fastrnn.lstm: state 1 must have shape (1, 2, 6), got (2, 2, 6)"),
+    ("weight shape", lambda: functional.lstm(zeros(3, 2, 5), (H, H), weights_of()), RuntimeError,
+     "fastrnn.lstm: weight 0 of layer 0 must have shape (24, 5), got (24, 4)"),
+    ("state width", lambda: functional.gru(X, zeros(1, 2, 5), weights_of("GRU")), RuntimeError,
+     "fastrnn.gru: weight 0 of layer 0 must have shape (15, 4), got (18, 4)"),
+    ("unprojected", lambda: functional.lstm(X, (zeros(1, 2, 3), H), weights_of()), RuntimeError,
+     "fastrnn.lstm: h has 3 features and c has 6, but there is no projection weight"),
+    ("T = 0", lambda: functional.lstm(zeros(0, 2, 4), None, weights_of()), RuntimeError,
+     "Expected sequence length to be larger than 0 in RNN"),
+    ("nonlinearity", lambda: functional.rnn(X, None, weights_of("RNN_TANH"), nonlinearity="gelu"), ValueError,
+     "Unknown nonlinearity 'gelu'. Select from 'tanh' or 'relu'."),
+    ("dtype", lambda: functional.lstm(X.double(), None, weights_of()), RuntimeError,
+     "Input and parameter tensors are not the same dtype, "
+     "found input tensor with torch.float64 and parameter tensor with torch.float32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, action, kind, text", ERRORS, ids=lambda v: v if isinstance(v, str) else "")
+def test_errors(name, action, kind, text, any_backend):
+    """They come before any backend is asked, so they are the same for all."""
+    with pytest.raises(kind) as info:
+        action()
+    assert type(info.value) is kind and str(info.value) == text
+
+
+def test_public_names():
+    assert all(getattr(fastrnn, name) is not None for name in fastrnn.__all__)
+    assert {cell.layer.lower() for cell in CELLS.values()} <= set(dir(functional))

@@ -1,0 +1,174 @@
+"""What only a GPU can show of the CUDA kernels; what a CPU can show of them is in test_emulator.py."""
+
+import pytest
+import torch
+from emulator import oracle
+from emulator.cases import KERNELS, Layer, fp32_precision, small_layers
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False"),
+]
+DEVICE = "cuda"
+CELLS = range(len(oracle.MODES))
+CASES = [
+    pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
+    for name, kernel, precisions in KERNELS
+    for precision in precisions
+    for cell in CELLS
+]
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    from fastrnn import _ext
+
+    assert _ext.why_no_cuda() is None, _ext.why_no_cuda()
+    return _ext.load().cuda
+
+
+@pytest.fixture(autouse=True)
+def restored(cuda):
+    yield
+    cuda.follow_plan()
+
+
+def too_old(kernel, precision):
+    turing = torch.cuda.get_device_capability() < (8, 0)
+    return turing and kernel.get("tensor_cores") and precision != "float16"
+
+
+class OnGpu(Layer):
+    """A layer on the GPU, whose expected values are computed on the CPU."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.to(DEVICE)
+
+    def expected(self):
+        self.to("cpu")
+        wanted = super().expected()
+        self.to(DEVICE)
+        return [v.to(DEVICE) if isinstance(v, torch.Tensor) else [t.to(DEVICE) for t in v] for v in wanted]
+
+
+def results(layer, cuda):
+    output, hn, saved = layer.forward(cuda)
+    grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
+    return [output, *hn, grad_x, *grad_hx, *grad_weights]
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
+    if too_old(kernel, precision):
+        pytest.skip("Turing's tensor cores know float16 alone")
+    cuda.override_plan(**kernel)
+    for layer in small_layers(cell, precision, OnGpu):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_the_plan_chooses_against_the_formulas(cuda, cell, precision):
+    for shape, packed in (((12, 5, 24, 160), True), ((3, 70, 16, 96), False)):
+        OnGpu(cell, precision, shape, 2, packed).check(cuda)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+def test_projected_lstm(cuda, precision, packed):
+    OnGpu(0, precision, (5, 9, 3, 33), 2, packed, projection=17).check(cuda)
+
+
+def test_more_than_one_wave_of_blocks_in_every_form_agrees(cuda):
+    """Sizes too large for the formulas: the forms are each other's reference, and torch's own layer all of theirs'."""
+    layer = OnGpu(0, "float32", (6, 70, 64, 1024), 1)
+    torch_layer = torch.nn.LSTM(64, 1024).to(DEVICE)
+    with torch.no_grad():
+        for parameter, value in zip(torch_layer.parameters(), layer.weights, strict=True):
+            parameter.copy_(value)
+    torch_layer.double()
+    wanted = torch_layer(layer.x.double(), tuple(h.double() for h in layer.hx))[0]
+    for kernel in ({"fused": False}, {"fused": True, "rows": 8}, {"fused": True, "rows": 16}):
+        cuda.override_plan(**kernel)
+        output = layer.forward(cuda, save=False)[0]
+        assert (output - wanted).norm() <= 1e-5 * wanted.norm(), kernel
+
+
+@pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS], ids=[name for name, *_ in KERNELS])
+@pytest.mark.parametrize("cell", CELLS)
+def test_twenty_runs_agree_bit_for_bit(cuda, cell, kernel):
+    precision = "float16" if kernel.get("tensor_cores") else "float32"
+    cuda.override_plan(**kernel)
+    layer = OnGpu(cell, precision, (7, 33, 24, 200), 2, packed=True)
+    first = results(layer, cuda)
+    for _ in range(20):
+        assert all(map(torch.equal, first, results(layer, cuda)))
+
+
+def test_a_call_never_waits_for_the_gpu(cuda):
+    layer = OnGpu(0, "float32", (7, 5, 24, 64), 2, packed=True)
+    results(layer, cuda)  # loads the kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        results(layer, cuda)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_another_stream(cuda):
+    layer = OnGpu(1, "float32", (50, 33, 64, 256), 2)
+    want = results(layer, cuda)
+    late = layer.x.clone()
+    layer.x.zero_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # x comes late on this stream: a kernel on another would read zeros
+        layer.x.copy_(late)
+        got = results(layer, cuda)
+    torch.cuda.current_stream().wait_stream(stream)
+    assert all(map(torch.equal, want, got))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_captured_in_a_graph(cuda, cell, fused):
+    cuda.override_plan(fused=fused, rows=8 if fused else 0)
+    layer, other = (OnGpu(cell, "float32", (7, 5, 24, 64), 2, packed=True, seed=seed) for seed in (0, 7))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        results(layer, cuda)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = results(layer, cuda)
+    layer.x.copy_(other.x)
+    graph.replay()
+    assert all(map(torch.equal, captured, results(layer, cuda)))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_tensors_device_is_used_whichever_is_current(cuda):
+    layer = OnGpu(0, "float32", (7, 5, 24, 64), 2)
+    want = results(layer, cuda)
+    got = results(layer.to("cuda:1"), cuda)
+    assert torch.cuda.current_device() == 0 and all(t.device.index == 1 for t in got)
+    assert all(torch.equal(w, g.to("cuda:0")) for w, g in zip(want, got, strict=True))
+
+
+def test_modules_run_on_these_kernels(cuda):
+    """A module on a GPU trains like torch's, and its backward works in eval mode, where cuDNN's does not."""
+    import fastrnn
+
+    ours = fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval()
+    theirs = torch.nn.LSTM(24, 64, 2, bidirectional=True)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(7, 5, 24)
+    with fp32_precision("ieee"):
+        output, want = ours(x.cuda())[0], theirs(x)[0]
+        output.square().sum().backward()
+    want.square().sum().backward()
+    torch.testing.assert_close(output.cpu(), want, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.cpu(), other.grad, rtol=1e-4, atol=1e-5)

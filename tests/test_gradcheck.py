@@ -1,0 +1,132 @@
+"""Analytical gradients against numerical ones in float64, first and second order.
+
+The small problems are checked entry by entry of the Jacobian, the others along random directions (``fast_mode``).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import build, device_of, name_of, random_states, tensors
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+VARIANTS = {
+    "plain": {},
+    "two layers, both ways": {"num_layers": 2, "bidirectional": True},
+    "packed, both ways": {"bidirectional": True, "lengths": [2, 3]},
+    "no bias": {"bias": False},
+    "projected": {"proj_size": 1, "bidirectional": True, "lengths": [3, 1]},
+}
+
+
+def problem(cell, backend, *, lengths=None, **options):
+    """A layer as a function of (input, states, weights), all in float64 and smooth around the point chosen."""
+    device = device_of(backend)
+    module = build(fastrnn, cell, 2, 2, **options, device=device, dtype=torch.float64)
+    if cell.nonlinearity == "relu":  # away from the kink, on both sides of it
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                p.copy_(torch.tensor([2.0, -2.0]) if name.startswith("bias") else 0.1 * p)
+    names = [name for name, _ in module.named_parameters()]
+    rows = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    hx = random_states(cell, rows, 2, 2, options.get("proj_size", 0))
+    x = torch.randn(3, 2, 2)
+    leaves = [t.to(device, torch.float64).requires_grad_() for t in (x, *tensors(hx))]
+
+    def function(x, *rest):
+        states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
+        input = x if lengths is None else pack_padded_sequence(x, lengths, enforce_sorted=False)
+        result = functional_call(module, weights, (input, states if cell.states == 2 else states[0]))
+        return tuple(tensors(result))
+
+    return function, [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
+
+
+@cells
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layer(cell, backend, variant):
+    options = VARIANTS[variant]
+    if "proj_size" in options and cell.mode != "LSTM":
+        options = {key: value for key, value in options.items() if key != "proj_size"}
+    if cell.nonlinearity == "relu" and options.get("bias") is False:
+        options = {}  # without biases there is no keeping relu away from its kink
+    function, inputs = problem(cell, backend, **options)
+    assert gradcheck(function, inputs, fast_mode=len(inputs) > 12)
+    assert gradgradcheck(function, inputs, fast_mode=True)
+
+
+@cells
+def test_second_order_entry_by_entry(cell, backend):
+    function, inputs = problem(cell, backend)
+    assert gradgradcheck(function, inputs)
+
+
+@cells
+def test_step(cell, backend):
+    device = device_of(backend)
+    module = build(fastrnn, cell, 2, 2, step=True, device=device, dtype=torch.float64)
+    if cell.nonlinearity == "relu":
+        with torch.no_grad():
+            module.bias_ih.copy_(torch.tensor([4.0, -4.0]))
+    names = [name for name, _ in module.named_parameters()]
+
+    def function(x, *rest):
+        states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
+        return tuple(tensors(functional_call(module, weights, (x, states if cell.states == 2 else states[0]))))
+
+    leaves = [torch.randn(2, 2, device=device, dtype=torch.float64, requires_grad=True) for _ in range(1 + cell.states)]
+    inputs = [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+
+@cells
+def test_forward_mode(cell):
+    """Forward-mode AD is served too (by the reference), and agrees with numerical derivatives."""
+    function, inputs = problem(cell, "reference", bidirectional=True)
+    with fastrnn.backend("reference"):
+        assert gradcheck(function, inputs, check_forward_ad=True, check_backward_ad=False)
+
+
+@cells
+def test_tensor_used_twice(cell, backend):
+    """Weights in both directions, one tensor as every state: the gradients of each use are kept apart."""
+    function, inputs = problem(cell, backend, num_layers=2, bidirectional=True)
+    x, state, weights = inputs[0], inputs[1], inputs[1 + cell.states :]
+    half = len(weights) // 4
+    wide = list(weights[2 * half : 3 * half])
+
+    def tied(x, state, *shared):
+        first, second = shared[:half], shared[half:]
+        return function(x, *[state] * cell.states, *first, *first, *second, *second)
+
+    given = [x, state, *weights[:half], *wide]
+    assert gradcheck(tied, given, fast_mode=True)
+    assert gradgradcheck(tied, given, fast_mode=True)
+
+
+@cells
+def test_penalty_on_the_gradient(cell, backend):
+    """The use of second order in practice, a gradient norm in the loss, against torch's own graph in float64.
+
+    torch's CPU kernels are differentiable twice in float64, so this truth is torch's, not ours.
+    """
+    device = device_of(backend)
+    ours = build(fastrnn, cell, 3, 4, 2, bidirectional=True, device=device, dtype=torch.float64)
+    theirs = build(torch.nn, cell, 3, 4, 2, bidirectional=True, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    start, results = torch.randn(5, 2, 3, dtype=torch.float64), []
+    for module in (ours, theirs):
+        x = start.to(next(module.parameters()).device).clone().requires_grad_()
+        loss = module(x)[0].square().sum()
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        penalty = (slope.norm() - 1).square()
+        weights = [p for name, p in module.named_parameters() if "weight" in name]
+        results.append([g.cpu() for g in torch.autograd.grad(penalty, [x, *weights])])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11)

@@ -1,0 +1,94 @@
+"""Weights are read anew at every call: replaced, computed or moved ones are used, and they get the gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from support import build, check, cotangents, device_of, name_of, tensors, twins
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+import fastrnn
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
+
+
+def sample(step):
+    return torch.randn(*((2, 4) if step else (2, 3, 4)))
+
+
+@cells
+@one_step
+def test_functional_call(cell, step, backend):
+    """Other weights for one call: used for the values, and it is they that get the gradients."""
+    device = device_of(backend)
+    ours, theirs, truth = twins(cell, 4, 6, step=step, device=device)
+    x, start = sample(step), {name: torch.randn(p.shape) for name, p in ours.named_parameters()}
+    results = []
+    for module in (ours, theirs, truth):
+        weight = next(module.parameters())
+        weights = {name: p.to(weight).requires_grad_() for name, p in copy.deepcopy(start).items()}
+        outputs = tensors(torch.func.functional_call(module, weights, (x.to(weight),)))
+        grads = torch.autograd.grad(outputs, list(weights.values()), cotangents(outputs, torch.float32))
+        results.append([*outputs, *grads])
+        assert all(p.grad is None for p in module.parameters())
+    for triple in zip(*results, strict=True):
+        check(*triple)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@cells
+@pytest.mark.parametrize("how", ["weight_norm", "parametrization"])
+def test_parametrizations(cell, how, backend):
+    """The weight is computed anew for every call, and gradients reach what it is computed from."""
+    results = []
+    for module in twins(cell, 4, 6, device=device_of(backend)):
+        if how == "weight_norm":
+            parametrizations.weight_norm(module, "weight_hh_l0")
+        else:
+            parametrize.register_parametrization(module, "weight_hh_l0", Doubled())
+        sources, outputs = list(module.parameters()), []
+        assert sum("parametrizations" in name for name, _ in module.named_parameters()) >= 1
+        for _ in range(2):  # a cached weight would show in the second round
+            outputs = tensors(module(sample(False).fill_(0.5).to(sources[0])))
+            with torch.no_grad():
+                sources[-1].mul_(1.5)
+        outputs = tensors(module(sample(False).fill_(0.5).to(sources[0])))
+        results.append([*outputs, *torch.autograd.grad(outputs, sources, cotangents(outputs, torch.float32))])
+    for triple in zip(*results, strict=True):
+        check(*triple)
+
+
+@cells
+def test_weight_replaced_by_a_tensor(cell, backend):
+    results = []
+    for module in twins(cell, 4, 6, device=device_of(backend)):
+        raw = module.weight_hh_l0.detach().clone().requires_grad_()
+        del module.weight_hh_l0
+        module.weight_hh_l0 = raw * 2
+        outputs = tensors(module(sample(False).fill_(0.5).to(raw)))
+        results.append([*outputs, *torch.autograd.grad(outputs, [raw], cotangents(outputs, torch.float32))])
+    for triple in zip(*results, strict=True):
+        check(*triple)
+
+
+@cells
+def test_weights_changed_in_place_and_moved(cell):
+    module = build(fastrnn, cell, 4, 6)
+    x = sample(False)
+    with torch.no_grad():
+        module.weight_hh_l0.zero_()
+        module.weight_hh_l0.data = torch.ones_like(module.weight_hh_l0)
+    theirs = build(nn, cell, 4, 6)
+    theirs.load_state_dict(module.state_dict())
+    torch.testing.assert_close(module(x)[0], theirs(x)[0])
+    assert module.double()(x.double())[0].dtype == torch.float64
+    assert module.half().to("meta").weight_hh_l0.is_meta
