@@ -55,10 +55,12 @@ inline double decode(Dtype dtype, const void* in) {
   const bool half = dtype == Dtype::kFloat16;
   const int mantissa_bits = half ? 10 : 7, bias = half ? 15 : 127;
   const int top = half ? 31 : 255;
-  const int exponent = (bits & 0x7fff) >> mantissa_bits, mantissa = bits & ((1 << mantissa_bits) - 1);
+  const int exponent = (bits & 0x7fff) >> mantissa_bits,
+            mantissa = bits & ((1 << mantissa_bits) - 1);
   if (exponent == top) return mantissa ? NAN : bits & 0x8000 ? -INFINITY : INFINITY;
-  const double value = exponent ? std::ldexp((1 << mantissa_bits) + mantissa, exponent - bias - mantissa_bits)
-                                : std::ldexp(mantissa, 1 - bias - mantissa_bits);
+  const double value =
+      exponent ? std::ldexp((1 << mantissa_bits) + mantissa, exponent - bias - mantissa_bits)
+               : std::ldexp(mantissa, 1 - bias - mantissa_bits);
   return bits & 0x8000 ? -value : value;
 }
 
@@ -73,13 +75,15 @@ class Buffer {
     data_ = block_ + before;
     std::memset(data_, 0xff, bytes_);  // NaN in all four formats
   }
-  Buffer(Dtype dtype, const std::vector<double>& values, int skew = 0) : Buffer(dtype, int64_t(values.size()), skew) {
+  Buffer(Dtype dtype, const std::vector<double>& values, int skew = 0)
+      : Buffer(dtype, int64_t(values.size()), skew) {
     for (int64_t i = 0; i < count_; ++i) encode(dtype, values[i], data_ + i * size_of(dtype));
     copy_.assign(data_, data_ + bytes_);
   }
   Buffer(Buffer&& other) noexcept { *this = static_cast<Buffer&&>(other); }
   Buffer& operator=(Buffer&& other) noexcept {
-    std::swap(dtype_, other.dtype_), std::swap(count_, other.count_), std::swap(bytes_, other.bytes_);
+    std::swap(dtype_, other.dtype_), std::swap(count_, other.count_),
+        std::swap(bytes_, other.bytes_);
     std::swap(block_, other.block_), std::swap(data_, other.data_), std::swap(copy_, other.copy_);
     return *this;
   }

@@ -1,4 +1,5 @@
-// The layers as plain loops in double, straight from their equations; nothing is shared with csrc/cells.
+// The layers as plain loops in double, straight from their equations; nothing is shared with
+// csrc/cells.
 #pragma once
 
 #include <cmath>
@@ -9,7 +10,8 @@
 using Values = std::vector<double>;
 
 enum CellKind { kLstm, kGru, kTanh, kRelu };
-constexpr int kGateCount[] = {4, 3, 1, 1}, kSavedCount[] = {4, 4, 0, 0}, kGradCopies[] = {1, 2, 1, 1};
+constexpr int kGateCount[] = {4, 3, 1, 1}, kSavedCount[] = {4, 4, 0, 0},
+              kGradCopies[] = {1, 2, 1, 1};
 
 struct Direction {
   Values w_ih, w_hh, b_ih, b_hh, w_hr;  // biases and w_hr may be empty
@@ -89,16 +91,18 @@ inline Row walk(const Layer& l, int d, int64_t b) {
   return result;
 }
 
-// Gradients through one cell update: (gate gradients on the x side, on the h side), and dh, dc turned from what reaches
-// the states after the step into what reaches those before it, without the part through w_hh.
-inline void cell_gradient(const Layer& l, const Row::Step& s, const Values& output, int d, Values* dh, Values* dc,
-                          double* gx, double* gh) {
+// Gradients through one cell update: (gate gradients on the x side, on the h side), and dh, dc
+// turned from what reaches the states after the step into what reaches those before it, without the
+// part through w_hh.
+inline void cell_gradient(const Layer& l, const Row::Step& s, const Values& output, int d,
+                          Values* dh, Values* dc, double* gx, double* gh) {
   const int64_t H = l.H;
   for (int64_t j = 0; j < H; ++j) {
     const auto sum = [&](int g) { return s.x_part[g * H + j] + s.h_part[g * H + j]; };
     const double up = (*dh)[j];
     if (l.cell == kLstm) {
-      const double i = logistic(sum(0)), f = logistic(sum(1)), g = std::tanh(sum(2)), o = logistic(sum(3));
+      const double i = logistic(sum(0)), f = logistic(sum(1)), g = std::tanh(sum(2)),
+                   o = logistic(sum(3));
       const double tc = std::tanh(s.c[j]), down = (*dc)[j] + up * o * (1 - tc * tc);
       gx[j] = down * g * i * (1 - i);
       gx[H + j] = down * s.c_before[j] * f * (1 - f);
@@ -141,7 +145,8 @@ inline void naive_forward(const Layer& l, Truth* out) {
 
 // `output` is what the tested forward gave, for relu.
 inline void naive_backward(const Layer& l, const Values& output, Truth* out) {
-  const int64_t H = l.H, R = l.R, GH = kGateCount[l.cell] * H, E = kGradCopies[l.cell], N = l.rows();
+  const int64_t H = l.H, R = l.R, GH = kGateCount[l.cell] * H, E = kGradCopies[l.cell],
+                N = l.rows();
   out->grad_gates.assign(l.D * N * E * GH, 0);
   out->grad_bias.assign(l.D * E * GH, 0);
   out->grad_h0.assign(l.D * l.B * R, 0);
@@ -153,7 +158,8 @@ inline void naive_backward(const Layer& l, const Values& output, Truth* out) {
       const Row row = walk(l, d, b);
       const double* hn = l.grad_hn.data() + (d * l.B + b) * R;
       Values dh(hn, hn + R), dc(H, 0);
-      if (l.cell == kLstm) dc.assign(&l.grad_cn[(d * l.B + b) * H], &l.grad_cn[(d * l.B + b) * H] + H);
+      if (l.cell == kLstm)
+        dc.assign(&l.grad_cn[(d * l.B + b) * H], &l.grad_cn[(d * l.B + b) * H] + H);
       for (auto s = row.steps.rbegin(); s != row.steps.rend(); ++s) {
         for (int64_t j = 0; j < R; ++j) dh[j] += l.grad_output[(s->row * l.D + d) * R + j];
         Values raw = dh;
