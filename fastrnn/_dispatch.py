@@ -77,14 +77,23 @@ def why_not(backend: str, call: Call) -> list[str]:
     return reasons
 
 
+def _is_onednn_lstm(call: Call) -> bool:
+    """Whether torch computes the call by oneDNN's fused LSTM, with enough rows a step to fill its matrix products."""
+    plain = call.mode == "LSTM" and call.device == "cpu" and not call.packed and not call.P
+    return plain and call.dtype in (torch.float32, torch.bfloat16) and call.B >= 16
+
+
 def ranking(call: Call) -> tuple[str, ...]:
     """The backends from most to least preferred, by what was measured (benchmarks/NOTES.md)."""
-    compiled = ("cuda", "cpu")
-    # On the CPU torch's LSTM is one oneDNN call, hard to beat from Python; its GRU and RNN are loops of small
-    # operations whose backward the reference does with a quarter of them.
+    # These are matrix products above all, and oneDNN's are ahead of ours on most such shapes; training in bfloat16 is
+    # ours by a wide margin.
+    if _is_onednn_lstm(call) and not (call.dtype == torch.bfloat16 and call.grad):
+        return ("aten", "cuda", "cpu", "reference")
+    # Without the extension: torch's LSTM is hard to beat from Python, but its GRU and RNN are loops of small operations
+    # whose backward the reference does with a quarter of them.
     if call.device == "cpu" and call.grad and call.mode != "LSTM":
-        return (*compiled, "reference", "aten")
-    return (*compiled, "aten", "reference")
+        return ("cuda", "cpu", "reference", "aten")
+    return ("cuda", "cpu", "aten", "reference")
 
 
 def forced() -> str | None:
