@@ -16,6 +16,7 @@
 #include "buffer.h"
 #include "forced_plan.h"
 #include "naive.h"
+#include "products.h"
 
 namespace cpu = fastrnn::cpu;
 
@@ -302,6 +303,15 @@ int main(int argc, char** argv) {
       }
     }
   }
+  int products = 0;
+  for (const std::string& isa : cpu::supported_isas()) {
+    if (!options.isa.empty() && options.isa != isa) continue;
+    cpu::set_isa(isa);
+    std::mt19937 random(7);
+    const auto draw_some = [&](int64_t count) { return draw(&random, count, 64); };
+    Run::failures += check_products(isa, draw_some, &products);
+  }
+  std::printf("%d products\n", products);
   for (const auto& [isa, runs] : counts.by_isa) std::printf("isa %s: %d runs\n", isa.c_str(), runs);
   for (const auto& [division, uses] : counts.uses_of_division) {
     std::printf("division %s: taken %d times\n", division.c_str(), uses);
