@@ -262,3 +262,24 @@ def test_vmap_over_inputs(cell):
     for i, x in enumerate(batch):
         for stacked, torchs, exact in zip(mine, tensors(theirs(x)), tensors(truth(x.double()))):
             check(stacked[i], torchs, exact)
+
+
+def ranked_first(mode="LSTM", device="cpu", dtype=torch.float32, B=32, **more):
+    return _dispatch.ranking(_dispatch.Call(mode, device, dtype, T=10, B=B, I=8, H=8, **more))[0]
+
+
+def test_what_torch_is_faster_at_goes_to_torch():
+    """oneDNN's LSTM with rows enough for its matrix products, except where training in bfloat16 is ours."""
+    assert ranked_first() == ranked_first(grad=True) == ranked_first(dtype=torch.bfloat16) == "aten"
+    ours = [
+        ranked_first(B=15), ranked_first(mode="GRU"), ranked_first(mode="RNN_TANH", grad=True), ranked_first(packed=True),
+        ranked_first(P=4), ranked_first(dtype=torch.float64), ranked_first(dtype=torch.bfloat16, grad=True),
+    ]  # fmt: skip
+    assert all(first in ("cuda", "cpu") for first in ours)
+
+
+def test_cuda_kernels_are_opt_in_until_measured(monkeypatch):
+    assert ranked_first(device="cuda") == ranked_first(mode="GRU", device="cuda", grad=True) == "aten"
+    assert "opt in" in _dispatch._preference("aten", "cuda")
+    monkeypatch.setattr(_dispatch, "CUDA_PROVEN", True)
+    assert ranked_first(device="cuda") == "cuda"
