@@ -65,7 +65,7 @@ flashrnn() {
 }
 
 grid() {
-  "$python" benchmarks/run.py --grid "$1" --out "$out/$1.csv"
+  "$python" benchmarks/run.py --grid "$1" --backend cuda --out "$out/$1.csv"
 }
 
 export -f machine build resources sanitize flashrnn grid

@@ -44,7 +44,9 @@ def missing(backend: str) -> str | None:
     if extension is None:
         return f"the compiled extension is missing: {_ext.reason}"
     if not hasattr(extension, backend):
-        return f"the extension was built without {backend.upper()} kernels"
+        return f"the extension was built without {backend.upper()} kernels: {_ext.why_no_cuda()}"
+    if backend == "cuda" and torch.cuda.is_available():
+        return _ext.why_not_device(torch.cuda.get_device_capability(), _ext.build.cuda_archs)
     return None
 
 
