@@ -88,7 +88,7 @@ def extension(cuda):
     files = sorted([p for f in folders for p in Path("csrc", f).rglob("*.c*") if p.suffix != ".cuh"], reverse=True)
     files = [str(p) for p in files if cuda or not p.name.startswith("cuda_")]
     # No OpenMP library is linked: the symbols come from the one torch has loaded, a second would bring its own threads.
-    cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden"]
+    cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wno-maybe-uninitialized"]  # GCC 12 finds some in its own headers
     flags = {"cxx": cxx, "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]}
     if not cuda:
         return CppExtension("fastrnn._C", files, extra_compile_args=flags)
