@@ -87,7 +87,7 @@ def extension(cuda):
     # In this order the kernels, slowest to compile, come first and the cores finish together.
     files = sorted([p for f in folders for p in Path("csrc", f).rglob("*.c*") if p.suffix != ".cuh"], reverse=True)
     files = [str(p) for p in files if cuda or not p.name.startswith("cuda_")]
-    # No OpenMP library is linked: torch's serves, a second starts more threads. GCC 12 warns of its own AVX-512 headers.
+    # No OpenMP library is linked: torch's serves, a second starts more threads. GCC 12 warns of its own AVX512 headers.
     cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wno-maybe-uninitialized"]
     flags = {"cxx": cxx, "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]}
     if not cuda:
