@@ -94,8 +94,8 @@ def ranking(call: Call) -> tuple[str, ...]:
     if _is_onednn_lstm(call) and not (call.dtype == torch.bfloat16 and call.grad):
         return ("aten", "cuda", "cpu", "reference")
     # Without the extension: torch's LSTM is hard to beat from Python, but its GRU and RNN are loops of small operations
-    # whose backward the reference does with a quarter of them.
-    if call.device == "cpu" and call.grad and call.mode != "LSTM":
+    # whose backward the reference does with a quarter of them, once there are steps enough to pay for its setting up.
+    if call.device == "cpu" and call.grad and call.mode != "LSTM" and call.T >= 8:
         return ("cuda", "cpu", "reference", "aten")
     return ("cuda", "cpu", "aten", "reference")
 
