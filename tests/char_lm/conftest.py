@@ -2,6 +2,7 @@
 
 import random
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """SIGINT does what it does at a terminal, also where the tests run as a shell's background job and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
