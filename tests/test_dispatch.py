@@ -271,7 +271,7 @@ def ranked_first(mode="LSTM", device="cpu", dtype=torch.float32, T=10, B=32, **m
 
 
 def test_what_torch_is_faster_at_goes_to_torch():
-    """oneDNN's LSTM with rows enough for its matrix products, except where training in bfloat16 is ours; and one step of
+    """oneDNN's LSTM with rows enough for its products, except where training in bfloat16 is ours; and one step of
     an Elman cell in training."""
     assert ranked_first("RNN_TANH", T=1, grad=True) == "aten" != ranked_first("RNN_TANH", T=1)
     assert ranked_first() == ranked_first(grad=True) == ranked_first(dtype=torch.bfloat16) == "aten"
