@@ -93,9 +93,6 @@ def ranking(call: Call) -> tuple[str, ...]:
     # ours by a wide margin.
     if _is_onednn_lstm(call) and not (call.dtype == torch.bfloat16 and call.grad):
         return ("aten", "cuda", "cpu", "reference")
-    # One step of an Elman cell is so little work that recording it for backward costs more than the step.
-    if call.device == "cpu" and call.grad and call.T == 1 and call.mode in ("RNN_TANH", "RNN_RELU"):
-        return ("aten", "cuda", "cpu", "reference")
     # Without the extension: torch's LSTM is hard to beat from Python, but its GRU and RNN are loops of small operations
     # whose backward the reference does with a quarter of them, once there are steps enough to pay for its setting up.
     if call.device == "cpu" and call.grad and call.mode != "LSTM" and call.T >= 8:
