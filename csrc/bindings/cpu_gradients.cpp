@@ -18,18 +18,22 @@ Tensor for_product(const Tensor& tensor) {
   return tensor.scalar_type() == at::kHalf ? tensor.to(at::kFloat) : tensor;
 }
 
-// a b, or a^T b, written to `out` or added to it. Rows of all three may lie apart.
+cpu::ProductKernel kernel_for(at::ScalarType dtype) {
+  if (dtype == at::kFloat) return cpu::product_kernel(cpu::Dtype::kFloat32);
+  if (dtype == at::kBFloat16) return cpu::product_kernel(cpu::Dtype::kBfloat16);
+  return nullptr;
+}
+
+// a b, or a^T b, written to `out` or added to it. Rows of all three may lie apart. `out` has the
+// type of product_result().
 void product(const Tensor& a_given, bool transposed, const Tensor& b_given, const Tensor& out,
              bool add) {
   const Tensor a = for_product(a_given), b = for_product(b_given);
-  // The kernel has to transpose `a` first, which only many columns of `b` pay for.
-  constexpr int64_t kManyColumns = 384;
-  const auto kernel = cpu::kernels().product;
-  const bool pays = !transposed || b.size(1) >= kManyColumns;
-  if (kernel && pays && b.size(0) > 0 && out.scalar_type() == at::kFloat) {
-    kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr<float>(),
-            b.const_data_ptr<float>(), out.mutable_data_ptr<float>(), a.stride(0), b.stride(0),
-            out.stride(0), transposed, add, cpu::usable_threads(at::get_num_threads())});
+  const cpu::ProductKernel kernel = kernel_for(a.scalar_type());
+  if (kernel && out.scalar_type() == at::kFloat && b.size(0) > 0) {
+    kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr(), b.const_data_ptr(),
+            out.mutable_data_ptr<float>(), a.stride(0), b.stride(0), out.stride(0), transposed, add,
+            cpu::usable_threads(at::get_num_threads())});
     return;
   }
   Tensor target = out;
@@ -42,14 +46,16 @@ void product(const Tensor& a_given, bool transposed, const Tensor& b_given, cons
 }
 
 // An uninitialised result of products, in the type they are computed in.
-Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns) {
-  const bool half = args.x.scalar_type() == at::kHalf;
-  return at::empty({rows, columns}, half ? args.options.dtype(at::kFloat) : args.options);
+Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns, bool transposed) {
+  const at::ScalarType dtype = args.x.scalar_type();
+  const bool own = transposed && dtype == at::kBFloat16 && kernel_for(dtype);
+  const bool widened = dtype == at::kHalf || own;
+  return at::empty({rows, columns}, widened ? args.options.dtype(at::kFloat) : args.options);
 }
 
 // a^T b for rows that belong together.
 Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b) {
-  const Tensor result = product_result(args, a.size(1), b.size(1));
+  const Tensor result = product_result(args, a.size(1), b.size(1), true);
   product(a, true, b, result, false);
   return result;
 }
@@ -94,7 +100,7 @@ Tensor recurrent_gradient(const LayerArgs& args, const Tensor& grad_h, const Ten
 }  // namespace
 
 Tensor input_gradient(const LayerArgs& args, const LayerGradients& grads) {
-  const Tensor sum = product_result(args, args.N, args.I);
+  const Tensor sum = product_result(args, args.N, args.I, false);
   for (int64_t d = 0; d < args.D; ++d) {
     product(grads.gates.select(0, d).select(1, 0), false, args.weights[d].w_ih, sum, d > 0);
   }

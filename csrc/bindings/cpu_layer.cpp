@@ -103,7 +103,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
   p.gates = mutable_pointer(gates);
   p.cells = mutable_pointer(cells);
   p.hidden = mutable_pointer(hidden);
-  const cpu::Kernels& kernels = cpu::kernels();
+  const cpu::Kernels& kernels = cpu::kernels(p.shape.dtype);
   const Tensor workspace = scratch(kernels.forward_workspace(p));
   p.workspace = mutable_pointer(workspace);
   kernels.forward(p);
@@ -165,7 +165,7 @@ Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors&
   p.grad_h0 = needs[1] ? mutable_pointer(g.states[0]) : nullptr;
   p.grad_c0 = needs[1] && has_c ? mutable_pointer(g.states[1]) : nullptr;
   p.grad_h = mutable_pointer(g.h);
-  const cpu::Kernels& kernels = cpu::kernels();
+  const cpu::Kernels& kernels = cpu::kernels(p.shape.dtype);
   const Tensor workspace = scratch(kernels.backward_workspace(p));
   p.workspace = mutable_pointer(workspace);
   kernels.backward(p);

@@ -20,7 +20,7 @@ class Backward {
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
   static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
   static constexpr int W = V::kWidth;
-  static constexpr int kTile = kMaxRows * kMaxVecs * W;
+  static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
   static constexpr int kBias = E * G * kMaxVecs * W;
 
  public:
@@ -34,8 +34,8 @@ class Backward {
         units(make_blocks<Op>(s.H, 1)),
         outs(make_blocks<Op>(s.R, 1)) {
     const double weights = double(depth) * double(s.R);
-    const int64_t finest = smaller(units.count(), outs.count());
-    plan = make_plan(s, {weights, kMacsPerCycle<Op>, weights * sizeof(Packed), finest}, threads);
+    const int64_t finest = smaller(units.count, outs.count);
+    plan = make_plan(s, step_work<Op>(weights, finest), threads);
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
     lay_out();
   }
@@ -52,8 +52,9 @@ class Backward {
     barriers[0].wait(plan.threads);
     for (int d = 0; d < s.D; ++d) {
       const Share share = share_of(plan, thread, d);
-      if (share.active) run_direction(lane_of(d, share));
+      if (share.active) run_direction(d, share, thread);
     }
+    release_tiles<Op>();
     if (!p.grad_bias) return;
     barriers[0].wait(plan.threads);
     for (int d = 0; d < s.D; ++d) {
@@ -76,6 +77,8 @@ class Backward {
     Range batch, blocks, outs;
     Barrier* barrier;
     A* bias;
+    Rows<Op> later,
+        grad_h;  // gate gradients of the step walked before; gradient of the projected h
   };
 
   int64_t bias_size() const { return E * G * units.padded(); }
@@ -84,12 +87,13 @@ class Backward {
     arena = Arena{(char*)p.workspace};
     barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
     zeros = arena.template take<A>(kTile);
+    later_rows = RowStore<Op>(arena, plan.threads, recurrent ? slice_rows : 0, depth);
+    grad_h_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.R);
     for (int d = 0; d < s.D; ++d) {
       Scratch& m = scratch[d];
       m.w_hh =
-          arena.template take<Packed>(recurrent ? panel_size<Op>(depth, outs.unit_vectors()) : 0);
-      m.w_hr =
-          arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors()) : 0);
+          arena.template take<Packed>(recurrent ? panel_size<Op>(depth, outs.unit_vectors) : 0);
+      m.w_hr = arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors) : 0);
       m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
       m.grad_c = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
       m.bias = arena.template take<A>(p.grad_bias ? plan.batch_slices * bias_size() : 0);
@@ -112,7 +116,7 @@ class Backward {
 
   void pack_columns(const void* w, int64_t rows, int64_t columns, const Blocks& blocks,
                     Packed* panels, int thread) const {
-    const Range mine = part_of(blocks.count(), plan.threads, thread);
+    const Range mine = part_of(blocks.count, plan.threads, thread);
     for (int64_t block = mine.begin; block < mine.end; ++block) {
       pack_panel<Op>((const S*)w, rows, columns, 1, blocks.columns(block),
                      panel(panels, blocks, block, rows));
@@ -124,10 +128,12 @@ class Backward {
     return {d,
             {s.offsets, s.T, d == 1},
             {first_row, smaller(s.B, first_row + slice_rows)},
-            part_of(units.count(), plan.unit_slices, share.unit_slice),
-            part_of(outs.count(), plan.unit_slices, share.unit_slice),
+            part_of(units.count, plan.unit_slices, share.unit_slice),
+            part_of(outs.count, plan.unit_slices, share.unit_slice),
             barriers + 1 + d * plan.batch_slices + share.batch_slice,
-            scratch[d].bias + share.batch_slice * bias_size()};
+            scratch[d].bias + share.batch_slice * bias_size(),
+            {},
+            {}};
   }
 
   int64_t row_of(const Lane& l, int64_t t, int64_t b) const { return l.d * N + s.offsets[t] + b; }
@@ -150,7 +156,11 @@ class Backward {
     return {first, larger(first, smaller(l.batch.end, end))};
   }
 
-  void run_direction(const Lane& l) {
+  void run_direction(int d, const Share& share, int thread) {
+    int tile_rows = 0;
+    Lane l = lane_of(d, share);
+    l.later = later_rows.of(thread, &tile_rows);
+    l.grad_h = grad_h_rows.of(thread, &tile_rows);
     load_states(l);
     int64_t after = -1;  // the step whose gate gradients are there already
     for (int64_t e = s.T - 1; e >= 0; --e) {
@@ -159,16 +169,20 @@ class Backward {
       // Rows with a later step get its gradient; rows that end here have none; rows that do not
       // reach back to t (reverse direction of packed data) have arrived at their initial state.
       const Range both = within(l, 0, smaller(alive, fed)), ending = within(l, fed, alive);
+      gather_later(l, after);
       if (projected) {
-        unproject(l, t, after, both, ending);
+        unproject(l, t, both, ending);
         wait(l);
+        for (int64_t b = l.batch.begin; b < smaller(l.batch.end, alive); ++b) {
+          l.grad_h.set(b - l.batch.begin, grad_h_row(l, t, b));
+        }
       }
       for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
         A bias[kBias];
         for (int i = 0; i < kBias; ++i) bias[i] = 0;
-        step_block(l, t, after, both, block, bias);
+        step_block(l, t, both, block, bias);
         if (projected) {
-          step_block(l, t, after, ending, block, bias);
+          step_block(l, t, ending, block, bias);
         } else {
           for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, bias);
         }
@@ -178,6 +192,7 @@ class Backward {
       after = t;
       wait(l);
     }
+    if (p.grad_h0) gather_later(l, after);
     arrive(l, after, l.batch);
     store_states(l);
   }
@@ -186,17 +201,22 @@ class Backward {
     if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
   }
 
-  // tile = gate gradients of step `after` times the recurrent weights.
-  void recurrent_product(const Lane& l, int64_t after, int64_t b, int count, int64_t block,
-                         A* tile) {
-    const S* rows[kMaxRows];
-    for (int r = 0; r < count; ++r) rows[r] = grad_gates(l, after, b + r) + (E - 1) * depth;
-    multiply<Op>(count, outs.vecs(block), rows, depth, panel(scratch[l.d].w_hh, outs, block, depth),
-                 zeros, tile);
+  // Makes the gate gradients of step `after` the rows of recurrent_product.
+  void gather_later(Lane& l, int64_t after) {
+    const Range rows = within(l, 0, l.walk.rows(after));
+    for (int64_t b = rows.begin; b < rows.end; ++b) {
+      l.later.set(b - l.batch.begin, grad_gates(l, after, b) + (E - 1) * depth);
+    }
+  }
+
+  // tile = gate gradients of the later step times the recurrent weights.
+  void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, A* tile) {
+    multiply<Op>(l.later, b - l.batch.begin, count, outs.vecs(block),
+                 panel(scratch[l.d].w_hh, outs, block, depth), zeros, tile);
   }
 
   // The gradient of the projected h of each row of step t.
-  void unproject(const Lane& l, int64_t t, int64_t after, Range both, Range ending) {
+  void unproject(const Lane& l, int64_t t, Range both, Range ending) {
     for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
       const int vecs = outs.vecs(block);
       const auto add = [&](int64_t b, int v, V from_later) {
@@ -204,9 +224,9 @@ class Backward {
         const V grad = load(in_output(p.grad_output, l, t, b) + j, s.R - j) + from_later;
         store(grad_h_row(l, t, b) + j, grad, s.R - j);
       };
-      for_row_groups(both.begin, both.end, row_limit(vecs), [&](int64_t b, int count) {
+      for_row_groups(both.begin, both.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
         A tile[kTile] __attribute__((aligned(64)));
-        recurrent_product(l, after, b, count, block, tile);
+        recurrent_product(l, b, count, block, tile);
         for (int r = 0; r < count; ++r) {
           for (int v = 0; v < vecs; ++v) add(b + r, v, V::load(tile + (r * vecs + v) * W));
         }
@@ -221,20 +241,37 @@ class Backward {
     }
   }
 
-  void step_block(const Lane& l, int64_t t, int64_t after, Range batch, int64_t block, A* bias) {
+  void step_block(const Lane& l, int64_t t, Range batch, int64_t block, A* bias) {
     const int vecs = units.vecs(block);
-    for_row_groups(batch.begin, batch.end, row_limit(vecs), [&](int64_t b, int count) {
+    for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
       A tile[kTile] __attribute__((aligned(64)));
+      for (int r = 0; r < count; ++r) prefetch(l, t, b + r, block);
       if (projected) {
-        const S* rows[kMaxRows];
-        for (int r = 0; r < count; ++r) rows[r] = grad_h_row(l, t, b + r);
-        multiply<Op>(count, vecs, rows, s.R, panel(scratch[l.d].w_hr, units, block, s.R), zeros,
-                     tile);
+        multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs,
+                     panel(scratch[l.d].w_hr, units, block, s.R), zeros, tile);
       } else {
-        recurrent_product(l, after, b, count, block, tile);
+        recurrent_product(l, b, count, block, tile);
       }
       for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, bias);
     });
+  }
+
+  // What update() reads lies too scattered for the CPU to see it coming; it arrives during the
+  // product.
+  void prefetch(const Lane& l, int64_t t, int64_t b, int64_t block) const {
+    const int64_t row = row_of(l, t, b), j = units.unit(block, 0), before = l.walk.previous(t);
+    const int64_t width = units.vecs(block) * W;
+    const auto fetch = [width](const auto* first) {
+      const char* const start = (const char*)first;
+      for (int64_t at = 0; at < width * int64_t(sizeof *first); at += 64) {
+        __builtin_prefetch(start + at, 0, 2);
+      }
+    };
+    for (int k = 0; k < K; ++k) fetch((const S*)p.gates + (row * K + k) * s.H + j);
+    if (p.cells && b < l.walk.rows(before)) {
+      fetch((const A*)p.cells + row_of(l, before, b) * s.H + j);
+    }
+    if (!projected) fetch(in_output(p.grad_output, l, t, b) + j);
   }
 
   // The cell's pointwise gradients for one row and all units of a block; h_tile is what came
@@ -260,10 +297,10 @@ class Backward {
       }
       if constexpr (Cell::kBackwardPrev & kStateC) {
         prev[1] = first ? load((const S*)p.c0 + state_row(l, b, s.H) + j, valid)
-                        : load((const A*)p.cells + row_of(l, before, b) * s.H + j, valid);
+                        : V(load((const A*)p.cells + row_of(l, before, b) * s.H + j, valid));
       }
       if constexpr (Cell::kBackwardNext & kStateC) {
-        next[1] = load((const A*)p.cells + row * s.H + j, valid);
+        next[1] = V(load((const A*)p.cells + row * s.H + j, valid));
       }
       grad_next[0] = V::load(h_tile + u * W);
       if (!projected) {
@@ -287,23 +324,21 @@ class Backward {
   // Rows whose first step was `after`: the gradient of their initial h.
   void arrive(const Lane& l, int64_t after, Range batch) {
     if (!p.grad_h0) return;
+    const int64_t end = smaller(batch.end, l.walk.rows(after));
     for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
       const int vecs = outs.vecs(block);
-      for_row_groups(batch.begin, smaller(batch.end, l.walk.rows(after)), row_limit(vecs),
-                     [&](int64_t b, int count) {
-                       A tile[kTile] __attribute__((aligned(64)));
-                       recurrent_product(l, after, b, count, block, tile);
-                       for (int r = 0; r < count; ++r) {
-                         for (int v = 0; v < vecs; ++v) {
-                           const int64_t j = outs.unit(block, v);
-                           V grad = V::load(tile + (r * vecs + v) * W);
-                           if (!projected)
-                             grad =
-                                 grad + V::load(scratch[l.d].grad_h + (b + r) * units.padded() + j);
-                           store((S*)p.grad_h0 + state_row(l, b + r, s.R) + j, grad, s.R - j);
-                         }
-                       }
-                     });
+      for_row_groups(batch.begin, end, row_limit<Op>(vecs), [&](int64_t b, int count) {
+        A tile[kTile] __attribute__((aligned(64)));
+        recurrent_product(l, b, count, block, tile);
+        for (int r = 0; r < count; ++r) {
+          for (int v = 0; v < vecs; ++v) {
+            const int64_t j = outs.unit(block, v), at = (b + r) * units.padded() + j;
+            V grad = V::load(tile + (r * vecs + v) * W);
+            if (!projected) grad = grad + V::load(scratch[l.d].grad_h + at);
+            store((S*)p.grad_h0 + state_row(l, b + r, s.R) + j, grad, s.R - j);
+          }
+        }
+      });
     }
   }
 
@@ -326,7 +361,7 @@ class Backward {
           for (int i = 1; i < plan.batch_slices; ++i) {
             sum = sum + V::load(l.bias + i * bias_size() + g * units.padded() + j);
           }
-          store((A*)p.grad_bias + (l.d * E * G + g) * s.H + j, sum, s.H - j);
+          store((A*)p.grad_bias + (l.d * E * G + g) * s.H + j, VecOf<A>(sum), s.H - j);
         }
       }
     }
@@ -379,6 +414,7 @@ class Backward {
   Arena arena{nullptr};
   Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
   A* zeros;
+  RowStore<Op> later_rows, grad_h_rows;
   Scratch scratch[2];
 };
 

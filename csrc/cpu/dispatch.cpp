@@ -2,6 +2,12 @@
 
 #include <atomic>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "isa/levels.h"
 
 namespace fastrnn::cpu {
@@ -9,12 +15,33 @@ namespace {
 
 struct Level {
   const char* name;
-  Kernels kernels;
+  Kernels bfloat16, others;
 };
+
+// Whether the CPU has bfloat16 tiles and Linux lets this process use them: their registers are so
+// large that a process has to ask.
+[[maybe_unused]] bool may_use_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kTileBits = 1u << 22 | 1u << 24;  // of edx: amx-bf16, amx-tile
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTileBits) != kTileBits) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
-    std::vector<Level> found{{"plain", plain_kernels()}};
+    std::vector<Level> found;
+    const auto add = [&](const char* name, const Kernels& all) {
+      found.push_back({name, all, all});
+    };
+    const auto add_bfloat16 = [&](const char* name, const Kernels& bfloat16) {
+      found.push_back({name, bfloat16, found.back().others});
+    };
+    add("plain", plain_kernels());
 #if FASTRNN_X86_LEVELS
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -23,9 +50,10 @@ const std::vector<Level>& levels() {
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq");
     const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-    if (avx2) found.push_back({"avx2", avx2_kernels()});
-    if (avx512) found.push_back({"avx512", avx512_kernels()});
-    if (bf16) found.push_back({"avx512_bf16", avx512_bf16_kernels()});
+    if (avx2) add("avx2", avx2_kernels());
+    if (avx512) add("avx512", avx512_kernels());
+    if (bf16) add_bfloat16("avx512_bf16", avx512_bf16_kernels());
+    if (bf16 && may_use_tiles()) add_bfloat16("amx_bf16", amx_bf16_kernels());
 #endif
     return found;
   }();
@@ -56,6 +84,19 @@ bool set_isa(const std::string& name) {
   return false;
 }
 
-const Kernels& kernels() { return levels()[current()].kernels; }
+const Kernels& kernels(Dtype dtype) {
+  const Level& level = levels()[current()];
+  return dtype == Dtype::kBfloat16 ? level.bfloat16 : level.others;
+}
+
+ProductKernel product_kernel(Dtype dtype) {
+  const Level& level = levels()[current()];
+#if FASTRNN_X86_LEVELS
+  // torch's BLAS is MKL, which is fast in float32 on Intel's CPUs alone.
+  if (dtype == Dtype::kFloat32 && !__builtin_cpu_is("intel")) return level.others.product;
+#endif
+  const bool own = dtype == Dtype::kBfloat16 && level.bfloat16.product != level.others.product;
+  return own ? level.bfloat16.product : nullptr;
+}
 
 }  // namespace fastrnn::cpu

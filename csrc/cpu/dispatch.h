@@ -18,6 +18,9 @@ std::string isa();
 // and changes nothing where the machine cannot run it.
 bool set_isa(const std::string& name);
 
-const Kernels& kernels();
+const Kernels& kernels(Dtype dtype);
+
+// The kernel for products of a storage type, or null where torch's BLAS is at least as fast.
+ProductKernel product_kernel(Dtype dtype);
 
 }  // namespace fastrnn::cpu

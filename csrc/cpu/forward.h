@@ -20,10 +20,12 @@ class Forward {
   using Packed = typename Op::Packed;
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
   static constexpr int W = V::kWidth;
-  static constexpr int64_t kChunkRows = 64;  // rows of x whose gates a thread computes at a time
-  static constexpr int64_t kPackRows = 8;    // fewer rows in the whole call: packing costs more
+  // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
+  // for each chunk, do not stay in its cache.
+  static constexpr int64_t kChunkRows = 64, kLongChunkRows = 256;
+  static constexpr int64_t kPackRows = 8;  // fewer rows in the whole call: packing costs more
   static_assert(G <= kMaxVecs);
-  static constexpr int kTile = kMaxRows * kMaxVecs * W;
+  static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
 
  public:
   Forward(const ForwardParams& params, int threads)
@@ -35,10 +37,12 @@ class Forward {
         units(make_blocks<Op>(s.H, G)),
         outs(make_blocks<Op>(s.R, 1)) {
     const double weights = double(G) * double(s.H) * double(s.R);
-    plan = make_plan(s, {weights, kMacsPerCycle<Op>, weights * sizeof(Packed), units.count()},
-                     threads);
+    plan = make_plan(s, step_work<Op>(weights, units.count), threads);
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
-    chunk_steps = larger(1, smaller(s.T, kChunkRows / larger(1, slice_rows)));
+    const double input_bytes = double(G) * double(s.H) * double(s.I) * sizeof(Packed);
+    const bool stays = input_bytes / plan.unit_slices <= kNearCache / 2;
+    const int64_t rows = stays ? kChunkRows : kLongChunkRows;
+    chunk_steps = larger(1, smaller(s.T, rows / larger(1, slice_rows)));
     lay_out();
   }
 
@@ -54,8 +58,9 @@ class Forward {
     barriers[0].wait(plan.threads);
     for (int d = 0; d < s.D; ++d) {
       const Share share = share_of(plan, thread, d);
-      if (share.active) run_direction(d, share, x_gates + thread * x_gates_size());
+      if (share.active) run_direction(d, share, thread);
     }
+    release_tiles<Op>();
   }
 
  private:
@@ -73,10 +78,11 @@ class Forward {
     Range batch, blocks, outs;
     A* x_gates;
     Barrier* barrier;
+    Rows<Op> x, h, hidden;  // of a chunk, of the step before, of this step before its projection
   };
 
   int64_t x_gates_size() const {
-    const int64_t blocks = (units.count() + plan.unit_slices - 1) / plan.unit_slices;
+    const int64_t blocks = (units.count + plan.unit_slices - 1) / plan.unit_slices;
     return blocks * chunk_rows() * units.unit_vecs * G * W;
   }
   int64_t chunk_rows() const { return chunk_steps * slice_rows; }
@@ -86,7 +92,10 @@ class Forward {
     barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
     zeros = arena.template take<A>(kMaxVecs * W);
     x_gates = arena.template take<A>(plan.threads * x_gates_size());
-    const int64_t vectors = units.unit_vectors() * G, out_vectors = outs.unit_vectors();
+    x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I);
+    h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R);
+    hidden_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.H);
+    const int64_t vectors = units.unit_vectors * G, out_vectors = outs.unit_vectors;
     for (int d = 0; d < s.D; ++d) {
       Scratch& m = scratch[d];
       m.w_ih = arena.template take<Packed>(packed ? panel_size<Op>(s.I, vectors) : 0);
@@ -111,7 +120,7 @@ class Forward {
     for (int d = 0; d < s.D; ++d) {
       const DirectionWeights& w = p.weights[d];
       const Scratch& m = scratch[d];
-      const Range mine = part_of(units.count(), plan.threads, thread);
+      const Range mine = part_of(units.count, plan.threads, thread);
       for (int64_t block = mine.begin; block < mine.end; ++block) {
         const Columns c = units.columns(block);
         pack_bias(w.b_ih, c, m.b_ih + units.offset(block));
@@ -121,7 +130,7 @@ class Forward {
         pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel(m.w_hh, units, block, s.R));
       }
       if (!packed || !projected) continue;
-      const Range out = part_of(outs.count(), plan.threads, thread);
+      const Range out = part_of(outs.count, plan.threads, thread);
       for (int64_t block = out.begin; block < out.end; ++block) {
         pack_panel<Op>((const S*)w.w_hr, s.H, 1, s.H, outs.columns(block),
                        panel(m.w_hr, outs, block, s.H));
@@ -138,14 +147,15 @@ class Forward {
     }
   }
 
-  // tile = init + rows times the weights of one block.
-  void multiply_with(int count, const S* const* rows, int64_t depth, const void* w, Packed* panels,
+  // tile = init + `count` rows from `first` on times the weights of one block.
+  void multiply_with(const Rows<Op>& rows, int64_t first, int count, const void* w, Packed* panels,
                      const Blocks& blocks, int64_t block, const A* init, A* tile) const {
     if (packed) {
-      multiply<Op>(count, blocks.gates * blocks.vecs(block), rows, depth,
-                   panel(panels, blocks, block, depth), init, tile);
+      multiply<Op>(rows, first, count, blocks.gates * blocks.vecs(block),
+                   panel(panels, blocks, block, rows.depth), init, tile);
     } else {
-      multiply_unpacked<S>(count, rows, depth, (const S*)w, blocks.columns(block), init, tile);
+      multiply_unpacked<S>(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block),
+                           init, tile);
     }
   }
 
@@ -169,15 +179,19 @@ class Forward {
     return {l.batch.begin, larger(l.batch.begin, smaller(l.batch.end, l.walk.rows(t)))};
   }
 
-  void run_direction(int d, const Share& share, A* x_gates_of_thread) {
+  void run_direction(int d, const Share& share, int thread) {
     const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
-    const Lane l{d,
-                 {s.offsets, s.T, d == 1},
-                 {first_row, smaller(s.B, first_row + slice_rows)},
-                 part_of(units.count(), plan.unit_slices, share.unit_slice),
-                 part_of(outs.count(), plan.unit_slices, share.unit_slice),
-                 x_gates_of_thread,
-                 barriers + 1 + d * plan.batch_slices + share.batch_slice};
+    int tile_rows = 0;
+    Lane l{d,
+           {s.offsets, s.T, d == 1},
+           {first_row, smaller(s.B, first_row + slice_rows)},
+           part_of(units.count, plan.unit_slices, share.unit_slice),
+           part_of(outs.count, plan.unit_slices, share.unit_slice),
+           x_gates + thread * x_gates_size(),
+           barriers + 1 + d * plan.batch_slices + share.batch_slice,
+           x_rows.of(thread, &tile_rows),
+           h_rows.of(thread, &tile_rows),
+           hidden_rows.of(thread, &tile_rows)};
     load_states(l);
     for (int64_t e0 = 0; e0 < s.T; e0 += chunk_steps) {
       const Range chunk{e0, smaller(s.T, e0 + chunk_steps)};
@@ -186,6 +200,9 @@ class Forward {
       for (int64_t e = chunk.begin; e < chunk.end; ++e) {
         const int64_t t = l.walk.step(e);
         const Range rows = rows_of(l, t);
+        for (int64_t b = rows.begin; b < rows.end; ++b) {
+          l.h.set(b - rows.begin, previous_h(l, t, b));
+        }
         for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
           recur(l, t, rows, block, x_row);
         }
@@ -201,51 +218,37 @@ class Forward {
   }
 
   A* x_gates_at(const Lane& l, int64_t block, int64_t row) const {
-    return l.x_gates + ((block - l.blocks.begin) * chunk_rows() + row) * (units.unit_vecs * G * W);
+    return l.x_gates + (block - l.blocks.begin) * chunk_rows() * (units.unit_vecs * G * W) +
+           row * (G * units.vecs(block) * W);
   }
 
   // The gate pre-activations that the input gives, for this thread's rows of all steps of a chunk.
-  void input_products(const Lane& l, Range chunk) {
-    for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
-      const int vecs = G * units.vecs(block), limit = row_limit(vecs);
-      const S* rows[kMaxRows];
-      A tile[kTile] __attribute__((aligned(64)));
-      int count = 0;
-      int64_t x_row = 0;
-      const auto flush = [&] {
-        if (count == 0) return;
-        multiply_with(count, rows, s.I, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block,
-                      scratch[l.d].b_ih + units.offset(block), tile);
-        for (int r = 0; r < count; ++r) {
-          A* out = x_gates_at(l, block, x_row + r);
-          for (int v = 0; v < vecs; ++v) V::load(tile + (r * vecs + v) * W).store(out + v * W);
-        }
-        x_row += count;
-        count = 0;
-      };
-      for (int64_t e = chunk.begin; e < chunk.end; ++e) {
-        const int64_t t = l.walk.step(e);
-        const Range batch = rows_of(l, t);
-        for (int64_t b = batch.begin; b < batch.end; ++b) {
-          rows[count++] = (const S*)p.x + (s.offsets[t] + b) * s.I;
-          if (count == limit) flush();
-        }
+  void input_products(Lane& l, Range chunk) {
+    int64_t rows = 0;
+    for (int64_t e = chunk.begin; e < chunk.end; ++e) {
+      const int64_t t = l.walk.step(e);
+      const Range batch = rows_of(l, t);
+      for (int64_t b = batch.begin; b < batch.end; ++b) {
+        l.x.set(rows++, (const S*)p.x + (s.offsets[t] + b) * s.I);
       }
-      flush();
+    }
+    for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+      for_row_groups(0, rows, row_limit<Op>(G * units.vecs(block)), [&](int64_t row, int count) {
+        multiply_with(l.x, row, count, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block,
+                      scratch[l.d].b_ih + units.offset(block), x_gates_at(l, block, row));
+      });
     }
   }
 
   void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t x_row) {
     const int vecs = G * units.vecs(block);
-    for_row_groups(batch.begin, batch.end, row_limit(vecs), [&](int64_t b, int count) {
-      const S* rows[kMaxRows];
+    for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
       A tile[kTile] __attribute__((aligned(64)));
-      for (int r = 0; r < count; ++r) rows[r] = previous_h(l, t, b + r);
-      multiply_with(count, rows, s.R, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block,
+      multiply_with(l.h, row, count, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block,
                     scratch[l.d].b_hh + units.offset(block), tile);
       for (int r = 0; r < count; ++r) {
-        update(l, t, b + r, block, rows[r], x_gates_at(l, block, x_row + b - batch.begin + r),
-               tile + r * vecs * W);
+        update(l, t, batch.begin + row + r, block, l.h.row[row + r],
+               x_gates_at(l, block, x_row + row + r), tile + r * vecs * W);
       }
     });
   }
@@ -271,7 +274,7 @@ class Forward {
       store(out + j, next[0], valid);
       if constexpr (kStates > 1) {
         next[1].store(m.state + b * units.padded() + j);
-        if (p.cells) store((A*)p.cells + row * s.H + j, next[1], valid);
+        if (p.cells) store((A*)p.cells + row * s.H + j, VecOf<A>(next[1]), valid);
       }
       if constexpr (K > 0) {
         if (!p.gates) continue;
@@ -280,19 +283,21 @@ class Forward {
     }
   }
 
-  void project(const Lane& l, int64_t t, Range batch) {
+  void project(Lane& l, int64_t t, Range batch) {
+    for (int64_t b = batch.begin; b < batch.end; ++b) {
+      l.hidden.set(b - batch.begin, hidden_row(l.d, t, b));
+    }
     for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
       const int vecs = outs.vecs(block);
-      for_row_groups(batch.begin, batch.end, row_limit(vecs), [&](int64_t b, int count) {
-        const S* rows[kMaxRows];
+      for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
         A tile[kTile] __attribute__((aligned(64)));
-        for (int r = 0; r < count; ++r) rows[r] = hidden_row(l.d, t, b + r);
-        multiply_with(count, rows, s.H, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block, zeros,
-                      tile);
+        multiply_with(l.hidden, row, count, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block,
+                      zeros, tile);
         for (int r = 0; r < count; ++r) {
           for (int v = 0; v < vecs; ++v) {
             const int64_t j = outs.unit(block, v);
-            store(output_row(l.d, t, b + r) + j, V::load(tile + (r * vecs + v) * W), s.R - j);
+            store(output_row(l.d, t, batch.begin + row + r) + j, V::load(tile + (r * vecs + v) * W),
+                  s.R - j);
           }
         }
       });
@@ -349,6 +354,7 @@ class Forward {
   Arena arena{nullptr};
   Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
   A *zeros, *x_gates;
+  RowStore<Op> x_rows, h_rows, hidden_rows;
   Scratch scratch[2];
 };
 

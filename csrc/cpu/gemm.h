@@ -1,81 +1,127 @@
-// Large float32 products for the gradients of the input and of the weights, on the same inner loops
-// as the recurrence, for the shapes on which they are not slower than the library's
-// (benchmarks/NOTES.md).
+// Large products for the gradients of the input and of the weights, on the same inner loops as the
+// recurrence, for the cases in which the library behind torch is slower (benchmarks/NOTES.md).
 #pragma once
 
 #include "layout.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
+template <class Op>
 class Product {
-  using Op = Plain<float>;
+  using S = typename Op::Storage;
+  using Packed = typename Op::Packed;
+  using V = VecOf<S>;
   static constexpr int W = kLanes<Op>;
-  static constexpr int64_t kDepth = 256;  // of K at a time: a panel of b then stays near the core
-  static constexpr int64_t kRows = 240;   // of c at a time: so does the transposed block of a
+  static constexpr int64_t kDepth =
+      Op::kCopies ? 1024 : 256;  // of K at a time, so that b stays near
+  static constexpr int64_t kStride = kDepth + 64 / sizeof(S);  // rows in different cache sets
+  static constexpr int64_t kRows = 8 * W;                      // of c at a time: so do rows of a
 
  public:
-  explicit Product(const ProductParams& params) : p(params), columns{p.N, W, kMaxVecs, 1} {
+  explicit Product(const ProductParams& params) : p(params), columns(p.N, W, kMaxVecs, 1) {
     constexpr double kWorthAThread = 1e5;  // multiply-adds
     const double most = double(p.M) * double(p.N) * double(p.K) / kWorthAThread;
-    threads = int(larger(1, smaller(p.threads, smaller(int64_t(most), p.M))));
-    workspace = (float*)__builtin_malloc(threads * kPart * sizeof(float));
+    threads = int(larger(1, smaller(p.threads, smaller(int64_t(most), squares()))));
+    lay_out(nullptr);
+    allocated = (char*)__builtin_malloc(arena.used + 64);
+    lay_out((char*)(((uintptr_t)allocated + 63) / 64 * 64));
   }
-  ~Product() { __builtin_free(workspace); }
+  ~Product() { __builtin_free(allocated); }
 
   void run(int thread) {
-    const Range mine = part_of(p.M, threads, thread);
-    float* panel = workspace + thread * kPart;
-    float* block = panel + kPanel;
+    const Range part = part_of(squares(), threads, thread);
+    const Range mine{part.begin * W, smaller(part.end * W, p.M)};
+    Packed* const panels = all_panels + thread * panels_size();
+    int tile_rows = 0;
+    Rows<Op> rows{pointers + thread * kRows, 0, blocks + thread * kRows * kStride, kStride,
+                  &tile_rows};
     for (int64_t k = 0; k < p.K; k += kDepth) {
-      const int64_t depth = smaller(kDepth, p.K - k);
+      rows.depth = smaller(kDepth, p.K - k);
+      for (int64_t j = 0; j < columns.count; ++j) {
+        pack_panel<Op>((const S*)p.b + k * p.ldb, rows.depth, p.ldb, 1, columns.columns(j),
+                       panels + panel_size<Op>(rows.depth, 1) / W * columns.offset(j));
+      }
       for (int64_t m = mine.begin; m < mine.end; m += kRows) {
-        const Range rows{m, smaller(m + kRows, mine.end)};
-        if (p.a_transposed) transpose(k, depth, rows, block);
-        for (int64_t j = 0; j < columns.count(); ++j) {
-          pack_panel<Op>(p.b + k * p.ldb, depth, p.ldb, 1, columns.columns(j), panel);
-          multiply_panel(k, depth, rows, j, panel, block);
+        const Range block{m, smaller(m + kRows, mine.end)};
+        gather(k, block, &rows);
+        for (int64_t j = 0; j < columns.count; ++j) {
+          multiply_panel(rows, block, j,
+                         panels + panel_size<Op>(rows.depth, 1) / W * columns.offset(j),
+                         p.accumulate || k > 0);
         }
       }
     }
+    release_tiles<Op>();
   }
 
   int threads;
 
  private:
-  static constexpr int64_t kPanel = kDepth * kMaxVecs * W;
-  static constexpr int64_t kPart = kPanel + kDepth * kRows;
+  int64_t squares() const { return (p.M + W - 1) / W; }
+  int64_t panels_size() const { return panel_size<Op>(kDepth, columns.unit_vectors); }
 
-  void transpose(int64_t k0, int64_t depth, Range rows, float* block) const {
-    constexpr int64_t kSquare = 16;
-    for (int64_t k = 0; k < depth; k += kSquare) {
-      for (int64_t m = rows.begin; m < rows.end; m += kSquare) {
-        for (int64_t i = m; i < smaller(m + kSquare, rows.end); ++i) {
-          for (int64_t l = k; l < smaller(k + kSquare, depth); ++l) {
-            block[(i - rows.begin) * kDepth + l] = p.a[(k0 + l) * p.lda + i];
+  void lay_out(char* base) {
+    arena = Arena{base};
+    all_panels = arena.template take<Packed>(threads * panels_size());
+    blocks = arena.template take<S>(threads * kRows * kStride);
+    pointers = arena.template take<const S*>(threads * kRows);
+  }
+
+  // Rows of a, or columns of it as rows, from k on.
+  void gather(int64_t k, Range block, Rows<Op>* rows) const {
+    const S* const a = (const S*)p.a;
+    if (!p.a_transposed) {
+      for (int64_t i = 0; i < block.size(); ++i) rows->set(i, a + (block.begin + i) * p.lda + k);
+      return;
+    }
+    constexpr int64_t kTogether = 64 / (W * sizeof(S)) > 1 ? 2 : 1;  // squares in a line of a
+    for (int64_t i = 0; i < block.size(); ++i) rows->row[i] = rows->copy + i * kStride;
+    for (int64_t l = 0; l < rows->depth; l += W * Op::kDepth) {
+      for (int64_t m = 0; m < block.size(); m += kTogether * W) {
+        V square[kTogether][W];
+        for (int64_t i = 0; i < W; ++i) {
+          const int64_t row = l + i * Op::kDepth, left = rows->depth - row;
+          const S* const from = a + (k + row) * p.lda + block.begin + m;
+          for (int64_t q = 0; q < kTogether; ++q) {
+            const int64_t valid = block.size() - m - q * W;
+            const bool there = left > 0 && valid > 0;
+            if (q == 0)
+              __builtin_prefetch(from + kTogether * W * 2),
+                  __builtin_prefetch(from + p.lda + kTogether * W * 2);
+            square[q][i] = there ? Op::merge_rows(from + q * W, p.lda, left, valid) : V(0);
           }
+        }
+        S* const out = rows->copy + m * kStride + l;
+        for (int64_t q = 0; q < kTogether; ++q) {
+          transpose(square[q]);
+          for (int64_t i = 0; i < W; ++i) square[q][i].store((float*)(out + (q * W + i) * kStride));
         }
       }
     }
   }
 
-  void multiply_panel(int64_t k, int64_t depth, Range rows, int64_t j, const float* panel,
-                      const float* block) const {
+  void multiply_panel(const Rows<Op>& rows, Range block, int64_t j, const Packed* panel,
+                      bool add) const {
     static constexpr float kZeros[kMaxVecs * W] = {};
     const int vecs = columns.vecs(j);
-    const bool add = p.accumulate || k > 0;
-    for_row_groups(rows.begin, rows.end, row_limit(vecs), [&](int64_t m, int count) {
-      const float* a[kMaxRows];
-      float tile[kMaxRows * kMaxVecs * W] __attribute__((aligned(64)));
-      for (int r = 0; r < count; ++r) {
-        a[r] = p.a_transposed ? block + (m + r - rows.begin) * kDepth : p.a + (m + r) * p.lda + k;
+    const bool whole = (j + 1) * kMaxVecs * W <= p.N;
+    for_row_groups(0, block.size(), row_limit<Op>(vecs), [&](int64_t m, int count) {
+      float* const c = p.c + (block.begin + m) * p.ldc + columns.unit(j, 0);
+      if constexpr (Op::kCopies) {
+        if (whole) {
+          multiply_strided<kMaxVecs>(rows, m, count, panel, add ? c : kZeros, add ? p.ldc : 0, c,
+                                     p.ldc);
+          return;
+        }
       }
-      multiply<Op>(count, vecs, a, depth, panel, kZeros, tile);
+      float tile[Op::kMaxRows * kMaxVecs * W] __attribute__((aligned(64)));
+      multiply<Op>(rows, m, count, vecs, panel, kZeros, tile);
       for (int r = 0; r < count; ++r) {
         for (int v = 0; v < vecs; ++v) {
-          const int64_t n = columns.unit(j, v), valid = p.N - n;
-          float* c = p.c + (m + r) * p.ldc + n;
+          float* const out = c + r * p.ldc + v * W;
+          const int64_t valid = p.N - columns.unit(j, v);
           const Vec<float> sum = Vec<float>::load(tile + (r * vecs + v) * W);
-          store(c, add ? load((const float*)c, valid) + sum : sum, valid);
+          store(out, add ? load((const float*)out, valid) + sum : sum, valid);
         }
       }
     });
@@ -83,16 +129,21 @@ class Product {
 
   const ProductParams& p;
   const Blocks columns;
-  float* workspace;
+  char* allocated;
+  Arena arena{nullptr};
+  Packed* all_panels;  // of each thread: all columns of b for kDepth of K
+  S* blocks;           // of each thread: kRows rows, kStride apart
+  const S** pointers;
 };
 
-inline void run_product(const ProductParams& params) {
-  Product product(params);
-  const auto body = [](void* context, int thread) { ((Product*)context)->run(thread); };
+template <class Op>
+void run_product(const ProductParams& params) {
+  Product<Op> product(params);
+  const auto body = [](void* context, int thread) { ((Product<Op>*)context)->run(thread); };
   if (run_team(product.threads, body, &product)) return;
   ProductParams alone = params;
   alone.threads = 1;
-  run_product(alone);
+  run_product<Op>(alone);
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

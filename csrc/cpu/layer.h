@@ -40,17 +40,22 @@ struct Launch {
 
   template <class Cell>
   static size_t for_dtype(const Params& params, bool measure) {
-    switch (params.shape.dtype) {
-      case Dtype::kFloat64:
-        return with<Cell, Plain<double>>(params, measure);
-      case Dtype::kFloat32:
-        return with<Cell, Plain<float>>(params, measure);
-      case Dtype::kBfloat16:
-        return with<Cell, Bfloat16Operand>(params, measure);
-      case Dtype::kFloat16:
-        return with<Cell, Plain<Half>>(params, measure);
+    // The levels above AVX512 differ in bfloat16 alone and serve nothing else (dispatch.cpp).
+    if constexpr (FASTRNN_LEVEL >= 3) {
+      return with<Cell, Bfloat16Operand>(params, measure);
+    } else {
+      switch (params.shape.dtype) {
+        case Dtype::kFloat64:
+          return with<Cell, Plain<double>>(params, measure);
+        case Dtype::kFloat32:
+          return with<Cell, Plain<float>>(params, measure);
+        case Dtype::kBfloat16:
+          return with<Cell, Bfloat16Operand>(params, measure);
+        case Dtype::kFloat16:
+          return with<Cell, Plain<Half>>(params, measure);
+      }
+      __builtin_unreachable();
     }
-    __builtin_unreachable();
   }
 
   static size_t call(const Params& params, bool measure) {
@@ -67,11 +72,13 @@ struct Launch {
 inline Kernels make_kernels() {
   using F = Launch<Forward, ForwardParams>;
   using B = Launch<Backward, BackwardParams>;
-  return {[](const ForwardParams& p) { return F::call(p, true); },
-          [](const ForwardParams& p) { F::call(p, false); },
-          [](const BackwardParams& p) { return B::call(p, true); },
-          [](const BackwardParams& p) { B::call(p, false); },
-          FASTRNN_LEVEL >= 2 ? &run_product : nullptr};
+  Kernels kernels{[](const ForwardParams& p) { return F::call(p, true); },
+                  [](const ForwardParams& p) { F::call(p, false); },
+                  [](const BackwardParams& p) { return B::call(p, true); },
+                  [](const BackwardParams& p) { B::call(p, false); }, nullptr};
+  if constexpr (FASTRNN_LEVEL == 2) kernels.product = &run_product<Plain<float>>;
+  if constexpr (Bfloat16Operand::kCopies) kernels.product = &run_product<Bfloat16Operand>;
+  return kernels;
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -21,6 +21,38 @@ struct Arena {
   }
 };
 
+// Room for the rows that every thread multiplies, capacity of them each.
+template <class Op>
+class RowStore {
+  using S = typename Op::Storage;
+
+ public:
+  RowStore() = default;
+  RowStore(Arena& arena, int threads, int64_t capacity, int64_t depth)
+      : capacity(capacity),
+        depth(depth),
+        stride(Op::kCopies ? odd_lines(padded_depth<Op>(depth)) : 0),
+        pointers(arena.template take<const S*>(threads * capacity)),
+        copies(arena.template take<S>(threads * capacity * stride)) {}
+
+  // `tile_rows` belongs to the thread.
+  Rows<Op> of(int thread, int* tile_rows) const {
+    return {pointers + thread * capacity, depth, copies + thread * capacity * stride, stride,
+            tile_rows};
+  }
+
+ private:
+  // Rounded up to an odd number of cache lines, so that rows do not compete for the same sets.
+  static int64_t odd_lines(int64_t values) {
+    constexpr int64_t kLine = 64 / sizeof(S);
+    return ((values + kLine - 1) / kLine | 1) * kLine;
+  }
+
+  int64_t capacity = 0, depth = 0, stride = 0;
+  const S** pointers = nullptr;
+  S* copies = nullptr;
+};
+
 struct Range {
   int64_t begin, end;
 
@@ -62,8 +94,13 @@ FASTRNN_HD Blocks make_blocks(int64_t units, int gates) {
   return {units, kLanes<Op>, gates < kMaxVecs ? kMaxVecs / gates : 1, gates};
 }
 
-// Multiply-adds per cycle of one core, for the plan.
+// For the plan, the cost of a product with `weights` weights. Tiles of 16 rows are half used by the
+// weights' loads.
 template <class Op>
-constexpr double kMacsPerCycle = double(kLanes<Op>) * Op::kDepth * kProductsPerCycle;
+StepWork step_work(double weights, int64_t unit_blocks) {
+  const double macs = double(kLanes<Op>) * Op::kDepth * kProductsPerCycle;
+  return {weights, Op::kCopies ? 256 : macs, Op::kCopies ? 24.0 : 1.0,
+          weights * sizeof(typename Op::Packed), unit_blocks};
+}
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -67,25 +67,28 @@ struct BackwardParams {
   void* workspace;   // backward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
-// c = a b, or c += a b: float32 matrices, c of shape (M, N) and not overlapping a or b.
+// c = a b, or c += a b, for a and b of one storage type; c has the shape (M, N) and does not
+// overlap a or b.
 struct ProductParams {
   int64_t M, N, K;
-  const float* a;  // (M, K) with rows `lda` apart; transposed: (K, M) with rows `lda` apart
-  const float* b;  // (K, N) with rows `ldb` apart
-  float* c;        // (M, N) with rows `ldc` apart
+  const void* a;  // (M, K) with rows `lda` apart; transposed: (K, M) with rows `lda` apart
+  const void* b;  // (K, N) with rows `ldb` apart
+  float* c;       // (M, N) with rows `ldc` apart
   int64_t lda, ldb, ldc;
   bool a_transposed;
   bool accumulate;  // add to what is in c
   int threads;      // upper bound
 };
 
-// The kernels of one instruction set.
+using ProductKernel = void (*)(const ProductParams&);
+
+// The kernels of one instruction set, for the dtypes it serves.
 struct Kernels {
   size_t (*forward_workspace)(const ForwardParams&);
   void (*forward)(const ForwardParams&);
   size_t (*backward_workspace)(const BackwardParams&);
   void (*backward)(const BackwardParams&);
-  void (*product)(const ProductParams&);  // null: the BLAS behind torch does at least as well
+  ProductKernel product;  // of float32, or where bfloat16 alone is served of that; may be null
 };
 
 }  // namespace fastrnn::cpu

@@ -8,8 +8,8 @@ namespace {
 // Rough figures of current cores, in cycles; only their proportions matter.
 constexpr double kForkCycles = 12000;
 constexpr double kBarrierCycles = 700;
-constexpr double kNearCache = 768 * 1024;  // weights up to here stay in a core's own cache
-constexpr double kNearBytesPerCycle = 28, kFarBytesPerCycle = 12;
+// Weights near a core arrive while it multiplies; most of the time for farther ones comes on top.
+constexpr double kNearBytesPerCycle = 28, kFarBytesPerCycle = 15;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -21,9 +21,11 @@ double step_cycles(const LayerShape& shape, const StepWork& work, int batch_slic
   const double rows = batch_slices == 1 ? mean_rows : double(ceil_div(shape.B, batch_slices));
   const double part = double(ceil_div(work.unit_blocks, unit_slices)) / double(work.unit_blocks);
   const double bytes = part * work.weight_bytes;
-  const double stream = bytes / (bytes <= kNearCache ? kNearBytesPerCycle : kFarBytesPerCycle);
-  const double compute = part * rows * work.macs_per_row / work.macs_per_cycle;
-  return std::max(compute, stream) + (unit_slices > 1 ? kBarrierCycles : 0);
+  const double compute =
+      part * std::max(rows, work.least_rows) * work.macs_per_row / work.macs_per_cycle;
+  const double far = bytes <= kNearCache ? 0 : bytes / kFarBytesPerCycle;
+  return std::max(compute, bytes / kNearBytesPerCycle) + far +
+         (unit_slices > 1 ? kBarrierCycles : 0);
 }
 
 }  // namespace

@@ -5,10 +5,13 @@
 
 namespace fastrnn::cpu {
 
+constexpr double kNearCache = 1280 * 1024;  // bytes of weights up to which they stay near a core
+
 // What one time step of one direction costs, from which the plan is chosen.
 struct StepWork {
   double macs_per_row;    // multiply-adds of the recurrent product, per batch row
   double macs_per_cycle;  // of one core
+  double least_rows;      // fewer rows than these take as long
   double weight_bytes;    // packed weights that a step reads
   int64_t unit_blocks;    // the finest division of the hidden units
 };

@@ -1,24 +1,35 @@
 // Matrix products of a few rows with a panel of packed weights, the inner loops of everything here.
 //
 // An operand says how values meet: Plain<S> multiplies one k at a time in the accumulate type;
-// PairedBfloat16 takes two at a time with the CPU's bfloat16 dot product. A panel holds, for each
-// step of k, the kVecs vectors of weights of one block of columns.
+// PairedBfloat16 takes two at a time with the CPU's bfloat16 dot product; TiledBfloat16 (tiles.h)
+// takes 32 with its matrix unit. A panel holds, for each step of k, the kVecs vectors of weights of
+// one block of columns.
 #pragma once
 
 #include "storage.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-constexpr int kMaxRows = 8;  // rows that one call of multiply() may take
 constexpr int kMaxVecs = 4;  // vectors of columns in a panel
 
 template <class S>
 struct Plain {
   using Storage = S;
   using Packed = Accumulate<S>;
-  static constexpr int kDepth = 1;  // values of k per step
+  static constexpr int kDepth = 1;        // values of k per step
+  static constexpr int kPadding = 1;      // panels are filled with zeros to a multiple of so many k
+  static constexpr int kMaxRows = 8;      // rows that one call of multiply() may take
+  static constexpr bool kCopies = false;  // whether Rows keeps a copy of the rows
 
-  static FASTRNN_HD Packed pack(S x) { return widen(x); }
+  // Weights of one column for a vector of steps of k; those past the first `count` k are 0.
+  static FASTRNN_HD VecOf<S> load_steps(const S* column, int64_t count) {
+    return load(column, count);
+  }
+  // Weights of one step of k for a vector of columns, of which the first `valid` are there.
+  static FASTRNN_HD VecOf<S> merge_rows(const S* row, int64_t /*stride*/, int64_t /*count*/,
+                                        int64_t valid) {
+    return load(row, valid);
+  }
   static FASTRNN_HD VecOf<S> spread(const S* row, int64_t k) { return VecOf<S>(widen(row[k])); }
   static FASTRNN_HD VecOf<S> spread_last(const S* row, int64_t k) { return spread(row, k); }
   static FASTRNN_HD VecOf<S> fma(VecOf<S> a, const Packed* w, VecOf<S> sum) {
@@ -30,10 +41,25 @@ struct Plain {
 struct PairedBfloat16 {
   using Storage = Bfloat16;
   using Packed = Bfloat16;
-  static constexpr int kDepth = 2;
-  using V = Vec<float>;
+  static constexpr int kDepth = 2, kPadding = 2, kMaxRows = 8;
+  static constexpr bool kCopies = false;
+  using V = VecOf<Bfloat16>;
+  typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
 
-  static FASTRNN_HD Packed pack(Bfloat16 x) { return x; }
+  static FASTRNN_HD V load_steps(const Bfloat16* column, int64_t count) {
+    constexpr int64_t kValues = 2 * V::kWidth;
+    if (count >= kValues) return V((V::Raw)_mm512_loadu_si512(column));
+    Bfloat16 values[kValues] = {};
+    if (count > 0) __builtin_memcpy(values, column, count * sizeof(Bfloat16));
+    return V((V::Raw)_mm512_loadu_si512(values));
+  }
+  static FASTRNN_HD V merge_rows(const Bfloat16* row, int64_t stride, int64_t count,
+                                 int64_t valid) {
+    // A widened bfloat16 has its bits at the top.
+    const V first = count > 0 ? load(row, valid) : V(0);
+    const V second = count > 1 ? load(row + stride, valid) : V(0);
+    return V((V::Raw)((V::Bits)second.v | (V::Bits)((Unsigned)first.v >> 16)));
+  }
   static FASTRNN_HD V spread(const Bfloat16* row, int64_t k) {
     uint32_t pair;
     __builtin_memcpy(&pair, row + k, sizeof pair);
@@ -48,24 +74,46 @@ struct PairedBfloat16 {
                                       (__m512bh)_mm512_loadu_ps((const float*)w)));
   }
 };
-using Bfloat16Operand = PairedBfloat16;
-#else
-using Bfloat16Operand = Plain<Bfloat16>;
 #endif
 
 template <class Op>
 constexpr int kLanes = VecOf<typename Op::Storage>::kWidth;
 
+template <class Op>
+FASTRNN_HD int64_t padded_depth(int64_t depth) {
+  return (depth + Op::kPadding - 1) / Op::kPadding * Op::kPadding;
+}
+
 // Elements of a panel of `vecs` vectors over `depth` values of k.
 template <class Op>
 FASTRNN_HD int64_t panel_size(int64_t depth, int64_t vecs) {
-  return (depth + Op::kDepth - 1) / Op::kDepth * Op::kDepth * vecs * kLanes<Op>;
+  return padded_depth<Op>(depth) * vecs * kLanes<Op>;
 }
 
+// The left side of products: rows of `depth` values that many panels are multiplied with.
+template <class Op>
+struct Rows {
+  using S = typename Op::Storage;
+  const S** row;  // where each row is
+  int64_t depth;
+  S* copy = nullptr;  // where Op::kCopies: the rows, padded with zeros and `stride` apart
+  int64_t stride = 0;
+  int* tile_rows = nullptr;  // where Op::kCopies: the rows for which the thread's tiles are set up
+
+  FASTRNN_HD void set(int64_t i, const S* from) {
+    row[i] = from;
+    if constexpr (Op::kCopies) {
+      __builtin_memcpy(copy + i * stride, from, depth * sizeof(S));
+      __builtin_memset(copy + i * stride + depth, 0, (padded_depth<Op>(depth) - depth) * sizeof(S));
+    }
+  }
+};
+
 // As many rows as keep all sums, a row of weights and a broadcast value in registers.
+template <class Op>
 constexpr int row_limit(int vecs) {
   const int fit = (kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3)) / vecs;
-  return fit < kMaxRows ? fit : kMaxRows;
+  return Op::kCopies || fit > Op::kMaxRows ? Op::kMaxRows : fit;
 }
 
 // tile[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]
@@ -139,20 +187,22 @@ FASTRNN_HD void multiply_rows(int count, const typename Op::Storage* const* rows
   multiply_block<Op, kRows, kVecs>(rows, depth, panel, init, tile);
 }
 
-// The same for 1 .. row_limit(vecs) rows and 1 .. kMaxVecs vectors.
+// tile[r][v] = init[v] + rows[first + r] . panel[v] for `count` rows, at most row_limit(vecs), and
+// 1 .. kMaxVecs vectors.
 template <class Op>
-void multiply(int count, int vecs, const typename Op::Storage* const* rows, int64_t depth,
+void multiply(const Rows<Op>& rows, int64_t first, int count, int vecs,
               const typename Op::Packed* panel, const Accumulate<typename Op::Storage>* init,
               Accumulate<typename Op::Storage>* tile) {
+  const auto* const* row = rows.row + first;
   switch (vecs) {
     case 1:
-      return multiply_rows<Op, 1, row_limit(1)>(count, rows, depth, panel, init, tile);
+      return multiply_rows<Op, 1, row_limit<Op>(1)>(count, row, rows.depth, panel, init, tile);
     case 2:
-      return multiply_rows<Op, 2, row_limit(2)>(count, rows, depth, panel, init, tile);
+      return multiply_rows<Op, 2, row_limit<Op>(2)>(count, row, rows.depth, panel, init, tile);
     case 3:
-      return multiply_rows<Op, 3, row_limit(3)>(count, rows, depth, panel, init, tile);
+      return multiply_rows<Op, 3, row_limit<Op>(3)>(count, row, rows.depth, panel, init, tile);
     default:
-      return multiply_rows<Op, 4, row_limit(4)>(count, rows, depth, panel, init, tile);
+      return multiply_rows<Op, 4, row_limit<Op>(4)>(count, row, rows.depth, panel, init, tile);
   }
 }
 

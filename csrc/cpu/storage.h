@@ -2,9 +2,6 @@
 #pragma once
 
 #include "vec.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -26,7 +23,7 @@ struct AccumulateOf<double> {
 template <class S>
 using Accumulate = typename AccumulateOf<S>::type;
 template <class S>
-using VecOf = Vec<Accumulate<S>>;
+using VecOf = Vec<Accumulate<S>, sizeof(S) == 2>;
 
 FASTRNN_HD uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
 FASTRNN_HD float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
@@ -77,16 +74,16 @@ FASTRNN_HD void narrow(float x, Half* out) {
 
 template <class S>
 struct Storage {
-  using A = Accumulate<S>;
-  static FASTRNN_HD Vec<A> load(const S* p) {
-    A lanes[Vec<A>::kWidth];
-    for (int i = 0; i < Vec<A>::kWidth; ++i) lanes[i] = widen(p[i]);
-    return Vec<A>::load(lanes);
+  using V = VecOf<S>;
+  static FASTRNN_HD V load(const S* p) {
+    Accumulate<S> lanes[V::kWidth];
+    for (int i = 0; i < V::kWidth; ++i) lanes[i] = widen(p[i]);
+    return V::load(lanes);
   }
-  static FASTRNN_HD void store(S* p, Vec<A> x) {
-    A lanes[Vec<A>::kWidth];
+  static FASTRNN_HD void store(S* p, V x) {
+    Accumulate<S> lanes[V::kWidth];
     x.store(lanes);
-    for (int i = 0; i < Vec<A>::kWidth; ++i) narrow(lanes[i], p + i);
+    for (int i = 0; i < V::kWidth; ++i) narrow(lanes[i], p + i);
   }
 };
 
@@ -102,7 +99,7 @@ struct Storage<double> : SameStorage<double> {};
 
 template <>
 struct Storage<Bfloat16> {
-  using V = Vec<float>;
+  using V = VecOf<Bfloat16>;
   typedef uint16_t Raw __attribute__((vector_size(kVectorBytes / 2)));
   typedef uint16_t Unaligned __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
   typedef uint32_t Wide __attribute__((vector_size(kVectorBytes)));
@@ -126,7 +123,7 @@ struct Storage<Bfloat16> {
 #if FASTRNN_LEVEL >= 1  // has the float16 conversions
 template <>
 struct Storage<Half> {
-  using V = Vec<float>;
+  using V = VecOf<Half>;
   static FASTRNN_HD V load(const Half* p) {
 #if FASTRNN_LEVEL >= 2
     return V((V::Raw)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)));

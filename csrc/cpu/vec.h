@@ -2,12 +2,16 @@
 // compiler's vector extension, so one text serves every instruction set; the file that includes it
 // says which (isa/*.cpp). Everything is forced inline: no code compiled for one instruction set may
 // be reached from another. GCC does not update the predefined macros with its target pragma, so the
-// files define FASTRNN_LEVEL (0 plain, 1 AVX2, 2 AVX512, 3 AVX512 with bfloat16) for the headers.
+// files define FASTRNN_LEVEL (0 plain, 1 AVX2, 2 AVX512, 3 with bfloat16 products, 4 with tiles of
+// them) for the headers.
 #pragma once
 
 #include <cstdint>
 
 #include "../common/host_device.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -30,7 +34,9 @@ struct VecTypes<double> {
   typedef int64_t Bits __attribute__((vector_size(kVectorBytes)));
 };
 
-template <class A>
+// kCoarse: the values are on their way to or from 16-bit storage, so activations may be off by
+// 1e-4.
+template <class A, bool kCoarse = false>
 struct Vec {
   static constexpr int kWidth = kVectorBytes / int(sizeof(A));
   using Raw = typename VecTypes<A>::Raw;
@@ -42,6 +48,7 @@ struct Vec {
   Vec() = default;
   FASTRNN_HD explicit Vec(A s) : v(s - Raw{}) {}
   FASTRNN_HD explicit Vec(Raw raw) : v(raw) {}
+  FASTRNN_HD explicit Vec(Vec<A, !kCoarse> other) : v(other.v) {}
 
   static FASTRNN_HD Vec load(const A* p) { return Vec(Raw(*(const Unaligned*)p)); }
   FASTRNN_HD void store(A* p) const { *(Unaligned*)p = v; }
@@ -49,14 +56,55 @@ struct Vec {
   FASTRNN_HD friend Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
   FASTRNN_HD friend Vec operator-(Vec a, Vec b) { return Vec(a.v - b.v); }
   FASTRNN_HD friend Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
-  FASTRNN_HD friend Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
 };
 
 // a * b + c; the compiler fuses it where the instruction set has it.
-template <class A>
-FASTRNN_HD Vec<A> multiply_add(Vec<A> a, Vec<A> b, Vec<A> c) {
-  return Vec<A>(a.v * b.v + c.v);
+template <class A, bool C>
+FASTRNN_HD Vec<A, C> multiply_add(Vec<A, C> a, Vec<A, C> b, Vec<A, C> c) {
+  return Vec<A, C>(a.v * b.v + c.v);
 }
+
+// The larger and the smaller one. The comparison is false for NaN, so x may be NaN and stays it.
+template <class A, bool C>
+FASTRNN_HD Vec<A, C> at_least(Vec<A, C> x, A low) {
+  return Vec<A, C>(x.v < low ? Vec<A, C>(low).v : x.v);
+}
+template <class A, bool C>
+FASTRNN_HD Vec<A, C> at_most(Vec<A, C> x, A high) {
+  return Vec<A, C>(x.v > high ? Vec<A, C>(high).v : x.v);
+}
+
+template <class A, bool C>
+FASTRNN_HD Vec<A, C> quotient(Vec<A, C> a, Vec<A, C> b) {
+  return Vec<A, C>(a.v / b.v);
+}
+
+#if FASTRNN_LEVEL >= 2
+// One instruction instead of the two that GCC makes of the above; it returns its second operand
+// where one is NaN.
+template <bool C>
+FASTRNN_HD Vec<float, C> at_least(Vec<float, C> x, float low) {
+  return Vec<float, C>((typename Vec<float>::Raw)_mm512_max_ps(_mm512_set1_ps(low), (__m512)x.v));
+}
+template <bool C>
+FASTRNN_HD Vec<float, C> at_most(Vec<float, C> x, float high) {
+  return Vec<float, C>((typename Vec<float>::Raw)_mm512_min_ps(_mm512_set1_ps(high), (__m512)x.v));
+}
+
+// A division of 16 floats takes as long as 16 products. From the 14-bit reciprocal one Newton step
+// for it and one for the quotient reach 1e-7 relative. The reciprocal is 0 from 2^126 on.
+FASTRNN_HD Vec<float> quotient(Vec<float> a, Vec<float> b) {
+  using V = Vec<float>;
+  const V rough((V::Raw)_mm512_rcp14_ps((__m512)b.v));
+  const V reciprocal(rough.v + rough.v * (1.0f - b.v * rough.v));
+  const V q = a * reciprocal;
+  return V(rough.v == 0.0f ? rough.v : q.v + reciprocal.v * (a.v - b.v * q.v));
+}
+FASTRNN_HD Vec<float, true> quotient(Vec<float, true> a, Vec<float, true> b) {
+  using V = Vec<float, true>;
+  return a * V((V::Raw)_mm512_rcp14_ps((__m512)b.v));
+}
+#endif
 
 FASTRNN_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTRNN_HD int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }

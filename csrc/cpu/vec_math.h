@@ -1,4 +1,5 @@
-// exp, tanh, sigmoid and relu of vectors: 2e-7 relative in float, 1e-15 in double. NaN stays NaN.
+// exp, tanh, sigmoid and relu of vectors: 2e-7 relative in float, 1e-15 in double, 1e-4 for coarse
+// vectors. NaN stays NaN.
 //
 // exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 in [-0.347, 0.347]; exp(r) - 1 is its
 // Taylor polynomial, long enough that its truncation lies below the rounding error. Adding kMagic
@@ -15,7 +16,7 @@ template <>
 struct ExpConstants<float> {
   static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  // Above kHighest the scale is 2^128 = infinity, as it has to be.
+  // At kHighest the scale is 2^128 = infinity, and sigmoid 0, as it has to be.
   static constexpr float kLowest = -87.0f, kHighest = 88.8f, kSaturated = 20.0f;
   static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
 };
@@ -27,12 +28,12 @@ struct ExpConstants<double> {
   static constexpr double kLowest = -708.0, kHighest = 709.8, kSaturated = 40.0;
   static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13;
 };
+constexpr int kCoarseTerms = 4;
 
-// exp(x) = scale * (1 + fraction), with fraction = exp(r) - 1. In this form an infinite scale gives
-// infinity even where the fraction is negative.
-template <class A>
+// exp(x) = scale * exp(r) = scale * (1 + r + r^2 * series)
+template <class V>
 struct ExpParts {
-  Vec<A> scale, fraction;
+  V scale, r, series;
 };
 
 template <class A>
@@ -42,63 +43,75 @@ FASTRNN_HD constexpr A inverse_factorial(int n) {
   return A(1) / value;
 }
 
-template <class A>
-FASTRNN_HD ExpParts<A> exp_parts(Vec<A> x) {
+// x must lie where the scale is a number or infinity, or be NaN.
+template <class A, bool kCoarse>
+FASTRNN_HD ExpParts<Vec<A, kCoarse>> exp_parts(Vec<A, kCoarse> x) {
   using C = ExpConstants<A>;
-  using V = Vec<A>;
+  using V = Vec<A, kCoarse>;
   using Bits = typename V::Bits;
+  constexpr int kTerms = kCoarse ? kCoarseTerms : C::kTerms;
   const V shifted = multiply_add(x, V(A(1.44269504088896340736)), V(C::kMagic));
   const V n = shifted - V(C::kMagic);
-  const V r = multiply_add(n, V(-C::kLn2Low), multiply_add(n, V(-C::kLn2High), x));
-  V series(inverse_factorial<A>(C::kTerms));
+  const V r = kCoarse ? multiply_add(n, V(A(-0.69314718055994530942)), x)
+                      : multiply_add(n, V(-C::kLn2Low), multiply_add(n, V(-C::kLn2High), x));
+  V series(inverse_factorial<A>(kTerms));
 #pragma GCC unroll 16
-  for (int i = C::kTerms - 1; i >= 2; --i)
+  for (int i = kTerms - 1; i >= 2; --i)
     series = multiply_add(series, r, V(inverse_factorial<A>(i)));
   const Bits scale =
       ((Bits)shifted.v << C::kMantissa) + (typename VecTypes<A>::Bit(C::kBias) << C::kMantissa);
-  return {V((typename V::Raw)scale), multiply_add(series * r, r, r)};
+  return {V((typename V::Raw)scale), r, series};
 }
 
-// The comparisons are false for NaN, which therefore passes through.
-template <class A>
-FASTRNN_HD Vec<A> clamp(Vec<A> x, A low, A high) {
-  const Vec<A> raised(x.v < low ? Vec<A>(low).v : x.v);
-  return Vec<A>(raised.v > high ? Vec<A>(high).v : raised.v);
+// exp(x) - 1, precise around zero.
+template <class V>
+FASTRNN_HD V exp_minus_one(V x) {
+  const ExpParts<V> e = exp_parts(x);
+  return multiply_add(e.scale, multiply_add(e.series * e.r, e.r, e.r), V(e.scale.v - 1));
 }
 
-// On |x|, with m = exp(2|x|) - 1: tanh = m / (m + 2) keeps its relative precision around zero, and
-// 1 - 2 / (m + 2) rounds only once where the result is near 1, as its derivative 1 - tanh^2 needs.
+// With m = exp(2x) - 1, tanh = m / (m + 2) keeps its relative precision around zero.
+FASTRNN_HD Vec<float, true> tanh_(Vec<float, true> x) {
+  using V = Vec<float, true>;
+  constexpr float kSaturated = ExpConstants<float>::kSaturated;
+  const V m = exp_minus_one(at_most(at_least(x + x, -kSaturated), kSaturated));
+  return quotient(m, m + V(2.0f));
+}
+
+// The same on |x|, and 1 - 2 / (m + 2) where that is near 1: it rounds only once, as the derivative
+// 1 - tanh^2 needs.
 template <class A>
 FASTRNN_HD Vec<A> tanh_(Vec<A> x) {
-  using C = ExpConstants<A>;
   using V = Vec<A>;
   using Bits = typename V::Bits;
   const Bits sign = (Bits)x.v & (Bits)V(A(-0.0)).v;
   const V magnitude((typename V::Raw)((Bits)x.v ^ sign));
-  const ExpParts<A> e = exp_parts(clamp(magnitude + magnitude, A(0), C::kSaturated));
-  const V m = multiply_add(e.scale, e.fraction, e.scale - V(A(1)));
+  const V m = exp_minus_one(at_most(magnitude + magnitude, ExpConstants<A>::kSaturated));
   const Bits large = m.v > A(2);
-  const V quotient = V(large ? V(A(2)).v : m.v) / (m + V(A(2)));
-  const V result(large ? A(1) - quotient.v : quotient.v);
+  const V part = quotient(V(large ? V(A(2)).v : m.v), m + V(A(2)));
+  const V result(large ? A(1) - part.v : part.v);
   return V((typename V::Raw)((Bits)result.v | sign));
 }
 
-template <class A>
-FASTRNN_HD Vec<A> sigmoid_(Vec<A> x) {
+template <class A, bool kCoarse>
+FASTRNN_HD Vec<A, kCoarse> sigmoid_(Vec<A, kCoarse> x) {
   using C = ExpConstants<A>;
-  const ExpParts<A> e = exp_parts(clamp(Vec<A>(-x.v), C::kLowest, C::kHighest));
-  const Vec<A> one(A(1));
-  return one / multiply_add(e.scale, e.fraction + one, one);
+  using V = Vec<A, kCoarse>;
+  const V one(A(1));
+  const ExpParts<V> e = exp_parts(V(-at_most(at_least(x, -C::kHighest), -C::kLowest).v));
+  const V exp_r = multiply_add(multiply_add(e.series, e.r, one), e.r, one);
+  return quotient(one, multiply_add(e.scale, exp_r, one));
 }
 
-template <class A>
-FASTRNN_HD Vec<A> relu_(Vec<A> x) {
-  return Vec<A>(x.v < A(0) ? typename Vec<A>::Raw{} : x.v);
+template <class A, bool kCoarse>
+FASTRNN_HD Vec<A, kCoarse> relu_(Vec<A, kCoarse> x) {
+  return Vec<A, kCoarse>(x.v < A(0) ? typename VecTypes<A>::Raw{} : x.v);
 }
 
-template <class A>
-FASTRNN_HD Vec<A> drelu(Vec<A> y) {
-  return Vec<A>(y.v > A(0) ? Vec<A>(A(1)).v : typename Vec<A>::Raw{});
+template <class A, bool kCoarse>
+FASTRNN_HD Vec<A, kCoarse> drelu(Vec<A, kCoarse> y) {
+  using V = Vec<A, kCoarse>;
+  return V(y.v > A(0) ? V(A(1)).v : typename VecTypes<A>::Raw{});
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

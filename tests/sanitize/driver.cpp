@@ -119,7 +119,7 @@ class Run {
       p.cells = lstm ? cells.get() : nullptr;
       p.hidden = l.R != l.H ? hidden.get() : nullptr;
     }
-    launch(cpu::kernels().forward_workspace, cpu::kernels().forward, &p);
+    launch(cpu::kernels(p.shape.dtype).forward_workspace, cpu::kernels(p.shape.dtype).forward, &p);
     compare("output", output, truth.output);
     compare("hn", hn, truth.hn);
     if (lstm) compare("cn", cn, truth.cn);
@@ -150,7 +150,8 @@ class Run {
     if (all)
       p.grad_bias = grad_bias.get(), p.grad_h0 = grad_h0.get(),
       p.grad_c0 = lstm ? grad_c0.get() : nullptr;
-    launch(cpu::kernels().backward_workspace, cpu::kernels().backward, &p);
+    launch(cpu::kernels(p.shape.dtype).backward_workspace, cpu::kernels(p.shape.dtype).backward,
+           &p);
     compare("grad_gates", grad_gates, truth.grad_gates);
     if (l.R != l.H) compare("grad_h", grad_h, truth.grad_h);
     if (all) {
@@ -309,7 +310,10 @@ int main(int argc, char** argv) {
     cpu::set_isa(isa);
     std::mt19937 random(7);
     const auto draw_some = [&](int64_t count) { return draw(&random, count, 64); };
-    Run::failures += check_products(isa, draw_some, &products);
+    for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBfloat16}) {
+      const cpu::ProductKernel kernel = cpu::kernels(dtype).product;
+      Run::failures += check_products(isa, kernel, dtype, draw_some, &products);
+    }
   }
   std::printf("%d products\n", products);
   for (const auto& [isa, runs] : counts.by_isa) std::printf("isa %s: %d runs\n", isa.c_str(), runs);

@@ -16,10 +16,10 @@ struct ProductShape {
 constexpr ProductShape kProductShapes[] = {
     {1, 1, 1}, {3, 17, 33}, {17, 33, 1}, {33, 3, 17}, {245, 33, 259}};
 
-// Returns the number of failures; adds to `runs`.
+// Returns the number of failures; adds to `runs`. `dtype` is that of a and b.
 template <class Draw>
-int check_products(const std::string& isa, const Draw& draw, int* runs) {
-  const auto kernel = fastrnn::cpu::kernels().product;
+int check_products(const std::string& isa, fastrnn::cpu::ProductKernel kernel, Dtype dtype,
+                   const Draw& draw, int* runs) {
   if (!kernel) return 0;
   int failures = 0;
   for (const auto& [M, N, K] : kProductShapes) {
@@ -30,18 +30,19 @@ int check_products(const std::string& isa, const Draw& draw, int* runs) {
       // The last row ends where its values end: what would follow belongs to somebody else.
       const Values a = draw((transposed ? K : M) * lda - pad), b = draw(K * ldb - pad),
                    c = draw(M * ldc - pad);
-      const Buffer a_data(Dtype::kFloat32, a), b_data(Dtype::kFloat32, b);
+      const Buffer a_data(dtype, a), b_data(dtype, b);
+      const Values a_read = a_data.values(), b_read = b_data.values();
       for (int threads = 1; threads <= 3; ++threads) {
         const Buffer c_data(Dtype::kFloat32, c);
-        kernel({M, N, K, (const float*)a_data.get(), (const float*)b_data.get(),
-                (float*)c_data.get(), lda, ldb, ldc, transposed, add, threads});
+        kernel({M, N, K, a_data.get(), b_data.get(), (float*)c_data.get(), lda, ldb, ldc,
+                transposed, add, threads});
         const Values actual = c_data.values();
         bool right = !a_data.changed() && !b_data.changed();
         for (int64_t i = 0; i < int64_t(actual.size()); ++i) {
           const int64_t m = i / ldc, n = i % ldc;
           double truth = n < N && !add ? 0 : c[i];
           for (int64_t k = 0; n < N && k < K; ++k)
-            truth += a[transposed ? k * lda + m : m * lda + k] * b[k * ldb + n];
+            truth += a_read[transposed ? k * lda + m : m * lda + k] * b_read[k * ldb + n];
           // Between the rows nothing may change.
           right = right && std::fabs(actual[i] - truth) <= (n < N ? 1e-4 : 0);
         }

@@ -8,7 +8,7 @@
 namespace fastrnn::cpu::FASTRNN_ISA {
 constexpr int kVectorBytes = 64;
 constexpr int kVectorRegisters = 32;
-constexpr double kProductsPerCycle = 1;
+constexpr double kProductsPerCycle = 2;
 }  // namespace fastrnn::cpu::FASTRNN_ISA
 
 #include "../layer.h"

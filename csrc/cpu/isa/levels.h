@@ -17,5 +17,6 @@ Kernels plain_kernels();
 Kernels avx2_kernels();
 Kernels avx512_kernels();
 Kernels avx512_bf16_kernels();
+Kernels amx_bf16_kernels();
 
 }  // namespace fastrnn::cpu

@@ -1,0 +1,19 @@
+// AVX512 with the bfloat16 dot product, and bfloat16 products on the matrix unit.
+#include "levels.h"
+
+#if FASTRNN_X86_LEVELS
+#pragma GCC target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#define FASTRNN_ISA amx_bf16
+#define FASTRNN_LEVEL 4
+namespace fastrnn::cpu::FASTRNN_ISA {
+constexpr int kVectorBytes = 64;
+constexpr int kVectorRegisters = 32;
+constexpr double kProductsPerCycle = 2;
+}  // namespace fastrnn::cpu::FASTRNN_ISA
+
+#include "../layer.h"
+
+namespace fastrnn::cpu {
+Kernels amx_bf16_kernels() { return amx_bf16::make_kernels(); }
+}  // namespace fastrnn::cpu
+#endif

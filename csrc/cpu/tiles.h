@@ -1,0 +1,184 @@
+// bfloat16 products on the matrix unit of x86 CPUs (AMX): eight tile registers of up to 16 rows of
+// 64 bytes; one instruction multiplies 16 rows of 32 k with 32 k of 16 columns.
+//
+// Panels are those of PairedBfloat16, padded to 32 k: 16 pairs of k of one vector are a tile as
+// they stand. The rows come from the copy in Rows, whose stride keeps them out of each other's
+// cache sets. Tiles 0 to 3 hold sums.
+#pragma once
+
+#include "product.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+#if FASTRNN_LEVEL >= 4  // has tiles
+struct TiledBfloat16 : PairedBfloat16 {
+  static constexpr int kPadding = 32, kMaxRows = 32;
+  static constexpr bool kCopies = true;
+};
+using Bfloat16Operand = TiledBfloat16;
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// The intrinsics are assembler that says nothing of memory: this keeps loads and stores around them
+// in their order.
+FASTRNN_HD void order_memory() { asm volatile("" ::: "memory"); }
+
+// Up to 16 rows: tile 4 has them, tiles 5 to 7 weights. More: tiles 4 and 5 have the two halves and
+// sums 0 and 1 belong to the first.
+FASTRNN_HD void configure_tiles(int count) {
+  const bool two = count > 16;
+  const int first = two ? (count + 1) / 2 : count, second = two ? count - first : count;
+  const int rows[8] = {first, first, second, second, first, two ? second : 16, 16, 16};
+  TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.rows[tile] = uint8_t(rows[tile]);
+    config.row_bytes[tile] = 64;
+  }
+  order_memory();
+  _tile_loadconfig(&config);
+}
+
+// Where the operands of a product lie; strides in bytes. The sums start from `init`, one row for
+// all of them where its stride is 0.
+struct TileOperands {
+  const char *a, *b;
+  int64_t depth, a_stride, b_stride;
+  const float* init;
+  int64_t init_stride;
+  float* sums;
+  int64_t sum_stride;
+};
+
+template <int kVecs>
+FASTRNN_HD void multiply_one_tile(const TileOperands& o) {
+  _tile_loadd(0, o.init, o.init_stride);
+  if constexpr (kVecs > 1) _tile_loadd(1, o.init + 16, o.init_stride);
+  if constexpr (kVecs > 2) _tile_loadd(2, o.init + 32, o.init_stride);
+  if constexpr (kVecs > 3) _tile_loadd(3, o.init + 48, o.init_stride);
+  const char *a = o.a, *b = o.b;
+  for (int64_t k = 0; k < o.depth; k += 32, a += 64, b += 16 * o.b_stride) {
+    _tile_loadd(4, a, o.a_stride);
+    _tile_loadd(5, b, o.b_stride);
+    _tile_dpbf16ps(0, 4, 5);
+    if constexpr (kVecs > 1) {
+      _tile_loadd(6, b + 64, o.b_stride);
+      _tile_dpbf16ps(1, 4, 6);
+    }
+    if constexpr (kVecs > 2) {
+      _tile_loadd(7, b + 128, o.b_stride);
+      _tile_dpbf16ps(2, 4, 7);
+    }
+    if constexpr (kVecs > 3) {
+      _tile_loadd(5, b + 192, o.b_stride);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  }
+  _tile_stored(0, o.sums, o.sum_stride);
+  if constexpr (kVecs > 1) _tile_stored(1, o.sums + 16, o.sum_stride);
+  if constexpr (kVecs > 2) _tile_stored(2, o.sums + 32, o.sum_stride);
+  if constexpr (kVecs > 3) _tile_stored(3, o.sums + 48, o.sum_stride);
+}
+
+FASTRNN_HD float* moved(const float* p, int64_t bytes) { return (float*)((char*)p + bytes); }
+
+// The first half has `above` rows.
+template <int kVecs>
+FASTRNN_HD void multiply_two_tiles(const TileOperands& o, int above) {
+  const float* const init = moved(o.init, above * o.init_stride);
+  _tile_loadd(0, o.init, o.init_stride);
+  _tile_loadd(2, init, o.init_stride);
+  if constexpr (kVecs > 1) {
+    _tile_loadd(1, o.init + 16, o.init_stride);
+    _tile_loadd(3, init + 16, o.init_stride);
+  }
+  const char *a = o.a, *b = o.b;
+  const int64_t half = above * o.a_stride;
+  for (int64_t k = 0; k < o.depth; k += 32, a += 64, b += 16 * o.b_stride) {
+    _tile_loadd(4, a, o.a_stride);
+    _tile_loadd(6, b, o.b_stride);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, a + half, o.a_stride);
+    _tile_dpbf16ps(2, 5, 6);
+    if constexpr (kVecs > 1) {
+      _tile_loadd(7, b + 64, o.b_stride);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  float* const sums = moved(o.sums, above * o.sum_stride);
+  _tile_stored(0, o.sums, o.sum_stride);
+  _tile_stored(2, sums, o.sum_stride);
+  if constexpr (kVecs > 1) {
+    _tile_stored(1, o.sums + 16, o.sum_stride);
+    _tile_stored(3, sums + 16, o.sum_stride);
+  }
+}
+
+template <int kVecs>
+void multiply_tiles(const TileOperands& o, int count) {
+  if (count <= 16) return multiply_one_tile<kVecs>(o);
+  const int above = (count + 1) / 2;
+  multiply_two_tiles<(kVecs > 1 ? 2 : 1)>(o, above);
+  if constexpr (kVecs > 2) {
+    TileOperands right = o;
+    right.b += 128;
+    right.init += 32;
+    right.sums += 32;
+    multiply_two_tiles<kVecs - 2>(right, above);
+  }
+}
+
+// As multiply(), with rows of `init` and of the sums so many values apart.
+template <int kVecs>
+void multiply_strided(const Rows<TiledBfloat16>& rows, int64_t first, int count,
+                      const Bfloat16* panel, const float* init, int64_t init_stride, float* sums,
+                      int64_t sum_stride) {
+  if (*rows.tile_rows != count) configure_tiles(*rows.tile_rows = count);
+  const TileOperands o{(const char*)(rows.copy + first * rows.stride),
+                       (const char*)panel,
+                       rows.depth,
+                       rows.stride * int64_t(sizeof(Bfloat16)),
+                       kVecs * 64,
+                       init,
+                       init_stride * int64_t(sizeof(float)),
+                       sums,
+                       sum_stride * int64_t(sizeof(float))};
+  order_memory();
+  multiply_tiles<kVecs>(o, count);
+  order_memory();
+}
+
+template <>
+inline void multiply<TiledBfloat16>(const Rows<TiledBfloat16>& rows, int64_t first, int count,
+                                    int vecs, const Bfloat16* panel, const float* init,
+                                    float* tile) {
+  switch (vecs) {
+    case 1:
+      return multiply_strided<1>(rows, first, count, panel, init, 0, tile, 16);
+    case 2:
+      return multiply_strided<2>(rows, first, count, panel, init, 0, tile, 32);
+    case 3:
+      return multiply_strided<3>(rows, first, count, panel, init, 0, tile, 48);
+    default:
+      return multiply_strided<4>(rows, first, count, panel, init, 0, tile, 64);
+  }
+}
+#elif FASTRNN_LEVEL == 3
+using Bfloat16Operand = PairedBfloat16;
+#else
+using Bfloat16Operand = Plain<Bfloat16>;
+#endif
+
+// Gives the tile registers back at the end of a thread's work.
+template <class Op>
+FASTRNN_HD void release_tiles() {
+#if FASTRNN_LEVEL >= 4
+  if constexpr (Op::kCopies) _tile_release();
+#endif
+}
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA
