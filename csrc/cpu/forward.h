@@ -23,7 +23,6 @@ class Forward {
   // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
   // for each chunk, do not stay in its cache.
   static constexpr int64_t kChunkRows = 64, kLongChunkRows = 256;
-  static constexpr int64_t kPackRows = 8;  // fewer rows in the whole call: packing costs more
   static_assert(G <= kMaxVecs);
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
 
@@ -33,7 +32,7 @@ class Forward {
         s(params.shape),
         N(s.offsets[s.T]),
         projected(s.R != s.H),
-        packed(N > kPackRows),
+        packed(N > pack_rows(s)),
         units(make_blocks<Op>(s.H, G)),
         outs(make_blocks<Op>(s.R, 1)) {
     const double weights = double(G) * double(s.H) * double(s.R);
@@ -80,6 +79,13 @@ class Forward {
     Barrier* barrier;
     Rows<Op> x, h, hidden;  // of a chunk, of the step before, of this step before its projection
   };
+
+  // So many rows in the whole call are done before the weights would be packed.
+  static int64_t pack_rows(const LayerShape& shape) {
+    constexpr int64_t kFewWeights = 1 << 16;
+    if (Op::kDepth > 1) return 2;
+    return G * shape.H * (shape.I + shape.R) <= kFewWeights ? 1 : 8;
+  }
 
   int64_t x_gates_size() const {
     const int64_t blocks = (units.count + plan.unit_slices - 1) / plan.unit_slices;
