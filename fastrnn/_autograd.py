@@ -29,8 +29,8 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, *grad_hn: Tensor):
-        inputs = ctx.saved_tensors[: ctx.inputs]
-        output, *saved = ctx.saved_tensors[ctx.inputs :]
+        tensors = ctx.saved_tensors  # unpacked anew at every look
+        inputs, (output, *saved) = tensors[: ctx.inputs], tensors[ctx.inputs :]
         grads = _gradients(
             layer_ops(ctx.backend).backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
             [grad_output, *grad_hn], ctx.needs_input_grad[4:],
@@ -81,8 +81,8 @@ def _op_setup_context(ctx, inputs, output) -> None:
 def _op_backward(ctx, grad_output, grad_hn, _):
     if not ctx.save:
         raise RuntimeError("fastrnn::layer_forward: expected save=True where gradients are asked for, got save=False")
-    inputs = ctx.saved_tensors[: ctx.inputs]
-    output, *saved = ctx.saved_tensors[ctx.inputs :]
+    tensors = ctx.saved_tensors
+    inputs, (output, *saved) = tensors[: ctx.inputs], tensors[ctx.inputs :]
     needs = ctx.needs_input_grad
     wanted = [needs[1], *needs[3], *needs[4]]
     grads = _gradients(

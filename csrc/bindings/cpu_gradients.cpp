@@ -22,10 +22,11 @@ Tensor for_product(const Tensor& tensor) {
 void product(const Tensor& a_given, bool transposed, const Tensor& b_given, const Tensor& out,
              bool add) {
   const Tensor a = for_product(a_given), b = for_product(b_given);
-  // The kernel has to transpose `a` first, which only many columns of `b` pay for.
-  constexpr int64_t kManyColumns = 384;
+  // The kernel packs `b`, which only many rows pay for, or transposes `a`, which only many columns
+  // of `b` pay for.
+  constexpr int64_t kManyRows = 32, kManyColumns = 384;
   const auto kernel = cpu::kernels().product;
-  const bool pays = !transposed || b.size(1) >= kManyColumns;
+  const bool pays = transposed ? b.size(1) >= kManyColumns : out.size(0) >= kManyRows;
   if (kernel && pays && b.size(0) > 0 && out.scalar_type() == at::kFloat) {
     kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr<float>(),
             b.const_data_ptr<float>(), out.mutable_data_ptr<float>(), a.stride(0), b.stride(0),
