@@ -29,8 +29,8 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, *grad_hn: Tensor):
-        inputs = ctx.saved_tensors[: ctx.inputs]
-        output, *saved = ctx.saved_tensors[ctx.inputs :]
+        tensors = ctx.saved_tensors  # unpacked anew at every look
+        inputs, (output, *saved) = tensors[: ctx.inputs], tensors[ctx.inputs :]
         grads = _gradients(
             layer_ops(ctx.backend).backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
             [grad_output, *grad_hn], ctx.needs_input_grad[4:],
@@ -81,8 +81,8 @@ def _op_setup_context(ctx, inputs, output) -> None:
 def _op_backward(ctx, grad_output, grad_hn, _):
     if not ctx.save:
         raise RuntimeError("fastrnn::layer_forward: expected save=True where gradients are asked for, got save=False")
-    inputs = ctx.saved_tensors[: ctx.inputs]
-    output, *saved = ctx.saved_tensors[ctx.inputs :]
+    tensors = ctx.saved_tensors
+    inputs, (output, *saved) = tensors[: ctx.inputs], tensors[ctx.inputs :]
     needs = ctx.needs_input_grad
     wanted = [needs[1], *needs[3], *needs[4]]
     grads = _gradients(
@@ -95,11 +95,20 @@ def _op_backward(ctx, grad_output, grad_hn, _):
 torch.library.register_autograd("fastrnn::layer_forward", _op_backward, setup_context=_op_setup_context, lib=LIBRARY)
 
 
+def needs_grad(x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether a gradient of a call with these tensors can be asked for."""
+    if torch.is_grad_enabled():
+        for t in (*weights, x, *hx):  # most often the first
+            if t.requires_grad:
+                return True
+    return False
+
+
 def layer(
     backend: str, cell: int, x: Tensor, batch_sizes: Tensor | None, hx: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *hx, *weights)):
+    if needs_grad(x, hx, weights):
         output, *hn = Layer.apply(backend, cell, batch_sizes, len(hx), x, *hx, *weights)
         return output, hn
     output, hn, _ = layer_ops(backend).forward(cell, x, batch_sizes, list(hx), list(weights), False)

@@ -6,31 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ._dispatch import Call
 from .registry import Cell
 
 
-def check_same(input: Tensor, tensors: Sequence[Tensor], kind: str) -> None:
-    """Raises RuntimeError where a tensor is not on the input's device or not of its type."""
-    device, dtype = input.device, input.dtype
-    for t in tensors:
-        if t.device != device:
-            raise RuntimeError(
-                f"Input and {kind} tensors are not at the same device, found input tensor at {device} and "
-                f"{kind} tensor at {t.device}"
-            )
-        if t.dtype != dtype:
-            raise RuntimeError(
-                f"Input and {kind} tensors are not the same dtype, found input tensor with {dtype} and "
-                f"{kind} tensor with {t.dtype}"
-            )
-
-
-def layer_weights(cell: Cell, weights: Sequence[Tensor], layers: int, directions: int) -> list[Sequence[Tensor]]:
-    """Groups a flat weight list by layer.
-
-    Raises:
-        ValueError: the count fits no layout of ``layers`` layers and ``directions`` directions.
-    """
+def check_weight_count(cell: Cell, weights: Sequence[Tensor], layers: int, directions: int) -> None:
+    """Raises ValueError where the count fits no layout of ``layers`` layers and ``directions`` directions."""
     count, rest = divmod(len(weights), layers * directions)
     counts = (2, 3, 4, 5) if cell.mode == "LSTM" else (2, 4)
     if rest or count not in counts:
@@ -38,38 +19,56 @@ def layer_weights(cell: Cell, weights: Sequence[Tensor], layers: int, directions
             f"fastrnn.{cell.layer.lower()}: expected {' or '.join(map(str, counts))} weights for each of {layers} "
             f"layer(s) and {directions} direction(s), got {len(weights)} in all"
         )
-    step = count * directions
-    return [weights[i * step : (i + 1) * step] for i in range(layers)]
 
 
-def check_shapes(
-    cell: Cell,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: Sequence[Tensor],
-    groups: list[Sequence[Tensor]],
-    directions: int,
-) -> None:
-    """Raises RuntimeError where a state or a weight does not fit the others; ``groups`` are the weights by layer."""
-    name = f"fastrnn.{cell.layer.lower()}"
-    if len(hx) != cell.states:
-        raise RuntimeError(f"{name} expects {'two hidden states' if cell.states == 2 else 'one hidden state'}")
-    batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
-    width, hidden = hx[0].size(-1), hx[-1].size(-1)
-    for position, (state, features) in enumerate(zip(hx, (width, hidden))):
-        expected = (len(groups) * directions, batch, features)
-        if state.shape != expected:
-            raise RuntimeError(f"{name}: state {position} must have shape {expected}, got {tuple(state.shape)}")
-    count, gates = len(groups[0]) // directions, cell.gates * hidden
-    if width != hidden and not count % 2:
+def check_call(cell: Cell, call: Call, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """Raises RuntimeError where there is no time step, or a state or a weight does not fit the input.
+
+    There are as many states and weights as the cell and its layout have.
+    """
+    if call.T == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    rows, hidden, width, gates = call.layers * call.directions, call.H, call.P or call.H, cell.gates * call.H
+    count = len(weights) // rows
+    if call.P and not count % 2:
+        name = f"fastrnn.{cell.layer.lower()}"
         raise RuntimeError(f"{name}: h has {width} features and c has {hidden}, but there is no projection weight")
-    for index, group in enumerate(groups):
-        features = directions * width if index else input.size(-1)
-        shapes = [(gates, features), (gates, width)]
-        shapes += [(gates,), (gates,)] if count >= 4 else []
-        shapes += [(width, hidden)] if count % 2 else []
-        for position, (weight, expected) in enumerate(zip(group, shapes * directions)):
-            if weight.shape != expected:
-                raise RuntimeError(
-                    f"{name}: weight {position} of layer {index} must have shape {expected}, got {tuple(weight.shape)}"
-                )
+    inner = [(gates, width)]
+    if count >= 4:
+        inner += [(gates,), (gates,)]
+    if count % 2:
+        inner.append((width, hidden))
+    shapes, features = [(rows, call.B, width), (rows, call.B, hidden)][: cell.states], call.I
+    for _ in range(call.layers):
+        shapes += [(gates, features), *inner] * call.directions
+        features = call.directions * width
+
+    device, dtype, tensors = input.device, input.dtype, (*hx, *weights)
+    for t, shape in zip(tensors, shapes):
+        if t.shape != shape or t.dtype != dtype or t.device != device:
+            raise _misfit(cell, input, tensors, shapes, count * call.directions)
+
+
+def _misfit(
+    cell: Cell, input: Tensor, tensors: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], per_layer: int
+) -> RuntimeError:
+    """What is wrong with the first of the states and then weights that does not fit."""
+    for index, (t, shape) in enumerate(zip(tensors, shapes)):
+        kind = "hidden" if index < cell.states else "parameter"
+        if t.device != input.device:
+            return RuntimeError(
+                f"Input and {kind} tensors are not at the same device, found input tensor at {input.device} and "
+                f"{kind} tensor at {t.device}"
+            )
+        if t.dtype != input.dtype:
+            return RuntimeError(
+                f"Input and {kind} tensors are not the same dtype, found input tensor with {input.dtype} and "
+                f"{kind} tensor with {t.dtype}"
+            )
+        if t.shape != shape:
+            break
+    what = f"state {index}"
+    if kind == "parameter":
+        layer, position = divmod(index - cell.states, per_layer)
+        what = f"weight {position} of layer {layer}"
+    return RuntimeError(f"fastrnn.{cell.layer.lower()}: {what} must have shape {shape}, got {tuple(t.shape)}")

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from . import _ops
 
@@ -56,15 +58,13 @@ class Call(NamedTuple):
 
 def is_transformed() -> bool:
     """Whether a ``torch.func`` transform or forward-mode AD is active."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return (forward_ad._current_level >= 0 or peek_interpreter_stack() is not None) and not is_compiling()
 
 
 def why_not(backend: str, call: Call) -> list[str]:
     """Everything that keeps ``backend`` from serving ``call``; empty if it can."""
     reasons = []
-    if backend in ("cpu", "cuda"):
+    if backend == "cpu" or backend == "cuda":
         missing = _ops.missing(backend)
         if missing:
             reasons.append(missing)
@@ -86,18 +86,22 @@ def _is_onednn_lstm(call: Call) -> bool:
 
 
 def ranking(call: Call) -> tuple[str, ...]:
-    """The backends from most to least preferred, by what was measured (benchmarks/NOTES.md)."""
+    """The backends from most to least preferred, by what was measured (benchmarks/NOTES.md).
+
+    The compiled backend of a device that the tensors are not on stands last, for it cannot serve.
+    """
+    own, other = ("cpu", "cuda") if call.device == "cpu" else ("cuda", "cpu")
     if call.device == "cuda" and not CUDA_PROVEN:
-        return ("aten", "cuda", "cpu", "reference")
+        return ("aten", own, "reference", other)
     # These are matrix products above all, and oneDNN's are ahead of ours on most such shapes; training in bfloat16 is
     # ours by a wide margin.
     if _is_onednn_lstm(call) and not (call.dtype == torch.bfloat16 and call.grad):
-        return ("aten", "cuda", "cpu", "reference")
+        return ("aten", own, "reference", other)
     # Without the extension: torch's LSTM is hard to beat from Python, but its GRU and RNN are loops of small operations
     # whose backward the reference does with a quarter of them, once there are steps enough to pay for its setting up.
     if call.device == "cpu" and call.grad and call.mode != "LSTM" and call.T >= 8:
-        return ("cuda", "cpu", "reference", "aten")
-    return ("cuda", "cpu", "aten", "reference")
+        return (own, "reference", "aten", other)
+    return (own, "aten", "reference", other)
 
 
 def forced() -> str | None:
@@ -122,7 +126,10 @@ def choose(call: Call) -> str:
                 f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
             )
         return name
-    return next(candidate for candidate in ranking(call) if not why_not(candidate, call))
+    for candidate in ranking(call):
+        if not why_not(candidate, call):
+            return candidate
+    raise AssertionError("the reference serves every call")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from torch import _VF, Tensor, nn
 
 from . import _dispatch
 from ._autograd import layer
-from ._checks import check_same
+from ._checks import check_call
 from .functional import autocast, describe, is_autocast
 from .reference import scan
 from .registry import CELLS, Cell
@@ -69,7 +69,7 @@ class _Step(nn.RNNCellBase):
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
-        if is_autocast(data.device.type):
+        if is_autocast(data):
             data, states, weights = autocast(cell.step, data, states, weights)
             with torch.autocast(data.device.type, enabled=False):
                 after = _step(cell, data, states, weights)
@@ -81,10 +81,9 @@ class _Step(nn.RNNCellBase):
 
 
 def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    check_same(input, states, "hidden")
-    check_same(input, weights, "parameter")
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
     call = describe(cell, data, None, hx, weights)
+    check_call(cell, call, data, hx, weights)
     backend = _dispatch.choose(call)
     if backend == "aten":
         result = _ATEN[cell.mode](input, states if cell.states > 1 else states[0], *weights)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
 from torch import _VF, Tensor
 
 from . import _dispatch
-from ._autograd import layer
-from ._checks import check_same, check_shapes, layer_weights
+from ._autograd import layer, needs_grad
+from ._checks import check_call, check_weight_count
 from .reference import scan
 from .registry import CELLS, Cell
 
@@ -19,25 +18,33 @@ _ATEN = {"LSTM": _VF.lstm, "GRU": _VF.gru, "RNN_TANH": _VF.rnn_tanh, "RNN_RELU":
 _CPU_AUTOCAST_LOW = frozenset({"LSTM", "RNN", "RNNCell"})
 
 
-def is_autocast(device: str) -> bool:
-    """Whether autocast is on for a type of device; torch refuses to say for those that know none, such as meta."""
+def is_autocast(input: Tensor) -> bool:
+    """Whether autocast is on for a tensor's device; torch refuses to say for those that know none, such as meta."""
+    if not torch._C._is_any_autocast_enabled():
+        return False
+    device = input.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], packed: bool = False):
-    """The arguments of a call of class ``name`` in the type autocast asks for, which is also the result's.
+    """The arguments of a call of class ``name`` in the type that it is to be computed in under autocast.
 
-    The type is torch's for that class and device. Where torch mixes types inside (GRU, LSTMCell, GRUCell and the packed
-    LSTM on the CPU) everything is computed in the wider one.
+    The type is torch's for that class and device, and also the result's but for :func:`_run_autocast`. Where torch
+    mixes types inside (on the CPU GRU, LSTMCell, GRUCell and the packed or projected LSTM) everything is computed in
+    the wider one.
     """
-    device = input.device.type
-    if not is_autocast(device) or any(t.dtype == torch.float64 for t in weights):
+    if not is_autocast(input) or any(t.dtype == torch.float64 for t in weights):
         return input, hx, weights
+    device = input.device.type
     dtype = torch.get_autocast_dtype(device)
-    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or (name == "LSTM" and packed)):
+    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or (name == "LSTM" and (packed or _is_projected(hx)))):
         for state in hx:
             dtype = torch.promote_types(dtype, state.dtype)
     return input.to(dtype), [h.to(dtype) for h in hx], [w.to(dtype) for w in weights]
+
+
+def _is_projected(hx: Sequence[Tensor]) -> bool:
+    return hx[0].size(-1) != hx[-1].size(-1)
 
 
 def describe(
@@ -50,32 +57,52 @@ def describe(
     directions: int = 1,
 ) -> _dispatch.Call:
     """The call that these arguments make, as the backend choice sees it."""
-    width, hidden = hx[0].size(-1), hx[-1].size(-1)
+    packed, width, H = batch_sizes is not None, hx[0].size(-1), hx[-1].size(-1)
+    if packed:
+        T, I = batch_sizes.size(0), input.size(-1)
+        B = int(batch_sizes[0]) if T else 0
+    else:
+        T, B, I = input.shape
+    # By position and without a look at `device` on the CPU: this is on the way of every call, however small.
     return _dispatch.Call(
-        mode=cell.mode,
-        device=input.device.type,
-        dtype=input.dtype,
-        T=input.size(0) if batch_sizes is None else batch_sizes.size(0),
-        B=hx[0].size(1),
-        I=input.size(-1),
-        H=hidden,
-        P=width if width != hidden else 0,
-        layers=layers,
-        directions=directions,
-        packed=batch_sizes is not None,
-        grad=torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *weights)),
-        transformed=_dispatch.is_transformed(),
+        cell.mode,
+        "cpu" if input.is_cpu else input.device.type,
+        input.dtype,
+        T,
+        B,
+        I,
+        H,
+        width if width != H else 0,
+        layers,
+        directions,
+        packed,
+        needs_grad(input, hx, weights),
+        _dispatch.is_transformed(),
     )
 
 
-def _run_aten(cell: Cell, input, batch_sizes, hx, weights, biases, layers, directions, dropout, training):
-    state = tuple(h.contiguous() for h in hx) if cell.states > 1 else hx[0].contiguous()
-    options = (list(weights), biases, layers, dropout, training, directions == 2)
+def _run_aten(cell: Cell, input, batch_sizes, hx, weights, layers, directions, dropout, training):
+    state = [h.contiguous() for h in hx] if cell.states > 1 else hx[0].contiguous()
+    biases = len(weights) // (layers * directions) >= 4
+    options = (weights, biases, layers, dropout, training, directions == 2)
     if batch_sizes is None:
-        result = _ATEN[cell.mode](input.contiguous(), state, *options, False)
+        output, *hn = _ATEN[cell.mode](input.contiguous(), state, *options, False)
     else:
-        result = _ATEN[cell.mode](input.contiguous(), batch_sizes, state, *options)
-    return result[0], list(result[1:])
+        output, *hn = _ATEN[cell.mode](input.contiguous(), batch_sizes, state, *options)
+    return output, hn
+
+
+def _run_autocast(cell: Cell, input, hx, weights, *options) -> tuple[Tensor, list[Tensor]]:
+    """:func:`run` with autocast on: computed in one type, with results of torch's types."""
+    device, packed = input.device.type, options[-1] is not None
+    input, hx, weights = autocast(cell.layer, input, hx, weights, packed)
+    with torch.autocast(device, enabled=False):
+        output, hn = run(cell, input, hx, weights, *options)
+    if device == "cpu" and _is_projected(hx) and output.dtype != torch.float64:
+        # There torch projects h in the low type; c alone stays in the type of its initial value.
+        low = torch.get_autocast_dtype(device)
+        output, hn = output.to(low), [hn[0].to(low), *hn[1:]]
+    return output, hn
 
 
 def run(
@@ -91,25 +118,24 @@ def run(
 ) -> tuple[Tensor, list[Tensor]]:
     """Runs a stack of layers on the backend chosen for it.
 
-    ``input`` is (T, B, I), or (N, I) with ``batch_sizes``; the states are (layers * D, B, ...). Returns the output and
-    the final states. Types are taken as they are: autocast is the caller's to apply.
+    ``input`` is (T, B, I), or (N, I) with ``batch_sizes``; the states are (layers * D, B, ...). There are as many
+    states and weights as the cell and the layout have; whether they fit is checked here. Returns the output and the
+    final states, in the types that autocast asks for where it is on.
     """
+    if is_autocast(input):
+        return _run_autocast(cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes)
     directions = 2 if bidirectional else 1
-    check_same(input, hx, "hidden")
-    check_same(input, weights, "parameter")
-    if (input if batch_sizes is None else batch_sizes).size(0) == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    groups = layer_weights(cell, weights, num_layers, directions)
-    check_shapes(cell, input, batch_sizes, hx, groups, directions)
-
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions)
+    check_call(cell, call, input, hx, weights)
     backend = _dispatch.choose(call)
     if backend == "aten":
-        biases = len(groups[0]) // directions >= 4
-        return _run_aten(cell, input, batch_sizes, hx, weights, biases, num_layers, directions, dropout, training)
-    finals = []
-    for index, group in enumerate(groups):
-        states = [h[index * directions : (index + 1) * directions] for h in hx]
+        return _run_aten(cell, input, batch_sizes, hx, weights, num_layers, directions, dropout, training)
+    per_layer, finals = len(weights) // num_layers, []
+    for index in range(num_layers):
+        states, group = hx, weights
+        if num_layers > 1:
+            states = [h[index * directions : (index + 1) * directions] for h in hx]
+            group = weights[index * per_layer : (index + 1) * per_layer]
         if call.transformed:
             input, final = scan(cell.index, input, batch_sizes, states, group)
         else:
@@ -132,18 +158,17 @@ def _public(mode, input, hx, weights, num_layers, bidirectional, dropout, traini
         raise ValueError(f"{name}: dropout must be a number in [0, 1], got {dropout!r}")
     if batch_first and batch_sizes is None:
         input = input.transpose(0, 1)
+    directions = 2 if bidirectional else 1
+    check_weight_count(cell, weights, num_layers, directions)
     if hx is None:
-        groups = layer_weights(cell, weights, num_layers, 2 if bidirectional else 1)
         batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
-        shape = (num_layers * (2 if bidirectional else 1), batch)
-        widths = (groups[0][1].size(1), groups[0][0].size(0) // cell.gates)
-        hx = [input.new_zeros(*shape, width) for width in widths[: cell.states]]
+        widths = (weights[1].size(1), weights[0].size(0) // cell.gates)
+        hx = [input.new_zeros(num_layers * directions, batch, width) for width in widths[: cell.states]]
     elif isinstance(hx, Tensor):
         hx = [hx]
-    input, hx, weights = autocast(cell.layer, input, list(hx), list(weights), batch_sizes is not None)
-    device = input.device.type
-    with torch.autocast(device, enabled=False) if is_autocast(device) else contextlib.nullcontext():
-        output, hn = run(cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes)
+    if len(hx) != cell.states:
+        raise RuntimeError(f"{name} expects {'two hidden states' if cell.states == 2 else 'one hidden state'}")
+    output, hn = run(cell, input, list(hx), list(weights), num_layers, bidirectional, dropout, training, batch_sizes)
     return (output.transpose(0, 1) if batch_first and batch_sizes is None else output), hn
 
 

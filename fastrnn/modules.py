@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
-from .functional import autocast, describe, is_autocast, run
-from .registry import CELLS
+from .functional import autocast, describe, run
+from .registry import CELLS, Cell
 
 
 def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -> None:
@@ -60,14 +60,17 @@ class _Layer(nn.RNNBase):
 
     def _weights(self) -> list[Tensor]:
         # Read anew at every forward: parametrizations, functional_call, FSDP and plain assignment replace them.
-        return [getattr(self, name) for name in self._flat_weights_names]
+        parameters = self._parameters
+        try:
+            return [parameters[name] for name in self._flat_weights_names]
+        except KeyError:  # one is no parameter at present but a tensor, or computed
+            return [getattr(self, name) for name in self._flat_weights_names]
 
-    def _prepare(self, input, hx):
+    def _prepare(self, cell: Cell, input, hx):
         """Checks a forward's arguments and brings them into the form of :func:`fastrnn.functional.run`.
 
         Returns the time-major input, the states, the weights and the batch sizes.
         """
-        name = CELLS[self.mode].layer
         weights = self._weights()
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, _ = input
@@ -76,8 +79,8 @@ class _Layer(nn.RNNBase):
         else:
             data, batch_sizes, sorted_indices = input, None, None
             if data.dim() not in (2, 3):
-                tensor = " tensor" if name == "RNN" else ""
-                raise ValueError(f"{name}: Expected input to be 2D or 3D, got {data.dim()}D{tensor} instead")
+                tensor = " tensor" if cell.layer == "RNN" else ""
+                raise ValueError(f"{cell.layer}: Expected input to be 2D or 3D, got {data.dim()}D{tensor} instead")
             batched = data.dim() == 3
             if not batched:
                 data = data.unsqueeze(1)
@@ -85,22 +88,20 @@ class _Layer(nn.RNNBase):
                 data = data.transpose(0, 1)
             batch = data.size(1)
 
-        rows = self.num_layers * (2 if self.bidirectional else 1)
-        width = self.proj_size or self.hidden_size
+        rows, hidden = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
+        widths = (self.proj_size or hidden, hidden)[: cell.states]
         if hx is None:
             _check_input(self, data, weights[0], data.dim())
-            widths = [width, self.hidden_size][: CELLS[self.mode].states]
-            return data, [data.new_zeros(rows, batch, w) for w in widths], weights, batch_sizes
+            return data, [data.new_zeros(rows, batch, width) for width in widths], weights, batch_sizes
         hx = _as_states(self, hx)
         if batch_sizes is None:
             _check_state_dims(hx, batched)
         _check_input(self, data, weights[0], data.dim())
         if not batched:
             hx = [h.unsqueeze(1) for h in hx]
-        for index, state in enumerate(hx):
-            expected = (rows, batch, width if index == 0 else self.hidden_size)
+        for index, (state, width) in enumerate(zip(hx, widths)):
             which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
-            self.check_hidden_size(state, expected, f"Expected {which} size {{}}, got {{}}")
+            self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
         if sorted_indices is not None:
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes
@@ -108,14 +109,10 @@ class _Layer(nn.RNNBase):
     def forward(self, input, hx=None):
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
         cell = CELLS[self.mode]
-        data, states, weights, batch_sizes = self._prepare(input, hx)
-        if is_autocast(data.device.type):
-            data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
-            with torch.autocast(data.device.type, enabled=False):
-                output, hn = self._run(cell, data, states, weights, batch_sizes)
-        else:
-            output, hn = self._run(cell, data, states, weights, batch_sizes)
-
+        data, states, weights, batch_sizes = self._prepare(cell, input, hx)
+        output, hn = run(
+            cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes
+        )
         if batch_sizes is not None:
             if input.unsorted_indices is not None:
                 hn = [h.index_select(1, input.unsorted_indices) for h in hn]
@@ -125,11 +122,6 @@ class _Layer(nn.RNNBase):
         elif self.batch_first:
             output = output.transpose(0, 1)
         return output, (tuple(hn) if cell.states > 1 else hn[0])
-
-    def _run(self, cell, data, states, weights, batch_sizes):
-        return run(
-            cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes
-        )
 
 
 class LSTM(_Layer, nn.LSTM):
@@ -227,7 +219,7 @@ class RNN(_Layer, nn.RNN):
 def explain_layer(module: _Layer, input, hx=None) -> _dispatch.Explanation:
     """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
     cell = CELLS[module.mode]
-    data, states, weights, batch_sizes = module._prepare(input, hx)
+    data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
     directions = 2 if module.bidirectional else 1
     return _dispatch.explanation(describe(cell, data, batch_sizes, states, weights, module.num_layers, directions))

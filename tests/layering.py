@@ -27,12 +27,12 @@ HARDWARE = "cuda/primitives.cuh"
 # fastrnn: lowest first; a module may import only what stands in a line above its own.
 PYTHON_ORDER = [
     {"registry"},
-    {"_checks"},
     {"reference"},
     {"_ext"},
     {"_ops"},
     {"_autograd"},
     {"_dispatch"},
+    {"_checks"},
     {"functional"},
     {"cells", "modules"},
     {"conversion"},

@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from support import build, check, cotangents, device_of, like, name_of, tensors
+from support import twins as module_twins
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -108,6 +109,29 @@ def test_packed(cell, low, any_backend):
         mine, torchs = (tensors(m(pack_padded_sequence(x, lengths, enforce_sorted=False))) for m in (ours, theirs))
     exact = tensors(truth(pack_padded_sequence(x.double(), lengths, enforce_sorted=False)))
     for triple in zip(mine, torchs, exact, strict=True):
+        check(*triple)
+
+
+@lows
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("state_dtype", [None, torch.float32, "low"], ids=str)
+def test_projected(low, packed, state_dtype, backend):
+    """torch computes a projected h in the low type on the CPU and c in that of c_0, packed or not."""
+    if device_of(backend) != "cpu":
+        pytest.skip("torch has other types for a projected LSTM on this device")
+    x, lengths = torch.randn(5, 3, 4), torch.tensor([2, 5, 3])
+    hx = None
+    if state_dtype is not None:
+        hx = tuple(torch.randn(2, 3, width).to(low if state_dtype == "low" else state_dtype) for width in (3, 6))
+
+    def call(module, x, hx):
+        return tensors(module(pack_padded_sequence(x, lengths, enforce_sorted=False) if packed else x, hx))
+
+    ours, theirs, truth = module_twins(CELLS["LSTM"], 4, 6, 2, proj_size=3)
+    with torch.autocast("cpu", low):
+        mine, torchs = (call(module, x, hx) for module in (ours, theirs))
+    assert mine[2].dtype == (low if state_dtype == "low" else torch.float32)
+    for triple in zip(mine, torchs, call(truth, like(truth, x), like(truth, hx)), strict=True):
         check(*triple)
 
 

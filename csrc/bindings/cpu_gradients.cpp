@@ -29,8 +29,13 @@ cpu::ProductKernel kernel_for(at::ScalarType dtype) {
 void product(const Tensor& a_given, bool transposed, const Tensor& b_given, const Tensor& out,
              bool add) {
   const Tensor a = for_product(a_given), b = for_product(b_given);
+  // In float32 the kernel has to save more than what it spends on packing `b`, for few rows, or on
+  // transposing `a`, for few columns.
+  constexpr int64_t kManyRows = 32, kManyColumns = 384;
+  const bool pays = a.scalar_type() == at::kBFloat16 ||
+                    (transposed ? b.size(1) >= kManyColumns : out.size(0) >= kManyRows);
   const cpu::ProductKernel kernel = kernel_for(a.scalar_type());
-  if (kernel && out.scalar_type() == at::kFloat && b.size(0) > 0) {
+  if (kernel && pays && out.scalar_type() == at::kFloat && b.size(0) > 0) {
     kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr(), b.const_data_ptr(),
             out.mutable_data_ptr<float>(), a.stride(0), b.stride(0), out.stride(0), transposed, add,
             cpu::usable_threads(at::get_num_threads())});
