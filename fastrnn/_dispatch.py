@@ -79,10 +79,19 @@ def why_not(backend: str, call: Call) -> list[str]:
     return reasons
 
 
-def _is_onednn_lstm(call: Call) -> bool:
-    """Whether torch computes the call by oneDNN's fused LSTM, with enough rows a step to fill its matrix products."""
-    plain = call.mode == "LSTM" and call.device == "cpu" and not call.packed and not call.P
-    return plain and call.dtype in (torch.float32, torch.bfloat16) and call.B >= 16
+def _torch_is_ahead(call: Call) -> bool:
+    """Whether torch's own CPU kernels were measured ahead of ours, or level with them, on calls like this one."""
+    if call.T == 1 and call.B >= 8 and not call.packed:
+        # Products with weights that are read only once: packing them for our kernels is not worth it.
+        small_steps = call.mode == "LSTM" or call.dtype in (torch.bfloat16, torch.float16)
+        return call.H >= (1024 if small_steps else 256)
+    # oneDNN's fused LSTM, with enough rows a step to fill its matrix products.
+    onednn = call.mode == "LSTM" and not call.packed and not call.P and call.B >= 16
+    if not onednn or call.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if _ops.has_cpu_tiles():
+        return call.dtype == torch.bfloat16 and not call.grad and call.B >= 64 and call.H >= 1024
+    return call.dtype == torch.float32 or not call.grad
 
 
 def ranking(call: Call) -> tuple[str, ...]:
@@ -93,9 +102,7 @@ def ranking(call: Call) -> tuple[str, ...]:
     own, other = ("cpu", "cuda") if call.device == "cpu" else ("cuda", "cpu")
     if call.device == "cuda" and not CUDA_PROVEN:
         return ("aten", own, "reference", other)
-    # These are matrix products above all, and oneDNN's are ahead of ours on most such shapes; training in bfloat16 is
-    # ours by a wide margin.
-    if _is_onednn_lstm(call) and not (call.dtype == torch.bfloat16 and call.grad):
+    if call.device == "cpu" and _torch_is_ahead(call):
         return ("aten", own, "reference", other)
     # Without the extension: torch's LSTM is hard to beat from Python, but its GRU and RNN are loops of small operations
     # whose backward the reference does with a quarter of them, once there are steps enough to pay for its setting up.

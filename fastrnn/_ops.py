@@ -50,6 +50,11 @@ def missing(backend: str) -> str | None:
     return None
 
 
+def has_cpu_tiles() -> bool:
+    """Whether the CPU kernels in use multiply bfloat16 on the CPU's matrix unit (AMX)."""
+    return _ext.load() is not None and _ext.load().cpu.isa() == "amx_bf16"
+
+
 def layer_ops(backend: str) -> LayerOps:
     """The operations of ``backend``: ``reference``, ``cpu`` or ``cuda``."""
     if backend == "reference":

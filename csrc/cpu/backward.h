@@ -7,7 +7,7 @@
 #pragma once
 
 #include "../cells/cell.h"
-#include "layout.h"
+#include "bias_sums.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -21,7 +21,7 @@ class Backward {
   static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
   static constexpr int W = V::kWidth;
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
-  static constexpr int kBias = E * G * kMaxVecs * W;
+  using Bias = BiasSums<Op, E * G>;
 
  public:
   Backward(const BackwardParams& params, int threads)
@@ -59,7 +59,9 @@ class Backward {
     barriers[0].wait(plan.threads);
     for (int d = 0; d < s.D; ++d) {
       const Share share = share_of(plan, thread, d);
-      if (share.active && share.batch_slice == 0) sum_biases(lane_of(d, share));
+      if (!share.active || share.batch_slice != 0) continue;
+      bias_sums(d).write(plan.batch_slices, lane_of(d, share).blocks,
+                         (A*)p.grad_bias + d * E * depth);
     }
   }
 
@@ -76,12 +78,12 @@ class Backward {
     Walk walk;
     Range batch, blocks, outs;
     Barrier* barrier;
-    A* bias;
+    int64_t slice;
     Rows<Op> later,
         grad_h;  // gate gradients of the step walked before; gradient of the projected h
   };
 
-  int64_t bias_size() const { return E * G * units.padded(); }
+  Bias bias_sums(int d) const { return {scratch[d].bias, units}; }
 
   void lay_out() {
     arena = Arena{(char*)p.workspace};
@@ -96,7 +98,7 @@ class Backward {
       m.w_hr = arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors) : 0);
       m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
       m.grad_c = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
-      m.bias = arena.template take<A>(p.grad_bias ? plan.batch_slices * bias_size() : 0);
+      m.bias = arena.template take<A>(p.grad_bias ? plan.batch_slices * Bias::size(units) : 0);
     }
   }
 
@@ -131,7 +133,7 @@ class Backward {
             part_of(units.count, plan.unit_slices, share.unit_slice),
             part_of(outs.count, plan.unit_slices, share.unit_slice),
             barriers + 1 + d * plan.batch_slices + share.batch_slice,
-            scratch[d].bias + share.batch_slice * bias_size(),
+            share.batch_slice,
             {},
             {}};
   }
@@ -178,15 +180,14 @@ class Backward {
         }
       }
       for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
-        A bias[kBias];
-        for (int i = 0; i < kBias; ++i) bias[i] = 0;
+        typename Bias::Step bias;
         step_block(l, t, both, block, bias);
         if (projected) {
           step_block(l, t, ending, block, bias);
         } else {
           for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, bias);
         }
-        if (p.grad_bias) add_bias(l, block, bias);
+        if (p.grad_bias) bias_sums(l.d).add(l.slice, block, bias);
       }
       arrive(l, after, within(l, alive, fed));
       after = t;
@@ -211,8 +212,10 @@ class Backward {
 
   // tile = gate gradients of the later step times the recurrent weights.
   void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, A* tile) {
+    const int64_t next = block + 1 < l.outs.end ? block + 1 : l.outs.begin;
     multiply<Op>(l.later, b - l.batch.begin, count, outs.vecs(block),
-                 panel(scratch[l.d].w_hh, outs, block, depth), zeros, tile);
+                 panel(scratch[l.d].w_hh, outs, block, depth), zeros, tile,
+                 panel(scratch[l.d].w_hh, outs, next, depth));
   }
 
   // The gradient of the projected h of each row of step t.
@@ -241,14 +244,14 @@ class Backward {
     }
   }
 
-  void step_block(const Lane& l, int64_t t, Range batch, int64_t block, A* bias) {
+  void step_block(const Lane& l, int64_t t, Range batch, int64_t block, typename Bias::Step& bias) {
     const int vecs = units.vecs(block);
     for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
       A tile[kTile] __attribute__((aligned(64)));
       for (int r = 0; r < count; ++r) prefetch(l, t, b + r, block);
       if (projected) {
-        multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs,
-                     panel(scratch[l.d].w_hr, units, block, s.R), zeros, tile);
+        const Packed* const w_hr = panel(scratch[l.d].w_hr, units, block, s.R);
+        multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs, w_hr, zeros, tile, w_hr);
       } else {
         recurrent_product(l, b, count, block, tile);
       }
@@ -276,7 +279,8 @@ class Backward {
 
   // The cell's pointwise gradients for one row and all units of a block; h_tile is what came
   // through a product.
-  void update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile, A* bias) {
+  void update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile,
+              typename Bias::Step& bias) {
     const Scratch& m = scratch[l.d];
     const int n = units.vecs(block);
     const int64_t row = row_of(l, t, b), before = l.walk.previous(t);
@@ -315,8 +319,7 @@ class Backward {
       for (int g = 0; g < E * G; ++g) {
         const V grad = g < G ? grad_x[g] : grad_h[g - G];
         store(out + g * s.H, grad, valid);
-        A* sum = bias + (g * kMaxVecs + u) * W;
-        (V::load(sum) + grad).store(sum);
+        bias.add(g, u, grad);
       }
     }
   }
@@ -342,31 +345,6 @@ class Backward {
     }
   }
 
-  // Sums go over the rows of a step first, then over the steps: shorter sums, smaller error.
-  void add_bias(const Lane& l, int64_t block, const A* bias) {
-    for (int g = 0; g < E * G; ++g) {
-      for (int u = 0; u < units.vecs(block); ++u) {
-        A* sum = l.bias + g * units.padded() + units.unit(block, u);
-        (V::load(sum) + V::load(bias + (g * kMaxVecs + u) * W)).store(sum);
-      }
-    }
-  }
-
-  void sum_biases(const Lane& l) {
-    for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
-      for (int u = 0; u < units.vecs(block); ++u) {
-        const int64_t j = units.unit(block, u);
-        for (int g = 0; g < E * G; ++g) {
-          V sum = V::load(l.bias + g * units.padded() + j);
-          for (int i = 1; i < plan.batch_slices; ++i) {
-            sum = sum + V::load(l.bias + i * bias_size() + g * units.padded() + j);
-          }
-          store((A*)p.grad_bias + (l.d * E * G + g) * s.H + j, VecOf<A>(sum), s.H - j);
-        }
-      }
-    }
-  }
-
   void load_states(const Lane& l) {
     for_own_units(l, [&](int64_t b, int64_t j) {
       const int64_t at = b * units.padded() + j, valid = s.H - j;
@@ -377,12 +355,7 @@ class Backward {
         load((const S*)p.grad_cn + state_row(l, b, s.H) + j, valid).store(scratch[l.d].grad_c + at);
       }
     });
-    if (!p.grad_bias) return;
-    for (int g = 0; g < E * G; ++g) {
-      for (int64_t j = units.unit(l.blocks.begin, 0); j < units.unit(l.blocks.end, 0); ++j) {
-        if (j < units.padded()) l.bias[g * units.padded() + j] = 0;
-      }
-    }
+    if (p.grad_bias) bias_sums(l.d).clear(l.slice, l.blocks);
   }
 
   void store_states(const Lane& l) {

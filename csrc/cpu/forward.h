@@ -157,8 +157,11 @@ class Forward {
   void multiply_with(const Rows<Op>& rows, int64_t first, int count, const void* w, Packed* panels,
                      const Blocks& blocks, int64_t block, const A* init, A* tile) const {
     if (packed) {
+      // After the last of a thread's blocks this is another thread's, or the end of the panels.
+      const int64_t next = block + 1 < blocks.count ? block + 1 : 0;
       multiply<Op>(rows, first, count, blocks.gates * blocks.vecs(block),
-                   panel(panels, blocks, block, rows.depth), init, tile);
+                   panel(panels, blocks, block, rows.depth), init, tile,
+                   panel(panels, blocks, next, rows.depth));
     } else {
       multiply_unpacked<S>(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block),
                            init, tile);

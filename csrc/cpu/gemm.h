@@ -115,7 +115,7 @@ class Product {
         }
       }
       float tile[Op::kMaxRows * kMaxVecs * W] __attribute__((aligned(64)));
-      multiply<Op>(rows, m, count, vecs, panel, kZeros, tile);
+      multiply<Op>(rows, m, count, vecs, panel, kZeros, tile, panel);
       for (int r = 0; r < count; ++r) {
         for (int v = 0; v < vecs; ++v) {
           float* const out = c + r * p.ldc + v * W;

@@ -10,7 +10,8 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-constexpr int kMaxVecs = 4;  // vectors of columns in a panel
+constexpr int kMaxVecs = 4;    // vectors of columns in a panel
+constexpr int64_t kLine = 64;  // bytes of a cache line
 
 template <class S>
 struct Plain {
@@ -116,12 +117,14 @@ constexpr int row_limit(int vecs) {
   return Op::kCopies || fit > Op::kMaxRows ? Op::kMaxRows : fit;
 }
 
-// tile[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]
+// tile[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]; with each step of k a line from
+// `ahead` on comes nearer.
 template <class Op, int kRows, int kVecs>
 __attribute__((noinline)) void multiply_block(const typename Op::Storage* const* rows,
                                               int64_t depth, const typename Op::Packed* panel,
                                               const Accumulate<typename Op::Storage>* init,
-                                              Accumulate<typename Op::Storage>* tile) {
+                                              Accumulate<typename Op::Storage>* tile,
+                                              const char* ahead) {
   using S = typename Op::Storage;
   using V = VecOf<S>;
   constexpr int kStep = kVecs * kLanes<Op> * Op::kDepth;
@@ -143,6 +146,8 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
   for (; k < whole; k += Op::kDepth * kChains) {
 #pragma GCC unroll 2
     for (int c = 0; c < kChains; ++c) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += kLine;
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const V a = Op::spread(row[r], k + c * Op::kDepth);
@@ -179,30 +184,39 @@ template <class Op, int kVecs, int kRows>
 FASTRNN_HD void multiply_rows(int count, const typename Op::Storage* const* rows, int64_t depth,
                               const typename Op::Packed* panel,
                               const Accumulate<typename Op::Storage>* init,
-                              Accumulate<typename Op::Storage>* tile) {
+                              Accumulate<typename Op::Storage>* tile, const char* ahead) {
   if constexpr (kRows > 1) {
     if (count < kRows)
-      return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, init, tile);
+      return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, init, tile, ahead);
   }
-  multiply_block<Op, kRows, kVecs>(rows, depth, panel, init, tile);
+  multiply_block<Op, kRows, kVecs>(rows, depth, panel, init, tile, ahead);
 }
 
 // tile[r][v] = init[v] + rows[first + r] . panel[v] for `count` rows, at most row_limit(vecs), and
-// 1 .. kMaxVecs vectors.
+// 1 .. kMaxVecs vectors. Meanwhile a part of what lies at `next` is fetched, another part for each
+// group of rows that begins at `first`.
 template <class Op>
 void multiply(const Rows<Op>& rows, int64_t first, int count, int vecs,
               const typename Op::Packed* panel, const Accumulate<typename Op::Storage>* init,
-              Accumulate<typename Op::Storage>* tile) {
+              Accumulate<typename Op::Storage>* tile, const typename Op::Packed* next) {
+  const int64_t part = first / count;
+  const char* const ahead =
+      part < vecs ? (const char*)next + part * (padded_depth<Op>(rows.depth) / Op::kDepth) * kLine
+                  : (const char*)panel;
   const auto* const* row = rows.row + first;
   switch (vecs) {
     case 1:
-      return multiply_rows<Op, 1, row_limit<Op>(1)>(count, row, rows.depth, panel, init, tile);
+      return multiply_rows<Op, 1, row_limit<Op>(1)>(count, row, rows.depth, panel, init, tile,
+                                                    ahead);
     case 2:
-      return multiply_rows<Op, 2, row_limit<Op>(2)>(count, row, rows.depth, panel, init, tile);
+      return multiply_rows<Op, 2, row_limit<Op>(2)>(count, row, rows.depth, panel, init, tile,
+                                                    ahead);
     case 3:
-      return multiply_rows<Op, 3, row_limit<Op>(3)>(count, row, rows.depth, panel, init, tile);
+      return multiply_rows<Op, 3, row_limit<Op>(3)>(count, row, rows.depth, panel, init, tile,
+                                                    ahead);
     default:
-      return multiply_rows<Op, 4, row_limit<Op>(4)>(count, row, rows.depth, panel, init, tile);
+      return multiply_rows<Op, 4, row_limit<Op>(4)>(count, row, rows.depth, panel, init, tile,
+                                                    ahead);
   }
 }
 

@@ -154,8 +154,8 @@ void multiply_strided(const Rows<TiledBfloat16>& rows, int64_t first, int count,
 
 template <>
 inline void multiply<TiledBfloat16>(const Rows<TiledBfloat16>& rows, int64_t first, int count,
-                                    int vecs, const Bfloat16* panel, const float* init,
-                                    float* tile) {
+                                    int vecs, const Bfloat16* panel, const float* init, float* tile,
+                                    const Bfloat16* /*next*/) {
   switch (vecs) {
     case 1:
       return multiply_strided<1>(rows, first, count, panel, init, 0, tile, 16);
