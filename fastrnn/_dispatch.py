@@ -83,8 +83,8 @@ def _torch_is_ahead(call: Call) -> bool:
     """Whether torch's own CPU kernels were measured ahead of ours, or level with them, on calls like this one."""
     if call.T == 1 and call.B >= 8 and not call.packed:
         # Products with weights that are read only once: packing them for our kernels is not worth it.
-        small_steps = call.mode == "LSTM" or call.dtype in (torch.bfloat16, torch.float16)
-        return call.H >= (1024 if small_steps else 256)
+        hidden = call.H
+        return hidden >= (1024 if call.mode == "LSTM" or call.dtype in (torch.bfloat16, torch.float16) else 256)
     # oneDNN's fused LSTM, with enough rows a step to fill its matrix products.
     onednn = call.mode == "LSTM" and not call.packed and not call.P and call.B >= 16
     if not onednn or call.dtype not in (torch.float32, torch.bfloat16):

@@ -28,6 +28,11 @@ cpu::ProductKernel kernel_for(at::ScalarType dtype) {
 // type of product_result().
 void product(const Tensor& a_given, bool transposed, const Tensor& b_given, const Tensor& out,
              bool add) {
+  Tensor target = out;
+  if (b_given.size(0) == 0) {
+    if (!add) target.zero_();
+    return;
+  }
   const Tensor a = for_product(a_given), b = for_product(b_given);
   // In float32 the kernel has to save more than what it spends on packing `b`, for few rows, or on
   // transposing `a`, for few columns.
@@ -35,13 +40,12 @@ void product(const Tensor& a_given, bool transposed, const Tensor& b_given, cons
   const bool pays = a.scalar_type() == at::kBFloat16 ||
                     (transposed ? b.size(1) >= kManyColumns : out.size(0) >= kManyRows);
   const cpu::ProductKernel kernel = kernel_for(a.scalar_type());
-  if (kernel && pays && out.scalar_type() == at::kFloat && b.size(0) > 0) {
+  if (kernel && pays && out.scalar_type() == at::kFloat) {
     kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr(), b.const_data_ptr(),
             out.mutable_data_ptr<float>(), a.stride(0), b.stride(0), out.stride(0), transposed, add,
             cpu::usable_threads(at::get_num_threads())});
     return;
   }
-  Tensor target = out;
   const Tensor left = transposed ? a.t() : a;
   if (add) {
     target.addmm_(left, b);
