@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._ops import LIBRARY, layer_ops
+from ._ops import LIBRARY, is_watched, layer_ops
+
+_PLAIN = (Tensor, torch.nn.Parameter)  # tensors of any other type look at what is done to them
 
 
 class Layer(torch.autograd.Function):
@@ -29,10 +31,13 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, *grad_hn: Tensor):
-        inputs = ctx.saved_tensors[: ctx.inputs]
-        output, *saved = ctx.saved_tensors[ctx.inputs :]
+        kept = ctx.saved_tensors  # checkpointing hands them out once
+        inputs, (output, *saved) = kept[: ctx.inputs], kept[ctx.inputs :]
+        backward = layer_ops(ctx.backend).backward
+        if ctx.backend != "reference" and is_watched():
+            backward = torch.ops.fastrnn.layer_backward
         grads = _gradients(
-            layer_ops(ctx.backend).backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
+            backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
             [grad_output, *grad_hn], ctx.needs_input_grad[4:],
         )  # fmt: skip
         return (None, None, None, None, *grads)
@@ -81,8 +86,8 @@ def _op_setup_context(ctx, inputs, output) -> None:
 def _op_backward(ctx, grad_output, grad_hn, _):
     if not ctx.save:
         raise RuntimeError("fastrnn::layer_forward: expected save=True where gradients are asked for, got save=False")
-    inputs = ctx.saved_tensors[: ctx.inputs]
-    output, *saved = ctx.saved_tensors[ctx.inputs :]
+    kept = ctx.saved_tensors
+    inputs, (output, *saved) = kept[: ctx.inputs], kept[ctx.inputs :]
     needs = ctx.needs_input_grad
     wanted = [needs[1], *needs[3], *needs[4]]
     grads = _gradients(
@@ -99,6 +104,10 @@ def layer(
     backend: str, cell: int, x: Tensor, batch_sizes: Tensor | None, hx: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for."""
+    if backend != "reference" and (is_watched() or type(x) not in _PLAIN):
+        save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *hx, *weights))
+        output, hn, _ = torch.ops.fastrnn.layer_forward(cell, x, batch_sizes, list(hx), list(weights), save)
+        return output, hn
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *hx, *weights)):
         output, *hn = Layer.apply(backend, cell, batch_sizes, len(hx), x, *hx, *weights)
         return output, hn

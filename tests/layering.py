@@ -33,9 +33,10 @@ PYTHON_ORDER = [
     {"_ops"},
     {"_autograd"},
     {"_dispatch"},
+    {"_graph"},
     {"functional"},
     {"cells", "modules"},
-    {"conversion"},
+    {"compilation", "conversion"},
     {"__init__"},
     {"_info", "_check", "_bench", "__main__"},
 ]
