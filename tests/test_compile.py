@@ -9,6 +9,7 @@ import threading
 
 import pytest
 import torch
+from emulator.build import compiler
 from support import LAYERS, build, check, check_all, cotangents, evaluate, name_of, random_states, tensors, twins
 from torch import nn
 from torch._dynamo import testing
@@ -63,6 +64,7 @@ def test_one_graph_gives_torchs_results_and_gradients(cell, case):
     check_all(*(evaluate(module, x, hx) for module in (Compiled(ours), theirs, truth)))
 
 
+@pytest.mark.skipif(compiler() is None, reason="torch's Inductor needs a C++ compiler")
 @layers
 def test_inductor(cell):
     """The default backend of torch.compile, inside a model."""

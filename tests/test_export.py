@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emulator.build import compiler
 from support import LAYERS, build, check, name_of, twins
 from torch import nn
 from torch.export import Dim, export, load, save
@@ -82,6 +83,7 @@ def test_saved_and_loaded(tmp_path):
     check(load(tmp_path / "model.pt2").module()(x), theirs(x), truth(x.double()))
 
 
+@pytest.mark.skipif(compiler() is None, reason="torch's Inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_aot_inductor_package(tmp_path):
     """Compiled ahead of time; whoever loads the package imports fastrnn first, which brings the operator."""
