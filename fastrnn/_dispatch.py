@@ -111,6 +111,9 @@ def forced() -> str | None:
 def choose(call: Call) -> str:
     """The backend that serves ``call``.
 
+    Where none is forced and torch looks on (:func:`_ops.is_watched`), that is the operators of ``torch.ops.fastrnn``,
+    named by the device.
+
     Raises:
         RuntimeError: a backend is forced and cannot serve this call.
     """

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+from torch.compiler import is_compiling
 
 from . import _ext, reference
 
@@ -58,9 +60,7 @@ def layer_ops(backend: str) -> LayerOps:
 def is_watched() -> bool:
     """Whether torch follows this call operator by operator: ``torch.compile``, ``torch.export``, a
     ``TorchDispatchMode`` (FlopCounterMode, FakeTensorMode) or a tracer. They must be shown ``torch.ops.fastrnn.*``."""
-    if torch.compiler.is_compiling():
-        return True
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None
+    return is_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None
 
 
 def _define() -> torch.library.Library:

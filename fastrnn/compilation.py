@@ -14,8 +14,10 @@ def compile(model: Callable, **options) -> Callable:
 
     torch refuses to trace instances of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``, fastrnn's among them, unless its switch
     ``torch._dynamo.config.allow_rnn`` is on. This turns it on while the result is called, for every later compilation
-    too, and leaves it alone otherwise. A layer becomes one operator of the graph, forward and backward; with
-    ``dynamic=True``, or once a second size was seen, one graph serves all sequence lengths and batch sizes.
+    too, and leaves it alone otherwise; torch's own layers inside ``model`` are then traced as well.
+
+    A layer becomes one operator of the graph, forward and backward. With ``dynamic=True``, or once a second size was
+    seen, one graph serves all sequence lengths and batch sizes.
 
     Args:
         model: a module or a function.

@@ -68,11 +68,22 @@ def test_one_graph_gives_torchs_results_and_gradients(cell, case):
 @layers
 def test_inductor(cell):
     """The default backend of torch.compile, inside a model."""
-    ours, theirs, truth = (nn.Sequential(nn.Linear(3, 4), m) for m in twins(cell, 4, 6, 2, bidirectional=True))
+    ours, theirs, truth = (
+        nn.Sequential(nn.Linear(3, 4), m) for m in twins(cell, 4, 6, 2, bidirectional=True, batch_first=True)
+    )
     for other in (ours, theirs):
         other[0].load_state_dict(truth[0].state_dict())
     truth.double()
     check_all(*(evaluate(m, torch.randn(5, 3, 3)) for m in (Compiled(ours, backend="inductor"), theirs, truth)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False")
+@cells
+def test_on_a_gpu(cell):
+    """The graph runs the CUDA kernels, or the reference where there are none."""
+    ours, theirs, truth = twins(cell, 4, 6, 2, device="cuda")
+    check_all(*(evaluate(m, torch.randn(5, 3, 4)) for m in (Compiled(ours, backend="inductor"), theirs, truth)))
 
 
 SIZES = [(7, 4), (9, 2), (5, 3), (30, 20), (2, 2)]

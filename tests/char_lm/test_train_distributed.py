@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,24 @@ def test_two_processes_learn_what_one_does(arguments, tmp_path):
     done = torchrun([*arguments, "--out", str(alone), "--resume"])
     assert done.returncode != 0
     assert "expected a checkpoint of 2 processes under torchrun, got one of 1" in done.stderr
+
+
+def test_processes_that_torchrun_starts_again_resume_by_themselves(arguments, tmp_path, monkeypatch):
+    import train_distributed
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for name, value in {"WORLD_SIZE": 1, "RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # with no checkpoint yet it starts from the beginning
+    assert train_distributed.main(arguments) == 0
+    first = saved(tmp_path, "fastrnn")["history"]
+    assert train_distributed.main([*arguments, "--epochs", "3"]) == 0
+    assert saved(tmp_path, "fastrnn")["history"][:2] == first  # their seconds too: they were not trained again
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert train_distributed.main(arguments) == 0
+    assert saved(tmp_path, "fastrnn")["history"] != first
 
 
 @pytest.mark.parametrize(
