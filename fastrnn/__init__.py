@@ -3,10 +3,11 @@
 Swap one line, ``nn.LSTM`` for ``fastrnn.LSTM``, or convert a whole model with :func:`convert`.
 """
 
-from . import functional
+from . import _graph, functional  # noqa: F401  _graph registers torch.ops.fastrnn
 from ._dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
-from .conversion import ConversionReport, convert, convert_, patch_torch, revert_
+from .compilation import compile
+from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .modules import GRU, LSTM, RNN, explain_layer
 
 __version__ = "0.1.0"
@@ -21,11 +22,13 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "backend",
+    "compile",
     "convert",
     "convert_",
     "explain",
     "functional",
     "patch_torch",
+    "revert",
     "revert_",
 ]
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._ops import LIBRARY, layer_ops
+from ._ops import LIBRARY, is_watched, layer_ops
+
+_PLAIN = (Tensor, torch.nn.Parameter)  # tensors of any other type look at what is done to them
 
 
 class Layer(torch.autograd.Function):
@@ -29,10 +31,13 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, *grad_hn: Tensor):
-        tensors = ctx.saved_tensors  # unpacked anew at every look
-        inputs, (output, *saved) = tensors[: ctx.inputs], tensors[ctx.inputs :]
+        kept = ctx.saved_tensors  # checkpointing hands them out once
+        inputs, (output, *saved) = kept[: ctx.inputs], kept[ctx.inputs :]
+        backward = layer_ops(ctx.backend).backward
+        if ctx.backend != "reference" and is_watched():
+            backward = torch.ops.fastrnn.layer_backward
         grads = _gradients(
-            layer_ops(ctx.backend).backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
+            backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
             [grad_output, *grad_hn], ctx.needs_input_grad[4:],
         )  # fmt: skip
         return (None, None, None, None, *grads)
@@ -108,6 +113,10 @@ def layer(
     backend: str, cell: int, x: Tensor, batch_sizes: Tensor | None, hx: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for."""
+    if backend != "reference" and (is_watched() or type(x) not in _PLAIN):
+        save = needs_grad(x, hx, weights)
+        output, hn, _ = torch.ops.fastrnn.layer_forward(cell, x, batch_sizes, list(hx), list(weights), save)
+        return output, hn
     if needs_grad(x, hx, weights):
         output, *hn = Layer.apply(backend, cell, batch_sizes, len(hx), x, *hx, *weights)
         return output, hn

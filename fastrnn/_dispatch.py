@@ -58,7 +58,9 @@ class Call(NamedTuple):
 
 def is_transformed() -> bool:
     """Whether a ``torch.func`` transform or forward-mode AD is active."""
-    return (forward_ad._current_level >= 0 or peek_interpreter_stack() is not None) and not is_compiling()
+    if is_compiling():
+        return torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def why_not(backend: str, call: Call) -> list[str]:
@@ -122,9 +124,14 @@ def forced() -> str | None:
 def choose(call: Call) -> str:
     """The backend that serves ``call``.
 
+    Where none is forced and torch looks on (:func:`_ops.is_watched`), that is the operators of ``torch.ops.fastrnn``,
+    named by the device.
+
     Raises:
         RuntimeError: a backend is forced and cannot serve this call.
     """
+    if is_compiling():
+        return _choose_for_graph(call)
     name = forced()
     if name is not None:
         reasons = why_not(name, call)
@@ -133,10 +140,47 @@ def choose(call: Call) -> str:
                 f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
             )
         return name
+    if _ops.is_watched() and not call.transformed and (call.device != "cuda" or CUDA_PROVEN):
+        return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
     for candidate in ranking(call):
         if not why_not(candidate, call):
             return candidate
     raise AssertionError("the reference serves every call")
+
+
+def _choose_for_graph(call: Call) -> str:
+    """As :func:`choose`, for a call that becomes part of a graph.
+
+    The graph outlives the context it is made in, so ``FASTRNN_BACKEND`` alone decides; the operators look at
+    :func:`backend` when they run (:func:`check_graph`).
+    """
+    if _environment in ("cpu", "cuda") and _environment != call.device:
+        raise RuntimeError(
+            f"fastrnn: backend {_environment!r} was asked for but cannot serve this call: "
+            f"the tensors are on {call.device}"
+        )
+    if _environment == "aten" or (call.device == "cuda" and not CUDA_PROVEN and _environment is None):
+        return "aten"
+    return call.device
+
+
+def is_reference() -> bool:
+    """Whether ``FASTRNN_BACKEND`` asks for the reference."""
+    return _environment == "reference"
+
+
+def check_graph(backend: str) -> None:
+    """Refuses to run an operator of ``torch.ops.fastrnn``, which computes by ``backend``, where another is forced.
+
+    Raises:
+        RuntimeError: within ``fastrnn.backend(...)`` of another name.
+    """
+    name = _forced.get()
+    if name not in (None, backend):
+        raise RuntimeError(
+            f"fastrnn.backend({name!r}) does not reach into a graph, which computes by {backend!r}: leave the block, "
+            f"set FASTRNN_BACKEND={name} before fastrnn is imported, or call the model uncompiled"
+        )
 
 
 @contextlib.contextmanager
@@ -150,7 +194,8 @@ def backend(name: str | None) -> Iterator[None]:
         ValueError: for any other name.
 
     The setting belongs to the current thread and context. A call inside the block that the backend cannot serve raises
-    RuntimeError with the reasons.
+    RuntimeError with the reasons. So does a graph of ``torch.compile`` or ``torch.export`` that runs inside it and
+    computes by another backend: the setting does not reach into graphs.
     """
     if name is not None and name not in BACKENDS:
         raise ValueError(f"fastrnn.backend: expected one of {', '.join(BACKENDS)} or None, got {name!r}")

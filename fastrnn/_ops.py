@@ -7,20 +7,20 @@ Every backend offers the same pair of functions, with the arguments and results 
     backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs)
         -> (grad_x, grad_hx, grad_weights)
 
-In eager mode they are called directly. Graphs (``torch.compile``, ``torch.export``) hold ``torch.ops.fastrnn.*``, which
-run the kernels of the tensors' device; gradients that were not asked for are empty tensors there.
+In eager mode they are called directly. Whatever follows the operators of a call (:func:`is_watched`) is shown
+``torch.ops.fastrnn.*`` instead; ``_graph`` says what those run. There, gradients that were not asked for are empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+from torch.compiler import is_compiling
 
 from . import _ext, reference
-from .registry import CELLS
 
 _SCHEMAS = {
     "layer_forward": "(int cell, Tensor x, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, bool save)"
@@ -28,7 +28,6 @@ _SCHEMAS = {
     "layer_backward": "(int cell, Tensor grad_output, Tensor[] grad_hn, Tensor x, Tensor? batch_sizes, Tensor[] hx,"
     " Tensor[] weights, Tensor output, Tensor[] saved, bool[] needs) -> (Tensor, Tensor[], Tensor[])",
 }
-_CELLS = tuple(CELLS.values())
 
 
 class LayerOps(NamedTuple):
@@ -63,66 +62,17 @@ def layer_ops(backend: str) -> LayerOps:
     return LayerOps(module.layer_forward, module.layer_backward)
 
 
-def _forward(backend: str) -> Callable:
-    def forward(cell, x, batch_sizes, hx, weights, save):
-        return layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, save)
-
-    return forward
-
-
-def _backward(backend: str) -> Callable:
-    def backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs):
-        grad_x, grad_hx, grad_weights = layer_ops(backend).backward(
-            cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs
-        )
-        return (
-            grad_x if needs[0] else x.new_empty(0),
-            grad_hx if needs[1] else [x.new_empty(0) for _ in hx],
-            grad_weights if needs[2] else [x.new_empty(0) for _ in weights],
-        )
-
-    return backward
+def is_watched() -> bool:
+    """Whether torch follows this call operator by operator: ``torch.compile``, ``torch.export``, a
+    ``TorchDispatchMode`` (FlopCounterMode, FakeTensorMode) or a tracer. They must be shown ``torch.ops.fastrnn.*``."""
+    return is_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None
 
 
-def _saved_shapes(cell: int, x: Tensor, hx: Sequence[Tensor]) -> list[tuple[tuple, torch.dtype]]:
-    """Shapes and types of what a compiled forward saves: gates, then c, then h before the projection."""
-    D, R, H = hx[0].size(0), hx[0].size(2), hx[-1].size(2)
-    rows = x.size(0) if x.dim() == 2 else x.size(0) * x.size(1)
-    accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
-    values = _CELLS[cell].saved
-    saved = [((D, rows, values, H), x.dtype)] if values else []
-    if _CELLS[cell].states > 1:
-        saved.append(((D, rows, H), accumulate))
-    if R != H:
-        saved.append(((D, rows, H), x.dtype))
-    return saved
-
-
-def _fake_forward(cell, x, batch_sizes, hx, weights, save):
-    output = x.new_empty(*x.shape[:-1], hx[0].size(0) * hx[0].size(2))
-    saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in _saved_shapes(cell, x, hx)] if save else []
-    return output, [h.new_empty(h.shape) for h in hx], saved
-
-
-def _fake_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs):
-    return (
-        x.new_empty(x.shape if needs[0] else 0),
-        [h.new_empty(h.shape if needs[1] else 0) for h in hx],
-        [w.new_empty(w.shape if needs[2] else 0) for w in weights],
-    )
-
-
-def _register() -> torch.library.Library:
+def _define() -> torch.library.Library:
     library = torch.library.Library("fastrnn", "DEF")
     for name, schema in _SCHEMAS.items():
         library.define(name + schema)
-    for backend in ("cpu", "cuda"):
-        if _ext.reason is None and missing(backend) is None:
-            library.impl("layer_forward", _forward(backend), backend.upper())
-            library.impl("layer_backward", _backward(backend), backend.upper())
-    torch.library.register_fake("fastrnn::layer_forward", _fake_forward, lib=library)
-    torch.library.register_fake("fastrnn::layer_backward", _fake_backward, lib=library)
     return library
 
 
-LIBRARY = _register()  # the registrations live as long as this object
+LIBRARY = _define()  # what is registered lives as long as this object

@@ -139,6 +139,17 @@ def revert_(model: nn.Module) -> ConversionReport:
     return report
 
 
+def revert(model: nn.Module) -> nn.Module:
+    """Returns a deep copy of ``model`` with fastrnn's modules turned back into torch's; see :func:`revert_`.
+
+    For whatever knows only torch's own recurrent operators, ``torch.onnx.export`` among them.
+    """
+    _require_module("revert", model)
+    model = copy.deepcopy(model)
+    revert_(model)
+    return model
+
+
 @contextlib.contextmanager
 def patch_torch(cells: bool = True) -> Iterator[None]:
     """Within the ``with`` block ``torch.nn.LSTM``, ``GRU``, ``RNN`` (and the cells) name fastrnn's classes.

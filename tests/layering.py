@@ -32,10 +32,11 @@ PYTHON_ORDER = [
     {"_ops"},
     {"_autograd"},
     {"_dispatch"},
+    {"_graph"},
     {"_checks"},
     {"functional"},
     {"cells", "modules"},
-    {"conversion"},
+    {"compilation", "conversion"},
     {"__init__"},
     {"_info", "_check", "_bench", "__main__"},
 ]

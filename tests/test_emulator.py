@@ -10,7 +10,7 @@ import torch
 from emulator import build, oracle
 from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, small_layers
 
-from fastrnn import _ops
+from fastrnn import _graph
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -90,7 +90,7 @@ def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
         layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
         saved = layer.forward(cuda)[2]
         x, hx = layer.rows(layer.x), layer.hx
-        assert [(tuple(t.shape), t.dtype) for t in saved] == _ops._saved_shapes(cell, x, hx)
+        assert [(tuple(t.shape), t.dtype) for t in saved] == _graph._saved_shapes(cell, x, hx)
 
 
 def test_saved_tensors_of_another_call_are_refused(cuda):

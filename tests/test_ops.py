@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from support import LAYERS as LAYERS_OF_TORCH
+from support import name_of, random_states, tensors, twins
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
-from fastrnn import _ops, reference
+import fastrnn
+from fastrnn import _graph, _ops, reference
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(
+compiled = pytest.mark.skipif(
     _ops.missing("cpu") is not None, reason=f"no compiled CPU operations: {_ops.missing('cpu')}"
 )
 
@@ -60,6 +68,7 @@ def test_opcheck_backward_of_some_inputs(mode, needs):
     torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args, test_utils=("test_schema", "test_faketensor"))
 
 
+@compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", CELLS)
 def test_fake_kernel_knows_the_saved_types(mode, dtype):
@@ -94,3 +103,104 @@ def test_op_compiles_without_a_graph_break():
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), loss(x))
     torch.testing.assert_close(torch.autograd.grad(compiled(x), x), torch.autograd.grad(loss(x), x))
+
+
+@pytest.fixture
+def pure():
+    """The operators as they are without the extension, under another name: fastrnn_pure."""
+    library = torch.library.Library("fastrnn_pure", "FRAGMENT")
+    for name, schema in _ops._SCHEMAS.items():
+        library.define(name + schema)
+    library.impl("layer_forward", _graph._reference_forward, "CompositeExplicitAutograd")
+    library.impl("layer_backward", _graph._reference_backward, "CompositeExplicitAutograd")
+    yield torch.ops.fastrnn_pure
+    library._destroy()
+
+
+@pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
+def test_without_kernels_the_operators_run_the_reference(pure, mode, directions, packed, projected):
+    cell, x, batch_sizes, hx, weights = arguments(mode, directions, packed, projected)
+    with torch.no_grad():
+        output, hn, saved = pure.layer_forward(cell, x, batch_sizes, hx, weights, True)
+        grad_output, grad_hn = output.cos(), [h.sin() for h in hn]
+        grads = pure.layer_backward(
+            cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, [True, True, True]
+        )
+    assert saved == []
+    expected, expected_hn = reference.scan(cell, x, batch_sizes, hx, weights)
+    torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
+    truth = torch.autograd.grad([expected, *expected_hn], [x, *hx, *weights], [grad_output, *grad_hn])
+    torch.testing.assert_close([grads[0], *grads[1], *grads[2]], list(truth), rtol=1e-12, atol=1e-12)
+
+
+def flops(function) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 3}], ids=str)
+@pytest.mark.parametrize("cell", LAYERS_OF_TORCH, ids=name_of)
+def test_flops_are_those_of_torch(cell, options, packed):
+    """torch's layers are plain matrix products in float64 on the CPU, and those torch counts by itself."""
+    if "proj_size" in options and cell.mode != "LSTM":
+        pytest.skip("only an LSTM has projections")
+    ours, theirs, _ = twins(cell, 5, 8, dtype=torch.float64, **options)
+    x = torch.randn(6, 4, 5, dtype=torch.float64, requires_grad=True)
+    rows = (2 if options.get("bidirectional") else 1) * options.get("num_layers", 1)
+    hx = [h.double().requires_grad_() for h in tensors(random_states(cell, rows, 4, 8, options.get("proj_size", 0)))]
+
+    def train(module):
+        input = pack_padded_sequence(x, [6, 4, 4, 1]) if packed else x
+        sum(t.sum() for t in tensors(module(input, hx if cell.states == 2 else hx[0]))).backward()
+
+    def infer(module):
+        with torch.no_grad():
+            module(pack_padded_sequence(x, [6, 4, 4, 1]) if packed else x)
+
+    assert flops(lambda: infer(ours)) == flops(lambda: infer(theirs)) > 0
+    assert flops(lambda: train(ours)) == flops(lambda: train(theirs)) > 0
+
+
+@compiled
+def test_flops_of_a_backward_that_was_recorded_before():
+    module, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4)
+    loss = module(x)[0].sum()
+    forward = flops(lambda: module(x))
+    assert flops(loss.backward) == forward + 2 * 15 * 18 * 6  # dW_ih, dW_hh and the states'; nothing asks for dx
+
+
+def test_flops_where_the_automatic_choice_is_torchs_fused_layer():
+    module, x = fastrnn.LSTM(4, 6), torch.randn(5, 20, 4)
+    assert fastrnn.explain(module, x).backend == "aten"
+    assert flops(lambda: module(x)) == 2 * 5 * 20 * 24 * (4 + 6)
+
+
+@compiled
+def test_an_empty_batch():
+    cell, x, _, hx, weights = arguments("LSTM", 2, False, True)
+    x, hx = x[:, :0], [h[:, :0] for h in hx]
+    output, hn, _ = torch.ops.fastrnn.layer_forward(cell, x, None, hx, weights, True)
+    assert output.shape == (4, 0, 4) and [h.shape for h in hn] == [h.shape for h in hx]
+    grads = torch.autograd.grad(output.sum(), weights)
+    assert all(g.shape == w.shape and not g.any() for g, w in zip(grads, weights))
+
+
+def test_fake_tensors_never_reach_the_kernels():
+    with FakeTensorMode():
+        module, x = fastrnn.LSTM(4, 6, 2), torch.randn(5, 3, 4)
+        output, (h, c) = module(x)
+    assert isinstance(output, FakeTensor) and output.shape == (5, 3, 6) and h.shape == c.shape == (2, 3, 6)
+    with fastrnn.backend("cpu") if _ops.missing("cpu") is None else nullcontext():
+        assert isinstance(module(x)[0], FakeTensor)  # outside the mode the tensors themselves must be noticed
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@torch.no_grad()
+def test_a_traced_module_holds_the_operator():
+    """TorchScript's tracer sees the operators; a call that went past it would become a constant."""
+    module, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4)
+    traced = torch.jit.trace(module, (x,))
+    x = torch.randn(5, 3, 4)
+    torch.testing.assert_close(traced(x)[0], module(x)[0])

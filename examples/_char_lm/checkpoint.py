@@ -58,8 +58,10 @@ def interrupt_postponed() -> Iterator[None]:
 
 
 def save(run: Run, folder: Path) -> None:
-    """Write the run's checkpoint."""
-    write_atomically(checkpoint_path(folder, run.impl), lambda path: torch.save(run.state_dict(), path))
+    """Write the run's checkpoint. Where several processes share the run, all of them call this and one writes."""
+    state = run.state_dict()
+    if run.writes:
+        write_atomically(checkpoint_path(folder, run.impl), lambda path: torch.save(state, path))
 
 
 def read(folder: Path, impl: str, recipe: Recipe) -> dict[str, Any] | None:

@@ -23,9 +23,11 @@ examples:
 """
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, data.Corpus, Recipe]:
+def parse(
+    argv: Sequence[str] | None, parser: argparse.ArgumentParser | None = None
+) -> tuple[argparse.Namespace, data.Corpus, Recipe]:
     """The options, the text and the recipe they ask for; exits with status 2 and a reason where they are unusable."""
-    parser = _parser()
+    parser = parser or make_parser()
     options = parser.parse_args(argv)
     if options.bidirectional:
         parser.error(
@@ -65,7 +67,8 @@ def _corpus(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dat
     return corpus
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The options of char_lm.py; train_distributed.py changes a few."""
     parser = argparse.ArgumentParser(
         prog="char_lm.py",
         description="Train a character language model with torch.nn's recurrent layer and with fastrnn's, and compare.",

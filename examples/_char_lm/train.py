@@ -62,6 +62,8 @@ class Run:
     Two runs can take turns in one process: each puts its own random state in place before it trains.
     """
 
+    writes = True  # whether this process writes the files
+
     def __init__(self, impl: str, recipe: Recipe, corpus: data.Corpus) -> None:
         self.impl, self.recipe = impl, recipe
         self.device = torch.device(recipe.device)
@@ -70,9 +72,10 @@ class Run:
         torch.manual_seed(recipe.seed)
         sizes = (len(corpus.vocabulary), recipe.embedding, recipe.hidden, recipe.layers)
         self.model = CharLM(impl, recipe.cell, *sizes, recipe.dropout).to(self.device)
+        self.network: nn.Module = self.model  # what is trained; distributed.py puts a wrapper around the model here
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.lr)
         self.places = torch.Generator().manual_seed(recipe.seed)  # of random chunks: the same ones on both sides
-        self.random_state = _random_state(self.device)
+        self.random_state = random_state_of(self.device)
         self.history: list[Epoch] = []
 
     @property
@@ -101,9 +104,9 @@ class Run:
             on_step(loss)
         _wait_for(self.device)
         seconds = time.perf_counter() - start
-        self.random_state = _random_state(self.device)
+        self.random_state = random_state_of(self.device)
 
-        per_step = torch.stack(losses).double().cpu()
+        per_step = self._averaged(torch.stack(losses).double()).cpu()
         slices = per_step.tensor_split(min(CURVE_POINTS, len(per_step)))
         return Epoch(
             number=len(self.history) + 1,
@@ -122,7 +125,7 @@ class Run:
         state: State | None = None
         for inputs, targets in self._chunks():
             self.optimizer.zero_grad()
-            logits, after = self.model(inputs, state)
+            logits, after = self.network(inputs, state)
             loss = _loss(logits, targets)
             loss.backward()
             if recipe.clip > 0:
@@ -131,6 +134,10 @@ class Run:
             # Random chunks do not continue one another, so they start from the zero state (None).
             state = detach(after) if recipe.sampling == "consecutive" else None
             yield loss.detach()
+
+    def _averaged(self, losses: Tensor) -> Tensor:
+        """The losses over everything that was trained on; one process has seen it all."""
+        return losses
 
     def _chunks(self) -> Iterator[data.Chunk]:
         sizes = (self.train_text, self.recipe.batch, self.recipe.seq_len)
@@ -188,7 +195,7 @@ def _wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
+def random_state_of(device: torch.device) -> dict[str, Tensor]:
     """The states of the generators that dropout on `device` may draw from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
