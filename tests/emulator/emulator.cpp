@@ -36,7 +36,8 @@ size_t stride;  // from block to block, in units that keep each block's part ali
 Thread& self() { return threads[fiber_index()]; }
 
 unsigned char* shared_of(unsigned rank) {
-  return self().shared + (int64_t{rank} - self().rank) * static_cast<int64_t>(stride * sizeof(Line));
+  return self().shared +
+         (int64_t{rank} - self().rank) * static_cast<int64_t>(stride * sizeof(Line));
 }
 
 cudaError_t allow_shared_memory(const void* kernel, int bytes) {
@@ -78,7 +79,8 @@ cudaError_t launch(const Launch& launch, const void* kernel, const std::function
   std::vector<std::unique_ptr<Barrier>> barriers;
   std::vector<std::unique_ptr<Warp>> warps;
   for (unsigned i = 0; i < together; ++i) barriers.push_back(std::make_unique<Barrier>(block.x));
-  for (unsigned i = 0; i < together * block.x / kWarp; ++i) warps.push_back(std::make_unique<Warp>());
+  for (unsigned i = 0; i < together * block.x / kWarp; ++i)
+    warps.push_back(std::make_unique<Warp>());
   Barrier cluster_barrier(together * block.x);
   threads.assign(together * block.x, {});
   run_fibers(together * block.x, [&](unsigned index) {
@@ -139,3 +141,8 @@ float unpack<__nv_bfloat16>(uint32_t word, int i) {
 }
 
 }  // namespace emulator
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = emulator::device.sms;
+  return cudaSuccess;
+}

@@ -66,13 +66,12 @@ unsigned char* shared_of(unsigned rank);
 
 template <class T>
 T* in_block(T* mine, unsigned rank) {
-  return reinterpret_cast<T*>(shared_of(rank) + (reinterpret_cast<unsigned char*>(mine) -
-                                                 self().shared));
+  return reinterpret_cast<T*>(shared_of(rank) +
+                              (reinterpret_cast<unsigned char*>(mine) - self().shared));
 }
 
 inline void release_add(unsigned* counter) {
-  if (missing != Missing::kGrid)
-    std::atomic_ref(*counter).fetch_add(1, std::memory_order_release);
+  if (missing != Missing::kGrid) std::atomic_ref(*counter).fetch_add(1, std::memory_order_release);
 }
 // Returns once the counter has come to `target`.
 inline void acquire_wait(unsigned* counter, unsigned target) {
@@ -150,8 +149,8 @@ template <class Kernel>
 cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, Kernel*,
                                            const cudaLaunchConfig_t* config) {
   const bool fits = static_cast<int>(config->dynamicSmemBytes) <= emulator::device.shared_per_block;
-  *clusters = fits ? emulator::device.cluster_sms / static_cast<int>(emulator::read(*config).cluster)
-                   : 0;
+  *clusters =
+      fits ? emulator::device.cluster_sms / static_cast<int>(emulator::read(*config).cluster) : 0;
   return cudaSuccess;
 }
 
