@@ -49,8 +49,7 @@ struct Buffers {
       grad_projected;
   Tensors w_hh_t;
 
-  // w_hh_transposed: instead of the buffer of a library product.
-  Buffers(const Call& call, bool w_hh_transposed) {
+  Buffers(const Call& call, const StepKernel& kernel, Tier tier) {
     const Shape& s = call.shape;
     const int64_t D = s.directions, B = s.batch, N = s.total, H = s.hidden, R = s.recurrent;
     grad_x_gates = call.empty({D, N, call.cell.gates * H});
@@ -63,7 +62,8 @@ struct Buffers {
       grad_full = call.empty({D, B, H});
       grad_projected = call.empty({D, N, R});
     }
-    if (!w_hh_transposed) {
+    if (tier != Tier::kStep) return;
+    if (!kernel.fused) {
       product = call.empty({D, B, R});
       return;
     }
@@ -123,7 +123,7 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   if (call.projected) expect(saved.size() - 1, {s.directions, s.total, s.hidden});
   const at::Tensor full = call.projected ? saved.back() : at::Tensor();
 
-  const Buffers b(call, kernel.fused || memory.resident.team.tier != Tier::kStep);
+  const Buffers b(call, kernel, memory.resident.team.tier);
   LayerBackward layer{call.number, call.dtype, kernel, call.schedule, {}};
   layer.grad_h0 = needs[1];
   layer.resident = memory.resident;

@@ -1,6 +1,7 @@
 #include "cuda_tier.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 namespace fastrnn::cuda {
 
@@ -42,15 +43,38 @@ Team team_for(const Call& call, bool backward, const Context& context) {
   return step;
 }
 
+namespace {
+
+// As Sequence::weights has them.
+at::Tensor resident_weights(const Call& call, const at::Tensor& w_hh, bool backward) {
+  const int64_t G = call.cell.gates, H = call.H;
+  const bool aligned = H == padded(H) && reinterpret_cast<uintptr_t>(w_hh.data_ptr()) % 16 == 0;
+  if (aligned && !backward) return w_hh;
+  const at::Tensor gates = w_hh.view({G, H, H});
+  at::Tensor made = backward ? at::zeros({H, G, padded(H)}, call.options)
+                             : at::zeros({G, H, padded(H)}, call.options);
+  made.narrow(2, 0, H).copy_(backward ? gates.permute({2, 0, 1}) : gates);
+  return made;
+}
+
+}  // namespace
+
 ResidentMemory::ResidentMemory(const Call& call, const Team& team, bool backward,
                                cudaStream_t stream) {
+  resident.team = team;
+  if (team.tier == Tier::kStep) return;
+  for (int64_t d = 0; d < call.D; ++d) {
+    weights.push_back(resident_weights(call, call.weights[d].w_hh, backward));
+    resident.weights[d] = weights.back().data_ptr();
+  }
   const auto bytes = [&](int64_t count) {
     return at::empty({count}, call.options.dtype(at::kByte));
   };
   exchange = bytes(exchange_bytes(call.dtype, team, call.D, backward));
   arrivals = bytes(arrival_bytes(team, call.D));
-  resident = {team, nullptr, exchange.data_ptr(), static_cast<unsigned*>(arrivals.data_ptr())};
-  if (!call.packed || team.tier == Tier::kStep) return;
+  resident.exchange = exchange.data_ptr();
+  resident.arrivals = static_cast<unsigned*>(arrivals.data_ptr());
+  if (!call.packed) return;
   offsets = at::empty({call.T + 1}, call.options.dtype(at::kLong));
   resident.offsets = offsets.mutable_data_ptr<int64_t>();
   const cudaError_t error =

@@ -21,6 +21,7 @@ Team team_for(const Call& call, bool backward, const Context& context);
 // The memory of a resident launch, on the device of the call. `resident` refers to it.
 struct ResidentMemory {
   at::Tensor offsets, exchange, arrivals;
+  Tensors weights;
   Resident resident;
   ResidentMemory(const Call& call, const Team& team, bool backward, cudaStream_t stream);
 };

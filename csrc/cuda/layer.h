@@ -34,6 +34,7 @@ struct Status {
 // One launch for the whole sequence, unless the tier is kStep; see Sequence for the pointers.
 struct Resident {
   Team team{};
+  const void* weights[kMaxDirections] = {};
   const int64_t* offsets = nullptr;
   void* exchange = nullptr;
   unsigned* arrivals = nullptr;

@@ -45,10 +45,16 @@ struct Team {
   int tiles;          // batch tiles of a team; teams * tiles * rows >= B
 };
 
+// Hidden units as the weights of a resident kernel have them: their rows begin on sixteen bytes.
+FASTRNN_HD constexpr int64_t padded(int64_t hidden) { return (hidden + 7) / 8 * 8; }
+
 template <class Step>
 struct Sequence {
-  Step step;  // all but the ticks, `product` and, in forward, what a projection needs
+  Step step;  // all but the ticks, `product`, the weights, and what a projection needs
   Team team;
+  // Scalar, on sixteen bytes, zero from H to H' = padded(H). Forward: W_hh, (G, H, H'). Backward:
+  // its transpose, (H, G, H').
+  const void* weights[kMaxDirections];
   int64_t steps;
   const int64_t* offsets;  // (T + 1), as in Schedule; null where every step has all B rows
   // Written, and read by other blocks; kGrid only. exchange_bytes() and arrival_bytes() say how
@@ -58,23 +64,31 @@ struct Sequence {
 };
 
 using ForwardSequence = Sequence<ForwardStep>;
-using BackwardSequence = Sequence<BackwardStep>;  // step.w_hh_t is read
+using BackwardSequence = Sequence<BackwardStep>;
 
 // The form of a resident product: a lane multiplies `halves` groups of eight weight rows at a time
-// and keeps reg_groups x reg_chunks pieces of that in registers, about 128 of them.
+// and keeps reg_groups x reg_chunks pieces of that, four registers each, in registers.
 struct ProductForm {
   int halves, reg_groups, reg_chunks;
 };
 
+// Of a lane's weights: as many as the compiler finds room for, with what else the kernel holds.
+constexpr int weight_registers(Tier tier, bool tensor_cores, int rows, bool backward) {
+  if (rows == 32) return backward ? 64 : 48;
+  return tensor_cores && tier != Tier::kCta ? 128 : 96;
+}
+
 // A cell with one gate takes two octets of units, so that a tensor core tile is full.
-constexpr int octets_of_group(int gates) { return gates == 1 ? 2 : 1; }
-constexpr ProductForm forward_form(int gates) {
-  return {gates * octets_of_group(gates), 1, 32 / (gates * octets_of_group(gates))};
+FASTRNN_HD constexpr int octets_of_group(int gates) { return gates == 1 ? 2 : 1; }
+// Half a tensor core tile takes the registers of a whole one.
+constexpr ProductForm forward_form(int gates, int registers) {
+  const int halves = gates * octets_of_group(gates);
+  return {halves, 1, registers / 4 / ((halves + 1) / 2 * 2)};
 }
 // As many chunks as 32 units have in all their gates.
-constexpr ProductForm backward_form(int gates, int scalar_bytes) {
-  const int chunks = gates * scalar_bytes / 2;
-  return chunks < 2 ? ProductForm{2, 8, 2} : ProductForm{2, 16 / chunks, chunks};
+constexpr ProductForm backward_form(int gates, int scalar_bytes, int registers) {
+  const int chunks = gates * scalar_bytes / 2 < 2 ? 2 : gates * scalar_bytes / 2;
+  return {2, registers / 8 / chunks, chunks};
 }
 
 // How a block's warps divide a product of its resident weights: groups of weight rows (eight units
@@ -90,14 +104,14 @@ struct ProductLayout {
     return groups >= kResidentWarps ? kResidentWarps : groups * slices;
   }
   // Pieces of a warp's weights that its registers do not hold.
-  FASTRNN_HD int beyond(const ProductForm& form) const {
+  FASTRNN_HD int beyond(ProductForm form) const {
     return chunk_max() > form.reg_chunks ? chunk_max() - form.reg_chunks : 0;
   }
-  FASTRNN_HD int warp_pieces(const ProductForm& form) const {
+  FASTRNN_HD int warp_pieces(ProductForm form) const {
     const int inner = group_max() < form.reg_groups ? group_max() : form.reg_groups;
     return inner * beyond(form) + (group_max() - inner) * chunk_max();
   }
-  FASTRNN_HD int shared_quads(const ProductForm& form) const {
+  FASTRNN_HD int shared_quads(ProductForm form) const {
     return warps() * warp_pieces(form) * form.halves * 32;
   }
 };
@@ -127,9 +141,11 @@ FASTRNN_HD int backward_stride(const Team& team, int gates, int scalar_bytes) {
 
 constexpr int kOctetFloats = 64;  // sums of eight units and eight rows
 
-// Sums of one tile in forward; partial sums that a member gets for one tile in backward.
+// Both biases of a member's gates, and sums of one tile, in forward; partial sums that a member
+// gets for one tile in backward.
+FASTRNN_HD int bias_floats(const Team& team, int gates) { return 2 * gates * team.units; }
 FASTRNN_HD int sums_floats(const ProductLayout& layout, int gates, int rows) {
-  return layout.slices * gates * layout.groups * (gates == 1 ? 2 : 1) * (rows / 8) * kOctetFloats;
+  return layout.slices * gates * layout.groups * octets_of_group(gates) * (rows / 8) * kOctetFloats;
 }
 FASTRNN_HD int inbox_floats(const Team& team) {
   return team.members * (team.units / 8) * (team.rows / 8) * kOctetFloats;

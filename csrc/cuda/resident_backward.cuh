@@ -11,7 +11,8 @@ struct ResidentBackward {
   static constexpr int kNs = kRows / 8;
   static constexpr int kEach = kElements<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
-  static constexpr ProductForm kForm = backward_form(kGates, kBytes);
+  static constexpr ProductForm kForm =
+      backward_form(kGates, kBytes, weight_registers(kTier, kTensorCores, kRows, true));
   using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
   using Update = BackwardUpdate<Cell, Scalar>;
 
@@ -23,6 +24,7 @@ struct ResidentBackward {
     const int quads = kRows * stride, width = stride * Product::kValues;
     const int octets = team.units / 8, floats = inbox_floats(team);
     const ProductLayout division = backward_layout(kGates, kBytes, team);
+    const int tiles = kThroughMemory ? team.tiles : 1;
     const Elements<kEach> elements(team, s.hidden - me.unit);
     const Visits visits{p.offsets, p.steps, s.batch, d};
 
@@ -34,22 +36,19 @@ struct ResidentBackward {
     const int owners = kThroughMemory ? team.members : 1;
     if constexpr (kThroughMemory) {
       inbox = static_cast<float*>(p.exchange) +
-              (int64_t{d} * team.teams + me.team) * 2 * team.tiles * owners * floats;
+              (int64_t{d} * team.teams + me.team) * 2 * tiles * owners * floats;
     }
     const auto inbox_of = [&](int64_t parity, int tile, int owner) {
-      return inbox + ((parity * team.tiles + tile) * owners + owner) * int64_t{floats};
+      return inbox + ((parity * tiles + tile) * owners + owner) * int64_t{floats};
     };
 
-    const int64_t K = kGates * s.hidden;
-    const Scalar* w_hh_t = static_cast<const Scalar*>(p.step.w_hh_t[d]);
-    const bool aligned = on_quads<Scalar>(w_hh_t, s.hidden);
+    const Scalar* w_hh_t = static_cast<const Scalar*>(p.weights[d]);
     const Product product(division, weights, [&](int group, int half, int lane_unit, int k) {
-      const int64_t to = group * 16 + half * 8 + lane_unit;
+      const int64_t to = group * 16 + half * 8 + lane_unit, H = padded(s.hidden);
       const int gate = k / team.units;
-      if (to >= s.hidden || gate >= kGates) return Quad{};
-      const Scalar* row = w_hh_t + to * K + gate * s.hidden + me.unit;
-      return load_weights(aligned, row, k % team.units,
-                          min(int64_t{team.units}, s.hidden - me.unit));
+      const int64_t unit = me.unit + k % team.units;
+      if (to >= s.hidden || gate >= kGates || unit >= H) return Quad{};
+      return *reinterpret_cast<const Quad*>(w_hh_t + (to * kGates + gate) * H + unit);
     });
     for (int q = threadIdx.x; q < quads; q += kResidentThreads) operand[q] = Quad{};
 
@@ -62,15 +61,6 @@ struct ResidentBackward {
         update[i].load(p.step, tick, d, b, me.unit + elements.unit[i]);
       }
     };
-    const auto save = [&](const Tick& tick, int tile) {
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int64_t b = me.batch + tile * kRows + elements.row[i];
-        if (!elements.has(i) || b >= tick.now.count) continue;
-        update[i].save(p.step, tick, d, b, me.unit + elements.unit[i]);
-      }
-    };
-
     Link<kTier> link(p.arrivals, team, me);
     link.begin();
     Tick tick{visits[p.steps - 2], visits[p.steps - 1], {0, 0}};
@@ -78,7 +68,7 @@ struct ResidentBackward {
     // Position -1 has no rows of its own: there the last rows hand their gradient on to h0.
     for (int64_t position = p.steps - 1;; --position) {
       const int64_t now = position & 1, before = 1 - now;
-      for (int tile = 0; tile < team.tiles; ++tile) {
+      for (int tile = 0; tile < tiles; ++tile) {
         const int64_t first = me.batch + tile * kRows;
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
@@ -90,6 +80,7 @@ struct ResidentBackward {
             const float* from = inbox_of(before, tile, kThroughMemory ? me.rank : 0) +
                                 (unit / 8 * kNs + row / 8) * kOctetFloats +
                                 octet_slot(unit / 8, unit % 8, row % 8);
+#pragma unroll 4
             for (int member = 0; member < team.members; ++member) {
               const float* sum = from + member * octets * kNs * kOctetFloats;
               total += kThroughMemory ? load_fresh(sum) : *sum;
@@ -100,6 +91,7 @@ struct ResidentBackward {
             continue;
           }
           update[i].compute(total);
+          update[i].save(p.step, tick, d, b, me.unit + unit);
 #pragma unroll
           for (int g = 0; g < kGates; ++g) {
             reinterpret_cast<Scalar*>(operand)[row * width + g * team.units + unit] =
@@ -119,15 +111,13 @@ struct ResidentBackward {
                         link.send(reinterpret_cast<Pair*>(to), owner, sum);
                       });
         }
-        if (team.tiles > 1) {
-          save(tick, tile);
-          if (tile + 1 < team.tiles) load(tick, tile + 1);
+        if (tiles > 1) {
+          if (tile + 1 < tiles) load(tick, tile + 1);
           __syncthreads();
         }
       }
       if (position < 0) break;
       link.arrive();
-      if (team.tiles == 1) save(tick, 0);
       tick = {visits[position - 2], tick.before, tick.now};
       load(tick, 0);
       link.wait();

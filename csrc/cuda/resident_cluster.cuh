@@ -23,11 +23,12 @@ struct Link<Tier::kCluster> {
   // same place in all others. A warp serves a member, each block beginning with the next after it.
   __device__ __forceinline__ void publish(Quad* slice, int stride, int width, int rows) const {
     __syncthreads();
-    for (int i = 1 + threadIdx.x / kWarp; i < members; i += kResidentWarps) {
-      const int to = (rank + i) % members;
-      for (int q = threadIdx.x % kWarp; q < rows * width; q += kWarp) {
-        Quad* word = slice + q / width * stride + q % width;
-        store_in_block(word, to, *word);
+    for (int q = threadIdx.x % kWarp; q < rows * width; q += kWarp) {
+      Quad* word = slice + q / width * stride + q % width;
+      const Quad quad = *word;
+#pragma unroll 1
+      for (int i = 1 + threadIdx.x / kWarp; i < members; i += kResidentWarps) {
+        store_in_block(word, rank + i < members ? rank + i : rank + i - members, quad);
       }
     }
   }

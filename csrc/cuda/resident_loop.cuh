@@ -79,16 +79,4 @@ __device__ __forceinline__ Scalar as_operand(Scalar value) {
   return value;
 }
 
-// Sixteen-byte loads: every row of K values begins on sixteen bytes.
-template <class Scalar>
-FASTRNN_HD bool on_quads(const void* base, int64_t K) {
-  return reinterpret_cast<uintptr_t>(base) % sizeof(Quad) == 0 &&
-         K * sizeof(Scalar) % sizeof(Quad) == 0;
-}
-
-template <class Scalar>
-FASTRNN_HD Quad load_weights(bool aligned, const Scalar* row, int64_t k, int64_t K) {
-  return aligned ? load_quad<true>(row, k, K) : load_quad<false>(row, k, K);
-}
-
 }  // namespace fastrnn::cuda

@@ -96,7 +96,9 @@ class ResidentProduct {
         }
       }
     }
+#pragma unroll 1
     for (int g = 0; g < groups_; ++g) {
+#pragma unroll 1
       for (int c = g < kRegGroups ? kRegChunks : 0; c < chunks_; ++c) {
         for (int half = 0; half < kHalves; ++half) {
           piece(g, c)[half * kWarp] = fetch(weight, g, c, half);
@@ -145,12 +147,15 @@ class ResidentProduct {
             sum.multiply(kept_[g][c], x);
           }
         }
+#pragma unroll 1
         for (int c = kRegChunks; c < chunks_; ++c) from_shared(sum, g, c);
         finish(sum, g);
       }
     }
+#pragma unroll 1
     for (int g = kRegGroups; g < groups_; ++g) {
       Lane sum;
+#pragma unroll 1
       for (int c = 0; c < chunks_; ++c) from_shared(sum, g, c);
       finish(sum, g);
     }

@@ -18,21 +18,22 @@ struct ForwardUpdate {
   FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
     load_gates(p, tick, d, b, unit);
     load_states(p, tick, d, b, unit);
+    for (int g = 0; g < Cell::kGates; ++g) {
+      h_bias[g] = 0;
+      if (p.b_ih[d]) {
+        x[g] += Array<Scalar>(p.b_ih[d])[g * p.shape.hidden + unit];
+        h_bias[g] = Array<Scalar>(p.b_hh[d])[g * p.shape.hidden + unit];
+      }
+    }
   }
 
+  // x still lacks its bias, and h_bias is not set.
   FASTRNN_HD void load_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
                              int64_t unit) {
     const Shape& s = p.shape;
     const int64_t gates = (d * s.total + tick.now.offset + b) * Cell::kGates * s.hidden + unit;
-    const Array<Scalar> x_gates(p.x_gates), b_ih(p.b_ih[d]), b_hh(p.b_hh[d]);
-    for (int g = 0; g < Cell::kGates; ++g) {
-      x[g] = x_gates[gates + g * s.hidden];
-      h_bias[g] = 0;
-      if (p.b_ih[d]) {
-        x[g] += b_ih[g * s.hidden + unit];
-        h_bias[g] = b_hh[g * s.hidden + unit];
-      }
-    }
+    const Array<Scalar> x_gates(p.x_gates);
+    for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[gates + g * s.hidden];
   }
 
   FASTRNN_HD void load_states(const ForwardStep& p, const Tick& tick, int d, int64_t b,
