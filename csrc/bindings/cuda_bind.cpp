@@ -54,11 +54,13 @@ void bind_cuda(py::module_& cuda) {
              resident_candidates({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
                                   recurrent, directions, capability},
                                  {capability, sms, shared_per_block, max_cluster})) {
-          found.append(py::dict(py::arg("regime") = regime, py::arg("tier") = tier_name(team.tier),
-                                py::arg("tensor_cores") = team.tensor_cores,
-                                py::arg("rows") = team.rows, py::arg("members") = team.members,
-                                py::arg("units") = team.units, py::arg("teams") = team.teams,
-                                py::arg("tiles") = team.tiles));
+          found.append(py::dict(
+              py::arg("regime") = regime, py::arg("tier") = tier_name(team.tier),
+              py::arg("tensor_cores") = team.tensor_cores, py::arg("rows") = team.rows,
+              py::arg("members") = team.members, py::arg("units") = team.units,
+              py::arg("teams") = team.teams, py::arg("tiles") = team.tiles,
+              py::arg("shared_bytes") = shared_bytes(
+                  fastrnn::kCells[cell].gates, static_cast<Dtype>(dtype), team, hidden, backward)));
         }
         return found;
       },

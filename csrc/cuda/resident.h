@@ -72,10 +72,13 @@ struct ProductForm {
   int halves, reg_groups, reg_chunks;
 };
 
-// Of a lane's weights: as many as the compiler finds room for, with what else the kernel holds.
+// Of a lane's weights: as many as the compiler finds room for, with what else the kernel holds
+// (benchmarks/cuda_resources.py shows it).
 constexpr int weight_registers(Tier tier, bool tensor_cores, int rows, bool backward) {
-  if (rows == 32) return backward ? 64 : 48;
-  return tensor_cores && tier != Tier::kCta ? 128 : 96;
+  if (tier == Tier::kCta) return tensor_cores ? (backward ? 64 : 80) : (backward ? 48 : 64);
+  const bool cluster = tier == Tier::kCluster;
+  if (rows == 32) return backward ? (cluster ? 64 : 32) : (cluster ? 48 : 32);
+  return tensor_cores ? (cluster ? 128 : 96) : (cluster ? 96 : 80);
 }
 
 // A cell with one gate takes two octets of units, so that a tensor core tile is full.
@@ -87,8 +90,9 @@ constexpr ProductForm forward_form(int gates, int registers) {
 }
 // As many chunks as 32 units have in all their gates.
 constexpr ProductForm backward_form(int gates, int scalar_bytes, int registers) {
-  const int chunks = gates * scalar_bytes / 2 < 2 ? 2 : gates * scalar_bytes / 2;
-  return {2, registers / 8 / chunks, chunks};
+  const int pieces = registers / 8, gate_chunks = gates * scalar_bytes / 2;
+  const int chunks = gate_chunks < 2 ? 2 : gate_chunks > pieces ? pieces : gate_chunks;
+  return {2, pieces / chunks, chunks};
 }
 
 // How a block's warps divide a product of its resident weights: groups of weight rows (eight units

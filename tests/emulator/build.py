@@ -1,7 +1,9 @@
 """Compiles the CUDA kernels for the CPU: g++ or clang++ and nothing else. Objects are kept between runs."""
 
 import fcntl
+import functools
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,7 +16,8 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 KERNELS = [*sorted(CSRC.glob("cuda/inst/*.cu")), *sorted(CSRC.glob("cuda/*.cpp"))]
 EMULATOR = [HERE / "emulator.cpp", HERE / "fibers.cpp"]
-FLAGS = ["-std=c++20", "-O1", "-g1", "-pthread", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+# Unoptimised, because most of the time goes into compiling.
+FLAGS = ["-std=c++20", "-O0", "-g1", "-pthread", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 FLAGS += ["-Wno-maybe-uninitialized"]  # of a thread without a row: it uses nothing that it has not loaded
 FLAGS += ["-fno-strict-aliasing", f"-I{HERE / 'include'}", f"-I{HERE}"]
 
@@ -89,9 +92,19 @@ def module():
     return link(name, sources, flags, "-shared", f"-L{libraries}", f"-Wl,-rpath,{libraries}", *torch_libraries)
 
 
+@functools.cache
+def load():
+    """The module itself."""
+    spec = importlib.util.spec_from_file_location("fastrnn_emulated", module())
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
 def race_program():
     """The path of a program that runs some kernels under ThreadSanitizer."""
-    sources = [CSRC / "cuda/layer.cpp", HERE / "race.cpp", *EMULATOR]
+    layers = [CSRC / "cuda" / name for name in ("layer.cpp", "resident_sizes.cpp", "resident_layer.cpp")]
+    sources = [*layers, HERE / "race.cpp", *EMULATOR]
     return link("race", sources, [*FLAGS, "-DFASTRNN_RACE_DETECTOR", "-fsanitize=thread"])
 
 

@@ -72,6 +72,7 @@ cudaError_t launch(const Launch& launch, const void* kernel, const std::function
   if (cooperative && blocks > static_cast<unsigned>(device.sms))
     return cudaErrorCooperativeLaunchTooLarge;
 
+  last = launch;
   const unsigned together = cooperative ? blocks : cluster;
   stride = (bytes + sizeof(Line) - 1) / sizeof(Line);
   shared.resize(stride * blocks);

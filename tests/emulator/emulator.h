@@ -52,6 +52,7 @@ struct Launch {
   unsigned cluster;  // blocks of a cluster, along x
   bool cooperative;
 };
+inline Launch last;  // of the launches so far
 cudaError_t launch(const Launch& launch, const void* kernel, const std::function<void()>& body);
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 
