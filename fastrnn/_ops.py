@@ -58,6 +58,11 @@ def layer_ops(backend: str) -> LayerOps:
     return LayerOps(module.layer_forward, module.layer_backward)
 
 
+def describe_kernels(like: Tensor, mode: str, B: int, H: int, R: int, D: int) -> str:
+    """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``, a line a pass."""
+    return _ext.load().cuda.describe_plan(like, CELLS[mode].index, B, H, R, D)
+
+
 def _forward(backend: str) -> Callable:
     def forward(cell, x, batch_sizes, hx, weights, save):
         return layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, save)

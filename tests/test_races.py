@@ -24,7 +24,14 @@ def test_the_race_detector_is_silent(kernels):
 
 @pytest.mark.parametrize(
     "kernels, without",
-    [("step", "block"), ("cta", "block"), ("cluster", "block"), ("cluster", "cluster"), ("grid", "block"), ("grid", "grid")],
+    [
+        ("step", "block"),
+        ("cta", "block"),
+        ("cluster", "block"),
+        ("cluster", "cluster"),
+        ("grid", "block"),
+        ("grid", "grid"),
+    ],
 )
 def test_the_race_detector_speaks_when_a_barrier_is_missing(kernels, without):
     done = race(kernels, without)

@@ -1,9 +1,13 @@
 """The kernels that run a whole sequence in one launch, in the emulator, and the plan that chooses among them."""
 
+import types
+
 import pytest
 import torch
 from emulator import build, oracle
 from emulator.cases import DTYPE_NUMBER, DTYPES, RESIDENT, RESIDENT_SHAPES, Layer, small_layers
+
+from fastrnn import _dispatch
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -114,7 +118,7 @@ def test_what_does_not_fit_is_refused_or_falls_to_the_next_tier(cuda):
         kinds.append("grid" if last["cooperative"] else "cluster" if last["cluster"] > 1 else "step")
     assert kinds == ["cluster", "grid", "step"]
     cuda.override_tier("cluster")
-    with pytest.raises(RuntimeError, match=r"for tier cluster with H = 104, B = 3"):
+    with pytest.raises(RuntimeError, match=r"tier cluster cannot serve LSTM forward with H = 104.*: the emulator"):
         layer.forward(cuda)
     cuda.override_tier("cta")
     with pytest.raises(RuntimeError, match=r"tier cta cannot serve LSTM forward with H = 104, B = 3 on this device"):
@@ -128,6 +132,30 @@ def test_float64_and_projected_layers_keep_their_step_kernels(cuda):
     for layer in (Layer(0, "float64", (2, 3, 2, 9)), Layer(0, "float32", (2, 3, 2, 9), projection=4)):
         layer.check(cuda)
         assert not cuda.last_launch()["cooperative"]
+
+
+def test_the_plan_explains_itself(cuda):
+    like = torch.empty(0, dtype=torch.bfloat16)
+    forward, backward = cuda.describe_plan(like, 0, 16, 512, 512, 1).splitlines()
+    assert forward.startswith("forward: a launch a step, fused with tensor cores; possible: cluster (medium: ")
+    assert "2 x 16 blocks a direction, 32 units each, 8 rows" in forward and backward.startswith("backward: a launch")
+    cuda.override_tier("auto")
+    assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith("forward: one launch, cluster (medium: ")
+    cuda.set_device(cluster_sms=1)
+    assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith("forward: one launch, grid (large: ")
+
+
+def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
+    """As on a GPU, with the emulator in the place of the extension's CUDA part."""
+    monkeypatch.setattr(_dispatch._ops._ext, "load", lambda: types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(_dispatch, "choose", lambda call: "cuda")
+    call = _dispatch.Call("GRU", "cuda", torch.float16, T=5, B=3, I=2, H=40, directions=2)
+    text = str(_dispatch.explanation(call, torch.empty(0, dtype=torch.float16)))
+    assert text.startswith(
+        "cuda: chosen\n  forward: a launch a step, fused with tensor cores; possible: cta (small, 16"
+    )
+    assert "\n  backward: a launch a step" in text
+    assert _dispatch.explanation(call).kernels is None
 
 
 DEVICES = {
@@ -144,10 +172,31 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
     return [" ".join(str(team[name]) for name in names) for team in found]
 
 
-EXPECTED = []
-
-
-@pytest.mark.parametrize("device, arguments, want", EXPECTED)
+# tier, rows, members, units, teams, tiles of every candidate, best first.
+@pytest.mark.parametrize(
+    "device, arguments, want",
+    [
+        ("H200", {"H": 64}, ["cta 8 1 64 2 1", "cluster 8 2 32 2 1", "grid 8 2 32 2 1"]),
+        ("H200", {"H": 96, "dtype": "float32"}, ["cluster 8 4 24 2 1", "grid 8 3 32 2 1"]),
+        ("H200", {"H": 256}, ["cluster 8 8 32 2 1", "grid 8 8 32 2 1"]),
+        ("H200", {"H": 256, "B": 256, "D": 2}, ["cluster 32 8 32 8 1", "grid 32 8 32 8 1"]),
+        ("H200", {"H": 512, "backward": True}, ["cluster 8 16 32 2 1", "grid 8 16 32 2 1"]),
+        ("H200", {"H": 512, "dtype": "float32", "backward": True}, ["grid 8 16 32 2 1"]),
+        ("H200", {"H": 768}, ["cluster 8 16 48 2 1", "grid 8 24 32 2 1"]),
+        ("H200", {"H": 1024, "B": 256}, ["grid 32 64 16 2 4"]),
+        ("H200", {"H": 2048}, ["grid 8 128 16 1 2"]),
+        ("H200", {"H": 2048, "B": 256, "backward": True}, []),
+        ("H200", {"H": 64, "dtype": "float64"}, []),
+        ("A100", {"H": 96}, ["cta 8 1 96 2 1", "grid 8 3 32 2 1"]),
+        ("A100", {"H": 1024}, ["grid 8 43 24 2 1"]),
+        ("A100", {"H": 2048}, []),
+        ("RTX 4090", {"H": 1024}, ["grid 8 64 16 2 1"]),
+        ("T4", {"H": 64, "dtype": "float16"}, ["cta 8 1 64 2 1"]),
+        ("T4", {"H": 64, "dtype": "tf32"}, ["cta 8 1 64 2 1"]),
+        ("T4", {"H": 64}, []),
+        ("T4", {"H": 256, "dtype": "float16"}, []),
+    ],
+)
 def test_plan(cuda, device, arguments, want):
     assert tiers(cuda, device, **arguments) == want
 

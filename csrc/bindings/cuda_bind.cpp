@@ -28,6 +28,8 @@ void bind_cuda(py::module_& cuda) {
       "override_tier",
       [](const std::string& tier, int rows, int units) { override_tier(tier, {rows, units}); },
       py::arg("tier"), py::arg("rows") = 0, py::arg("units") = 0);
+  cuda.def("describe_plan", &describe_plan, py::arg("like"), py::arg("cell"), py::arg("batch"),
+           py::arg("hidden"), py::arg("recurrent"), py::arg("directions"));
   cuda.def("follow_plan", [] {
     override_plan(std::nullopt);
     override_tier("step", {});

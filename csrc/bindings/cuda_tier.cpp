@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <sstream>
+
 namespace fastrnn::cuda {
 
 namespace {
@@ -21,26 +23,78 @@ void override_tier(const std::string& tier, const TeamWish& wish) {
   wished = wish;
 }
 
+namespace {
+
+std::string describe(const Candidate& candidate) {
+  const Team& team = candidate.team;
+  std::ostringstream text;
+  text << tier_name(team.tier) << " (" << candidate.regime << "; " << team.teams << " x "
+       << team.members << " blocks a direction, " << team.units << " units each, "
+       << team.tiles * team.rows << " rows)";
+  return text.str();
+}
+
+// The candidate in force, or null; `against` gets the reason for the last that was passed over.
+const Candidate* choose(const std::vector<Candidate>& candidates, const PlanQuery& query,
+                        cudaError_t& against) {
+  if (wanted == "step") return nullptr;
+  for (const Candidate& candidate : candidates) {
+    if (wanted != "auto" && wanted != tier_name(candidate.team.tier)) continue;
+    const Shape shape{query.batch, 0, query.hidden, query.recurrent, query.directions};
+    against = room_for(query.cell, query.dtype, candidate.team, shape, query.backward);
+    if (against == cudaSuccess) return &candidate;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 Team team_for(const Call& call, bool backward, const Context& context) {
   const Team step{Tier::kStep, false, 0, 0, 0, 0, 0};
   if (wanted == "step" || call.projected || call.dtype == Dtype::kFloat64) return step;
   const Device device = context.device();
   const Shape& s = call.shape;
-  for (const Candidate& candidate :
-       resident_candidates({call.number, call.dtype, call.tf32, backward, s.batch, s.hidden,
-                            s.recurrent, s.directions, device.capability},
-                           device, wished)) {
-    const Team& team = candidate.team;
-    if (wanted != "auto" && wanted != tier_name(team.tier)) continue;
-    const cudaError_t error = room_for(call.number, call.dtype, team, s, backward);
-    if (error == cudaSuccess) return team;
-    TORCH_CHECK(wanted == "auto", call.function, ": ", Context::error_text(error), " for tier ",
-                wanted, " with H = ", s.hidden, ", B = ", s.batch);
-  }
+  const PlanQuery query{call.number, call.dtype,  call.tf32,    backward,         s.batch,
+                        s.hidden,    s.recurrent, s.directions, device.capability};
+  const std::vector<Candidate> candidates = resident_candidates(query, device, wished);
+  cudaError_t against = cudaSuccess;
+  if (const Candidate* chosen = choose(candidates, query, against)) return chosen->team;
   TORCH_CHECK(wanted == "auto", call.function, ": tier ", wanted, " cannot serve ", call.cell.mode,
               backward ? " backward" : " forward", " with H = ", s.hidden, ", B = ", s.batch,
-              " on this device");
+              " on this device",
+              against == cudaSuccess ? "" : std::string(": ") + Context::error_text(against));
   return step;
+}
+
+std::string describe_plan(const at::Tensor& like, int cell, int64_t batch, int64_t hidden,
+                          int64_t recurrent, int64_t directions) {
+  const char* function = "fastrnn.cuda.describe_plan";
+  cell_info(cell);  // raises for a number that is none
+  const Dtype dtype = dtype_of(function, like);
+  const Context context(like, dtype, uses_tf32(dtype));
+  const Device device = context.device();
+  std::ostringstream text;
+  for (const bool backward : {false, true}) {
+    const PlanQuery query{cell,   dtype,     uses_tf32(dtype), backward,         batch,
+                          hidden, recurrent, directions,       device.capability};
+    const std::vector<Candidate> candidates = resident_candidates(query, device, wished);
+    cudaError_t against = cudaSuccess;
+    const Candidate* chosen = choose(candidates, query, against);
+    const StepKernel step = plan(query);
+    text << (backward ? "\nbackward: " : "forward: ");
+    if (chosen) {
+      text << "one launch, " << describe(*chosen);
+    } else {
+      text << "a launch a step, "
+           << (!step.fused         ? "a library product and the cell update"
+               : step.tensor_cores ? "fused with tensor cores"
+                                   : "fused");
+    }
+    for (const Candidate& candidate : candidates) {
+      if (&candidate != chosen) text << "; possible: " << describe(candidate);
+    }
+  }
+  return text.str();
 }
 
 namespace {

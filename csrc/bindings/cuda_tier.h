@@ -18,6 +18,11 @@ void override_tier(const std::string& tier, const TeamWish& wish);
 // The team that serves the call; its tier is kStep if the step kernels do.
 Team team_for(const Call& call, bool backward, const Context& context);
 
+// For people: what would serve such a layer on the device of `like`, in its dtype, and which
+// resident kernels could.
+std::string describe_plan(const at::Tensor& like, int cell, int64_t batch, int64_t hidden,
+                          int64_t recurrent, int64_t directions);
+
 // The memory of a resident launch, on the device of the call. `resident` refers to it.
 struct ResidentMemory {
   at::Tensor offsets, exchange, arrivals;
