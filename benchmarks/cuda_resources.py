@@ -1,10 +1,11 @@
-"""What the compiler makes of every CUDA kernel: registers, bytes spilled, tensor core instructions. Needs no GPU.
+"""What the compiler has made of every CUDA kernel: registers, memory of a thread and a block, tensor core instructions.
 
-    python benchmarks/cuda_resources.py --arch sm_80 sm_90 --out benchmarks/results/cuda-resources.csv
+    python benchmarks/cuda_resources.py fastrnn/_C*.so --out benchmarks/results/cuda-resources.csv
 
-The shared memory of the resident kernels depends on the sizes of a call; the planner says how much (plan_tiers).
-Machine code is read by cuobjdump, from the CUDA toolkit or from torch's triton; without it the column stays empty.
-Exits with 1 if a resident kernel spills or a tensor core kernel has no tensor core instruction.
+Reads the machine code of the built extension, or of objects, for all architectures in it, with cuobjdump (from the CUDA
+toolkit, or from the triton that comes with torch). No GPU is needed. A register that was spilled shows as stack bytes.
+The dynamic shared memory of the resident kernels depends on the sizes of a call: see shared_bytes of plan_tiers.
+Exits with 1 if a resident kernel has a stack or a tensor core kernel no tensor core instruction.
 """
 
 from __future__ import annotations
@@ -16,89 +17,104 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-INST = Path(__file__).parents[1] / "csrc/cuda/inst"
-FIELDS = ["arch", "file", "kernel", "arguments", "registers", "stack_bytes", "spilled_bytes", "mma_instructions"]
+FIELDS = ["arch", "kernel", "arguments", "registers", "stack_bytes", "shared_bytes", "mma_instructions"]
+TIERS = {"1": "cta", "2": "cluster", "3": "grid"}
 
 
-def find_cuobjdump():
+def find_cuobjdump() -> str:
     if found := shutil.which("cuobjdump"):
         return found
     spec = importlib.util.find_spec("triton")
     bundled = Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump" if spec else None
-    return str(bundled) if bundled and bundled.exists() else None
+    if bundled and bundled.exists():
+        return str(bundled)
+    sys.exit("cuda_resources.py: cuobjdump was not found, in PATH or in an installed triton")
 
 
-def demangled(names):
+def output_of(*command) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def demangled(names: list[str]) -> dict[str, str]:
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
     return dict(zip(names, text.splitlines()))
 
 
-def mma_counts(cuobjdump, compiled):
-    """Tensor core instructions by mangled name."""
-    text = subprocess.run([cuobjdump, "-sass", compiled], capture_output=True, text=True, check=True).stdout
-    counts, name = {}, None
+def usage(text: str) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """(arch, mangled name) -> registers, stack bytes, static shared bytes; from cuobjdump -res-usage."""
+    found, arch, name = {}, None, None
     for line in text.splitlines():
-        if match := re.search(r"Function : (\S+)", line):
-            counts[name := match[1]] = 0
-        elif name and re.search(r"\b(HMMA|QGMMA|HGMMA|UTCHMMA)\b", line):
-            counts[name] += 1
-    return counts
+        if match := re.match(r"arch = (\w+)", line):
+            arch = match[1]
+        elif match := re.match(r" Function (\S+):$", line):
+            name = match[1]
+        elif match := re.match(r"\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", line):
+            found[arch, name] = tuple(map(int, match.groups()))
+    return found
 
 
-def kernels_of(arch, source, cuobjdump):
-    with tempfile.TemporaryDirectory() as folder:
-        compiled = Path(folder, "kernels.o")
-        command = ["nvcc", "-std=c++20", "-O3", f"-arch={arch}", "-Xptxas", "-v", "-c", source, "-o", compiled]
-        log = subprocess.run(command, capture_output=True, text=True)
-        if log.returncode:
-            raise RuntimeError(log.stderr)
-        if warnings := [line for line in log.stderr.splitlines() if "warning" in line]:
-            raise RuntimeError(f"{source} for {arch}: {warnings[0]}")
-        counts = mma_counts(cuobjdump, compiled) if cuobjdump else {}
-    pattern = r"Compiling entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) regi"
-    found = re.findall(pattern, log.stderr, re.DOTALL)
-    names = demangled([name for name, *_ in found])
-    for name, stack, spilled, registers in found:
-        plain = names[name].removeprefix("void ").split("(fastrnn::cuda::Sequence")[0]
-        plain = plain.replace("(anonymous namespace)::", "").replace("fastrnn::cuda::", "").replace("fastrnn::", "")
-        kernel, _, arguments = re.sub(r"\((?:int|bool|Tier)\)", "", plain).split("(")[0].partition("<")
-        row = [arch, source.name, kernel, arguments.removesuffix(">"), registers, stack, spilled]
-        yield dict(zip(FIELDS, [*row, counts.get(name, "")]))
+def mma_counts(text: str) -> dict[tuple[str, str], int]:
+    """(arch, mangled name) -> tensor core instructions; from cuobjdump -sass."""
+    found, arch, name = {}, None, None
+    for line in text.splitlines():
+        if match := re.match(r"arch = (\w+)", line):
+            arch = match[1]
+        elif match := re.search(r"Function : (\S+)", line):
+            name = match[1]
+            found[arch, name] = 0
+        elif name and re.search(r"\bHMMA\b", line):
+            found[arch, name] += 1
+    return found
 
 
-def complaints(rows):
+def readable(signature: str) -> tuple[str, str]:
+    """(kernel, template arguments) of a demangled signature, in the project's words."""
+    plain = re.sub(r"\(anonymous namespace\)::|fastrnn::cuda::|fastrnn::|\((?:int|bool)\)|^void ", "", signature)
+    plain = re.sub(r"\(Tier\)(\d)", lambda match: TIERS[match[1]], plain)
+    kernel, _, arguments = plain.partition("(")[0].partition("<")
+    return kernel, arguments.removesuffix(">")
+
+
+def rows_of(paths: list[Path]) -> list[dict]:
+    cuobjdump, rows = find_cuobjdump(), []
+    for path in paths:
+        used, counts = usage(output_of(cuobjdump, "-res-usage", path)), mma_counts(output_of(cuobjdump, "-sass", path))
+        names = demangled(sorted({name for _, name in used}))
+        for (arch, name), numbers in used.items():
+            if "fastrnn" in name:
+                rows.append(dict(zip(FIELDS, [arch, *readable(names[name]), *numbers, counts[arch, name]])))
+    return sorted(rows, key=lambda row: [row[field] for field in FIELDS[:3]])
+
+
+def complaints(rows: list[dict]) -> list[str]:
+    found = []
     for row in rows:
-        where = " ".join(row[field] for field in FIELDS[:4])
-        multiplies = row["kernel"].startswith("resident") or row["kernel"].endswith("fused")
-        no_body = int(row["registers"]) < 16  # clusters before sm_90, tensor cores before sm_80
-        tensor_cores = multiplies and row["arguments"].split(", ")[2] in ("1", "true") and not no_body
-        if row["kernel"].startswith("resident") and int(row["spilled_bytes"]):
-            yield f"{where}: {row['spilled_bytes']} bytes spilled"
-        if tensor_cores and str(row["mma_instructions"]) == "0":
-            yield f"{where}: no tensor core instruction"
+        where = " ".join(row[field] for field in FIELDS[:3])
+        words = row["arguments"].split(", ")
+        has_body = int(row["registers"]) >= 16  # else it is for newer devices: clusters, tensor cores of Ampere
+        is_resident = row["kernel"].startswith("resident")
+        if is_resident and int(row["stack_bytes"]):
+            found.append(f"{where}: {row['stack_bytes']} bytes of stack")
+        multiplies = is_resident or row["kernel"].endswith("_fused")
+        if multiplies and words[2] == "true" and has_body and not int(row["mma_instructions"]):
+            found.append(f"{where}: no tensor core instruction")
+    return found
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", default=["sm_80", "sm_90"])
-    parser.add_argument("--files", default="*.cu", help="a pattern of names in csrc/cuda/inst")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("paths", nargs="+", type=Path, help="the built extension, or object files")
+    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    cuobjdump = find_cuobjdump()
-    jobs = [(arch, source, cuobjdump) for arch in options.arch for source in sorted(INST.glob(options.files))]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        rows = [row for rows in pool.map(lambda job: list(kernels_of(*job)), jobs) for row in rows]
-    with options.out.open("w", newline="") if options.out else sys.stdout as file:
+    rows = rows_of(options.paths)
+    with options.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    found = list(complaints(rows))
-    print(*found, sep="\n", file=sys.stderr)
+    found = complaints(rows)
+    print(*found, sep="\n")
     sys.exit(bool(found))
 
 
