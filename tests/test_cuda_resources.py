@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import cuda_resources
 
@@ -17,7 +16,7 @@ RESIDENT = {"cta": (8,), "cluster": (8, 32), "grid": (8, 32)}
 
 @pytest.fixture(scope="module")
 def rows():
-    with (BENCHMARKS / "results/cuda-resources.csv").open() as file:
+    with Path(cuda_resources.__file__).with_name("results").joinpath("cuda-resources.csv").open() as file:
         return list(csv.DictReader(file))
 
 
