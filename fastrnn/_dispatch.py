@@ -213,9 +213,12 @@ class Explanation:
     backend: str
     reasons: dict[str, list[str]]
     call: Call
+    kernels: str | None = None
+    """Backend cuda: the kernels that the call would run on, a line a pass."""
 
     def __str__(self) -> str:
         lines = [f"{self.backend}: chosen"]
+        lines += [f"  {line}" for line in (self.kernels or "").splitlines()]
         lines += [f"{name}: {'; '.join(reasons)}" for name, reasons in self.reasons.items()]
         return "\n".join(lines)
 
@@ -226,8 +229,8 @@ def _preference(chosen: str, other: str) -> str:
     return f"{chosen} is preferred for this call"
 
 
-def explanation(call: Call) -> Explanation:
-    """The choice for ``call`` with its reasons."""
+def explanation(call: Call, like: torch.Tensor | None = None) -> Explanation:
+    """The choice for ``call`` with its reasons; with a tensor of its device and dtype, backend cuda's kernels too."""
     chosen, name, order = choose(call), forced(), ranking(call)
     reasons = {}
     for other in order:
@@ -237,4 +240,7 @@ def explanation(call: Call) -> Explanation:
         if not against:
             against = [f"backend {name!r} is forced" if name else _preference(chosen, other)]
         reasons[other] = against
-    return Explanation(chosen, reasons, call)
+    if chosen != "cuda" or like is None:
+        return Explanation(chosen, reasons, call)
+    kernels = _ops.describe_kernels(like, call.mode, call.B, call.H, call.P or call.H, call.directions)
+    return Explanation(chosen, reasons, call, kernels)

@@ -68,6 +68,11 @@ def is_watched() -> bool:
     return is_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None
 
 
+def describe_kernels(like: Tensor, mode: str, B: int, H: int, R: int, D: int) -> str:
+    """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``, a line a pass."""
+    return _ext.load().cuda.describe_plan(like, CELLS[mode].index, B, H, R, D)
+
+
 def _define() -> torch.library.Library:
     library = torch.library.Library("fastrnn", "DEF")
     for name, schema in _SCHEMAS.items():

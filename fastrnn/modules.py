@@ -222,4 +222,5 @@ def explain_layer(module: _Layer, input, hx=None) -> _dispatch.Explanation:
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
     directions = 2 if module.bidirectional else 1
-    return _dispatch.explanation(describe(cell, data, batch_sizes, states, weights, module.num_layers, directions))
+    call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions)
+    return _dispatch.explanation(call, data)

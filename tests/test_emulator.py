@@ -1,9 +1,6 @@
 """The CUDA kernels and their bindings, run on the CPU by the emulator, against formulas in float64."""
 
-import importlib.util
 import itertools
-import os
-import subprocess
 
 import pytest
 import torch
@@ -24,10 +21,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def cuda():
-    spec = importlib.util.spec_from_file_location("fastrnn_emulated", build.module())
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return build.load()
 
 
 @pytest.fixture(autouse=True)
@@ -177,20 +171,3 @@ def test_plan_only_chooses_kernels_that_exist(cuda):
     for cell, dtype, tf32, batch, hidden, capability in sizes:
         kernel = cuda.plan(cell, dtype, tf32, False, batch, hidden, hidden, 2, capability)
         assert (*kernel.values(), dtype) in exist
-
-
-def race(*arguments):
-    """Runs under ThreadSanitizer; without address randomisation, which it cannot live with on some systems."""
-    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 exitcode=66"}
-    command = ["setarch", "-R", build.race_program(), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-
-
-def test_the_race_detector_is_silent():
-    done = race()
-    assert done.returncode == 0 and done.stdout == "ran\n" and done.stderr == "", done.stderr[-3000:]
-
-
-def test_the_race_detector_speaks_when_a_barrier_is_missing():
-    done = race("without-barriers")
-    assert done.returncode == 66 and "data race" in done.stderr, done.stderr[-3000:]

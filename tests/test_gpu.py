@@ -3,7 +3,7 @@
 import pytest
 import torch
 from emulator import oracle
-from emulator.cases import KERNELS, Layer, fp32_precision, small_layers
+from emulator.cases import KERNELS, RESIDENT, RESIDENT_SHAPES, Layer, fp32_precision, small_layers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,6 +17,13 @@ CASES = [
     for precision in precisions
     for cell in CELLS
 ]
+RESIDENT_CASES = [
+    pytest.param(cell, wish, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
+    for name, wish, precisions in RESIDENT
+    for precision in precisions
+    for cell in CELLS
+]
+EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,16 @@ def restored(cuda):
 def too_old(kernel, precision):
     turing = torch.cuda.get_device_capability() < (8, 0)
     return turing and kernel.get("tensor_cores") and precision != "float16"
+
+
+def prescribe(cuda, wish, precision="float16"):
+    """Asks for a tier, or skips where the device cannot have it."""
+    capability = torch.cuda.get_device_capability()
+    if capability < {"cta": (7, 5), "grid": (8, 0), "cluster": (9, 0)}[wish["tier"]]:
+        pytest.skip(f"tier {wish['tier']} needs a newer device than compute capability {capability}")
+    if capability < (8, 0) and precision in ("tf32", "bfloat16"):
+        pytest.skip("Turing's tensor cores know float16 alone")
+    cuda.override_tier(**wish)
 
 
 class OnGpu(Layer):
@@ -65,6 +82,55 @@ def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
     for layer in small_layers(cell, precision, OnGpu):
         layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, wish, precision", RESIDENT_CASES)
+def test_every_resident_kernel_against_the_formulas(cuda, cell, wish, precision):
+    prescribe(cuda, wish, precision)
+    for layer in small_layers(cell, precision, OnGpu, RESIDENT_SHAPES):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("H", [64, 128, 256, 512, 768, 1024, 2048])
+@pytest.mark.parametrize("tier", ["cta", "cluster", "grid"])
+def test_resident_kernels_at_real_sizes_agree_with_the_step_kernels(cuda, tier, H):
+    layers = [OnGpu(cell, "float16", (20, 70, 16, H), 2, packed=True) for cell in CELLS]
+    want = [results(layer, cuda) for layer in layers]
+    for layer, expected in zip(layers, want, strict=True):
+        prescribe(cuda, {"tier": tier})
+        try:
+            got = results(layer, cuda)
+        except RuntimeError as error:
+            assert "cannot serve" in str(error)
+            continue
+        for g, w in zip(got, expected, strict=True):
+            assert (g.float() - w.float()).norm() <= 1e-2 * w.float().norm() + 1e-3
+
+
+@EACH_TIER
+@pytest.mark.parametrize("cell", CELLS)
+def test_twenty_runs_of_a_resident_kernel_agree_bit_for_bit(cuda, cell, wish):
+    prescribe(cuda, wish)
+    layer = OnGpu(cell, "float16", (50, 33, 24, 60), 2, packed=True)
+    first = results(layer, cuda)
+    for _ in range(20):
+        assert all(map(torch.equal, first, results(layer, cuda)))
+
+
+@EACH_TIER
+def test_a_resident_kernel_captured_in_a_graph(cuda, wish):
+    prescribe(cuda, wish)
+    layer, other = (OnGpu(0, "float16", (7, 9, 24, 40), 2, packed=True, seed=seed) for seed in (0, 7))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        results(layer, cuda)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = results(layer, cuda)
+    layer.x.copy_(other.x)
+    graph.replay()
+    assert all(map(torch.equal, captured, results(layer, cuda)))
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bfloat16", "float16"])

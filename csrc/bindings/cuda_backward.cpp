@@ -2,6 +2,7 @@
 
 #include "cuda_context.h"
 #include "cuda_layer.h"
+#include "cuda_tier.h"
 
 namespace fastrnn::cuda {
 
@@ -48,7 +49,7 @@ struct Buffers {
       grad_projected;
   Tensors w_hh_t;
 
-  Buffers(const Call& call, const StepKernel& kernel) {
+  Buffers(const Call& call, const StepKernel& kernel, Tier tier) {
     const Shape& s = call.shape;
     const int64_t D = s.directions, B = s.batch, N = s.total, H = s.hidden, R = s.recurrent;
     grad_x_gates = call.empty({D, N, call.cell.gates * H});
@@ -61,6 +62,7 @@ struct Buffers {
       grad_full = call.empty({D, B, H});
       grad_projected = call.empty({D, N, R});
     }
+    if (tier != Tier::kStep) return;
     if (!kernel.fused) {
       product = call.empty({D, B, R});
       return;
@@ -100,7 +102,8 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   const Call call("fastrnn.cuda.layer_backward", cell, x, batch_sizes, hx, weights);
   const Shape& s = call.shape;
   const Context context(call.x, call.dtype, call.tf32);
-  const StepKernel kernel = call.plan_for(true, context.capability());
+  const StepKernel kernel = call.plan_for(true, context.device().capability);
+  const ResidentMemory memory(call, team_for(call, true, context), true, context.stream());
 
   const std::vector<int64_t> output_shape = call.rows_shape(s.directions * s.recurrent);
   const at::Tensor grad_output = call.checked(grad_output_any, "grad_output", output_shape);
@@ -120,9 +123,10 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   if (call.projected) expect(saved.size() - 1, {s.directions, s.total, s.hidden});
   const at::Tensor full = call.projected ? saved.back() : at::Tensor();
 
-  const Buffers b(call, kernel);
+  const Buffers b(call, kernel, memory.resident.team.tier);
   LayerBackward layer{call.number, call.dtype, kernel, call.schedule, {}};
   layer.grad_h0 = needs[1];
+  layer.resident = memory.resident;
   BackwardStep& p = layer.step;
   p.shape = s;
   p.grad_output = grad_output.data_ptr();

@@ -4,6 +4,7 @@
 
 #include "../cuda/plan.h"
 #include "cuda_layer.h"
+#include "cuda_tier.h"
 
 namespace py = pybind11;
 
@@ -23,7 +24,16 @@ void bind_cuda(py::module_& cuda) {
         override_plan(StepKernel{fused, tensor_cores, rows});
       },
       py::arg("fused"), py::arg("tensor_cores") = false, py::arg("rows") = 0);
-  cuda.def("follow_plan", [] { override_plan(std::nullopt); });
+  cuda.def(
+      "override_tier",
+      [](const std::string& tier, int rows, int units) { override_tier(tier, {rows, units}); },
+      py::arg("tier"), py::arg("rows") = 0, py::arg("units") = 0);
+  cuda.def("describe_plan", &describe_plan, py::arg("like"), py::arg("cell"), py::arg("batch"),
+           py::arg("hidden"), py::arg("recurrent"), py::arg("directions"));
+  cuda.def("follow_plan", [] {
+    override_plan(std::nullopt);
+    override_tier("step", {});
+  });
   cuda.def(
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
@@ -36,4 +46,27 @@ void bind_cuda(py::module_& cuda) {
       },
       py::arg("cell"), py::arg("dtype"), py::arg("tf32"), py::arg("backward"), py::arg("batch"),
       py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"));
+  cuda.def(
+      "plan_tiers",
+      [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
+         int64_t recurrent, int64_t directions, int capability, int sms, int shared_per_block,
+         int max_cluster) {
+        py::list found;
+        for (const auto& [regime, team] :
+             resident_candidates({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
+                                  recurrent, directions, capability},
+                                 {capability, sms, shared_per_block, max_cluster})) {
+          found.append(py::dict(
+              py::arg("regime") = regime, py::arg("tier") = tier_name(team.tier),
+              py::arg("tensor_cores") = team.tensor_cores, py::arg("rows") = team.rows,
+              py::arg("members") = team.members, py::arg("units") = team.units,
+              py::arg("teams") = team.teams, py::arg("tiles") = team.tiles,
+              py::arg("shared_bytes") = shared_bytes(
+                  fastrnn::kCells[cell].gates, static_cast<Dtype>(dtype), team, hidden, backward)));
+        }
+        return found;
+      },
+      py::arg("cell"), py::arg("dtype"), py::arg("tf32"), py::arg("backward"), py::arg("batch"),
+      py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"),
+      py::arg("sms"), py::arg("shared_per_block"), py::arg("max_cluster"));
 }

@@ -12,22 +12,6 @@ namespace {
 
 std::optional<StepKernel> overriding;
 
-Dtype dtype_of(const char* function, const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kDouble:
-      return Dtype::kFloat64;
-    case at::kFloat:
-      return Dtype::kFloat32;
-    case at::kBFloat16:
-      return Dtype::kBFloat16;
-    case at::kHalf:
-      return Dtype::kFloat16;
-    default:
-      TORCH_CHECK(false, function, ": x must be float64, float32, bfloat16 or float16, got ",
-                  x.scalar_type());
-  }
-}
-
 // torch.backends.cudnn.rnn.fp32_precision, which decides for cuDNN's RNNs too. How the question is
 // put has changed with torch's versions: with an enumerator, with a name, with nothing.
 template <class Op>
@@ -44,14 +28,33 @@ bool allows_tf32(const at::Context& context, bool (at::Context::*ask)(std::optio
 
 }  // namespace
 
+Dtype dtype_of(const char* function, const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble:
+      return Dtype::kFloat64;
+    case at::kFloat:
+      return Dtype::kFloat32;
+    case at::kBFloat16:
+      return Dtype::kBFloat16;
+    case at::kHalf:
+      return Dtype::kFloat16;
+    default:
+      TORCH_CHECK(false, function, ": x must be float64, float32, bfloat16 or float16, got ",
+                  x.scalar_type());
+  }
+}
+
+bool uses_tf32(Dtype dtype) {
+  return dtype == Dtype::kFloat32 && allows_tf32(at::globalContext(), &at::Context::allowTF32CuDNN);
+}
+
 Call::Call(const char* function, int number, const at::Tensor& x_given,
            const std::optional<at::Tensor>& batch_sizes, const Tensors& hx_given,
            const Tensors& weights_given)
     : LayerArgs(function, number, x_given, batch_sizes, hx_given, weights_given),
       number(number),
       dtype(dtype_of(function, x)),
-      tf32(dtype == Dtype::kFloat32 &&
-           allows_tf32(at::globalContext(), &at::Context::allowTF32CuDNN)),
+      tf32(uses_tf32(dtype)),
       shape{B, N, H, R, D},
       schedule(offsets) {
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());

@@ -13,6 +13,10 @@ using Tensors = std::vector<at::Tensor>;
 // heed it.
 void override_plan(std::optional<StepKernel> kernel);
 
+// Of a call on these tensors; raises for a type without kernels. tf32: torch's setting for RNNs.
+Dtype dtype_of(const char* function, const at::Tensor& x);
+bool uses_tf32(Dtype dtype);
+
 struct Call : LayerArgs {
   Call(const char* function, int number, const at::Tensor& x,
        const std::optional<at::Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights);

@@ -75,9 +75,12 @@ cudaStream_t Context::stream() const { return at::cuda::getCurrentCUDAStream(); 
 
 Library& Context::library() const { return state_->library; }
 
-int Context::capability() const {
+Device Context::device() const {
   const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
-  return 10 * device->major + device->minor;
+  // Every device since Hopper has clusters of eight; the data centre's can have sixteen.
+  const int cluster = device->major < 9 ? 0 : device->major <= 10 ? 16 : 8;
+  return {10 * device->major + device->minor, device->multiProcessorCount,
+          static_cast<int>(device->sharedMemPerBlockOptin), cluster};
 }
 
 const char* Context::error_text(cudaError_t error) { return cudaGetErrorString(error); }

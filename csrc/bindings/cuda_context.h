@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "../cuda/layer.h"
+#include "../cuda/tiers.h"
 
 namespace fastrnn::cuda {
 
@@ -21,7 +22,7 @@ class Context {
   static bool serves(const at::Tensor& tensor);
   cudaStream_t stream() const;
   Library& library() const;
-  int capability() const;  // 10 * major + minor
+  Device device() const;
   static const char* error_text(cudaError_t error);
 
  private:

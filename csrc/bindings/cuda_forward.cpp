@@ -1,5 +1,6 @@
 #include "cuda_context.h"
 #include "cuda_layer.h"
+#include "cuda_tier.h"
 
 namespace fastrnn::cuda {
 
@@ -10,7 +11,8 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   const Call call("fastrnn.cuda.layer_forward", cell, x, batch_sizes, hx, weights);
   const Shape& s = call.shape;
   const Context context(call.x, call.dtype, call.tf32);
-  const StepKernel kernel = call.plan_for(false, context.capability());
+  const StepKernel kernel = call.plan_for(false, context.device().capability);
+  const ResidentMemory memory(call, team_for(call, false, context), false, context.stream());
   const int64_t GH = call.cell.gates * s.hidden;
 
   // Without its bias, which the update adds in the accumulate type.
@@ -35,6 +37,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   if (!kernel.fused) product = call.empty({s.directions, s.batch, GH});
 
   LayerForward layer{call.number, call.dtype, kernel, call.schedule, {}};
+  layer.resident = memory.resident;
   ForwardStep& p = layer.step;
   p.shape = s;
   p.x_gates = x_gates.data_ptr();

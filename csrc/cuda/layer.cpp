@@ -88,6 +88,7 @@ cudaError_t project(const LayerForward& layer, const ForwardStep& step, int d, v
 }  // namespace
 
 Status run(const LayerForward& layer, Library& library, cudaStream_t stream) {
+  if (layer.resident.team.tier != Tier::kStep) return run_resident(layer, stream);
   ForwardStep step = layer.step;
   const Shape& s = step.shape;
   const bool projected = layer.w_hr[0] != nullptr;
@@ -110,6 +111,7 @@ Status run(const LayerForward& layer, Library& library, cudaStream_t stream) {
 }
 
 Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
+  if (layer.resident.team.tier != Tier::kStep) return run_resident(layer, stream);
   BackwardStep step = layer.step;
   const Shape& s = step.shape;
   const int64_t scalar = bytes(layer.dtype), K = kCells[layer.cell].gates * s.hidden,

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "launch.h"
+#include "resident.h"
 #include "schedule.h"
 
 namespace fastrnn::cuda {
@@ -30,6 +31,15 @@ struct Status {
   std::string kernel;  // name and shape of the launch that failed
 };
 
+// One launch for the whole sequence, unless the tier is kStep; see Sequence for the pointers.
+struct Resident {
+  Team team{};
+  const void* weights[kMaxDirections] = {};
+  const int64_t* offsets = nullptr;
+  void* exchange = nullptr;
+  unsigned* arrivals = nullptr;
+};
+
 struct LayerForward {
   int cell;
   Dtype dtype;
@@ -37,6 +47,7 @@ struct LayerForward {
   const Schedule& schedule;
   ForwardStep step;                 // all but the ticks
   void* w_hr[kMaxDirections] = {};  // (R, H) scalar, of a projected LSTM
+  Resident resident = {};
 };
 
 struct LayerBackward {
@@ -49,9 +60,16 @@ struct LayerBackward {
   void* w_hr[kMaxDirections] =
       {};               // (R, H) scalar, of a projected LSTM: kernel.fused must be false
   bool grad_h0 = true;  // finish grad_h0, which costs one more product
+  Resident resident = {};
 };
 
 Status run(const LayerForward& layer, Library& library, cudaStream_t stream);
 Status run(const LayerBackward& layer, Library& library, cudaStream_t stream);
+
+Status run_resident(const LayerForward& layer, cudaStream_t stream);
+Status run_resident(const LayerBackward& layer, cudaStream_t stream);
+
+// Whether a resident launch could run on the current device: cudaSuccess, or why not.
+cudaError_t room_for(int cell, Dtype dtype, const Team& team, const Shape& shape, bool backward);
 
 }  // namespace fastrnn::cuda

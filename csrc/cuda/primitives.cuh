@@ -17,6 +17,10 @@ struct alignas(16) Quad {
   uint32_t word[4];
 };
 
+struct alignas(8) Pair {
+  float value[2];
+};
+
 }  // namespace fastrnn::cuda
 
 #if defined(__CUDACC__)
@@ -98,6 +102,67 @@ __device__ __forceinline__ uint32_t round_to_tf32(uint32_t bits) {
 #endif
 }
 
+__device__ __forceinline__ float shuffle_xor(float value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+// Clusters. Every thread of every block of the cluster arrives, and later waits; what was written
+// before the arrivals, in any block's shared memory, is seen after the wait.
+#if __CUDA_ARCH__ >= 900
+constexpr bool kHasClusters = true;
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// The same place as `mine`, in the shared memory of the block with this rank.
+__device__ __forceinline__ uint32_t in_block(const void* mine, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(there)
+      : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(mine))), "r"(rank));
+  return there;
+}
+__device__ __forceinline__ void store_in_block(Quad* mine, int rank, const Quad& quad) {
+  asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(in_block(mine, rank)),
+               "r"(quad.word[0]), "r"(quad.word[1]), "r"(quad.word[2]), "r"(quad.word[3])
+               : "memory");
+}
+__device__ __forceinline__ void store_in_block(Pair* mine, int rank, const Pair& pair) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(in_block(mine, rank)),
+               "f"(pair.value[0]), "f"(pair.value[1])
+               : "memory");
+}
+#else  // A kernel that asks for clusters has no body here, and plan() never chooses it.
+constexpr bool kHasClusters = false;
+__device__ __forceinline__ void cluster_arrive() { __trap(); }
+__device__ __forceinline__ void cluster_wait() { __trap(); }
+template <class T>
+__device__ __forceinline__ void store_in_block(T*, int, const T&) {
+  __trap();
+}
+#endif
+
+// A barrier of blocks that run at the same time, on a counter that starts at zero and only grows.
+// One thread of a block arrives for it, between two block barriers; likewise for the wait.
+__device__ __forceinline__ void release_add(unsigned* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+__device__ __forceinline__ void acquire_wait(unsigned* counter, unsigned target) {
+  unsigned count;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+  } while (static_cast<int>(count - target) < 0);
+}
+
+// What another block has written since this one has begun: not from a cache of this SM alone.
+__device__ __forceinline__ Quad load_fresh(const Quad* from) {
+  const uint4 quad = __ldcg(reinterpret_cast<const uint4*>(from));
+  return {{quad.x, quad.y, quad.z, quad.w}};
+}
+__device__ __forceinline__ float load_fresh(const float* from) { return __ldcg(from); }
+
 }  // namespace fastrnn::cuda
 
 #else
@@ -115,6 +180,26 @@ inline void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a
 }
 
 inline uint32_t round_to_tf32(uint32_t bits) { return emulator::round_to_tf32(bits); }
+
+inline float shuffle_xor(float value, int mask) { return emulator::shuffle_xor(value, mask); }
+
+constexpr bool kHasClusters = true;
+inline void cluster_arrive() { emulator::cluster_arrive(); }
+inline void cluster_wait() { emulator::cluster_wait(); }
+template <class T>
+inline void store_in_block(T* mine, int rank, const T& value) {
+  *emulator::in_block(mine, rank) = value;
+}
+
+inline void release_add(unsigned* counter) { emulator::release_add(counter); }
+inline void acquire_wait(unsigned* counter, unsigned target) {
+  emulator::acquire_wait(counter, target);
+}
+
+template <class T>
+inline T load_fresh(const T* from) {
+  return *from;
+}
 
 }  // namespace fastrnn::cuda
 

@@ -90,7 +90,8 @@ struct FmaTile {
 // Tensor cores: weights on the 16-row side of the mma, two groups a tile, and the batch on its
 // 8-column side, so that a small batch wastes little. The K-words of a mma may come in any order as
 // long as both operands agree: taking each lane's four consecutive words keeps the loads wide.
-template <class Scalar, int kHalves, int kRows>
+// kRounded: tf32 operands come rounded already.
+template <class Scalar, int kHalves, int kRows, bool kRounded = false>
 struct MmaTile {
   static constexpr int kLaneRows = kRows / 8;
   static constexpr int kSlices = kStepWarps;
@@ -101,7 +102,7 @@ struct MmaTile {
   static FASTRNN_HD int lane_row(int i, int lane) { return i * 8 + lane / 4; }
 
   static FASTRNN_HD uint32_t operand(uint32_t word) {
-    if constexpr (sizeof(Scalar) == sizeof(float)) return round_to_tf32(word);
+    if constexpr (sizeof(Scalar) == sizeof(float) && !kRounded) return round_to_tf32(word);
     return word;
   }
 

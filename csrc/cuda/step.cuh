@@ -18,6 +18,14 @@ FASTRNN_HD int64_t backward_rows(const BackwardStep& p, int d) {
   return p.grad_full || now > after ? now : after;
 }
 
+template <class Cell, class Scalar>
+FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar>& update, const BackwardStep& p, int d,
+                       int64_t b, int64_t unit, Accumulate<Scalar> product) {
+  if (b >= p.tick[d].now.count) return update.leave(p, d, b, unit, product);
+  update.compute(product);
+  update.save(p, p.tick[d], d, b, unit);
+}
+
 // A block serves kRows batch rows and kUnits hidden units of direction blockIdx.y.
 template <int64_t kRows, int kUnits>
 struct Tile {
@@ -52,7 +60,8 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kStepThreads;
     const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
-    if (at < kRows * kUnits && b < tick.now.count && unit < s.hidden) update[i].load(p, d, b, unit);
+    if (at < kRows * kUnits && b < tick.now.count && unit < s.hidden)
+      update[i].load(p, tick, d, b, unit);
   }
 
   const int64_t width = s.directions * s.recurrent;
@@ -79,13 +88,15 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     for (int g = 0; g < Cell::kGates; ++g) {
       product[g] = Product::sum(u / 8 * Cell::kGates + g, row, u % 8);
     }
-    update[i].finish(p, d, b, unit, product);
+    update[i].compute(product);
+    update[i].save(p, tick, d, b, unit);
   }
 }
 
 template <class Cell, class Scalar, bool kTensorCores, int kRows, bool kAligned>
 __global__ void __launch_bounds__(kStepThreads, 1)
     backward_fused(const __grid_constant__ BackwardStep p) {
+  using A = Accumulate<Scalar>;
   constexpr int kUnits = 16;
   constexpr int kEach = (kRows * kUnits + kStepThreads - 1) / kStepThreads;
   using Product = BlockProduct<Scalar, 2, kRows, kTensorCores>;
@@ -101,7 +112,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kStepThreads;
     const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
-    if (at < kRows * kUnits && b < rows && unit < s.hidden) update[i].load(p, d, b, unit);
+    if (at < kRows * kUnits && b < rows && unit < s.hidden) update[i].load(p, tick, d, b, unit);
   }
 
   const bool carried = tile.row < tick.after.count;  // else no row of this block has a step after
@@ -123,7 +134,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     const int at = threadIdx.x + i * kStepThreads, row = at / kUnits, u = at % kUnits;
     const int64_t b = tile.row + row, unit = tile.unit + u;
     if (at >= kRows * kUnits || b >= rows || unit >= s.hidden) continue;
-    update[i].finish(p, d, b, unit, b < tick.after.count ? Product::sum(u / 8, row, u % 8) : 0);
+    finish(update[i], p, d, b, unit, b < tick.after.count ? Product::sum(u / 8, row, u % 8) : A(0));
   }
 }
 
@@ -136,13 +147,14 @@ __global__ void __launch_bounds__(kStepThreads)
   const int64_t b = at / s.hidden, unit = at % s.hidden;
   if (b >= p.tick[d].now.count) return;
   ForwardUpdate<Cell, Scalar> update;
-  update.load(p, d, b, unit);
+  update.load(p, p.tick[d], d, b, unit);
   const Array<Scalar> given(p.product);
   Accumulate<Scalar> product[Cell::kGates];
   for (int g = 0; g < Cell::kGates; ++g) {
     product[g] = given[((d * s.batch + b) * Cell::kGates + g) * s.hidden + unit];
   }
-  update.finish(p, d, b, unit, product);
+  update.compute(product);
+  update.save(p, p.tick[d], d, b, unit);
 }
 
 template <class Cell, class Scalar>
@@ -154,11 +166,11 @@ __global__ void __launch_bounds__(kStepThreads)
   const int64_t b = at / s.hidden, unit = at % s.hidden;
   if (b >= backward_rows(p, d)) return;
   BackwardUpdate<Cell, Scalar> update;
-  update.load(p, d, b, unit);
+  update.load(p, p.tick[d], d, b, unit);
   const bool given = !p.grad_full && b < p.tick[d].after.count;
-  update.finish(p, d, b, unit,
-                given ? Array<Scalar>(p.product)[(d * s.batch + b) * s.hidden + unit]
-                      : Accumulate<Scalar>(0));
+  finish(update, p, d, b, unit,
+         given ? Array<Scalar>(p.product)[(d * s.batch + b) * s.hidden + unit]
+               : Accumulate<Scalar>(0));
 }
 
 template <class Scalar>

@@ -1,6 +1,6 @@
-// What a thread does for one hidden unit of one batch row, once the recurrent product is known.
-// Both forms of a step end in these: load() fetches everything that does not depend on the product
-// (the fused form calls it before the product, to hide its latency), finish() takes the product.
+// What a thread does for one hidden unit of one batch row, once the recurrent product is known. All
+// kernels share these: load() fetches everything that does not depend on the product (before the
+// product where that hides its latency), compute() takes the product, save() writes the results.
 #pragma once
 
 #include "../cells/cell.h"
@@ -13,20 +13,32 @@ template <class Cell, class Scalar>
 struct ForwardUpdate {
   using A = Accumulate<Scalar>;
   A x[Cell::kGates], h_bias[Cell::kGates], prev[Cell::kStates];
+  A next[Cell::kStates], saved[Cell::kSaved + 1];
 
-  FASTRNN_HD void load(const ForwardStep& p, int d, int64_t b, int64_t unit) {
-    const Shape& s = p.shape;
-    const Tick& tick = p.tick[d];
-    const int64_t gates = (d * s.total + tick.now.offset + b) * Cell::kGates * s.hidden + unit;
-    const Array<Scalar> x_gates(p.x_gates), b_ih(p.b_ih[d]), b_hh(p.b_hh[d]);
+  FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
+    load_gates(p, tick, d, b, unit);
+    load_states(p, tick, d, b, unit);
     for (int g = 0; g < Cell::kGates; ++g) {
-      x[g] = x_gates[gates + g * s.hidden];
       h_bias[g] = 0;
       if (p.b_ih[d]) {
-        x[g] += b_ih[g * s.hidden + unit];
-        h_bias[g] = b_hh[g * s.hidden + unit];
+        x[g] += Array<Scalar>(p.b_ih[d])[g * p.shape.hidden + unit];
+        h_bias[g] = Array<Scalar>(p.b_hh[d])[g * p.shape.hidden + unit];
       }
     }
+  }
+
+  // x still lacks its bias, and h_bias is not set.
+  FASTRNN_HD void load_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+                             int64_t unit) {
+    const Shape& s = p.shape;
+    const int64_t gates = (d * s.total + tick.now.offset + b) * Cell::kGates * s.hidden + unit;
+    const Array<Scalar> x_gates(p.x_gates);
+    for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[gates + g * s.hidden];
+  }
+
+  FASTRNN_HD void load_states(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+                              int64_t unit) {
+    const Shape& s = p.shape;
     const bool starts = b >= tick.before.count;
     prev[0] = 0;
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
@@ -41,14 +53,15 @@ struct ForwardUpdate {
     }
   }
 
-  FASTRNN_HD void finish(const ForwardStep& p, int d, int64_t b, int64_t unit,
-                         const A* product) const {
-    const Shape& s = p.shape;
-    const Tick& tick = p.tick[d];
-    A h[Cell::kGates], next[Cell::kStates], saved[Cell::kSaved + 1];
+  FASTRNN_HD void compute(const A* product) {
+    A h[Cell::kGates];
     for (int g = 0; g < Cell::kGates; ++g) h[g] = product[g] + h_bias[g];
     Cell::forward(x, h, prev, next, saved);
+  }
 
+  FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+                       int64_t unit) const {
+    const Shape& s = p.shape;
     const int64_t row = tick.now.offset + b, state = (d * s.batch + b) * s.hidden + unit;
     const bool ends = b >= tick.after.count;
     store<Scalar>(p.h[d], row * p.h_stride + unit, next[0]);
@@ -76,12 +89,12 @@ struct BackwardUpdate {
   using A = Accumulate<Scalar>;
   A saved[Cell::kSaved + 1], prev[Cell::kStates], next[Cell::kStates], grad_next[Cell::kStates];
   A direct;
+  A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates];
 
   // Row b may be past the rows of this step: then it has just left its first step, and its gradient
   // goes out to h0.
-  FASTRNN_HD void load(const BackwardStep& p, int d, int64_t b, int64_t unit) {
+  FASTRNN_HD void load(const BackwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
     const Shape& s = p.shape;
-    const Tick& tick = p.tick[d];
     const bool carried = b < tick.after.count;
     const int64_t state = (d * s.batch + b) * s.hidden + unit;
     direct = Cell::kDirectGrad && carried ? Array<A>(p.direct)[state] : A(0);
@@ -116,17 +129,16 @@ struct BackwardUpdate {
   }
 
   // product: (grad_h_gates W_hh) of the step after, or 0 where there is none or grad_full has it.
-  FASTRNN_HD void finish(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) {
-    const Shape& s = p.shape;
-    const int64_t state = (d * s.batch + b) * s.hidden + unit;
-    if (b >= p.tick[d].now.count) {
-      store<Scalar>(p.grad_h0, state, product + direct);
-      return;
-    }
+  FASTRNN_HD void compute(A product) {
     grad_next[0] += product + direct;
-    A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates];
     Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
-    const int64_t row = d * s.total + p.tick[d].now.offset + b;
+  }
+
+  FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, int d, int64_t b,
+                       int64_t unit) const {
+    const Shape& s = p.shape;
+    const int64_t row = d * s.total + tick.now.offset + b;
+    const int64_t state = (d * s.batch + b) * s.hidden + unit;
     const int64_t gates = row * Cell::kGates * s.hidden + unit;
     for (int g = 0; g < Cell::kGates; ++g) {
       store<Scalar>(p.grad_x_gates, gates + g * s.hidden, grad_x[g]);
@@ -134,6 +146,11 @@ struct BackwardUpdate {
     }
     if (Cell::kDirectGrad) store<A>(p.direct, state, grad_prev[0]);
     if constexpr (Cell::kStates == 2) store<A>(p.grad_cell, state, grad_prev[1]);
+  }
+
+  // In the place of compute() and save() for a row that has left its first step.
+  FASTRNN_HD void leave(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) const {
+    store<Scalar>(p.grad_h0, (d * p.shape.batch + b) * p.shape.hidden + unit, product + direct);
   }
 };
 

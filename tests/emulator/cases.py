@@ -28,6 +28,18 @@ KERNELS = [
     ("mma8", {"fused": True, "tensor_cores": True, "rows": 8}, ["tf32", "bfloat16", "float16"]),
     ("mma32", {"fused": True, "tensor_cores": True, "rows": 32}, ["tf32", "bfloat16", "float16"]),
 ]
+# The same for the kernels that run a whole sequence: (name, how to ask for it, precisions it exists in).
+MMA = ["tf32", "bfloat16", "float16"]
+RESIDENT = [
+    ("cta8", {"tier": "cta"}, ["float32", *MMA]),
+    ("cluster8", {"tier": "cluster", "rows": 8, "units": 8}, ["float32", *MMA]),
+    ("cluster32", {"tier": "cluster", "rows": 32}, MMA),
+    ("grid8", {"tier": "grid", "rows": 8, "units": 8}, ["float32", *MMA]),
+    ("grid32", {"tier": "grid", "rows": 32}, MMA),
+]
+# T B I H: one step; an odd H with rows of the last member missing; more rows than a tile, aligned rows.
+RESIDENT_SHAPES = [(1, 2, 1, 33), (4, 3, 2, 17), (3, 33, 3, 40)]
+
 # T B I H: one element; rows and units that fill no tile; more rows than a tile; 16-byte rows that end inside a chunk.
 SHAPES = [(1, 1, 1, 1), (3, 3, 2, 17), (2, 33, 3, 3), (2, 17, 1, 33), (2, 9, 3, 40)]
 
@@ -120,8 +132,8 @@ class Layer:
                 assert error <= BUDGET[self.precision], f"{name}[{index}]: {error:.1f} units of rounding"
 
 
-def small_layers(cell, precision, make=Layer):
-    for number, shape in enumerate(SHAPES):
+def small_layers(cell, precision, make=Layer, shapes=SHAPES):
+    for number, shape in enumerate(shapes):
         for directions, packed in itertools.product((1, 2), (False, True)):
             if number <= 1 or directions + packed == 1 + number % 3:  # all four for the two smallest, else one or two
                 yield make(cell, precision, shape, directions, packed, seed=number)

@@ -61,7 +61,9 @@ Context::~Context() = default;
 bool Context::serves(const at::Tensor& tensor) { return tensor.is_cpu(); }
 cudaStream_t Context::stream() const { return nullptr; }
 Library& Context::library() const { return state_->library; }
-int Context::capability() const { return 90; }
+Device Context::device() const {
+  return {90, emulator::device.sms, emulator::device.shared_per_block, 16};
+}
 const char* Context::error_text(cudaError_t) { return "the emulator refused the launch"; }
 
 }  // namespace fastrnn::cuda

@@ -3,114 +3,125 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <barrier>
+#include <cstdio>
+#include <map>
 #include <memory>
-#include <thread>
+#include <mutex>
 #include <vector>
 
 namespace emulator {
 
-namespace {
-
-constexpr int kWarp = 32;
+constexpr unsigned kWarp = 32;
 
 // Operands alternate between two buffers, so one barrier per exchange is enough: nobody can write a
 // buffer again before everybody has passed the barrier of the exchange in between.
 struct Warp {
-  std::barrier<> barrier{kWarp};
+  Barrier barrier{kWarp};
   std::array<std::array<Fragments, kWarp>, 2> buffer;
 };
 
-// A fixed team of threads that sleeps between launches.
-class Team {
- public:
-  explicit Team(unsigned size) : size_(size), ends_(size + 1), starts_(size + 1), block_(size) {
-    for (unsigned i = 0; i < size / kWarp; ++i) warps_.push_back(std::make_unique<Warp>());
-    for (unsigned i = 0; i < size; ++i) threads_.emplace_back([this, i] { work(i); });
-  }
-  ~Team() {
-    kernel_ = nullptr;
-    starts_.arrive_and_wait();
-    for (std::thread& thread : threads_) thread.join();
-  }
+namespace {
 
-  unsigned size() const { return size_; }
-  std::barrier<>& block() { return block_; }
-  Warp& warp(unsigned thread) { return *warps_[thread / kWarp]; }
-
-  void run(dim3 grid, size_t shared_bytes, const std::function<void()>& kernel) {
-    grid_ = grid;
-    // Room for every block, in units that keep each block's part aligned.
-    stride_ = (shared_bytes + sizeof(Line) - 1) / sizeof(Line);
-    shared_.resize(stride_ * grid.x * grid.y * grid.z);
-    std::memset(static_cast<void*>(shared_.data()), 0xff,
-                shared_.size() * sizeof(Line));  // NaN in every type
-    kernel_ = &kernel;
-    starts_.arrive_and_wait();
-    ends_.arrive_and_wait();
-  }
-
- private:
-  struct alignas(64) Line {
-    unsigned char bytes[64];
-  };
-
-  void work(unsigned index);
-
-  unsigned size_;
-  dim3 grid_;
-  size_t stride_ = 0;
-  std::vector<Line> shared_;
-  const std::function<void()>* kernel_ = nullptr;
-  std::barrier<> ends_, starts_, block_;
-  std::vector<std::unique_ptr<Warp>> warps_;
-  std::vector<std::thread> threads_;
+struct alignas(64) Line {
+  unsigned char bytes[64];
 };
 
-std::unique_ptr<Team> team;
-thread_local unsigned exchanges = 0;
-
-void Team::work(unsigned index) {
-  for (;;) {
-    starts_.arrive_and_wait();
-    if (!kernel_) return;
-    self = {{index, 0, 0}, {0, 0, 0}, reinterpret_cast<unsigned char*>(shared_.data())};
-    for (self.block.z = 0; self.block.z < grid_.z; ++self.block.z) {
-      for (self.block.y = 0; self.block.y < grid_.y; ++self.block.y) {
-        for (self.block.x = 0; self.block.x < grid_.x; ++self.block.x) {
-          (*kernel_)();
-          self.shared += stride_ * sizeof(Line);
-        }
-      }
-    }
-    ends_.arrive_and_wait();
-  }
-}
+std::map<const void*, int> allowed;  // bytes of shared memory that a kernel has asked for
+std::vector<Thread> threads;
+std::vector<Line> shared;
+size_t stride;  // from block to block, in units that keep each block's part aligned
 
 }  // namespace
 
-cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes,
-                   const std::function<void()>& kernel) {
-  const bool fits = block.y == 1 && block.z == 1 && block.x % kWarp == 0 && block.x <= 1024 &&
-                    grid.y <= 65535 && grid.z <= 65535 && grid.x > 0 && shared_bytes <= 48 * 1024;
-  if (!fits) return cudaErrorInvalidValue;
-  if (!team || team->size() != block.x) {
-    team.reset();
-    team = std::make_unique<Team>(block.x);
+Thread& self() { return threads[fiber_index()]; }
+
+unsigned char* shared_of(unsigned rank) {
+  return self().shared +
+         (int64_t{rank} - self().rank) * static_cast<int64_t>(stride * sizeof(Line));
+}
+
+cudaError_t allow_shared_memory(const void* kernel, int bytes) {
+  if (bytes > device.shared_per_block) return cudaErrorInvalidValue;
+  allowed[kernel] = bytes;
+  return cudaSuccess;
+}
+
+Launch read(const cudaLaunchConfig_t& config) {
+  Launch launch{config.gridDim, config.blockDim, config.dynamicSmemBytes, 1, false};
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config.attrs[i];
+    if (attribute.id == cudaLaunchAttributeClusterDimension)
+      launch.cluster = attribute.val.clusterDim.x;
+    if (attribute.id == cudaLaunchAttributeCooperative)
+      launch.cooperative = attribute.val.cooperative != 0;
   }
-  team->run(grid, shared_bytes, kernel);
+  return launch;
+}
+
+cudaError_t launch(const Launch& launch, const void* kernel, const std::function<void()>& body) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard lock(one_at_a_time);
+  const auto& [grid, block, bytes, cluster, cooperative] = launch;
+  const size_t most = allowed.count(kernel) ? allowed[kernel] : 0;
+  const unsigned blocks = grid.x * grid.y * grid.z;
+  const bool fits = block.y == 1 && block.z == 1 && block.x % kWarp == 0 && block.x <= 1024 &&
+                    grid.y <= 65535 && grid.z <= 65535 && blocks > 0 &&
+                    bytes <= std::max<size_t>(most, 48 * 1024) && cluster >= 1 && cluster <= 16 &&
+                    grid.x % cluster == 0;
+  if (!fits) return cudaErrorInvalidValue;
+  if (cooperative && blocks > static_cast<unsigned>(device.sms))
+    return cudaErrorCooperativeLaunchTooLarge;
+
+  last = launch;
+  const unsigned together = cooperative ? blocks : cluster;
+  stride = (bytes + sizeof(Line) - 1) / sizeof(Line);
+  shared.resize(stride * blocks);
+  std::memset(static_cast<void*>(shared.data()), 0xff, shared.size() * sizeof(Line));  // NaN
+  std::vector<std::unique_ptr<Barrier>> barriers;
+  std::vector<std::unique_ptr<Warp>> warps;
+  for (unsigned i = 0; i < together; ++i) barriers.push_back(std::make_unique<Barrier>(block.x));
+  for (unsigned i = 0; i < together * block.x / kWarp; ++i)
+    warps.push_back(std::make_unique<Warp>());
+  Barrier cluster_barrier(together * block.x);
+  threads.assign(together * block.x, {});
+  run_fibers(together * block.x, [&](unsigned index) {
+    const unsigned rank = index / block.x;
+    for (unsigned number = rank; number < blocks; number += together) {
+      self() = {{index % block.x, 0, 0},
+                {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y},
+                rank,
+                together,
+                reinterpret_cast<unsigned char*>(shared.data() + stride * number),
+                barriers[rank].get(),
+                &cluster_barrier,
+                warps[index / kWarp].get(),
+                0,
+                self().exchanges};
+      body();
+    }
+  });
   return cudaSuccess;
 }
 
 void block_barrier() {
-  if (barriers) team->block().arrive_and_wait();
+  if (missing == Missing::kBlock) return;
+  Barrier& barrier = *self().block_barrier;
+  barrier.wait(barrier.arrive());
+}
+
+void cluster_arrive() {
+  if (missing != Missing::kCluster) self().token = self().cluster_barrier->arrive();
+}
+
+void cluster_wait() {
+  if (missing != Missing::kCluster) self().cluster_barrier->wait(self().token);
 }
 
 const std::array<Fragments, 32>& exchange(const Fragments& mine) {
-  Warp& warp = team->warp(self.thread.x);
-  auto& buffer = warp.buffer[exchanges++ % 2];
-  buffer[self.thread.x % kWarp] = mine;
-  warp.barrier.arrive_and_wait();
+  Thread& thread = self();
+  auto& buffer = thread.warp->buffer[thread.exchanges++ % 2];
+  buffer[thread.thread.x % kWarp] = mine;
+  thread.warp->barrier.wait(thread.warp->barrier.arrive());
   return buffer;
 }
 
@@ -131,3 +142,8 @@ float unpack<__nv_bfloat16>(uint32_t word, int i) {
 }
 
 }  // namespace emulator
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = emulator::device.sms;
+  return cudaSuccess;
+}

@@ -1,32 +1,85 @@
-// Gives the CUDA kernel sources their meaning on the CPU: each CUDA thread is an OS thread, a
-// block's barrier is a barrier of those threads, and a warp's collective operation exchanges its
-// operands through memory. The kernels stay as they are; the folder include/ stands in for the
-// toolkit's headers and this file for its built-in variables and functions.
+// Gives the CUDA kernel sources their meaning on the CPU: each CUDA thread is a fiber, barriers are
+// barriers of fibers, and a warp's collective operation exchanges its operands through memory. The
+// kernels stay as they are; the folder include/ stands in for the toolkit's headers and this file
+// for its built-in variables and functions.
 //
-// A launch runs to its end before it returns. All its threads walk over the blocks of the grid in
-// order, but nothing holds the threads of one block back from starting on the next: each block has
-// shared memory of its own, poisoned, so a race between blocks is a race here too.
+// A launch runs to its end before it returns. The blocks that may wait for each other (a cluster,
+// or all of a cooperative grid) are there at the same time; otherwise a block's threads go on to
+// the next block by themselves, and nothing holds the threads of one block back from starting on
+// it. Each block has shared memory of its own, poisoned, so a race between blocks is a race here
+// too.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <functional>
 
+#include "fibers.h"
 #include "include/cuda_runtime.h"
 
 namespace emulator {
 
+// What the device has; the tests make it smaller.
+struct Device {
+  int sms = 132, shared_per_sm = 228 * 1024, shared_per_block = 227 * 1024;
+  int cluster_sms = 128;  // SMs that clusters of sixteen can use
+};
+inline Device device;
+
+// The test of the tests: barriers of this kind do nothing, and then the race detector must speak.
+enum class Missing { kNone, kBlock, kCluster, kGrid };
+inline Missing missing = Missing::kNone;
+
+struct Warp;
+
 struct Thread {
   uint3 thread, block;
+  unsigned rank, blocks;  // of the block, among those that are there at the same time
   unsigned char* shared;
+  Barrier* block_barrier;
+  Barrier* cluster_barrier;
+  Warp* warp;
+  uint64_t token;  // of the cluster barrier, from arrival to wait
+  unsigned exchanges;
 };
-inline thread_local Thread self{};
+Thread& self();
 
-cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+struct Launch {
+  dim3 grid, block;
+  size_t shared_bytes;
+  unsigned cluster;  // blocks of a cluster, along x
+  bool cooperative;
+};
+inline Launch last;  // of the launches so far
+cudaError_t launch(const Launch& launch, const void* kernel, const std::function<void()>& body);
+cudaError_t allow_shared_memory(const void* kernel, int bytes);
+
 void block_barrier();
-// The test of the tests: false removes every block barrier, and then the race detector must speak.
-inline bool barriers = true;
+void cluster_arrive();
+void cluster_wait();
+
+// The same place in the shared memory of another block of the cluster.
+template <class T>
+T* in_block(T* mine, unsigned rank);
+unsigned char* shared_of(unsigned rank);
+
+template <class T>
+T* in_block(T* mine, unsigned rank) {
+  return reinterpret_cast<T*>(shared_of(rank) +
+                              (reinterpret_cast<unsigned char*>(mine) - self().shared));
+}
+
+inline void release_add(unsigned* counter) {
+  if (missing != Missing::kGrid) std::atomic_ref(*counter).fetch_add(1, std::memory_order_release);
+}
+// Returns once the counter has come to `target`.
+inline void acquire_wait(unsigned* counter, unsigned target) {
+  if (missing == Missing::kGrid) return;
+  while (static_cast<int>(std::atomic_ref(*counter).load(std::memory_order_acquire) - target) < 0)
+    give_way(true);
+}
 
 // Operands of one lane of a mma, as the hardware holds them.
 struct Fragments {
@@ -37,7 +90,12 @@ struct Fragments {
 // valid until this lane's next exchange.
 const std::array<Fragments, 32>& exchange(const Fragments& mine);
 
-inline unsigned char* shared_memory() { return self.shared; }
+inline unsigned char* shared_memory() { return self().shared; }
+
+inline float shuffle_xor(float value, int mask) {
+  const auto& warp = exchange({{std::bit_cast<uint32_t>(value)}, {}});
+  return std::bit_cast<float>(warp[self().thread.x % 32 ^ mask].a[0]);
+}
 
 // Value i of the values packed into a word.
 template <class Scalar>
@@ -49,7 +107,7 @@ template <class Scalar>
 void mma(float (&d)[4], const std::array<uint32_t, 4>& a, const std::array<uint32_t, 2>& b) {
   constexpr int kPacked = sizeof(uint32_t) / sizeof(Scalar);
   const auto& warp = exchange({a, b});
-  const int lane = self.thread.x % 32;
+  const int lane = self().thread.x % 32;
   for (int out = 0; out < 4; ++out) {
     const int row = lane / 4 + out / 2 * 8, column = lane % 4 * 2 + out % 2;
     for (int word = 0; word < 8; ++word) {
@@ -64,16 +122,40 @@ void mma(float (&d)[4], const std::array<uint32_t, 4>& a, const std::array<uint3
 // To ten bits of mantissa, ties away from zero.
 inline uint32_t round_to_tf32(uint32_t bits) { return (bits + 0x1000) & ~uint32_t{0x1fff}; }
 
+Launch read(const cudaLaunchConfig_t& config);
+
 }  // namespace emulator
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
-  return emulator::launch(config->gridDim, config->blockDim, config->dynamicSmemBytes,
+  return emulator::launch(emulator::read(*config), reinterpret_cast<const void*>(kernel),
                           [&] { kernel(arguments...); });
 }
 
-#define threadIdx (::emulator::self.thread)
-#define blockIdx (::emulator::self.block)
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  return emulator::allow_shared_memory(reinterpret_cast<const void*>(kernel), value);
+}
+
+// One block an SM, as the kernels that ask have registers for no more.
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int, size_t bytes) {
+  *blocks = static_cast<int>(bytes) <= emulator::device.shared_per_block ? 1 : 0;
+  return cudaSuccess;
+}
+
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, Kernel*,
+                                           const cudaLaunchConfig_t* config) {
+  const bool fits = static_cast<int>(config->dynamicSmemBytes) <= emulator::device.shared_per_block;
+  *clusters =
+      fits ? emulator::device.cluster_sms / static_cast<int>(emulator::read(*config).cluster) : 0;
+  return cudaSuccess;
+}
+
+#define threadIdx (::emulator::self().thread)
+#define blockIdx (::emulator::self().block)
 
 #define __syncthreads() ::emulator::block_barrier()

@@ -1,6 +1,28 @@
-// The CUDA backend as a Python module for CPU tensors: the bindings of fastrnn._C.cuda themselves.
+// The CUDA backend as a Python module for CPU tensors: the bindings of fastrnn._C.cuda themselves,
+// and what a test may ask of the device.
 #include <pybind11/pybind11.h>
 
-void bind_cuda(pybind11::module_& cuda);
+#include "emulator.h"
 
-PYBIND11_MODULE(fastrnn_emulated, m) { bind_cuda(m); }
+namespace py = pybind11;
+
+void bind_cuda(py::module_& cuda);
+
+PYBIND11_MODULE(fastrnn_emulated, m) {
+  bind_cuda(m);
+  m.def(
+      "set_device",
+      [](int sms, int shared_per_block, int cluster_sms) {
+        emulator::device.sms = sms;
+        emulator::device.shared_per_block = shared_per_block;
+        emulator::device.cluster_sms = cluster_sms;
+      },
+      py::arg("sms") = 132, py::arg("shared_per_block") = 227 * 1024, py::arg("cluster_sms") = 128);
+  m.def("last_launch", [] {
+    const emulator::Launch& last = emulator::last;
+    return py::dict(py::arg("blocks") = last.grid.x * last.grid.y,
+                    py::arg("threads") = last.block.x, py::arg("cluster") = last.cluster,
+                    py::arg("cooperative") = last.cooperative,
+                    py::arg("shared_bytes") = last.shared_bytes);
+  });
+}

@@ -1,14 +1,18 @@
-// Runs fused steps of both passes, with multiply-adds and with mma, for ThreadSanitizer to watch.
-// The numbers do not matter here, only who touches what when. Called with an argument, it leaves
-// out the kernels' barriers.
+// Runs both passes of some kernels, with multiply-adds and with mma, for ThreadSanitizer to watch.
+// The numbers do not matter here, only who touches what when. The argument says which kernels
+// (step, cta, cluster, grid); a second one leaves out a kind of barrier (block, cluster, grid).
 #include <cstdio>
+#include <string>
 #include <vector>
 
 #include "../../csrc/cells/cell_info.h"
 #include "../../csrc/cuda/layer.h"
+#include "../../csrc/cuda/resident_cluster.cuh"
+#include "../../csrc/cuda/resident_cta.cuh"
+#include "../../csrc/cuda/resident_grid.cuh"
 #include "../../csrc/cuda/step.cuh"
 
-// In the place of launch.cpp: only the kernels that run here, to keep the build short.
+// In the place of inst/: only the kernels that run here, to keep the build short.
 namespace fastrnn::cuda {
 
 cudaError_t launch_forward(int, Dtype dtype, const StepKernel& kernel, const ForwardStep& step,
@@ -27,6 +31,45 @@ cudaError_t launch_gather_projected(Dtype, const BackwardStep&, cudaStream_t) {
   return cudaErrorInvalidValue;
 }
 
+template <class Sequence, class F>
+cudaError_t with_kernel(Dtype dtype, const Sequence& p, F f) {
+  using Float = std::pair<Gru, float>;
+  using Half = std::pair<Lstm, __nv_bfloat16>;
+  const bool wide = dtype == Dtype::kFloat32;
+  switch (p.team.tier) {
+    case Tier::kCta:
+      return wide ? f(Float{}, std::integral_constant<Tier, Tier::kCta>{})
+                  : f(Half{}, std::integral_constant<Tier, Tier::kCta>{});
+    case Tier::kCluster:
+      return wide ? f(Float{}, std::integral_constant<Tier, Tier::kCluster>{})
+                  : f(Half{}, std::integral_constant<Tier, Tier::kCluster>{});
+    case Tier::kGrid:
+      return wide ? f(Float{}, std::integral_constant<Tier, Tier::kGrid>{})
+                  : f(Half{}, std::integral_constant<Tier, Tier::kGrid>{});
+    case Tier::kStep:
+      break;
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t resident_forward(int, Dtype dtype, const ForwardSequence& p, cudaStream_t stream,
+                             Residency& residency) {
+  return with_kernel(dtype, p, [&](auto types, auto tier) {
+    using Types = decltype(types);
+    return resident_forward<typename Types::first_type, typename Types::second_type,
+                            decltype(tier)::value>(p, stream, residency);
+  });
+}
+
+cudaError_t resident_backward(int, Dtype dtype, const BackwardSequence& p, cudaStream_t stream,
+                              Residency& residency) {
+  return with_kernel(dtype, p, [&](auto types, auto tier) {
+    using Types = decltype(types);
+    return resident_backward<typename Types::first_type, typename Types::second_type,
+                             decltype(tier)::value>(p, stream, residency);
+  });
+}
+
 }  // namespace fastrnn::cuda
 
 namespace {
@@ -39,7 +82,7 @@ class NoLibrary : public Library {
 };
 
 template <class Scalar>
-bool race(int cell, Dtype dtype, const StepKernel& kernel) {
+bool race(int cell, Dtype dtype, const StepKernel& kernel, Resident resident = {}) {
   using A = Accumulate<Scalar>;
   const int64_t B = 9, H = 17, D = 2;
   const Schedule schedule({0, B, B + 5, B + 6});  // packed: 9, 5 and 1 rows
@@ -83,6 +126,19 @@ bool race(int cell, Dtype dtype, const StepKernel& kernel) {
     f.h[d] = output.data() + d * H;
   }
 
+  // The device's batch sizes, and W_hh with rows that begin on sixteen bytes.
+  const std::vector<int64_t> offsets{0, B, B + 5, B + 6};
+  auto resident_weights = scalars(G * H * padded(H));
+  const Team& team = resident.team;
+  std::vector<std::byte> exchange(
+      std::max(exchange_bytes(dtype, team, D, false), exchange_bytes(dtype, team, D, true)));
+  std::vector<unsigned> arrivals(arrival_bytes(team, D) / sizeof(unsigned));
+  resident.offsets = offsets.data();
+  resident.weights[0] = resident.weights[1] = resident_weights.data();
+  resident.exchange = exchange.data();
+  resident.arrivals = arrivals.data();
+  forward.resident = backward.resident = resident;
+
   NoLibrary library;
   return run(forward, library, nullptr).error == cudaSuccess &&
          run(backward, library, nullptr).error == cudaSuccess;
@@ -90,11 +146,29 @@ bool race(int cell, Dtype dtype, const StepKernel& kernel) {
 
 }  // namespace
 
-int main(int count, char**) {
-  emulator::barriers = count == 1;
-  const bool ran = race<double>(1, Dtype::kFloat64, {true, false, 8}) &&
-                   race<__nv_bfloat16>(0, Dtype::kBFloat16, {true, true, 8}) &&
-                   race<__nv_bfloat16>(0, Dtype::kBFloat16, {true, true, 32});
+int main(int count, char** arguments) {
+  using emulator::Missing;
+  const std::string which = count > 1 ? arguments[1] : "", without = count > 2 ? arguments[2] : "";
+  emulator::missing = without == "block"     ? Missing::kBlock
+                      : without == "cluster" ? Missing::kCluster
+                      : without == "grid"    ? Missing::kGrid
+                                             : Missing::kNone;
+  bool ran = false;
+  if (which == "step") {
+    ran = race<double>(1, Dtype::kFloat64, {true, false, 8}) &&
+          race<__nv_bfloat16>(0, Dtype::kBFloat16, {true, true, 8}) &&
+          race<__nv_bfloat16>(0, Dtype::kBFloat16, {true, true, 32});
+  }
+  // Nine rows and 17 units: two tiles of eight rows, two or three members.
+  const auto resident = [](const Team& team) {
+    Team mma = team;
+    mma.tensor_cores = true;
+    return race<float>(1, Dtype::kFloat32, {}, {team}) &&
+           race<__nv_bfloat16>(0, Dtype::kBFloat16, {}, {mma});
+  };
+  if (which == "cta") ran = resident({Tier::kCta, false, 8, 1, 24, 2, 1});
+  if (which == "cluster") ran = resident({Tier::kCluster, false, 8, 3, 8, 2, 1});
+  if (which == "grid") ran = resident({Tier::kGrid, false, 8, 2, 16, 1, 2});
   std::puts(ran ? "ran" : "a launch failed");
   return ran ? 0 : 1;
 }

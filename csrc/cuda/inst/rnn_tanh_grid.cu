@@ -1,0 +1,4 @@
+#include "../../cells/rnn.h"
+#include "../resident_grid.cuh"
+
+FASTRNN_RESIDENT(fastrnn::RnnTanh, Tier::kGrid)

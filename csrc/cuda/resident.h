@@ -1,0 +1,197 @@
+// The resident kernels: one launch for a whole sequence, with the recurrent weights on the chip.
+// What they are told, how they divide a layer, what memory they need; readable by a host compiler.
+//
+// A team of blocks serves a batch tile of one direction. Each member owns all gates of `units`
+// hidden units and keeps their weights, in registers as far as they go and in shared memory beyond.
+//
+//   S, kCta       a team is one block; h stays in its shared memory
+//   C, kCluster   a team is a thread-block cluster; members write into each other's shared memory
+//   G, kGrid      a team's blocks run at the same time anywhere on the device and meet in global
+//                 memory; a team serves several tiles in every step
+//
+// Forward exchanges h'. Backward exchanges partial sums of the gradient of h: a member has the gate
+// gradients of its own units, multiplies them with its rows of W_hh, and sends every owner the part
+// for the owner's units, who adds the parts in the order of the members.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+#include "../common/host_device.h"
+#include "params.h"
+
+namespace fastrnn::cuda {
+
+constexpr int kResidentWarps = 8;
+constexpr int kResidentThreads = kResidentWarps * 32;
+
+enum class Tier : int { kStep = 0, kCta = 1, kCluster = 2, kGrid = 3 };
+
+constexpr const char* tier_name(Tier tier) {
+  return tier == Tier::kCta       ? "cta"
+         : tier == Tier::kCluster ? "cluster"
+         : tier == Tier::kGrid    ? "grid"
+                                  : "step";
+}
+
+struct Team {
+  Tier tier;
+  bool tensor_cores;  // mma (16-bit types, or fp32 rounded to tf32); else multiply-adds
+  int rows;           // of a batch tile: 8, or 32 with tensor cores
+  int members;        // blocks of a team; members * units >= H
+  int units;          // hidden units of a member, a multiple of 8
+  int teams;          // of each direction
+  int tiles;          // batch tiles of a team; teams * tiles * rows >= B
+};
+
+// Hidden units as the weights of a resident kernel have them: their rows begin on sixteen bytes.
+FASTRNN_HD constexpr int64_t padded(int64_t hidden) { return (hidden + 7) / 8 * 8; }
+
+template <class Step>
+struct Sequence {
+  Step step;  // all but the ticks, `product`, the weights, and what a projection needs
+  Team team;
+  // Scalar, on sixteen bytes, zero from H to H' = padded(H). Forward: W_hh, (G, H, H'). Backward:
+  // its transpose, (H, G, H').
+  const void* weights[kMaxDirections];
+  int64_t steps;
+  const int64_t* offsets;  // (T + 1), as in Schedule; null where every step has all B rows
+  // Written, and read by other blocks; kGrid only. exchange_bytes() and arrival_bytes() say how
+  // much; the launcher sets them to zero.
+  void* exchange;
+  unsigned* arrivals;
+};
+
+using ForwardSequence = Sequence<ForwardStep>;
+using BackwardSequence = Sequence<BackwardStep>;
+
+// The form of a resident product: a lane multiplies `halves` groups of eight weight rows at a time
+// and keeps reg_groups x reg_chunks pieces of that, four registers each, in registers.
+struct ProductForm {
+  int halves, reg_groups, reg_chunks;
+};
+
+// Of a lane's weights: as many as the compiler finds room for, with what else the kernel holds
+// (benchmarks/cuda_resources.py shows it).
+constexpr int weight_registers(Tier tier, bool tensor_cores, int rows, bool backward) {
+  if (tier == Tier::kCta) return tensor_cores ? (backward ? 64 : 80) : (backward ? 48 : 64);
+  const bool cluster = tier == Tier::kCluster;
+  if (rows == 32) return backward ? (cluster ? 64 : 32) : (cluster ? 48 : 32);
+  return tensor_cores ? (cluster ? 128 : 96) : (cluster ? 96 : 80);
+}
+
+// A cell with one gate takes two octets of units, so that a tensor core tile is full.
+FASTRNN_HD constexpr int octets_of_group(int gates) { return gates == 1 ? 2 : 1; }
+// Half a tensor core tile takes the registers of a whole one.
+constexpr ProductForm forward_form(int gates, int registers) {
+  const int halves = gates * octets_of_group(gates);
+  return {halves, 1, registers / 4 / ((halves + 1) / 2 * 2)};
+}
+// As many chunks as 32 units have in all their gates.
+constexpr ProductForm backward_form(int gates, int scalar_bytes, int registers) {
+  const int pieces = registers / 8, gate_chunks = gates * scalar_bytes / 2;
+  const int chunks = gate_chunks < 2 ? 2 : gate_chunks > pieces ? pieces : gate_chunks;
+  return {2, pieces / chunks, chunks};
+}
+
+// How a block's warps divide a product of its resident weights: groups of weight rows (eight units
+// with all their gates in forward, sixteen units in backward) times K in chunks of 64 bytes. With
+// fewer groups than warps, forward cuts K into slices too, whose sums are added in order.
+struct ProductLayout {
+  int groups, chunks, slices;
+
+  // The most that any warp has of either, and how many warps have any.
+  FASTRNN_HD int group_max() const { return (groups + kResidentWarps - 1) / kResidentWarps; }
+  FASTRNN_HD int chunk_max() const { return (chunks + slices - 1) / slices; }
+  FASTRNN_HD int warps() const {
+    return groups >= kResidentWarps ? kResidentWarps : groups * slices;
+  }
+  // Pieces of a warp's weights that its registers do not hold.
+  FASTRNN_HD int beyond(ProductForm form) const {
+    return chunk_max() > form.reg_chunks ? chunk_max() - form.reg_chunks : 0;
+  }
+  FASTRNN_HD int warp_pieces(ProductForm form) const {
+    const int inner = group_max() < form.reg_groups ? group_max() : form.reg_groups;
+    return inner * beyond(form) + (group_max() - inner) * chunk_max();
+  }
+  FASTRNN_HD int shared_quads(ProductForm form) const {
+    return warps() * warp_pieces(form) * form.halves * 32;
+  }
+};
+
+FASTRNN_HD ProductLayout forward_layout(int gates, int scalar_bytes, int units, int hidden) {
+  const int rows = gates == 1 ? 16 : 8, groups = (units + rows - 1) / rows;
+  const int chunks = (hidden * scalar_bytes + 63) / 64;
+  const int slices = groups < kResidentWarps ? kResidentWarps / groups : 1;
+  return {groups, chunks, slices < chunks ? slices : chunks};
+}
+FASTRNN_HD ProductLayout backward_layout(int gates, int scalar_bytes, const Team& team) {
+  return {(team.members * team.units + 15) / 16, (gates * team.units * scalar_bytes + 63) / 64, 1};
+}
+
+// Sixteen-byte words from row to row of an operand in shared memory: whole chunks, and two
+// neighbouring rows in different banks.
+FASTRNN_HD int operand_stride(int values, int scalar_bytes) {
+  const int quads = (values * scalar_bytes + 63) / 64 * 4;
+  return quads % 8 == 0 ? quads + 4 : quads;
+}
+FASTRNN_HD int forward_stride(const Team& team, int scalar_bytes) {
+  return operand_stride(team.members * team.units, scalar_bytes);
+}
+FASTRNN_HD int backward_stride(const Team& team, int gates, int scalar_bytes) {
+  return operand_stride(gates * team.units, scalar_bytes);
+}
+
+constexpr int kOctetFloats = 64;  // sums of eight units and eight rows
+
+// Both biases of a member's gates, and sums of one tile, in forward; partial sums that a member
+// gets for one tile in backward.
+FASTRNN_HD int bias_floats(const Team& team, int gates) { return 2 * gates * team.units; }
+FASTRNN_HD int sums_floats(const ProductLayout& layout, int gates, int rows) {
+  return layout.slices * gates * layout.groups * octets_of_group(gates) * (rows / 8) * kOctetFloats;
+}
+FASTRNN_HD int inbox_floats(const Team& team) {
+  return team.members * (team.units / 8) * (team.rows / 8) * kOctetFloats;
+}
+
+// The most units that a member may have.
+constexpr int max_units(Tier tier, int rows) {
+  return rows == 32 ? 32 : tier == Tier::kCta ? 128 : 64;
+}
+
+// Bytes of shared memory that a block takes; more than kMostSharedBytes has no device.
+constexpr int64_t kMostSharedBytes = 256 * 1024;
+int64_t shared_bytes(int gates, Dtype dtype, const Team& team, int64_t hidden, bool backward);
+
+// kGrid: bytes of `exchange`, and of the counters, which lie kCounterWords apart. Else 0.
+constexpr int kCounterWords = 32;
+int64_t exchange_bytes(Dtype dtype, const Team& team, int64_t directions, bool backward);
+int64_t arrival_bytes(const Team& team, int64_t directions);
+
+// Launches, if `launch`; else only finds out. `room` gets how many teams can run at the same time
+// with this very kernel and its shared memory; a kGrid team that needs more blocks than there is
+// room for could wait forever, and is refused with cudaErrorCooperativeLaunchTooLarge.
+// cudaErrorInvalidValue if there is no such cell, type or kernel.
+struct Residency {
+  bool launch;
+  int64_t room;
+};
+cudaError_t resident_forward(int cell, Dtype dtype, const ForwardSequence& sequence,
+                             cudaStream_t stream, Residency& residency);
+cudaError_t resident_backward(int cell, Dtype dtype, const BackwardSequence& sequence,
+                              cudaStream_t stream, Residency& residency);
+
+// values[0 .. count) to `to` on the device, as arguments of launches: nothing waits, and a graph
+// keeps its own copy.
+cudaError_t write_offsets(int64_t* to, const int64_t* values, int64_t count, cudaStream_t stream);
+
+// What inst/*.cu instantiate, one file a cell and tier.
+template <class Cell, class Scalar, Tier kTier>
+cudaError_t resident_forward(const ForwardSequence& sequence, cudaStream_t stream,
+                             Residency& residency);
+template <class Cell, class Scalar, Tier kTier>
+cudaError_t resident_backward(const BackwardSequence& sequence, cudaStream_t stream,
+                              Residency& residency);
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,136 @@
+// The backward time loop of the resident kernels, the same for all tiers.
+#pragma once
+
+#include "resident_loop.cuh"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class Scalar, bool kTensorCores, int kRows, Tier kTier>
+struct ResidentBackward {
+  static constexpr int kGates = Cell::kGates, kBytes = sizeof(Scalar);
+  static constexpr int kNs = kRows / 8;
+  static constexpr int kEach = kElements<kTier, kRows>;
+  static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
+  static constexpr ProductForm kForm =
+      backward_form(kGates, kBytes, weight_registers(kTier, kTensorCores, kRows, true));
+  using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
+  using Update = BackwardUpdate<Cell, Scalar>;
+
+  __device__ __forceinline__ static void run(const BackwardSequence& p) {
+    const Team& team = p.team;
+    const Shape& s = p.step.shape;
+    const Member me(team, blockIdx);
+    const int d = me.d, stride = backward_stride(team, kGates, kBytes);
+    const int quads = kRows * stride, width = stride * Product::kValues;
+    const int octets = team.units / 8, floats = inbox_floats(team);
+    const ProductLayout division = backward_layout(kGates, kBytes, team);
+    const int tiles = kThroughMemory ? team.tiles : 1;
+    const Elements<kEach> elements(team, s.hidden - me.unit);
+    const Visits visits{p.offsets, p.steps, s.batch, d};
+
+    // In shared memory: weights; gate gradients of the member; what it gets from all.
+    Quad* const weights = reinterpret_cast<Quad*>(shared_memory());
+    Quad* const operand = weights + division.shared_quads(kForm);
+    // For two parities, the tiles and the owners; in shared memory, one tile and this owner.
+    float* inbox = reinterpret_cast<float*>(operand + quads);
+    const int owners = kThroughMemory ? team.members : 1;
+    if constexpr (kThroughMemory) {
+      inbox = static_cast<float*>(p.exchange) +
+              (int64_t{d} * team.teams + me.team) * 2 * tiles * owners * floats;
+    }
+    const auto inbox_of = [&](int64_t parity, int tile, int owner) {
+      return inbox + ((parity * tiles + tile) * owners + owner) * int64_t{floats};
+    };
+
+    const Scalar* w_hh_t = static_cast<const Scalar*>(p.weights[d]);
+    const Product product(division, weights, [&](int group, int half, int lane_unit, int k) {
+      const int64_t to = group * 16 + half * 8 + lane_unit, H = padded(s.hidden);
+      const int gate = k / team.units;
+      const int64_t unit = me.unit + k % team.units;
+      if (to >= s.hidden || gate >= kGates || unit >= H) return Quad{};
+      return *reinterpret_cast<const Quad*>(w_hh_t + (to * kGates + gate) * H + unit);
+    });
+    for (int q = threadIdx.x; q < quads; q += kResidentThreads) operand[q] = Quad{};
+
+    Update update[kEach];
+    const auto load = [&](const Tick& tick, int tile) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        if (!elements.has(i) || b >= max(tick.now.count, tick.after.count)) continue;
+        update[i].load(p.step, tick, d, b, me.unit + elements.unit[i]);
+      }
+    };
+    Link<kTier> link(p.arrivals, team, me);
+    link.begin();
+    Tick tick{visits[p.steps - 2], visits[p.steps - 1], {0, 0}};
+    load(tick, 0);
+    // Position -1 has no rows of its own: there the last rows hand their gradient on to h0.
+    for (int64_t position = p.steps - 1;; --position) {
+      const int64_t now = position & 1, before = 1 - now;
+      for (int tile = 0; tile < tiles; ++tile) {
+        const int64_t first = me.batch + tile * kRows;
+#pragma unroll
+        for (int i = 0; i < kEach; ++i) {
+          const int row = elements.row[i], unit = elements.unit[i];
+          const int64_t b = first + row;
+          if (!elements.has(i) || b >= max(tick.now.count, tick.after.count)) continue;
+          float total = 0;
+          if (b < tick.after.count) {
+            const float* from = inbox_of(before, tile, kThroughMemory ? me.rank : 0) +
+                                (unit / 8 * kNs + row / 8) * kOctetFloats +
+                                octet_slot(unit / 8, unit % 8, row % 8);
+#pragma unroll 4
+            for (int member = 0; member < team.members; ++member) {
+              const float* sum = from + member * octets * kNs * kOctetFloats;
+              total += kThroughMemory ? load_fresh(sum) : *sum;
+            }
+          }
+          if (b >= tick.now.count) {
+            update[i].leave(p.step, d, b, me.unit + unit, total);
+            continue;
+          }
+          update[i].compute(total);
+          update[i].save(p.step, tick, d, b, me.unit + unit);
+#pragma unroll
+          for (int g = 0; g < kGates; ++g) {
+            reinterpret_cast<Scalar*>(operand)[row * width + g * team.units + unit] =
+                as_operand<kTensorCores>(Storage<Scalar>::narrow(update[i].grad_h[g]));
+          }
+        }
+        if (rows_of_tile<kRows>(tick.now.count, first) > 0) {
+          __syncthreads();
+          product.run(operand, stride,
+                      [&](int /*slice*/, int group, int half, int n, int unit, int pair, Pair sum) {
+                        const int octet = group * 2 + half;
+                        const int owner = octet / octets, own = octet % octets;
+                        if (owner >= team.members) return;
+                        float* to = inbox_of(now, tile, kThroughMemory ? owner : 0) +
+                                    ((me.rank * octets + own) * kNs + n) * kOctetFloats +
+                                    octet_slot(own, unit, 2 * pair);
+                        link.send(reinterpret_cast<Pair*>(to), owner, sum);
+                      });
+        }
+        if (tiles > 1) {
+          if (tile + 1 < tiles) load(tick, tile + 1);
+          __syncthreads();
+        }
+      }
+      if (position < 0) break;
+      link.arrive();
+      tick = {visits[position - 2], tick.before, tick.now};
+      load(tick, 0);
+      link.wait();
+    }
+  }
+};
+
+template <class Cell, class Scalar, bool kTensorCores, int kRows, Tier kTier>
+__global__ void __launch_bounds__(kResidentThreads, 1)
+    resident_backward_kernel(const __grid_constant__ BackwardSequence p) {
+  if constexpr (kTier != Tier::kCluster || kHasClusters) {
+    ResidentBackward<Cell, Scalar, kTensorCores, kRows, kTier>::run(p);
+  }
+}
+
+}  // namespace fastrnn::cuda

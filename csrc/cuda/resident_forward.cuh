@@ -1,0 +1,192 @@
+// The forward time loop of the resident kernels, the same for all tiers.
+#pragma once
+
+#include "resident_loop.cuh"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class Scalar, bool kTensorCores, int kRows, Tier kTier>
+struct ResidentForward {
+  static constexpr int kGates = Cell::kGates, kOctets = octets_of_group(kGates);
+  static constexpr int kBytes = sizeof(Scalar);
+  static constexpr int kNs = kRows / 8;
+  static constexpr int kEach = kElements<kTier, kRows>;
+  static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
+  static constexpr ProductForm kForm =
+      forward_form(kGates, weight_registers(kTier, kTensorCores, kRows, false));
+  using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
+  using Update = ForwardUpdate<Cell, Scalar>;
+
+  __device__ __forceinline__ static void run(const ForwardSequence& p) {
+    const Team& team = p.team;
+    const Shape& s = p.step.shape;
+    const Member me(team, blockIdx);
+    const int d = me.d, stride = forward_stride(team, kBytes);
+    const int quads = kRows * stride, width = stride * Product::kValues;
+    const ProductLayout division =
+        forward_layout(kGates, kBytes, team.units, static_cast<int>(s.hidden));
+    const int gate_floats = division.groups * kOctets * kNs * kOctetFloats;
+    const int tiles = kThroughMemory ? team.tiles : 1;
+    const Elements<kEach> elements(team, s.hidden - me.unit);
+    const Visits visits{p.offsets, p.steps, s.batch, d};
+
+    // In shared memory: weights; h, twice where members write it here; b_ih and b_hh; sums of the
+    // slices of K.
+    Quad* const weights = reinterpret_cast<Quad*>(shared_memory());
+    Quad* const operand = weights + division.shared_quads(kForm);
+    float* const biases = reinterpret_cast<float*>(operand + (kThroughMemory ? 1 : 2) * quads);
+    float* const sums = biases + bias_floats(team, kGates);
+    // kThroughMemory: h of the team's tiles, for one parity of the step and for the other.
+    Quad* const shelf =
+        static_cast<Quad*>(p.exchange) + (int64_t{d} * team.teams + me.team) * 2 * tiles * quads;
+
+    const Scalar* w_hh = static_cast<const Scalar*>(p.weights[d]);
+    const Product product(division, weights, [&](int group, int half, int lane_unit, int k) {
+      const int own = (group * kOctets + half / kGates) * 8 + lane_unit;
+      const int64_t unit = me.unit + own, H = padded(s.hidden);
+      if (own >= team.units || unit >= s.hidden || k >= H) return Quad{};
+      const Scalar* row = w_hh + (half % kGates * s.hidden + unit) * H;
+      return *reinterpret_cast<const Quad*>(row + k);
+    });
+
+    // h0 in both buffers, because a row's first step may come at either parity.
+    const Scalar* h0 = static_cast<const Scalar*>(p.step.h0) + int64_t{d} * s.batch * s.hidden;
+    for (int q = threadIdx.x; q < (kThroughMemory ? 1 : 2) * quads; q += kResidentThreads) {
+      operand[q] = Quad{};
+    }
+    for (int i = threadIdx.x; i < kGates * team.units; i += kResidentThreads) {
+      const int64_t unit = me.unit + i % team.units, at = i / team.units * s.hidden + unit;
+      const bool biased = p.step.b_ih[d] && unit < s.hidden;
+      biases[i] = biased ? Array<Scalar>(p.step.b_ih[d])[at] : 0;
+      biases[kGates * team.units + i] = biased ? Array<Scalar>(p.step.b_hh[d])[at] : 0;
+    }
+    __syncthreads();
+    const auto put = [&](Quad* tile, int row, int64_t unit, Scalar value) {
+      reinterpret_cast<Scalar*>(tile)[row * width + unit] = as_operand<kTensorCores>(value);
+    };
+    const int64_t begin = kThroughMemory ? me.unit : 0;
+    const int64_t end = kThroughMemory ? min(me.unit + team.units, s.hidden) : s.hidden;
+    for (int row = threadIdx.x / kWarp; row < tiles * kRows; row += kResidentWarps) {
+      if (me.batch + row >= s.batch) break;
+      Quad* const tile = (kThroughMemory ? shelf : operand) + row / kRows * quads;
+      const int64_t other = kThroughMemory ? tiles * quads : quads;
+      for (int64_t k = begin + threadIdx.x % kWarp; k < end; k += kWarp) {
+        const Scalar h = h0[(me.batch + row) * s.hidden + k];
+        put(tile, row % kRows, k, h);
+        put(tile + other, row % kRows, k, h);
+      }
+    }
+    Link<kTier> link(p.arrivals, team, me);
+    link.begin();
+
+    Update update[kEach];
+    // carried: the states of the step before are still here.
+    const auto load = [&](const Tick& tick, int tile, bool carried) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        const int64_t unit = me.unit + elements.unit[i];
+        if (!elements.has(i) || b >= tick.now.count) continue;
+        update[i].load_gates(p.step, tick, d, b, unit);
+        if (!carried || b >= tick.before.count) {
+          update[i].load_states(p.step, tick, d, b, unit);
+          continue;
+        }
+#pragma unroll
+        for (int k = 0; k < Cell::kStates; ++k) update[i].prev[k] = update[i].next[k];
+        update[i].prev[0] = Storage<Scalar>::widen(Storage<Scalar>::narrow(update[i].next[0]));
+      }
+    };
+    const auto save = [&](const Tick& tick, int tile) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        if (!elements.has(i) || b >= tick.now.count) continue;
+        update[i].save(p.step, tick, d, b, me.unit + elements.unit[i]);
+      }
+    };
+
+    Tick tick{{0, 0}, visits[0], visits[1]};
+    load(tick, 0, false);
+    for (int64_t position = 0; position < p.steps; ++position) {
+      const bool last = position + 1 == p.steps;
+      const int64_t now = position % 2, then = 1 - now;
+      for (int tile = 0; tile < tiles; ++tile) {
+        const int rows = rows_of_tile<kRows>(tick.now.count, me.batch + tile * kRows);
+        if (rows > 0) {
+          const Quad* input = operand + now * quads;
+          Quad* output = operand + then * quads;
+          if constexpr (kThroughMemory) {
+            output = shelf + (then * tiles + tile) * quads;
+            input = operand;
+            const Quad* from = shelf + (now * tiles + tile) * quads;
+            for (int q = threadIdx.x; q < rows * stride; q += kResidentThreads) {
+              operand[q] = load_fresh(from + q);
+            }
+            __syncthreads();
+          }
+          product.run(input, stride,
+                      [&](int slice, int group, int half, int n, int unit, int pair, Pair sum) {
+                        const int octet = group * kOctets + half / kGates;
+                        float* to = sums_of(sums, division, slice, half % kGates, octet, n);
+                        *reinterpret_cast<Pair*>(to + octet_slot(octet, unit, 2 * pair)) = sum;
+                      });
+          __syncthreads();
+#pragma unroll
+          for (int i = 0; i < kEach; ++i) {
+            const int row = elements.row[i], unit = elements.unit[i];
+            if (!elements.has(i) || row >= rows) continue;
+            float total[kGates] = {};
+            const float* from = sums_of(sums, division, 0, 0, unit / 8, row / 8) +
+                                octet_slot(unit / 8, unit % 8, row % 8);
+#pragma unroll 1
+            for (int slice = 0; slice < division.slices; ++slice) {
+#pragma unroll
+              for (int g = 0; g < kGates; ++g, from += gate_floats) total[g] += *from;
+            }
+#pragma unroll
+            for (int g = 0; g < kGates; ++g) {
+              update[i].x[g] += biases[g * team.units + unit];
+              update[i].h_bias[g] = biases[(kGates + g) * team.units + unit];
+            }
+            update[i].compute(total);
+            if (!last) {
+              put(output, row, me.unit + unit, Storage<Scalar>::narrow(update[i].next[0]));
+            }
+          }
+          if (!last) {
+            link.publish(output + me.unit / Product::kValues, stride, team.units / Product::kValues,
+                         rows);
+          }
+        }
+        if (tiles > 1) {
+          save(tick, tile);
+          if (tile + 1 < tiles) load(tick, tile + 1, false);
+        }
+      }
+      if (!last) link.arrive();
+      if (tiles == 1) save(tick, 0);
+      tick = {tick.now, tick.after, visits[position + 2]};
+      if (last) break;
+      load(tick, 0, tiles == 1);
+      link.wait();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static float* sums_of(float* sums, const ProductLayout& layout,
+                                                   int slice, int gate, int octet, int n) {
+    return sums +
+           (((slice * kGates + gate) * layout.groups * kOctets + octet) * kNs + n) * kOctetFloats;
+  }
+};
+
+template <class Cell, class Scalar, bool kTensorCores, int kRows, Tier kTier>
+__global__ void __launch_bounds__(kResidentThreads, 1)
+    resident_forward_kernel(const __grid_constant__ ForwardSequence p) {
+  if constexpr (kTier != Tier::kCluster || kHasClusters) {
+    ResidentForward<Cell, Scalar, kTensorCores, kRows, kTier>::run(p);
+  }
+}
+
+}  // namespace fastrnn::cuda

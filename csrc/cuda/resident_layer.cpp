@@ -1,0 +1,58 @@
+// A whole layer as one launch of a resident kernel.
+#include "../cells/cell_info.h"
+#include "layer.h"
+
+namespace fastrnn::cuda {
+
+namespace {
+
+std::string describe(const char* pass, int cell, Dtype dtype, const Team& team, const Shape& s) {
+  static constexpr const char* kNames[] = {"float64", "float32", "bfloat16", "float16"};
+  return std::string(kCells[cell].mode) + " " + pass + " in a resident kernel (" +
+         tier_name(team.tier) + (team.tensor_cores ? ", mma, " : ", fma, ") +
+         kNames[static_cast<int>(dtype)] + ", " + std::to_string(team.rows) + " rows, " +
+         std::to_string(team.members) + " x " + std::to_string(team.units) + " units, " +
+         std::to_string(team.teams) + " teams) with B = " + std::to_string(s.batch) +
+         ", H = " + std::to_string(s.hidden) + ", D = " + std::to_string(s.directions);
+}
+
+template <class Step, class Layer>
+Sequence<Step> sequence_of(const Layer& layer) {
+  const Resident& r = layer.resident;
+  return {layer.step, r.team,    {r.weights[0], r.weights[1]}, layer.schedule.steps(), r.offsets,
+          r.exchange, r.arrivals};
+}
+
+}  // namespace
+
+Status run_resident(const LayerForward& layer, cudaStream_t stream) {
+  Residency residency{true, 0};
+  const cudaError_t error =
+      resident_forward(layer.cell, layer.dtype, sequence_of<ForwardStep>(layer), stream, residency);
+  return {error,
+          describe("forward", layer.cell, layer.dtype, layer.resident.team, layer.step.shape)};
+}
+
+Status run_resident(const LayerBackward& layer, cudaStream_t stream) {
+  Residency residency{true, 0};
+  const cudaError_t error = resident_backward(layer.cell, layer.dtype,
+                                              sequence_of<BackwardStep>(layer), stream, residency);
+  return {error,
+          describe("backward", layer.cell, layer.dtype, layer.resident.team, layer.step.shape)};
+}
+
+cudaError_t room_for(int cell, Dtype dtype, const Team& team, const Shape& shape, bool backward) {
+  Residency residency{false, 0};
+  if (backward) {
+    BackwardSequence sequence{};
+    sequence.step.shape = shape;
+    sequence.team = team;
+    return resident_backward(cell, dtype, sequence, nullptr, residency);
+  }
+  ForwardSequence sequence{};
+  sequence.step.shape = shape;
+  sequence.team = team;
+  return resident_forward(cell, dtype, sequence, nullptr, residency);
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,82 @@
+// What the time loops of the resident kernels share: which rows and units a thread serves, which
+// rows a step has, and how the blocks of a team meet (Link, one for each tier).
+#pragma once
+
+#include "resident_product.cuh"
+#include "update.cuh"
+
+namespace fastrnn::cuda {
+
+// How a team of this tier meets. begin(): everybody is there, and sees what was written before.
+// arrive() ... wait(): the same at the end of a step, with work between the two that nobody else
+// waits for. send(): to the same place in a member's shared memory.
+template <Tier kTier>
+struct Link;
+
+// Shared by every thread of a block.
+struct Member {
+  int d, rank, team;    // direction, place in the team, the team's place in its direction
+  int64_t unit, batch;  // the first unit, the first batch row
+  FASTRNN_HD Member(const Team& t, uint3 block)
+      : d(block.y),
+        rank(static_cast<int>(block.x) % t.members),
+        team(static_cast<int>(block.x) / t.members),
+        unit(int64_t{rank} * t.units),
+        batch(int64_t{team} * t.tiles * t.rows) {}
+};
+
+// The kEach pairs of a batch row of the tile and a unit of the member that a thread serves; threads
+// side by side have units side by side, as memory has.
+template <int kEach>
+struct Elements {
+  int row[kEach], unit[kEach];
+  unsigned there = 0;  // bit i: element i exists
+
+  __device__ __forceinline__ Elements(const Team& team, int64_t units_left) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int at = threadIdx.x + i * kResidentThreads;
+      row[i] = at / team.units;
+      unit[i] = at % team.units;
+      if (row[i] < team.rows && unit[i] < units_left) there |= 1u << i;
+    }
+  }
+  FASTRNN_HD bool has(int i) const { return there >> i & 1; }
+};
+
+template <Tier kTier, int kRows>
+constexpr int kElements = max_units(kTier, kRows) * kRows / kResidentThreads;
+
+// Rows of the steps in the order in which a direction visits them.
+struct Visits {
+  const int64_t* offsets;
+  int64_t steps, batch;
+  int d;
+
+  FASTRNN_HD Rows operator[](int64_t position) const {
+    if (position < 0 || position >= steps) return {0, 0};
+    const int64_t t = d == 0 ? position : steps - 1 - position;
+    if (!offsets) return {t * batch, batch};
+    return {offsets[t], offsets[t + 1] - offsets[t]};
+  }
+};
+
+// Rows of the tile that begins at batch row `first`, of `count` in the step.
+template <int kRows>
+FASTRNN_HD int rows_of_tile(int64_t count, int64_t first) {
+  return static_cast<int>(count <= first ? 0 : count - first < kRows ? count - first : kRows);
+}
+
+// As operand of the resident product: storage type, and for tensor cores tf32.
+template <bool kTensorCores, class Scalar>
+__device__ __forceinline__ Scalar as_operand(Scalar value) {
+  if constexpr (kTensorCores && sizeof(Scalar) == sizeof(uint32_t)) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    bits = round_to_tf32(bits);
+    __builtin_memcpy(&value, &bits, sizeof bits);
+  }
+  return value;
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,185 @@
+// A product whose weights stay on the chip for the whole sequence: in registers as far as they go,
+// in shared memory beyond, both in the form in which a lane multiplies them. The other operand lies
+// in shared memory and changes at every step.
+#pragma once
+
+#include "product.cuh"
+#include "resident.h"
+
+namespace fastrnn::cuda {
+
+// Where the sum for a row is among the eight rows and eight units of an octet. Both a lane's pair
+// of rows and thirty-two units of one row then lie in different banks, or nearly.
+FASTRNN_HD int octet_slot(int octet, int unit, int row) {
+  return unit * 8 + ((row / 2) ^ ((unit / 4 + 2 * octet) & 3)) * 2 + row % 2;
+}
+
+// The multiply-adds of a lane, whose four partial sums over a chunk are added at the end so that a
+// lane holds the same two rows of eight as in a tensor core tile.
+template <class Scalar, int kHalves, int kRows>
+struct ReducedFmaTile : FmaTile<Scalar, kHalves, kRows> {
+  __device__ __forceinline__ void reduce(int lane) {
+    const bool upper = lane & 2, odd = lane & 1;
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+      for (int n = 0; n < kRows; n += 8) {
+        Scalar* v = this->sum[half] + n;
+        Scalar four[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          four[i] = (upper ? v[i + 4] : v[i]) + shuffle_xor(upper ? v[i] : v[i + 4], 2);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          v[i] = (odd ? four[i + 2] : four[i]) + shuffle_xor(odd ? four[i] : four[i + 2], 1);
+        }
+      }
+    }
+  }
+  FASTRNN_HD Pair pair(int half, int n) const {
+    return {{this->sum[half][n * 8], this->sum[half][n * 8 + 1]}};
+  }
+  static FASTRNN_HD uint32_t operand(uint32_t word) { return word; }
+};
+
+template <class Scalar, int kHalves, int kRows>
+struct RoundedMmaTile : MmaTile<Scalar, kHalves, kRows, true> {
+  __device__ __forceinline__ void reduce(int) {}
+  FASTRNN_HD Pair pair(int half, int n) const {
+    const float* v = this->sum[half / 2][n] + half % 2 * 2;
+    return {{v[0], v[1]}};
+  }
+  static FASTRNN_HD uint32_t operand(uint32_t word) {
+    return MmaTile<Scalar, kHalves, kRows>::operand(word);
+  }
+};
+
+template <class Scalar, int kRows, bool kTensorCores, ProductForm kForm>
+class ResidentProduct {
+  static constexpr int kHalves = kForm.halves;
+  static constexpr int kRegGroups = kForm.reg_groups, kRegChunks = kForm.reg_chunks;
+
+ public:
+  using Lane = std::conditional_t<kTensorCores, RoundedMmaTile<Scalar, kHalves, kRows>,
+                                  ReducedFmaTile<Scalar, kHalves, kRows>>;
+  static constexpr int kValues = sizeof(Quad) / sizeof(Scalar);
+  static constexpr int kChunk = 4 * kValues;
+
+  // weight(group, half, unit of eight, k): kValues weights from k on, zero where there are none.
+  template <class Weight>
+  __device__ __forceinline__ ResidentProduct(const ProductLayout& layout, Quad* shared,
+                                             Weight weight)
+      : lane_(threadIdx.x % kWarp) {
+    const int warp = threadIdx.x / kWarp;
+    const bool sliced = layout.groups < kResidentWarps;
+    const int slice = sliced ? warp / layout.groups : 0;
+    slice_ = slice;
+    stride_ = sliced ? layout.groups : kResidentWarps;
+    group_ = sliced ? warp % layout.groups : warp;
+    groups_ = slice >= layout.slices || group_ >= layout.groups
+                  ? 0
+                  : (sliced ? 1 : (layout.groups - group_ + stride_ - 1) / stride_);
+    chunk_ = slice * layout.chunks / layout.slices;
+    chunks_ = (slice + 1) * layout.chunks / layout.slices - chunk_;
+    beyond_ = layout.beyond(kForm);
+    chunk_max_ = layout.chunk_max();
+    rest_ = shared + warp * layout.warp_pieces(kForm) * kHalves * kWarp + lane_;
+
+#pragma unroll
+    for (int g = 0; g < kRegGroups; ++g) {
+#pragma unroll
+      for (int c = 0; c < kRegChunks; ++c) {
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) {
+          kept_[g][c][half] = g < groups_ && c < chunks_ ? fetch(weight, g, c, half) : Quad{};
+        }
+      }
+    }
+#pragma unroll 1
+    for (int g = 0; g < groups_; ++g) {
+#pragma unroll 1
+      for (int c = g < kRegGroups ? kRegChunks : 0; c < chunks_; ++c) {
+        for (int half = 0; half < kHalves; ++half) {
+          piece(g, c)[half * kWarp] = fetch(weight, g, c, half);
+        }
+      }
+    }
+  }
+
+  // operand: kRows rows, `stride` sixteen-byte words apart. visit(slice, group, half, n, lane's
+  // unit, lane's pair of eight rows, Pair) gets every sum, n counting the rows by eight.
+  template <class Visit>
+  __device__ __forceinline__ void run(const Quad* operand, int stride, Visit visit) const {
+    const Quad* mine = operand + Lane::lane_row(0, lane_) * stride + chunk_ * 4 + lane_ % 4;
+    const auto input = [&](int c, Quad(&x)[Lane::kLaneRows]) {
+#pragma unroll
+      for (int i = 0; i < Lane::kLaneRows; ++i) {
+        x[i] = mine[(Lane::lane_row(i, 0) - Lane::lane_row(0, 0)) * stride + c * 4];
+      }
+    };
+    const auto from_shared = [&](Lane& sum, int g, int c) {
+      Quad w[kHalves], x[Lane::kLaneRows];
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) w[half] = piece(g, c)[half * kWarp];
+      input(c, x);
+      sum.multiply(w, x);
+    };
+    const auto finish = [&](Lane& sum, int g) {
+      sum.reduce(lane_);
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+        for (int n = 0; n < kRows / 8; ++n) {
+          visit(slice_, group_ + g * stride_, half, n, lane_ / 4, lane_ % 4, sum.pair(half, n));
+        }
+      }
+    };
+#pragma unroll
+    for (int g = 0; g < kRegGroups; ++g) {
+      if (g < groups_) {
+        Lane sum;
+#pragma unroll
+        for (int c = 0; c < kRegChunks; ++c) {
+          if (c < chunks_) {
+            Quad x[Lane::kLaneRows];
+            input(c, x);
+            sum.multiply(kept_[g][c], x);
+          }
+        }
+#pragma unroll 1
+        for (int c = kRegChunks; c < chunks_; ++c) from_shared(sum, g, c);
+        finish(sum, g);
+      }
+    }
+#pragma unroll 1
+    for (int g = kRegGroups; g < groups_; ++g) {
+      Lane sum;
+#pragma unroll 1
+      for (int c = 0; c < chunks_; ++c) from_shared(sum, g, c);
+      finish(sum, g);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ Quad* piece(int g, int c) const {
+    const int at = g < kRegGroups ? g * beyond_ + c - kRegChunks
+                                  : kRegGroups * beyond_ + (g - kRegGroups) * chunk_max_ + c;
+    return rest_ + at * kHalves * kWarp;
+  }
+
+  template <class Weight>
+  __device__ __forceinline__ Quad fetch(Weight weight, int g, int c, int half) const {
+    Quad quad =
+        weight(group_ + g * stride_, half, lane_ / 4, (chunk_ + c) * kChunk + lane_ % 4 * kValues);
+#pragma unroll
+    for (uint32_t& word : quad.word) word = Lane::operand(word);
+    return quad;
+  }
+
+  int lane_, slice_, group_, groups_, stride_, chunk_, chunks_, beyond_, chunk_max_;
+  Quad* rest_;
+  Quad kept_[kRegGroups][kRegChunks][kHalves];
+};
+
+}  // namespace fastrnn::cuda

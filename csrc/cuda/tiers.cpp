@@ -1,0 +1,131 @@
+#include "tiers.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "../cells/cell_info.h"
+
+namespace fastrnn::cuda {
+
+namespace {
+
+struct Regime {
+  const char* name;
+  Tier tier;
+  int min_capability;
+  int min_bytes, max_bytes;  // of the storage type
+  int64_t max_hidden;
+};
+
+// Bounds reckoned from the sizes of registers and shared memory, not measured.
+constexpr Regime kRegimes[] = {
+    {"small, 16-bit: one block a batch tile", Tier::kCta, 75, 2, 2, 96},
+    {"small, 32-bit: one block a batch tile", Tier::kCta, 75, 4, 4, 64},
+    {"medium: one cluster a batch tile", Tier::kCluster, 90, 2, 4, 1024},
+    {"large: a cooperative grid", Tier::kGrid, 80, 2, 4, 4096},
+};
+
+// Of the exchange of kGrid's backward, which grows with B * H * members.
+constexpr int64_t kMostExchange = int64_t{256} << 20;
+constexpr int kUnits = 32;  // of a member, where a smaller team would need more
+
+int64_t tiles_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+int units_of(int64_t hidden, int64_t members) {
+  return static_cast<int>(tiles_of(tiles_of(hidden, members), 8) * 8);
+}
+
+struct Planner {
+  const PlanQuery& q;
+  const Device& device;
+  const TeamWish& wish;
+  bool tensor_cores;
+
+  bool fits(const Team& team) const {
+    const int gates = kCells[q.cell].gates;
+    return team.units <= max_units(team.tier, team.rows) &&
+           int64_t{team.members - 1} * team.units < q.hidden &&
+           shared_bytes(gates, q.dtype, team, q.hidden, q.backward) <= device.shared_per_block &&
+           exchange_bytes(q.dtype, team, q.directions, q.backward) <= kMostExchange;
+  }
+
+  Team team(Tier tier, int rows, int units) const {
+    const int64_t teams = tiles_of(q.batch, rows);
+    return {tier,  tensor_cores,
+            rows,  static_cast<int>(tiles_of(q.hidden, units)),
+            units, static_cast<int>(teams),
+            1};
+  }
+
+  std::optional<Team> cta(int rows) const {
+    const Team team = this->team(Tier::kCta, rows, units_of(q.hidden, 1));
+    if (rows != 8 || !fits(team)) return {};
+    return team;
+  }
+
+  // The smallest cluster whose members have few units, or else the largest.
+  std::optional<Team> cluster(int rows) const {
+    for (int members = 2; members <= device.max_cluster; members *= 2) {
+      const int units = wish.units ? wish.units : units_of(q.hidden, members);
+      const Team team = this->team(Tier::kCluster, rows, units);
+      const bool few = units <= kUnits || 2 * members > device.max_cluster;
+      if (few && team.members > 1 && team.members <= device.max_cluster && fits(team)) return team;
+    }
+    return {};
+  }
+
+  // The smallest team whose members have few units and that fits; as many teams as there is room
+  // for, and the tiles dealt out to them.
+  std::optional<Team> grid(int rows) const {
+    const int64_t most = device.sms / q.directions;
+    const int largest = wish.units ? wish.units : std::min(kUnits, max_units(Tier::kGrid, rows));
+    for (int units = largest; units >= (wish.units ? wish.units : 8); units -= 8) {
+      Team team = this->team(Tier::kGrid, rows, units);
+      if (team.members > most) return {};
+      const int64_t tiles = team.teams, room = most / team.members;
+      team.tiles = static_cast<int>(tiles_of(tiles, std::min(tiles, room)));
+      team.teams = static_cast<int>(tiles_of(tiles, team.tiles));
+      if (fits(team)) return team;
+    }
+    return {};
+  }
+
+  std::optional<Team> of(Tier tier, int rows) const {
+    if (tier == Tier::kCta) return cta(rows);
+    return tier == Tier::kCluster ? cluster(rows) : grid(rows);
+  }
+
+  // Tiles of eight rows while all of them find room at the same time, since a smaller tile is
+  // quicker; then of 32, where the kernel exists and fits.
+  std::optional<Team> best(Tier tier) const {
+    if (wish.rows) return of(tier, wish.rows);
+    const std::optional<Team> narrow = of(tier, 8);
+    const bool crowded = narrow && (narrow->tiles > 1 ||
+                                    q.directions * narrow->teams * narrow->members > device.sms);
+    if (!tensor_cores || tier == Tier::kCta || (narrow && !crowded)) return narrow;
+    const std::optional<Team> wide = of(tier, 32);
+    return wide ? wide : narrow;
+  }
+};
+
+}  // namespace
+
+std::vector<Candidate> resident_candidates(const PlanQuery& q, const Device& device,
+                                           const TeamWish& wish) {
+  std::vector<Candidate> found;
+  const bool half_width = bytes(q.dtype) == 2;
+  const bool tf32 = q.dtype == Dtype::kFloat32 && q.tf32 && device.capability >= 80;
+  if (q.recurrent != q.hidden || q.dtype == Dtype::kFloat64) return found;
+  // Turing's tensor cores know fp16 alone.
+  if (q.dtype == Dtype::kBFloat16 && device.capability < 80) return found;
+  const Planner planner{q, device, wish, half_width || tf32};
+  for (const Regime& regime : kRegimes) {
+    if (device.capability < regime.min_capability || bytes(q.dtype) < regime.min_bytes ||
+        bytes(q.dtype) > regime.max_bytes || q.hidden > regime.max_hidden)
+      continue;
+    if (const std::optional<Team> team = planner.best(regime.tier))
+      found.push_back({regime.name, *team});
+  }
+  return found;
+}
+
+}  // namespace fastrnn::cuda

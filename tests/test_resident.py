@@ -1,0 +1,221 @@
+"""The kernels that run a whole sequence in one launch, in the emulator, and the plan that chooses among them."""
+
+import types
+
+import pytest
+import torch
+from emulator import build, oracle
+from emulator.cases import DTYPE_NUMBER, DTYPES, RESIDENT, RESIDENT_SHAPES, Layer, small_layers
+
+from fastrnn import _dispatch
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
+
+CELLS = range(len(oracle.MODES))
+CASES = [
+    pytest.param(cell, wish, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
+    for name, wish, precisions in RESIDENT
+    for precision in precisions
+    for cell in CELLS
+]
+EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    return build.load()
+
+
+@pytest.fixture(autouse=True)
+def restored(cuda):
+    yield
+    cuda.follow_plan()
+    cuda.set_device()
+
+
+def bits(layer, cuda):
+    output, hn, saved = layer.forward(cuda)
+    grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
+    return [output, *hn, *saved, grad_x, *grad_hx, *grad_weights]
+
+
+@pytest.mark.parametrize("cell, wish, precision", CASES)
+def test_every_kernel_against_the_formulas(cuda, cell, wish, precision):
+    cuda.override_tier(**wish)
+    for layer in small_layers(cell, precision, shapes=RESIDENT_SHAPES):
+        layer.check(cuda)
+
+
+@EACH_TIER
+def test_one_launch_serves_both_directions_of_a_whole_sequence(cuda, wish):
+    cuda.override_tier(**wish)
+    Layer(0, "bfloat16", (3, 9, 2, 17), 2).forward(cuda)
+    members = {"cta": 1, "cluster": 3 if wish.get("units") else 2, "grid": 3 if wish.get("units") else 1}[wish["tier"]]
+    teams = 1 if wish.get("rows") == 32 else 2
+    want = {"blocks": 2 * teams * members, "cluster": members if wish["tier"] == "cluster" else 1}
+    want["cooperative"] = wish["tier"] == "grid"
+    assert {name: cuda.last_launch()[name] for name in want} == want
+
+
+@EACH_TIER
+@pytest.mark.parametrize("cell", CELLS)
+def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, wish):
+    cuda.override_tier(**wish)
+    layer = Layer(cell, "bfloat16", (3, 9, 2, 17), 2, packed=True)
+    output, hn, saved = layer.forward(cuda)
+    given = [layer.x, *layer.hx, *layer.weights, layer.grad_output, *layer.grad_hn, output, *hn, *saved]
+    copies = [t.clone() for t in given]
+    first, second = layer.backward(cuda, output, saved), layer.backward(cuda, output, saved)
+    assert all(torch.equal(t, copy) for t, copy in zip(given, copies, strict=True))
+    flat = [[grads[0], *grads[1], *grads[2]] for grads in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+
+
+@EACH_TIER
+def test_forward_and_backward_of_different_tiers_fit_together(cuda, wish):
+    layer = Layer(0, "float16", (4, 9, 2, 17), 2, packed=True)
+    output, _, saved = layer.forward(cuda)
+    want = layer.backward(cuda, output, saved)
+    cuda.override_tier(**wish)
+    for got, expected in zip(layer.backward(cuda, output, saved)[2], want[2], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-2, atol=2e-2)
+
+
+@EACH_TIER
+@pytest.mark.parametrize("cell", CELLS)
+def test_without_save_or_biases_the_results_are_right(cuda, cell, wish):
+    cuda.override_tier(**wish)
+    layer = Layer(cell, "bfloat16", (4, 9, 2, 17), 2, packed=True, biased=False)
+    layer.check(cuda)
+    (output, hn, _), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
+    assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_weights_beyond_the_registers(cuda, cell):
+    """One member and one slice of K with more chunks than a lane's registers hold, and several groups a warp."""
+    for tier, H in (("cta", 96), ("cluster", 150), ("grid", 150)):
+        for precision in ("bfloat16", "float32"):
+            hidden = 64 if (tier, precision) == ("cta", "float32") else H
+            cuda.override_tier(tier, units=0 if tier == "cta" else 32)
+            Layer(cell, precision, (2, 3, 2, hidden)).check(cuda)
+
+
+def test_a_sequence_longer_than_one_launch_can_carry_offsets_of(cuda):
+    cuda.override_tier("cta")
+    Layer(2, "float32", (501, 2, 1, 3), packed=True).check(cuda)
+
+
+def test_what_does_not_fit_is_refused_or_falls_to_the_next_tier(cuda):
+    layer = Layer(0, "bfloat16", (2, 3, 2, 104))
+    kinds = []
+    # Everything there; no room for a cluster though the numbers say so; fewer SMs than a team has blocks.
+    for device in ({}, {"cluster_sms": 1}, {"cluster_sms": 1, "sms": 2}):
+        cuda.set_device(**device)
+        cuda.override_tier("auto")
+        layer.forward(cuda, save=False)
+        last = cuda.last_launch()
+        kinds.append("grid" if last["cooperative"] else "cluster" if last["cluster"] > 1 else "step")
+    assert kinds == ["cluster", "grid", "step"]
+    cuda.override_tier("cluster")
+    with pytest.raises(RuntimeError, match=r"tier cluster cannot serve LSTM forward with H = 104.*: the emulator"):
+        layer.forward(cuda)
+    cuda.override_tier("cta")
+    with pytest.raises(RuntimeError, match=r"tier cta cannot serve LSTM forward with H = 104, B = 3 on this device"):
+        layer.forward(cuda)
+    with pytest.raises(RuntimeError, match="tier must be step, auto, cta, cluster or grid, got warp"):
+        cuda.override_tier("warp")
+
+
+def test_float64_and_projected_layers_keep_their_step_kernels(cuda):
+    cuda.override_tier("grid")
+    for layer in (Layer(0, "float64", (2, 3, 2, 9)), Layer(0, "float32", (2, 3, 2, 9), projection=4)):
+        layer.check(cuda)
+        assert not cuda.last_launch()["cooperative"]
+
+
+def test_the_plan_explains_itself(cuda):
+    like = torch.empty(0, dtype=torch.bfloat16)
+    forward, backward = cuda.describe_plan(like, 0, 16, 512, 512, 1).splitlines()
+    assert forward.startswith("forward: a launch a step, fused with tensor cores; possible: cluster (medium: ")
+    assert "2 x 16 blocks a direction, 32 units each, 8 rows" in forward and backward.startswith("backward: a launch")
+    cuda.override_tier("auto")
+    assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith("forward: one launch, cluster (medium: ")
+    cuda.set_device(cluster_sms=1)
+    assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith("forward: one launch, grid (large: ")
+
+
+def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
+    """As on a GPU, with the emulator in the place of the extension's CUDA part."""
+    monkeypatch.setattr(_dispatch._ops._ext, "load", lambda: types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(_dispatch, "choose", lambda call: "cuda")
+    call = _dispatch.Call("GRU", "cuda", torch.float16, T=5, B=3, I=2, H=40, directions=2)
+    text = str(_dispatch.explanation(call, torch.empty(0, dtype=torch.float16)))
+    assert text.startswith(
+        "cuda: chosen\n  forward: a launch a step, fused with tensor cores; possible: cta (small, 16"
+    )
+    assert "\n  backward: a launch a step" in text
+    assert _dispatch.explanation(call).kernels is None
+
+
+DEVICES = {
+    "H200": {"capability": 90, "sms": 132, "shared_per_block": 232448, "max_cluster": 16},
+    "A100": {"capability": 80, "sms": 108, "shared_per_block": 166912, "max_cluster": 0},
+    "RTX 4090": {"capability": 89, "sms": 128, "shared_per_block": 101376, "max_cluster": 0},
+    "T4": {"capability": 75, "sms": 40, "shared_per_block": 65536, "max_cluster": 0},
+}
+
+
+def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
+    found = cuda.plan_tiers(cell, DTYPE_NUMBER[DTYPES[dtype]], dtype == "tf32", backward, B, H, H, D, **DEVICES[device])
+    names = ("tier", "rows", "members", "units", "teams", "tiles")
+    return [" ".join(str(team[name]) for name in names) for team in found]
+
+
+# tier, rows, members, units, teams, tiles of every candidate, best first.
+@pytest.mark.parametrize(
+    "device, arguments, want",
+    [
+        ("H200", {"H": 64}, ["cta 8 1 64 2 1", "cluster 8 2 32 2 1", "grid 8 2 32 2 1"]),
+        ("H200", {"H": 96, "dtype": "float32"}, ["cluster 8 4 24 2 1", "grid 8 3 32 2 1"]),
+        ("H200", {"H": 256}, ["cluster 8 8 32 2 1", "grid 8 8 32 2 1"]),
+        ("H200", {"H": 256, "B": 256, "D": 2}, ["cluster 32 8 32 8 1", "grid 32 8 32 8 1"]),
+        ("H200", {"H": 512, "backward": True}, ["cluster 8 16 32 2 1", "grid 8 16 32 2 1"]),
+        ("H200", {"H": 512, "dtype": "float32", "backward": True}, ["grid 8 16 32 2 1"]),
+        ("H200", {"H": 768}, ["cluster 8 16 48 2 1", "grid 8 24 32 2 1"]),
+        ("H200", {"H": 1024, "B": 256}, ["grid 32 64 16 2 4"]),
+        ("H200", {"H": 2048}, ["grid 8 128 16 1 2"]),
+        ("H200", {"H": 2048, "B": 256, "backward": True}, []),
+        ("H200", {"H": 64, "dtype": "float64"}, []),
+        ("A100", {"H": 96}, ["cta 8 1 96 2 1", "grid 8 3 32 2 1"]),
+        ("A100", {"H": 1024}, ["grid 8 43 24 2 1"]),
+        ("A100", {"H": 2048}, []),
+        ("RTX 4090", {"H": 1024}, ["grid 8 64 16 2 1"]),
+        ("T4", {"H": 64, "dtype": "float16"}, ["cta 8 1 64 2 1"]),
+        ("T4", {"H": 64, "dtype": "tf32"}, ["cta 8 1 64 2 1"]),
+        ("T4", {"H": 64}, []),
+        ("T4", {"H": 256, "dtype": "float16"}, []),
+    ],
+)
+def test_plan(cuda, device, arguments, want):
+    assert tiers(cuda, device, **arguments) == want
+
+
+def test_every_regime_of_the_plan_is_used_and_fits(cuda):
+    seen = set()
+    for device, properties in DEVICES.items():
+        for H in (1, 33, 64, 96, 128, 256, 512, 768, 1024, 2048):
+            for dtype in (1, 2, 3):
+                for B in (1, 64, 1000):
+                    for backward in (False, True):
+                        for team in cuda.plan_tiers(0, dtype, False, backward, B, H, H, 2, **properties):
+                            seen.add(team["regime"])
+                            case = (device, H, dtype, B, backward, team)
+                            assert team["members"] * team["units"] >= H, case
+                            assert team["teams"] * team["tiles"] * team["rows"] >= B, case
+                            assert team["shared_bytes"] <= properties["shared_per_block"], case
+                            if team["tier"] == "grid":
+                                assert 2 * team["teams"] * team["members"] <= properties["sms"], case
+                            if team["tier"] == "cluster":
+                                assert 2 <= team["members"] <= properties["max_cluster"], case
+    assert len(seen) == 4
