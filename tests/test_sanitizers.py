@@ -24,10 +24,10 @@ KERNELS, DRIVER = ROOT / "csrc/cpu", ROOT / "tests/sanitize"
 CXX = shutil.which(os.environ.get("CXX", "g++"))
 COMMON = ["-std=c++20", "-g1", "-Wall", "-Wextra"]
 # -O0 for ASan: every access stays, and the kernels compile in two thirds of the time. -O1 for TSan, slow otherwise.
-# ASan runs every level; what they do with threads is the same text for all, so TSan gets two.
+# ASan runs every level; what they do with threads is the same text for all, so TSan gets three.
 ADDRESS = [*COMMON, "-O0", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREAD = [*COMMON, "-O1", "-fsanitize=thread", "-DFASTRNN_STD_THREADS"]
-LEVELS = {"address": ("plain", "avx2", "avx512", "avx512_bf16"), "thread": ("plain", "avx512_bf16")}
+LEVELS = {"address": ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16"), "thread": ("plain", "avx512", "amx_bf16")}
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CXX is None, reason="there is no g++")]
 
@@ -108,6 +108,7 @@ def levels(kind: str) -> list[str]:
     needs = {"plain": set(), "avx2": {"avx2", "fma", "f16c"}}
     needs["avx512"] = needs["avx2"] | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
     needs["avx512_bf16"] = needs["avx512"] | {"avx512_bf16"}
+    needs["amx_bf16"] = needs["avx512_bf16"] | {"amx_bf16", "amx_tile"}
     return [level for level in LEVELS[kind] if needs[level] <= flags]
 
 

@@ -3,5 +3,5 @@
 
 namespace fastrnn::cpu {
 Kernels avx2_kernels() { return {}; }
-Kernels avx512_kernels() { return {}; }
+Kernels avx512_bf16_kernels() { return {}; }
 }  // namespace fastrnn::cpu
