@@ -13,6 +13,7 @@ run the kernels of the tensors' device; gradients that were not asked for are em
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -125,4 +126,11 @@ def _register() -> torch.library.Library:
     return library
 
 
+def _opt_in(extension, tier: str | None) -> None:
+    """Lets the CUDA kernels that run a whole sequence serve calls; see override_tier in csrc/bindings/cuda_tier.h."""
+    if tier and hasattr(extension, "cuda"):
+        extension.cuda.override_tier(tier)
+
+
+_opt_in(_ext.load(), os.environ.get("FASTRNN_CUDA_TIER"))
 LIBRARY = _register()  # the registrations live as long as this object
