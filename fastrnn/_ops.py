@@ -13,6 +13,7 @@ In eager mode they are called directly. Whatever follows the operators of a call
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -82,4 +83,11 @@ def _define() -> torch.library.Library:
     return library
 
 
+def _opt_in(extension, tier: str | None) -> None:
+    """Lets the CUDA kernels that run a whole sequence serve calls; see override_tier in csrc/bindings/cuda_tier.h."""
+    if tier and hasattr(extension, "cuda"):
+        extension.cuda.override_tier(tier)
+
+
+_opt_in(_ext.load(), os.environ.get("FASTRNN_CUDA_TIER"))
 LIBRARY = _define()  # what is registered lives as long as this object

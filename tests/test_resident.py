@@ -158,6 +158,14 @@ def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
     assert _dispatch.explanation(call).kernels is None
 
 
+def test_an_environment_variable_opts_in(cuda):
+    like = torch.empty(0, dtype=torch.bfloat16)
+    for tier, want in ((None, "a launch a step"), ("grid", "one launch, grid")):
+        _dispatch._ops._opt_in(types.SimpleNamespace(cuda=cuda), tier)
+        assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith(f"forward: {want}")
+    _dispatch._ops._opt_in(types.SimpleNamespace(), "auto")  # a build without CUDA kernels
+
+
 DEVICES = {
     "H200": {"capability": 90, "sms": 132, "shared_per_block": 232448, "max_cluster": 16},
     "A100": {"capability": 80, "sms": 108, "shared_per_block": 166912, "max_cluster": 0},

@@ -43,16 +43,21 @@ Status run_resident(const LayerBackward& layer, cudaStream_t stream) {
 
 cudaError_t room_for(int cell, Dtype dtype, const Team& team, const Shape& shape, bool backward) {
   Residency residency{false, 0};
+  cudaError_t error;
   if (backward) {
     BackwardSequence sequence{};
     sequence.step.shape = shape;
     sequence.team = team;
-    return resident_backward(cell, dtype, sequence, nullptr, residency);
+    error = resident_backward(cell, dtype, sequence, nullptr, residency);
+  } else {
+    ForwardSequence sequence{};
+    sequence.step.shape = shape;
+    sequence.team = team;
+    error = resident_forward(cell, dtype, sequence, nullptr, residency);
   }
-  ForwardSequence sequence{};
-  sequence.step.shape = shape;
-  sequence.team = team;
-  return resident_forward(cell, dtype, sequence, nullptr, residency);
+  // To have asked in vain is no failure that a later look at the last error should find.
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
+  return error;
 }
 
 }  // namespace fastrnn::cuda

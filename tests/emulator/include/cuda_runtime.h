@@ -69,6 +69,9 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from
   return cudaSuccess;
 }
 
+// Calls return their errors here, and none is left behind.
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
