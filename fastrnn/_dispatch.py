@@ -83,6 +83,8 @@ def why_not(backend: str, call: Call) -> list[str]:
 
 def _torch_is_ahead(call: Call) -> bool:
     """Whether torch's own CPU kernels were measured ahead of ours, or level with them, on calls like this one."""
+    if call.T == 1 and call.grad and call.mode != "LSTM" and not call.packed:
+        return True  # recording a step for autograd from Python takes longer than what the kernels save
     if call.T == 1 and call.B >= 8 and not call.packed:
         # Products with weights that are read only once: packing them for our kernels is not worth it.
         hidden = call.H

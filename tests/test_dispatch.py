@@ -282,6 +282,13 @@ def test_what_torch_is_faster_at_goes_to_torch(monkeypatch, tiles):
     assert all(ranked_first(**call) == "cpu" for call in ours)
 
 
+def test_one_step_in_training_goes_to_torch():
+    """Except an LSTM's, of which torch's is slow."""
+    assert ranked_first(mode="GRU", T=1, B=1, grad=True) == ranked_first(mode="RNN_RELU", T=1, B=1, grad=True) == "aten"
+    for other in ({"grad": False}, {"T": 2}, {"mode": "LSTM"}, {"packed": True}):
+        assert ranked_first(**({"mode": "GRU", "T": 1, "B": 1, "grad": True} | other)) == "cpu"
+
+
 def test_one_step_of_many_rows_goes_to_torch():
     """Its weights are read once; packing them would take longer."""
     step = {"mode": "GRU", "T": 1, "B": 8, "H": 256}

@@ -118,7 +118,7 @@ constexpr int row_limit(int vecs) {
 }
 
 // tile[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]; with each step of k a line from
-// `ahead` on comes nearer.
+// `ahead` on comes nearer. Each run of k has sums of its own: shorter sums, smaller error.
 template <class Op, int kRows, int kVecs>
 __attribute__((noinline)) void multiply_block(const typename Op::Storage* const* rows,
                                               int64_t depth, const typename Op::Packed* panel,
@@ -128,54 +128,60 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
   using S = typename Op::Storage;
   using V = VecOf<S>;
   constexpr int kStep = kVecs * kLanes<Op> * Op::kDepth;
+  constexpr int64_t kRun = 512;
   // Few sums would wait for each other: keep two of each then.
   constexpr int kChains = kRows * kVecs < 8 ? 2 : 1;
   const S* row[kRows];
-  V sum[kChains][kRows][kVecs];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    row[r] = rows[r];
+  for (int r = 0; r < kRows; ++r) row[r] = rows[r];
+  for (int64_t k = 0, end = 0; k == 0 || k < depth; k = end) {
+    end = smaller(depth, k + kRun);
+    const int64_t first = k, whole = end - (end - k) % (Op::kDepth * kChains);
+    V sum[kChains][kRows][kVecs];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      sum[0][r][v] = V::load(init + v * kLanes<Op>);
-      if constexpr (kChains == 2) sum[1][r][v] = V(0);
+      for (int v = 0; v < kVecs; ++v) {
+        sum[0][r][v] = first == 0 ? V::load(init + v * kLanes<Op>) : V(0);
+        if constexpr (kChains == 2) sum[1][r][v] = V(0);
+      }
     }
-  }
-  const int64_t whole = depth - depth % (Op::kDepth * kChains);
-  int64_t k = 0;
-  for (; k < whole; k += Op::kDepth * kChains) {
+    for (; k < whole; k += Op::kDepth * kChains) {
 #pragma GCC unroll 2
-    for (int c = 0; c < kChains; ++c) {
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += kLine;
+      for (int c = 0; c < kChains; ++c) {
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += kLine;
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const V a = Op::spread(row[r], k + c * Op::kDepth);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVecs; ++v) {
+            sum[c][r][v] = Op::fma(a, panel + v * kLanes<Op> * Op::kDepth, sum[c][r][v]);
+          }
+        }
+        panel += kStep;
+      }
+    }
+    for (; k < end; k += Op::kDepth) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const V a = Op::spread(row[r], k + c * Op::kDepth);
+        const V a = k + Op::kDepth <= depth ? Op::spread(row[r], k) : Op::spread_last(row[r], k);
 #pragma GCC unroll 4
         for (int v = 0; v < kVecs; ++v) {
-          sum[c][r][v] = Op::fma(a, panel + v * kLanes<Op> * Op::kDepth, sum[c][r][v]);
+          sum[0][r][v] = Op::fma(a, panel + v * kLanes<Op> * Op::kDepth, sum[0][r][v]);
         }
       }
       panel += kStep;
     }
-  }
-  for (; k < depth; k += Op::kDepth) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const V a = k + Op::kDepth <= depth ? Op::spread(row[r], k) : Op::spread_last(row[r], k);
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
-        sum[0][r][v] = Op::fma(a, panel + v * kLanes<Op> * Op::kDepth, sum[0][r][v]);
+        Accumulate<S>* const out = tile + (r * kVecs + v) * kLanes<Op>;
+        if constexpr (kChains == 2) sum[0][r][v] = sum[0][r][v] + sum[1][r][v];
+        if (first > 0) sum[0][r][v] = sum[0][r][v] + V::load(out);
+        sum[0][r][v].store(out);
       }
-    }
-    panel += kStep;
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      if constexpr (kChains == 2) sum[0][r][v] = sum[0][r][v] + sum[1][r][v];
-      sum[0][r][v].store(tile + (r * kVecs + v) * kLanes<Op>);
     }
   }
 }
