@@ -171,7 +171,9 @@ def test_unknown_instruction_set(isa):
 
 
 def test_sums_over_many_units():
-    """The gradient of h0 sums over 4 H products; one long sum was five times as far off as torch's."""
+    """The gradient of h0 sums over 4 H products. With weights of one sign, one long sum was outside the budget."""
     torch.manual_seed(3)
     modules = twins(CELLS["LSTM"], 16, 1024)
+    for module in modules:
+        module.load_state_dict({name: p.abs() for name, p in module.state_dict().items()})
     compare(modules, torch.randn(2, 8, 16), random_states(CELLS["LSTM"], 1, 8, 1024))
