@@ -38,7 +38,7 @@ const std::vector<Level>& levels() {
     const auto add = [&](const char* name, const Kernels& all) {
       found.push_back({name, all, all});
     };
-    const auto add_bfloat16 = [&](const char* name, const Kernels& bfloat16) {
+    [[maybe_unused]] const auto add_bfloat16 = [&](const char* name, const Kernels& bfloat16) {
       found.push_back({name, bfloat16, found.back().others});
     };
     add("plain", plain_kernels());

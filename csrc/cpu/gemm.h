@@ -85,9 +85,6 @@ class Product {
           for (int64_t q = 0; q < kTogether; ++q) {
             const int64_t valid = block.size() - m - q * W;
             const bool there = left > 0 && valid > 0;
-            if (q == 0)
-              __builtin_prefetch(from + kTogether * W * 2),
-                  __builtin_prefetch(from + p.lda + kTogether * W * 2);
             square[q][i] = there ? Op::merge_rows(from + q * W, p.lda, left, valid) : V(0);
           }
         }
