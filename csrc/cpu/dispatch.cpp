@@ -91,12 +91,12 @@ const Kernels& kernels(Dtype dtype) {
 
 ProductKernel product_kernel(Dtype dtype) {
   const Level& level = levels()[current()];
+  if (dtype == Dtype::kBfloat16) return level.bfloat16.product_bfloat16;
 #if FASTRNN_X86_LEVELS
   // torch's BLAS is MKL, which is fast in float32 on Intel's CPUs alone.
-  if (dtype == Dtype::kFloat32 && !__builtin_cpu_is("intel")) return level.others.product;
+  if (dtype == Dtype::kFloat32 && !__builtin_cpu_is("intel")) return level.others.product_float32;
 #endif
-  const bool own = dtype == Dtype::kBfloat16 && level.bfloat16.product != level.others.product;
-  return own ? level.bfloat16.product : nullptr;
+  return nullptr;
 }
 
 }  // namespace fastrnn::cpu

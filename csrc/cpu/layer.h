@@ -75,9 +75,11 @@ inline Kernels make_kernels() {
   Kernels kernels{[](const ForwardParams& p) { return F::call(p, true); },
                   [](const ForwardParams& p) { F::call(p, false); },
                   [](const BackwardParams& p) { return B::call(p, true); },
-                  [](const BackwardParams& p) { B::call(p, false); }, nullptr};
-  if constexpr (FASTRNN_LEVEL == 2) kernels.product = &run_product<Plain<float>>;
-  if constexpr (Bfloat16Operand::kCopies) kernels.product = &run_product<Bfloat16Operand>;
+                  [](const BackwardParams& p) { B::call(p, false); },
+                  nullptr,
+                  nullptr};
+  if constexpr (FASTRNN_LEVEL == 2) kernels.product_float32 = &run_product<Plain<float>>;
+  if constexpr (Bfloat16Operand::kCopies) kernels.product_bfloat16 = &run_product<Bfloat16Operand>;
   return kernels;
 }
 

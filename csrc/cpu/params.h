@@ -88,7 +88,7 @@ struct Kernels {
   void (*forward)(const ForwardParams&);
   size_t (*backward_workspace)(const BackwardParams&);
   void (*backward)(const BackwardParams&);
-  ProductKernel product;  // of float32, or where bfloat16 alone is served of that; may be null
+  ProductKernel product_float32, product_bfloat16;  // null where there is none of the kind
 };
 
 }  // namespace fastrnn::cpu
