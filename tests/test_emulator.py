@@ -4,19 +4,14 @@ import itertools
 
 import pytest
 import torch
-from emulator import build, oracle
-from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, small_layers
+from emulator import build
+from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, parameters, small_layers
 
 from fastrnn import _graph
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-CASES = [
-    pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
-    for name, kernel, precisions in KERNELS
-    for precision in precisions
-    for cell in range(len(oracle.MODES))
-]
+CASES = parameters(KERNELS)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +53,7 @@ def test_layers_without_biases(cuda, cell):
 @pytest.mark.parametrize("cell", range(4))
 def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, kernel):
     cuda.override_plan(**kernel)
-    layer = Layer(cell, "float32", (3, 9, 2, 17), 2, packed=True)
-    output, hn, saved = layer.forward(cuda)
-    given = [layer.x, *layer.hx, *layer.weights, layer.grad_output, *layer.grad_hn, output, *hn, *saved]
-    copies = [t.clone() for t in given]
-    first, second = layer.backward(cuda, output, saved), layer.backward(cuda, output, saved)
-    assert all(torch.equal(t, copy) for t, copy in zip(given, copies, strict=True))
-    flat = [[grads[0], *grads[1], *grads[2]] for grads in (first, second)]
-    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
-    assert len({t.data_ptr() for t in flat[0]}) == len(flat[0])
+    Layer(cell, "float32", (3, 9, 2, 17), 2, packed=True).check_nothing_overwritten(cuda)
 
 
 @pytest.mark.parametrize("cell", range(4))

@@ -3,7 +3,15 @@
 import pytest
 import torch
 from emulator import oracle
-from emulator.cases import KERNELS, RESIDENT, RESIDENT_SHAPES, Layer, fp32_precision, small_layers
+from emulator.cases import (
+    KERNELS,
+    RESIDENT,
+    RESIDENT_SHAPES,
+    Layer,
+    fp32_precision,
+    parameters,
+    small_layers,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -11,18 +19,8 @@ pytestmark = [
 ]
 DEVICE = "cuda"
 CELLS = range(len(oracle.MODES))
-CASES = [
-    pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
-    for name, kernel, precisions in KERNELS
-    for precision in precisions
-    for cell in CELLS
-]
-RESIDENT_CASES = [
-    pytest.param(cell, wish, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
-    for name, wish, precisions in RESIDENT
-    for precision in precisions
-    for cell in CELLS
-]
+CASES = parameters(KERNELS)
+RESIDENT_CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
 
@@ -75,6 +73,20 @@ def results(layer, cuda):
     return [output, *hn, grad_x, *grad_hx, *grad_weights]
 
 
+def check_capture(cuda, layer, other):
+    """A graph captured with one layer's arguments gives the other's results once its input is copied in."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        results(layer, cuda)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = results(layer, cuda)
+    layer.x.copy_(other.x)
+    graph.replay()
+    assert all(map(torch.equal, captured, results(layer, cuda)))
+
+
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
 def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
     if too_old(kernel, precision):
@@ -121,16 +133,7 @@ def test_twenty_runs_of_a_resident_kernel_agree_bit_for_bit(cuda, cell, wish):
 def test_a_resident_kernel_captured_in_a_graph(cuda, wish):
     prescribe(cuda, wish)
     layer, other = (OnGpu(0, "float16", (7, 9, 24, 40), 2, packed=True, seed=seed) for seed in (0, 7))
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        results(layer, cuda)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = results(layer, cuda)
-    layer.x.copy_(other.x)
-    graph.replay()
-    assert all(map(torch.equal, captured, results(layer, cuda)))
+    check_capture(cuda, layer, other)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bfloat16", "float16"])
@@ -202,16 +205,7 @@ def test_another_stream(cuda):
 def test_captured_in_a_graph(cuda, cell, fused):
     cuda.override_plan(fused=fused, rows=8 if fused else 0)
     layer, other = (OnGpu(cell, "float32", (7, 5, 24, 64), 2, packed=True, seed=seed) for seed in (0, 7))
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        results(layer, cuda)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = results(layer, cuda)
-    layer.x.copy_(other.x)
-    graph.replay()
-    assert all(map(torch.equal, captured, results(layer, cuda)))
+    check_capture(cuda, layer, other)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -5,19 +5,14 @@ import types
 import pytest
 import torch
 from emulator import build, oracle
-from emulator.cases import DTYPE_NUMBER, DTYPES, RESIDENT, RESIDENT_SHAPES, Layer, small_layers
+from emulator.cases import DTYPE_NUMBER, DTYPES, RESIDENT, RESIDENT_SHAPES, Layer, parameters, small_layers
 
 from fastrnn import _dispatch
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
 CELLS = range(len(oracle.MODES))
-CASES = [
-    pytest.param(cell, wish, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
-    for name, wish, precisions in RESIDENT
-    for precision in precisions
-    for cell in CELLS
-]
+CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
 
@@ -61,14 +56,7 @@ def test_one_launch_serves_both_directions_of_a_whole_sequence(cuda, wish):
 @pytest.mark.parametrize("cell", CELLS)
 def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, wish):
     cuda.override_tier(**wish)
-    layer = Layer(cell, "bfloat16", (3, 9, 2, 17), 2, packed=True)
-    output, hn, saved = layer.forward(cuda)
-    given = [layer.x, *layer.hx, *layer.weights, layer.grad_output, *layer.grad_hn, output, *hn, *saved]
-    copies = [t.clone() for t in given]
-    first, second = layer.backward(cuda, output, saved), layer.backward(cuda, output, saved)
-    assert all(torch.equal(t, copy) for t, copy in zip(given, copies, strict=True))
-    flat = [[grads[0], *grads[1], *grads[2]] for grads in (first, second)]
-    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+    Layer(cell, "bfloat16", (3, 9, 2, 17), 2, packed=True).check_nothing_overwritten(cuda)
 
 
 @EACH_TIER

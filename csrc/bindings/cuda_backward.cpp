@@ -150,13 +150,13 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
     layer.w_hh[d] = call.weights[d].w_hh.data_ptr();
     layer.w_hr[d] = data(call.weights[d].w_hr);
   }
-  call.report(run(layer, context.library(), context.stream()));
+  call.report(run(layer, context.blas(), context.stream()));
 
   std::optional<at::Tensor> grad_x;
   if (needs[0]) {
     grad_x = call.empty(x.sizes());
     for (int64_t d = 0; d < s.directions; ++d) {
-      context.library().product(matrix(grad_x->view({s.total, x.size(-1)})),
+      context.blas().product(matrix(grad_x->view({s.total, x.size(-1)})),
                                 matrix(b.grad_x_gates[d]), matrix(call.weights[d].w_ih),
                                 Transpose::kNeither, d > 0);
     }
@@ -166,7 +166,7 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
     grad_hx = Tensors{b.grad_h0};
     if (has_cells) grad_hx->push_back(b.grad_cell.to(call.x.scalar_type()));
   }
-  if (needs[2]) grad_weights = weight_gradients(call, b, output, full, context.library());
+  if (needs[2]) grad_weights = weight_gradients(call, b, output, full, context.blas());
   return {grad_x, grad_hx, grad_weights};
 }
 

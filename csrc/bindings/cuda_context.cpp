@@ -73,7 +73,7 @@ bool Context::serves(const at::Tensor& tensor) { return tensor.is_cuda(); }
 
 cudaStream_t Context::stream() const { return at::cuda::getCurrentCUDAStream(); }
 
-Library& Context::library() const { return state_->library; }
+Library& Context::blas() const { return state_->library; }
 
 Device Context::device() const {
   const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();

@@ -21,7 +21,7 @@ class Context {
 
   static bool serves(const at::Tensor& tensor);
   cudaStream_t stream() const;
-  Library& library() const;
+  Library& blas() const;
   Device device() const;
   static const char* error_text(cudaError_t error);
 

@@ -18,7 +18,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   // Without its bias, which the update adds in the accumulate type.
   const at::Tensor x_gates = call.empty({s.directions, s.total, GH});
   for (int64_t d = 0; d < s.directions; ++d) {
-    context.library().product(matrix(x_gates[d]), matrix(call.x_rows()),
+    context.blas().product(matrix(x_gates[d]), matrix(call.x_rows()),
                               matrix(call.weights[d].w_ih), Transpose::kRight, false);
   }
 
@@ -60,7 +60,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
                             : output.narrow(1, d * s.recurrent, s.recurrent).data_ptr();
     layer.w_hr[d] = data(w.w_hr);
   }
-  call.report(run(layer, context.library(), context.stream()));
+  call.report(run(layer, context.blas(), context.stream()));
 
   // In this order and where the cell has them: gates, c, h before the projection.
   Tensors saved;

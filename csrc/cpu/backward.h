@@ -79,8 +79,8 @@ class Backward {
     Range batch, blocks, outs;
     Barrier* barrier;
     int64_t slice;
-    Rows<Op> later,
-        grad_h;  // gate gradients of the step walked before; gradient of the projected h
+    Rows<Op> later;   // gate gradients of the step walked before
+    Rows<Op> grad_h;  // gradient of the projected h
   };
 
   Bias bias_sums(int d) const { return {scratch[d].bias, units}; }

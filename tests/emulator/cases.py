@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import math
 
+import pytest
 import torch
 
 from . import oracle
@@ -130,6 +131,27 @@ class Layer:
                 scale = max(w.norm().item(), 0.1 * math.sqrt(w.numel())) * ROUNDING[self.precision]
                 error = (g.double() - w).norm().item() / scale
                 assert error <= BUDGET[self.precision], f"{name}[{index}]: {error:.1f} units of rounding"
+
+    def check_nothing_overwritten(self, cuda):
+        """Forward and two backwards write no argument, and the backwards agree bit for bit."""
+        output, hn, saved = self.forward(cuda)
+        given = [self.x, *self.hx, *self.weights, self.grad_output, *self.grad_hn, output, *hn, *saved]
+        copies = [t.clone() for t in given]
+        first, second = self.backward(cuda, output, saved), self.backward(cuda, output, saved)
+        assert all(torch.equal(t, copy) for t, copy in zip(given, copies, strict=True))
+        flat = [[grads[0], *grads[1], *grads[2]] for grads in (first, second)]
+        assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+        assert len({t.data_ptr() for t in flat[0]}) == len(flat[0])
+
+
+def parameters(kernels):
+    """pytest's parameters (cell, kernel, precision) for every cell on each of ``kernels``, KERNELS or RESIDENT."""
+    return [
+        pytest.param(cell, kernel, precision, id=f"{mode}-{name}-{precision}")
+        for name, kernel, precisions in kernels
+        for precision in precisions
+        for cell, mode in enumerate(oracle.MODES)
+    ]
 
 
 def small_layers(cell, precision, make=Layer, shapes=SHAPES):

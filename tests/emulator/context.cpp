@@ -60,7 +60,7 @@ Context::Context(const at::Tensor&, Dtype dtype, bool) : state_(new State{PlainL
 Context::~Context() = default;
 bool Context::serves(const at::Tensor& tensor) { return tensor.is_cpu(); }
 cudaStream_t Context::stream() const { return nullptr; }
-Library& Context::library() const { return state_->library; }
+Library& Context::blas() const { return state_->library; }
 Device Context::device() const {
   return {90, emulator::device.sms, emulator::device.shared_per_block, 16};
 }
