@@ -156,9 +156,8 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   if (needs[0]) {
     grad_x = call.empty(x.sizes());
     for (int64_t d = 0; d < s.directions; ++d) {
-      context.blas().product(matrix(grad_x->view({s.total, x.size(-1)})),
-                                matrix(b.grad_x_gates[d]), matrix(call.weights[d].w_ih),
-                                Transpose::kNeither, d > 0);
+      context.blas().product(matrix(grad_x->view({s.total, x.size(-1)})), matrix(b.grad_x_gates[d]),
+                             matrix(call.weights[d].w_ih), Transpose::kNeither, d > 0);
     }
   }
   std::optional<Tensors> grad_hx, grad_weights;

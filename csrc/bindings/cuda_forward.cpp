@@ -18,8 +18,8 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   // Without its bias, which the update adds in the accumulate type.
   const at::Tensor x_gates = call.empty({s.directions, s.total, GH});
   for (int64_t d = 0; d < s.directions; ++d) {
-    context.blas().product(matrix(x_gates[d]), matrix(call.x_rows()),
-                              matrix(call.weights[d].w_ih), Transpose::kRight, false);
+    context.blas().product(matrix(x_gates[d]), matrix(call.x_rows()), matrix(call.weights[d].w_ih),
+                           Transpose::kRight, false);
   }
 
   const at::Tensor output = call.empty({s.total, s.directions * s.recurrent});

@@ -30,8 +30,11 @@ const CellInfo& cell_info(int64_t cell) {
 LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor& x_given,
                      const std::optional<at::Tensor>& batch_sizes,
                      const std::vector<at::Tensor>& hx_given,
-                     const std::vector<at::Tensor>& weights_given)
-    : function(function), cell(cell_info(cell_number)), packed(batch_sizes.has_value()) {
+                     const std::vector<at::Tensor>& weights_given, const Timing& timing)
+    : function(function),
+      cell(cell_info(cell_number)),
+      packed(batch_sizes.has_value()),
+      reverse(timing.reverse) {
   TORCH_CHECK(x_given.dim() == (packed ? 2 : 3), function, ": x must have shape ",
               packed ? "(N, I) with batch_sizes" : "(T, B, I)", ", got ", x_given.sizes());
   TORCH_CHECK(int64_t(hx_given.size()) == cell.states, function, ": hx must hold ", cell.states,
@@ -86,6 +89,21 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
     weights.push_back(tensors);
   }
   hx = checked_states(hx_given, "hx");
+
+  TORCH_CHECK(!reverse || D == 1, function, ": reverse needs one direction, got ", D);
+  const auto mask = [&](const std::optional<at::Tensor>& given, const char* name,
+                        at::ScalarType dtype, at::IntArrayRef shape) {
+    if (!given) return at::Tensor();
+    TORCH_CHECK(!packed, function, ": ", name, " and batch_sizes exclude each other");
+    TORCH_CHECK(given->scalar_type() == dtype && given->sizes() == shape &&
+                    given->device() == options.device(),
+                function, ": ", name, " must be ", dtype, " of shape ", shape, " on ",
+                options.device(), ", got ", given->scalar_type(), " of shape ", given->sizes(),
+                " on ", given->device());
+    return given->contiguous();
+  };
+  lengths = mask(timing.lengths, "lengths", at::kLong, {B});
+  resets = mask(timing.resets, "resets", at::kBool, {B, T});
 }
 
 at::Tensor LayerArgs::checked(const at::Tensor& tensor, const char* name,

@@ -17,11 +17,19 @@ struct DirectionTensors {
   at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;  // undefined where the layer has none
 };
 
+// Which steps of a sequence exist, and where its state comes from; beside batch_sizes.
+struct Timing {
+  std::optional<at::Tensor> lengths;  // (B) int64: row b has the steps before lengths[b]
+  std::optional<at::Tensor> resets;   // (B, T) bool: no state crosses from step t - 1 to step t, in
+                                      // either direction, nor from h_0 into step 0 forwards
+  bool reverse = false;               // the one direction there is runs backwards in time
+};
+
 struct LayerArgs {
   // `function` is named in messages. Raises unless every shape, dtype and device agrees.
   LayerArgs(const char* function, int64_t cell, const at::Tensor& x,
             const std::optional<at::Tensor>& batch_sizes, const std::vector<at::Tensor>& hx,
-            const std::vector<at::Tensor>& weights);
+            const std::vector<at::Tensor>& weights, const Timing& timing = {});
 
   // Checks another tensor of the call (a gradient, an output) and returns it contiguous.
   at::Tensor checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) const;
@@ -33,11 +41,12 @@ struct LayerArgs {
 
   const char* function;
   CellInfo cell;
-  bool packed, biases, projected;
+  bool packed, biases, projected, reverse;
   int64_t T, B, I, H, R, D, N;
   at::Tensor x;
   std::vector<at::Tensor> hx;
   std::vector<DirectionTensors> weights;
+  at::Tensor lengths, resets;  // contiguous; undefined where all rows have T steps, without resets
   std::vector<int64_t> offsets;  // (T + 1), the first row of each step
   at::TensorOptions options;     // dtype and device of all tensors
 };
