@@ -33,12 +33,13 @@ __all__ = [
 ]
 
 
-def explain(module, input, hx=None) -> Explanation:
-    """Says which backend ``module(input, hx)`` runs on, and why not on the others.
+def explain(module, input, hx=None, **asked) -> Explanation:
+    """Says which backend ``module(input, hx, **asked)`` runs on, and why not on the others.
 
     Args:
         module: a fastrnn layer or cell.
-        input, hx: what the module would be called with; checked as the call would check them, nothing is computed.
+        input, hx, asked: what the module would be called with; checked as the call would check them, and nothing is
+            computed.
 
     Returns:
         An :class:`Explanation`: ``.backend``, ``.reasons`` (backend -> list of reasons against it); printing it shows
@@ -49,9 +50,9 @@ def explain(module, input, hx=None) -> Explanation:
         RuntimeError: a backend is forced that cannot serve the call.
     """
     if isinstance(module, (LSTM, GRU, RNN)):
-        return explain_layer(module, input, hx)
+        return explain_layer(module, input, hx, **asked)
     if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
-        return explain_cell(module, input, hx)
+        return explain_cell(module, input, hx, **asked)
     raise TypeError(
         f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"
     )

@@ -11,90 +11,74 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import reference
 from ._ops import LIBRARY, is_watched, layer_ops
+from .reference import Timing, scan_gradients
 
 _PLAIN = (Tensor, torch.nn.Parameter)  # tensors of any other type look at what is done to them
 
 
 class Layer(torch.autograd.Function):
-    """``apply(backend, cell, batch_sizes, states, x, *hx, *weights) -> (output, *final_states)``."""
+    """``apply(backend, cell, timing, cells, states, x, *hx, *weights) -> (output, *final_states)``.
+
+    With ``cells`` the c of every step comes after the final states.
+    """
 
     @staticmethod
-    def forward(ctx, backend: str, cell: int, batch_sizes: Tensor | None, states: int, x: Tensor, *tensors: Tensor):
+    def forward(ctx, backend: str, cell: int, timing: Timing, cells: bool, states: int, x: Tensor, *tensors: Tensor):
         hx, weights = list(tensors[:states]), list(tensors[states:])
-        output, hn, saved = layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, True)
-        ctx.backend, ctx.cell, ctx.batch_sizes, ctx.states = backend, cell, batch_sizes, states
-        ctx.save_for_backward(x, *tensors, output, *saved)
-        ctx.inputs = 1 + len(tensors)
+        batch_sizes, *masks = timing
+        output, hn, saved = layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, True, *masks, cells)
+        ctx.backend, ctx.cell, ctx.states = backend, cell, states
+        _keep(ctx, timing, [x, *tensors], output, saved)
         return (output, *hn)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, *grad_hn: Tensor):
-        kept = ctx.saved_tensors  # checkpointing hands them out once
-        inputs, (output, *saved) = kept[: ctx.inputs], kept[ctx.inputs :]
         backward = layer_ops(ctx.backend).backward
         if ctx.backend != "reference" and is_watched():
             backward = torch.ops.fastrnn.layer_backward
-        grads = _gradients(
-            backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
-            [grad_output, *grad_hn], ctx.needs_input_grad[4:],
-        )  # fmt: skip
-        return (None, None, None, None, *grads)
+        grads = _gradients(ctx, backward, [grad_output, *grad_hn], ctx.needs_input_grad[5:])
+        return (None, None, None, None, None, *grads)
 
 
-def _gradients(
-    backward: Callable,
-    cell: int,
-    batch_sizes: Tensor | None,
-    states: int,
-    inputs: Sequence[Tensor],
-    output: Tensor,
-    saved: list[Tensor],
-    grad_outputs: list[Tensor],
-    wanted: Sequence[bool],
-) -> list[Tensor | None]:
-    """The gradients of ``inputs`` = (x, *hx, *weights), None for those that are not ``wanted``."""
-    x, hx, weights = inputs[0], list(inputs[1 : 1 + states]), list(inputs[1 + states :])
+def _keep(ctx, timing: Timing, inputs: Sequence[Tensor], output: Tensor, saved: Sequence[Tensor]) -> None:
+    masks = [t for t in (timing.lengths, timing.resets) if t is not None]
+    ctx.timing, ctx.inputs, ctx.masks = timing, len(inputs), len(masks)
+    ctx.save_for_backward(*inputs, *masks, output, *saved)
+
+
+def _gradients(ctx, backward: Callable, grad_outputs: list[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients of (x, *hx, *weights), None for those that are not ``wanted``."""
+    kept = ctx.saved_tensors  # checkpointing hands them out once; masks changed since are noticed here
+    inputs, (output, *saved) = kept[: ctx.inputs], kept[ctx.inputs + ctx.masks :]
+    states = ctx.states
     if torch.is_grad_enabled():
-        return _differentiable_gradients(cell, batch_sizes, states, inputs, grad_outputs, wanted)
+        return scan_gradients(ctx.cell, inputs, ctx.timing, states, grad_outputs, wanted)
+    x, hx, weights = inputs[0], list(inputs[1 : 1 + states]), list(inputs[1 + states :])
     needs = [wanted[0], any(wanted[1 : 1 + states]), any(wanted[1 + states :])]
+    batch_sizes, *masks = ctx.timing
     grad_x, grad_hx, grad_weights = backward(
-        cell, grad_outputs[0], grad_outputs[1:], x, batch_sizes, hx, weights, output, saved, needs
+        ctx.cell, grad_outputs[0], grad_outputs[1:], x, batch_sizes, hx, weights, output, saved, needs, *masks
     )
     grads = [grad_x, *(grad_hx if needs[1] else hx), *(grad_weights if needs[2] else weights)]
     return [grad if want else None for grad, want in zip(grads, wanted)]
 
 
-def _differentiable_gradients(cell, batch_sizes, states, inputs, grad_outputs, wanted):
-    # Each input gets an alias of its own: the gradients of a tensor passed twice (tied weights) must stay apart.
-    x, *tensors = [t.view_as(t) for t in inputs]
-    output, hn = reference.scan(cell, x, batch_sizes, tensors[:states], tensors[states:])
-    sources = [t for t, want in zip([x, *tensors], wanted) if want]
-    grads = iter(torch.autograd.grad([output, *hn], sources, grad_outputs, create_graph=True))
-    return [next(grads) if want else None for want in wanted]
-
-
 def _op_setup_context(ctx, inputs, output) -> None:
-    cell, x, batch_sizes, hx, weights, save = inputs
+    cell, x, batch_sizes, hx, weights, save, lengths, resets, reverse, _ = inputs
     result, _, saved = output
-    ctx.cell, ctx.batch_sizes, ctx.states, ctx.save = cell, batch_sizes, len(hx), save
-    ctx.inputs = 1 + len(hx) + len(weights)
-    ctx.save_for_backward(x, *hx, *weights, result, *saved)
+    ctx.cell, ctx.states, ctx.save = cell, len(hx), save
+    _keep(ctx, Timing(batch_sizes, lengths, resets, reverse), [x, *hx, *weights], result, saved)
 
 
 def _op_backward(ctx, grad_output, grad_hn, _):
     if not ctx.save:
         raise RuntimeError("fastrnn::layer_forward: expected save=True where gradients are asked for, got save=False")
-    tensors = ctx.saved_tensors
-    inputs, (output, *saved) = tensors[: ctx.inputs], tensors[ctx.inputs :]
     needs = ctx.needs_input_grad
     wanted = [needs[1], *needs[3], *needs[4]]
-    grads = _gradients(
-        torch.ops.fastrnn.layer_backward, ctx.cell, ctx.batch_sizes, ctx.states, inputs, output, saved,
-        [grad_output, *grad_hn], wanted,
-    )  # fmt: skip
-    return None, grads[0], None, grads[1 : 1 + ctx.states], grads[1 + ctx.states :], None
+    grads = _gradients(ctx, torch.ops.fastrnn.layer_backward, [grad_output, *grad_hn], wanted)
+    result = None, grads[0], None, grads[1 : 1 + ctx.states], grads[1 + ctx.states :], None, None, None, None, None
+    return result[: len(needs)]  # torch leaves out arguments at the end that have their default value
 
 
 torch.library.register_autograd("fastrnn::layer_forward", _op_backward, setup_context=_op_setup_context, lib=LIBRARY)
@@ -110,15 +94,27 @@ def needs_grad(x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bo
 
 
 def layer(
-    backend: str, cell: int, x: Tensor, batch_sizes: Tensor | None, hx: Sequence[Tensor], weights: Sequence[Tensor]
+    backend: str,
+    cell: int,
+    x: Tensor,
+    timing: Timing,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    cells: bool = False,
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for."""
+    """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for.
+
+    Returns the output and the final states; after these the c of every step, if ``cells``.
+    """
+    batch_sizes, *masks = timing
     if backend != "reference" and (is_watched() or type(x) not in _PLAIN):
         save = needs_grad(x, hx, weights)
-        output, hn, _ = torch.ops.fastrnn.layer_forward(cell, x, batch_sizes, list(hx), list(weights), save)
+        forward = torch.ops.fastrnn.layer_forward
+        output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), save, *masks, cells)
         return output, hn
     if needs_grad(x, hx, weights):
-        output, *hn = Layer.apply(backend, cell, batch_sizes, len(hx), x, *hx, *weights)
+        output, *hn = Layer.apply(backend, cell, timing, cells, len(hx), x, *hx, *weights)
         return output, hn
-    output, hn, _ = layer_ops(backend).forward(cell, x, batch_sizes, list(hx), list(weights), False)
+    forward = layer_ops(backend).forward
+    output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), False, *masks, cells)
     return output, hn

@@ -38,7 +38,8 @@ class Call(NamedTuple):
     """What the choice depends on.
 
     ``mode`` is the cell's; ``T B I H P`` are time, batch, input, hidden and projection size (0: none); ``grad`` says
-    that a gradient may be asked for, ``transformed`` that ``torch.func`` or forward-mode AD is looking on.
+    that a gradient may be asked for, ``transformed`` that ``torch.func`` or forward-mode AD is looking on, and
+    ``extended`` that something is asked for which ``torch.nn`` does not have (``_extras``).
     """
 
     mode: str
@@ -54,6 +55,7 @@ class Call(NamedTuple):
     packed: bool = False
     grad: bool = False
     transformed: bool = False
+    extended: bool = False
 
 
 def is_transformed() -> bool:
@@ -76,6 +78,8 @@ def why_not(backend: str, call: Call) -> list[str]:
             reasons.append(f"there is no kernel for {call.dtype}")
     if backend == "cuda" and call.B == 0:
         reasons.append("an empty batch launches nothing")
+    if backend == "aten" and call.extended:
+        reasons.append("torch has no lengths, reset_mask, all_states or checkpoint_chunks")
     if call.transformed and backend != "reference":
         reasons.append("torch.func transforms and forward-mode AD go through differentiable operations")
     return reasons
@@ -105,7 +109,7 @@ def ranking(call: Call) -> tuple[str, ...]:
     """
     own, other = ("cpu", "cuda") if call.device == "cpu" else ("cuda", "cpu")
     if call.device == "cuda" and not CUDA_PROVEN:
-        return ("aten", own, "reference", other)
+        return ("aten", "reference", own, other)
     if call.device == "cpu" and _torch_is_ahead(call):
         return ("aten", own, "reference", other)
     # Without the extension: torch's LSTM is hard to beat from Python, but its GRU and RNN are loops of small operations
@@ -123,6 +127,10 @@ def forced() -> str | None:
     return name
 
 
+def _refusal(name: str, reasons: list[str]) -> str:
+    return f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
+
+
 def choose(call: Call) -> str:
     """The backend that serves ``call``.
 
@@ -138,9 +146,7 @@ def choose(call: Call) -> str:
     if name is not None:
         reasons = why_not(name, call)
         if reasons:
-            raise RuntimeError(
-                f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
-            )
+            raise RuntimeError(_refusal(name, reasons))
         return name
     if _ops.is_watched() and not call.transformed and (call.device != "cuda" or CUDA_PROVEN):
         return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
@@ -157,12 +163,13 @@ def _choose_for_graph(call: Call) -> str:
     :func:`backend` when they run (:func:`check_graph`).
     """
     if _environment in ("cpu", "cuda") and _environment != call.device:
-        raise RuntimeError(
-            f"fastrnn: backend {_environment!r} was asked for but cannot serve this call: "
-            f"the tensors are on {call.device}"
-        )
-    if _environment == "aten" or (call.device == "cuda" and not CUDA_PROVEN and _environment is None):
+        raise RuntimeError(_refusal(_environment, [f"the tensors are on {call.device}"]))
+    if _environment == "aten" and call.extended:
+        raise RuntimeError(_refusal("aten", why_not("aten", call)))
+    if _environment == "aten":
         return "aten"
+    if call.device == "cuda" and not CUDA_PROVEN and _environment is None:
+        return "reference" if call.extended else "aten"
     return call.device
 
 

@@ -25,22 +25,22 @@ KERNELS = frozenset(
 
 
 def _forward(backend: str) -> Callable:
-    def forward(cell, x, batch_sizes, hx, weights, save):
+    def forward(cell, x, batch_sizes, hx, weights, save, *extra, **named):
         _dispatch.check_graph(backend)
         if hx[0].size(1) == 0:  # an empty batch launches nothing
-            return _fake_forward(cell, x, batch_sizes, hx, weights, save)
-        return layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, save)
+            return _fake_forward(cell, x, batch_sizes, hx, weights, save, *extra, **named)
+        return layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, save, *extra, **named)
 
     return forward
 
 
 def _backward(backend: str) -> Callable:
-    def backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs):
+    def backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs, *extra, **named):
         if hx[0].size(1) == 0:
             grads = _fake_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs)
             return *grads[:2], [grad.zero_() for grad in grads[2]]
         grad_x, grad_hx, grad_weights = layer_ops(backend).backward(
-            cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs
+            cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs, *extra, **named
         )
         return (
             grad_x if needs[0] else x.new_empty(0),
@@ -51,15 +51,20 @@ def _backward(backend: str) -> Callable:
     return backward
 
 
-def _reference_forward(cell, x, batch_sizes, hx, weights, save):
+def _reference_forward(cell, x, batch_sizes, hx, weights, save, *extra, **named):
     _dispatch.check_graph("reference")
-    output, hn, _ = reference.layer_forward(cell, x, batch_sizes, hx, weights, False)
+    output, hn, _ = reference.layer_forward(cell, x, batch_sizes, hx, weights, False, *extra, **named)
     return output, hn, []  # what the reference saves depends on T in number, and a graph's T may be any
 
 
-def _reference_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs):
-    _, _, saved = reference.layer_forward(cell, x, batch_sizes, hx, weights, True)
-    return _backward("reference")(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs)
+def _reference_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs, *extra, **named):
+    args = grad_output, grad_hn, x, batch_sizes, hx, weights, output
+    if not reference.needs_scan(reference.Timing(batch_sizes, *extra, **named), hx, grad_hn):
+        _, _, saved = reference.layer_forward(cell, x, batch_sizes, hx, weights, True, *extra, **named)
+        return _backward("reference")(cell, *args, saved, needs, *extra, **named)
+    # There the reference differentiates its own operations, and an operator runs below what records them.
+    with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
+        return _backward("reference")(cell, *args, [], needs, *extra, **named)
 
 
 def _rows(x: Tensor):
@@ -79,14 +84,17 @@ def _saved_shapes(cell: int, x: Tensor, hx: Sequence[Tensor]) -> list[tuple[tupl
     return saved
 
 
-def _fake_forward(cell, x, batch_sizes, hx, weights, save):
+def _fake_forward(cell, x, batch_sizes, hx, weights, save, lengths=None, resets=None, reverse=False, cells=False):
     output = x.new_empty(*x.shape[:-1], hx[0].size(0) * hx[0].size(2))
     shapes = _saved_shapes(cell, x, hx) if save and x.device.type in KERNELS else []
     saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in shapes]
-    return output, [h.new_empty(h.shape) for h in hx], saved
+    hn = [h.new_empty(h.shape) for h in hx]
+    if cells:
+        hn.append(x.new_empty(*x.shape[:-1], hx[1].size(0) * hx[1].size(2)))
+    return output, hn, saved
 
 
-def _fake_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs):
+def _fake_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs, *extra, **named):
     return (
         x.new_empty(x.shape if needs[0] else 0),
         [h.new_empty(h.shape if needs[1] else 0) for h in hx],
@@ -106,12 +114,12 @@ def _products(x: Sequence[int], hx: Sequence[Sequence[int]], weights: Sequence[S
     return 2 * rows * sum(math.prod(group[0]) for group in groups), 2 * rows * sum(map(math.prod, states))
 
 
-def _forward_flops(cell, x, batch_sizes, hx, weights, save, *, out_shape=None) -> int:
+def _forward_flops(cell, x, batch_sizes, hx, weights, *rest, out_shape=None, **named) -> int:
     return sum(_products(x, hx, weights))
 
 
 def _backward_flops(
-    cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs, *, out_shape=None
+    cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs, *extra, out_shape=None, **named
 ) -> int:
     inputs, states = _products(x, hx, weights)
     return states + needs[0] * inputs + needs[2] * (inputs + states)

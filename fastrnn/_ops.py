@@ -3,8 +3,10 @@
 Every backend offers the same pair of functions, with the arguments and results of
 :func:`fastrnn.reference.layer_forward` and :func:`~fastrnn.reference.layer_backward`:
 
-    forward(cell, x, batch_sizes, hx, weights, save) -> (output, final_states, saved)
-    backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs)
+    forward(cell, x, batch_sizes, hx, weights, save, lengths=None, resets=None, reverse=False, cells=False)
+        -> (output, final_states, saved)
+    backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, needs,
+             lengths=None, resets=None, reverse=False)
         -> (grad_x, grad_hx, grad_weights)
 
 In eager mode they are called directly. Whatever follows the operators of a call (:func:`is_watched`) is shown
@@ -26,10 +28,12 @@ from . import _ext, reference
 from .registry import CELLS
 
 _SCHEMAS = {
-    "layer_forward": "(int cell, Tensor x, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, bool save)"
+    "layer_forward": "(int cell, Tensor x, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, bool save,"
+    " Tensor? lengths=None, Tensor? resets=None, bool reverse=False, bool cells=False)"
     " -> (Tensor, Tensor[], Tensor[])",
     "layer_backward": "(int cell, Tensor grad_output, Tensor[] grad_hn, Tensor x, Tensor? batch_sizes, Tensor[] hx,"
-    " Tensor[] weights, Tensor output, Tensor[] saved, bool[] needs) -> (Tensor, Tensor[], Tensor[])",
+    " Tensor[] weights, Tensor output, Tensor[] saved, bool[] needs, Tensor? lengths=None, Tensor? resets=None,"
+    " bool reverse=False) -> (Tensor, Tensor[], Tensor[])",
 }
 
 

@@ -8,8 +8,8 @@ from torch import _VF, Tensor, nn
 from . import _dispatch
 from ._autograd import layer
 from ._checks import check_call
-from .functional import autocast, describe, is_autocast
-from .reference import scan
+from ._stack import autocast, describe, is_autocast
+from .reference import Timing, scan
 from .registry import CELLS, Cell
 
 _ATEN = {"LSTM": _VF.lstm_cell, "GRU": _VF.gru_cell, "RNN_TANH": _VF.rnn_tanh_cell, "RNN_RELU": _VF.rnn_relu_cell}
@@ -89,9 +89,9 @@ def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]
         result = _ATEN[cell.mode](input, states if cell.states > 1 else states[0], *weights)
         return list(result) if cell.states > 1 else [result]
     if call.transformed:
-        _, final = scan(cell.index, data, None, hx, weights)
+        _, final = scan(cell.index, data, Timing(), hx, weights)
     else:
-        _, final = layer(backend, cell.index, data, None, hx, weights)
+        _, final = layer(backend, cell.index, data, Timing(), hx, weights)
     return [h.squeeze(0) for h in final]
 
 

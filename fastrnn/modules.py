@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
-from .functional import autocast, describe, run
+from ._extras import check_extras
+from ._stack import autocast, describe, run
 from .registry import CELLS, Cell
 
 
@@ -67,7 +68,7 @@ class _Layer(nn.RNNBase):
             return [getattr(self, name) for name in self._flat_weights_names]
 
     def _prepare(self, cell: Cell, input, hx):
-        """Checks a forward's arguments and brings them into the form of :func:`fastrnn.functional.run`.
+        """Checks a forward's arguments and brings them into the form of :func:`fastrnn._stack.run`.
 
         Returns the time-major input, the states, the weights and the batch sizes.
         """
@@ -106,22 +107,39 @@ class _Layer(nn.RNNBase):
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes
 
-    def forward(self, input, hx=None):
-        """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
+    def forward(self, input, hx=None, *, lengths=None, reset_mask=None, all_states=False, checkpoint_chunks=None):
+        """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors.
+
+        The keyword arguments are fastrnn's own, as for :func:`fastrnn.functional.lstm`: ``lengths`` (B,) int64,
+        ``reset_mask`` (B, T) bool, whatever ``batch_first`` is; ``all_states`` adds to the result a list with every
+        layer's ``(h, c)`` (h alone where there is no c) after every step, shaped like the output; ``checkpoint_chunks``
+        is a number or ``"auto"``.
+        """
         cell = CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(cell, input, hx)
-        output, hn = run(
-            cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes
-        )
+        extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks)
+        output, hn, sequences = run(
+            cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes,
+            extras,
+        )  # fmt: skip
         if batch_sizes is not None:
             if input.unsorted_indices is not None:
                 hn = [h.index_select(1, input.unsorted_indices) for h in hn]
-            output = PackedSequence(output, batch_sizes, input.sorted_indices, input.unsorted_indices)
         elif input.dim() == 2:
-            output, hn = output.squeeze(1), [h.squeeze(1) for h in hn]
-        elif self.batch_first:
-            output = output.transpose(0, 1)
-        return output, (tuple(hn) if cell.states > 1 else hn[0])
+            hn = [h.squeeze(1) for h in hn]
+        output, final = self._like_input(output, input), tuple(hn) if cell.states > 1 else hn[0]
+        if not sequences:
+            return output, final
+        sequences = [tuple(self._like_input(s, input) for s in states) for states in sequences]
+        return output, final, (sequences if cell.states > 1 else [h for (h,) in sequences])
+
+    def _like_input(self, rows: Tensor, input):
+        """A time-major result for every step, laid out as the caller's input is."""
+        if isinstance(input, PackedSequence):
+            return PackedSequence(rows, *input[1:])
+        if input.dim() == 2:
+            return rows.squeeze(1)
+        return rows.transpose(0, 1) if self.batch_first else rows
 
 
 class LSTM(_Layer, nn.LSTM):
@@ -216,11 +234,14 @@ class RNN(_Layer, nn.RNN):
         )  # fmt: skip
 
 
-def explain_layer(module: _Layer, input, hx=None) -> _dispatch.Explanation:
-    """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
+def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanation:
+    """The backend that ``module(input, hx, **asked)`` would run on, with the reasons against the others."""
     cell = CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
+    extras = check_extras(cell.layer, data, batch_sizes, **asked)
     data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
     directions = 2 if module.bidirectional else 1
-    call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions)
+    call = describe(
+        cell, data, batch_sizes, states, weights, module.num_layers, directions, extended=extras is not None
+    )
     return _dispatch.explanation(call, data)

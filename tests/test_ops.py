@@ -68,6 +68,30 @@ def test_opcheck_backward_of_some_inputs(mode, needs):
     torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args, test_utils=("test_schema", "test_faketensor"))
 
 
+def masked_arguments(mode, projected):
+    """Those of arguments() for both directions, and those that only some calls have."""
+    args = arguments(mode, 2, False, projected)
+    resets = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0]]).bool()
+    return args, {"lengths": torch.tensor([2, 0, 4]), "resets": resets, "cells": mode == "LSTM"}
+
+
+@pytest.mark.parametrize("mode, projected", [*((mode, False) for mode in CELLS), ("LSTM", True)])
+def test_opcheck_with_lengths_and_resets(mode, projected):
+    args, named = masked_arguments(mode, projected)
+    torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, (*args, True), named)
+    cell, x, _, hx, weights = args
+    x, hx, weights = x.detach(), [h.detach() for h in hx], [w.detach() for w in weights]
+    output, hn, saved = torch.ops.fastrnn.layer_forward(cell, x, None, hx, weights, True, **named)
+    args = cell, output.cos(), [h.sin() for h in hn], x, None, hx, weights, output, saved, [True, True, True]
+    named.pop("cells")
+    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args, named)
+
+
+def test_opcheck_of_a_reverse_direction():
+    args = (*arguments("GRU", 1, True, False), True)
+    torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args, {"reverse": True})
+
+
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", CELLS)
@@ -80,7 +104,7 @@ def test_fake_kernel_knows_the_saved_types(mode, dtype):
 def test_gradients_of_the_op_are_those_of_the_reference(mode):
     cell, x, batch_sizes, hx, weights = arguments(mode, 2, True, False)
     output, hn, _ = torch.ops.fastrnn.layer_forward(cell, x, batch_sizes, hx, weights, True)
-    expected, expected_hn = reference.scan(cell, x, batch_sizes, hx, weights)
+    expected, expected_hn = reference.scan(cell, x, reference.Timing(batch_sizes), hx, weights)
     sources = [x, *hx, *weights]
     grads = torch.autograd.grad([output.sin().sum(), *(h.cos().sum() for h in hn)], sources)
     truth = torch.autograd.grad([expected.sin().sum(), *(h.cos().sum() for h in expected_hn)], sources)
@@ -127,10 +151,27 @@ def test_without_kernels_the_operators_run_the_reference(pure, mode, directions,
             cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, [True, True, True]
         )
     assert saved == []
-    expected, expected_hn = reference.scan(cell, x, batch_sizes, hx, weights)
+    expected, expected_hn = reference.scan(cell, x, reference.Timing(batch_sizes), hx, weights)
     torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
     truth = torch.autograd.grad([expected, *expected_hn], [x, *hx, *weights], [grad_output, *grad_hn])
     torch.testing.assert_close([grads[0], *grads[1], *grads[2]], list(truth), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode, projected", [*((mode, False) for mode in CELLS), ("LSTM", True)])
+def test_without_kernels_lengths_and_resets_go_through_the_reference(pure, mode, projected):
+    (cell, x, _, hx, weights), named = masked_arguments(mode, projected)
+    with torch.no_grad():
+        output, hn, saved = pure.layer_forward(cell, x, None, hx, weights, True, **named)
+        grads = [output.cos(), *(h.sin() for h in hn)]
+        masks = {"lengths": named["lengths"], "resets": named["resets"]}
+        found = pure.layer_backward(
+            cell, grads[0], grads[1:], x, None, hx, weights, output, saved, [True, True, True], **masks
+        )
+    assert saved == []
+    expected, expected_hn = reference.scan(cell, x, reference.Timing(**masks), hx, weights, named["cells"])
+    truth = torch.autograd.grad([expected, *expected_hn], [x, *hx, *weights], grads)
+    torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close([found[0], *found[1], *found[2]], list(truth), rtol=1e-12, atol=1e-12)
 
 
 def flops(function) -> int:

@@ -7,14 +7,15 @@ D directions, P projection, R = P or H the width of h, N = T * B (or the sum of 
   input product, only the recurrent product and a few pointwise operations stay inside the time loop, and backward
   first folds everything that does not depend on the recurrence into coefficients of the whole sequence.
 * :func:`scan` computes the same function with ordinary differentiable operations, so that derivatives of any order and
-  ``torch.func`` transforms go through it.
+  ``torch.func`` transforms go through it, and what the fast pair does not do: lengths, resets, the sequence of c.
 
 The maths is written here independently of ``csrc/cells``. 16-bit inputs are computed in float32 and rounded once, at
 the end.
 """
 
-from .layer import layer_backward, layer_forward
+from .layer import layer_backward, layer_forward, needs_scan
 from .rows import split_weights
-from .scan import scan
+from .scan import scan, scan_gradients
+from .timing import Timing
 
-__all__ = ["layer_backward", "layer_forward", "scan", "split_weights"]
+__all__ = ["Timing", "layer_backward", "layer_forward", "needs_scan", "scan", "scan_gradients", "split_weights"]

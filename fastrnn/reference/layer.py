@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..registry import CELLS
 from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
+from .scan import scan, scan_gradients
 from .steps import BACKWARD, FORWARD, GATE_ORDER
+from .timing import Timing
 
 MODES = tuple(CELLS)
 
@@ -43,6 +45,10 @@ def layer_forward(
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
     save: bool,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+    cells: bool = False,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Runs one layer over a sequence, without recording anything for autograd.
 
@@ -53,10 +59,16 @@ def layer_forward(
         hx: initial states, (D, B, R) and, for an LSTM, (D, B, H).
         weights: flat list in torch's order, see :func:`split_weights`.
         save: whether to keep what :func:`layer_backward` needs.
+        lengths, resets, reverse: see :class:`Timing`.
+        cells: return the c of every step too, shaped like the output with D*H features, after the final states.
 
     Returns:
         The output (T, B, D*R) or (N, D*R), the final states shaped like ``hx``, and the saved tensors.
     """
+    timing = Timing(batch_sizes, lengths, resets, reverse)
+    if cells or timing.is_masked:
+        with torch.no_grad():
+            return *scan(cell, x, timing, hx, weights, cells), []
     dtype, mode = x.dtype, MODES[cell]
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, batch_sizes)
@@ -71,7 +83,7 @@ def layer_forward(
         columns = output[:, d * width : (d + 1) * width]
         gates = _input_product(data, group, mode, out=columns if CELLS[mode].gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)
-        order = walk(len(counts), reverse=d == 1)
+        order = walk(len(counts), reverse or d == 1)
         initial, final = [s[d] for s in hx], [s[d] for s in finals]
         state = tuple(s[: counts[order[0]]] for s in initial)
         for t in order:
@@ -101,6 +113,11 @@ def _recurrence_backward(run, grad_output: Tensor, grad_final, grad_initial, cou
         end[: value.size(0)] = value
 
 
+def needs_scan(timing: Timing, hx: Sequence[Tensor], grad_hn: Sequence[Tensor]) -> bool:
+    """Whether :func:`layer_backward` goes through :func:`scan`, and needs nothing saved."""
+    return timing.is_masked or len(grad_hn) > len(hx)
+
+
 def layer_backward(
     cell: int,
     grad_output: Tensor,
@@ -112,17 +129,28 @@ def layer_backward(
     output: Tensor,
     saved: Sequence[Tensor],
     needs: Sequence[bool],
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor | None, list[Tensor] | None, list[Tensor] | None]:
     """Gradients of :func:`layer_forward`; nothing that is passed in is written.
 
     Args:
-        grad_output, grad_hn: gradients of the output and of the final states.
+        grad_output, grad_hn: gradients of the output and of the final states, and of the c of every step if forward
+            returned it.
         output, saved: what forward returned; the rest is what it was given.
         needs: which of the gradients of ``x``, ``hx`` and ``weights`` are wanted.
 
     Returns:
         The gradients of ``x``, ``hx`` and ``weights``, None for those not asked for.
     """
+    timing = Timing(batch_sizes, lengths, resets, reverse)
+    if needs_scan(timing, hx, grad_hn):
+        wanted = [needs[0], *[needs[1]] * len(hx), *[needs[2]] * len(weights)]
+        with torch.no_grad():
+            grads = scan_gradients(cell, [x, *hx, *weights], timing, len(hx), [grad_output, *grad_hn], wanted)
+        states, rest = grads[1 : 1 + len(hx)], grads[1 + len(hx) :]
+        return grads[0], states if needs[1] else None, rest if needs[2] else None
     dtype, mode = x.dtype, MODES[cell]
     x, output, grad_output, *hx = upcast([x, output, grad_output, *hx])
     weights, grad_hn = upcast(weights), upcast(grad_hn)
@@ -135,12 +163,12 @@ def layer_backward(
     per_direction = len(saved) // directions
 
     for d, group in enumerate(split_weights(weights, directions)):
-        reverse = d == 1
+        backwards = reverse or d == 1
         columns = slice(d * width, (d + 1) * width)
         initial = [s[d] for s in hx]
         kept = saved[d * per_direction : (d + 1) * per_direction]
-        run = BACKWARD[mode](kept, output[:, columns], initial, group, counts, reverse)
-        order = walk(len(counts), not reverse)
+        run = BACKWARD[mode](kept, output[:, columns], initial, group, counts, backwards)
+        order = walk(len(counts), not backwards)
         _recurrence_backward(
             run, grad_output[:, columns], [g[d] for g in grad_hn], [g[d] for g in grad_hx], counts, order
         )
@@ -149,7 +177,7 @@ def layer_backward(
             product = grad_input @ group.w_ih
             grad_data = product if grad_data is None else grad_data.add_(product)
         if needs[2]:
-            h_before = previous(output[:, columns], initial[0], counts, reverse)
+            h_before = previous(output[:, columns], initial[0], counts, backwards)
             grad_weights += [grad_input.t() @ data, grad_hidden.t() @ h_before]
             if group.b_ih is not None:
                 grad_weights += [grad_input.sum(0), grad_hidden.sum(0)]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..registry import CELLS
 from .rows import row_counts, split_weights, upcast, walk
+from .timing import Masks, Timing
 
 
 def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -41,31 +42,68 @@ STEP = {"LSTM": _lstm, "GRU": _gru, "RNN_TANH": _tanh, "RNN_RELU": _relu}
 def scan(
     cell: int,
     x: Tensor,
-    batch_sizes: Tensor | None,
+    timing: Timing,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
+    cells: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """One layer over a sequence; arguments and results as in :func:`layer_forward`, nothing saved."""
     dtype, step = x.dtype, STEP[tuple(CELLS)[cell]]
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
-    counts = row_counts(x, batch_sizes)
-    data = x.reshape(-1, x.size(-1))
-    outputs, finals = [], []
+    counts = row_counts(x, timing.batch_sizes)
+    outputs, sequences, finals = [], [], []
 
     for d, group in enumerate(split_weights(weights, hx[0].size(0))):
+        reverse = timing.reverse or d == 1
+        masks = Masks(timing, len(counts), reverse)
+        data = x if masks.there is None else x.masked_fill(~masks.there, 0)  # whatever stands past the end
+        data = data.reshape(-1, x.size(-1))
         x_gates = F.linear(data, group.w_ih, group.b_ih).split(counts)
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
-        rows: list[Tensor] = [data] * len(counts)
-        for t in walk(len(counts), reverse=d == 1):
-            active = tuple(s[: counts[t]] for s in states)
-            after = step(x_gates[t], F.linear(active[0], group.w_hh, group.b_hh), active)
+        rows: list[tuple[Tensor, ...]] = [()] * len(counts)
+        for t in walk(len(counts), reverse):
+            before = tuple(s[: counts[t]] for s in states)
+            entering = masks.enter(t, before)
+            after = step(x_gates[t], F.linear(entering[0], group.w_hh, group.b_hh), entering)
             if group.w_hr is not None:
                 after = (F.linear(after[0], group.w_hr), *after[1:])
-            rows[t] = after[0]
+            after = masks.leave(t, before, after)
+            rows[t] = tuple(masks.visible(t, s) for s in after[: 1 + cells])
             states = tuple(torch.cat([new, old[counts[t] :]]) for new, old in zip(after, states))
-        outputs.append(torch.cat(rows))
+        outputs.append(torch.cat([row[0] for row in rows]))
+        if cells:
+            sequences.append(torch.cat([row[1] for row in rows]))
         finals.append(states)
 
+    shape = x.shape[:-1]
     output = torch.cat(outputs, -1)
-    output = output.view(*x.shape[:-1], output.size(-1)).to(dtype)
-    return output, [torch.stack(state).to(dtype) for state in zip(*finals)]
+    hn = [torch.stack(state) for state in zip(*finals)]
+    if cells:
+        sequence = torch.cat(sequences, -1)
+        hn.append(sequence.view(*shape, sequence.size(-1)))
+    return output.view(*shape, output.size(-1)).to(dtype), [state.to(dtype) for state in hn]
+
+
+def scan_gradients(
+    cell: int,
+    inputs: Sequence[Tensor],
+    timing: Timing,
+    states: int,
+    grad_outputs: Sequence[Tensor],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of ``inputs`` = (x, *hx, *weights), by autograd through :func:`scan`; None where not ``wanted``.
+
+    ``grad_outputs`` are those of the output and of the final states, then of the sequence of c if there are more. They
+    are differentiable themselves where gradients are recorded.
+    """
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Each input gets an alias of its own: the gradients of a tensor passed twice (tied weights) must stay apart.
+        aliases = [t.view_as(t) if record else t.detach().requires_grad_() for t in inputs]
+        x, hx, weights = aliases[0], aliases[1 : 1 + states], aliases[1 + states :]
+        output, hn = scan(cell, x, timing, hx, weights, cells=len(grad_outputs) > 1 + states)
+        sources = [t for t, want in zip(aliases, wanted) if want]
+        grads = iter(torch.autograd.grad([output, *hn], sources, grad_outputs, create_graph=record, allow_unused=True))
+    found = [next(grads) if want else None for want in wanted]
+    return [torch.zeros_like(t) if want and g is None else g for g, want, t in zip(found, wanted, inputs)]

@@ -1,0 +1,90 @@
+"""What a call may ask for beyond ``torch.nn``: ``lengths``, ``reset_mask``, ``all_states``, ``checkpoint_chunks``."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._dispatch import is_transformed
+from ._ops import is_watched
+
+
+class Extras(NamedTuple):
+    """The arguments, checked; ``chunks`` is the number of chunks of time that backward recomputes."""
+
+    lengths: Tensor | None
+    resets: Tensor | None
+    all_states: bool
+    chunks: int | None
+
+
+def check_extras(
+    name: str,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None = None,
+    reset_mask: Tensor | None = None,
+    all_states: bool = False,
+    checkpoint_chunks: int | str | None = None,
+) -> Extras | None:
+    """The arguments of a call on the time-major ``input``, or None where nothing is asked for.
+
+    Raises:
+        TypeError, ValueError: naming the function or class ``name``, what was expected and what was given.
+    """
+    if lengths is None and reset_mask is None and all_states is False and checkpoint_chunks is None:
+        return None
+    if not isinstance(all_states, bool):
+        raise TypeError(f"{name}: all_states must be a bool, got {all_states!r}")
+    packed = batch_sizes is not None
+    T = batch_sizes.size(0) if packed else input.size(0)
+    if lengths is not None or reset_mask is not None:
+        B = None if packed else input.size(1)
+        _check_mask(name, "lengths", lengths, torch.int64, ("(B,)", (B,)), input, packed)
+        _check_mask(name, "reset_mask", reset_mask, torch.bool, ("(B, T)", (B, T)), input, packed)
+    if lengths is not None:
+        _check_values(name, lengths, T)
+    return Extras(lengths, reset_mask, all_states, _chunks(name, checkpoint_chunks, T))
+
+
+def _check_mask(name, argument, given, dtype, shape, input, packed) -> None:
+    if given is None:
+        return
+    if packed:
+        raise ValueError(f"{name}: {argument} needs a padded input, got a packed one, which has its own lengths")
+    letters, sizes = shape
+    expected = f"{name}: {argument} must be {str(dtype).removeprefix('torch.')} of shape {letters} = {sizes}"
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{expected}, got {type(given).__name__}")
+    if given.dtype != dtype or given.shape != sizes:
+        raise ValueError(f"{expected}, got {str(given.dtype).removeprefix('torch.')} of shape {tuple(given.shape)}")
+    if given.device != input.device:
+        raise ValueError(f"{expected} on the input's device {input.device}, got it on {given.device}")
+
+
+def _check_values(name: str, lengths: Tensor, T: int) -> None:
+    if is_watched() or is_transformed() or lengths.is_meta:
+        return  # values are not to be looked at here; the CPU kernels check them once more
+    outside = (lengths < 0) | (lengths > T)
+    if not lengths.is_cpu:
+        torch._assert_async(~outside.any(), f"{name}: lengths must be within 0 .. T = {T}")  # nothing waits for it
+        return
+    if outside.any():
+        index = int(outside.nonzero()[0])
+        raise ValueError(
+            f"{name}: lengths must be int64 of shape (B,) = {tuple(lengths.shape)} with 0 <= length <= T = {T}, "
+            f"got {int(lengths[index])} at index {index}"
+        )
+
+
+def _chunks(name: str, given: int | str | None, T: int) -> int | None:
+    if given is None:
+        return None
+    if given == "auto":
+        return max(1, round(math.sqrt(T)))
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise ValueError(f"{name}: checkpoint_chunks must be a positive integer, 'auto' or None, got {given!r}")
+    return min(given, max(T, 1))

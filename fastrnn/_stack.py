@@ -1,0 +1,171 @@
+"""A stack of recurrent layers on the backend chosen for it: autocast, checks, choice, one layer after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import _VF, Tensor
+
+from . import _dispatch
+from ._autograd import layer, needs_grad
+from ._checks import check_call
+from ._chunks import in_chunks
+from ._extras import Extras
+from .reference import Timing, scan
+from .registry import Cell
+
+_ATEN = {"LSTM": _VF.lstm, "GRU": _VF.gru, "RNN_TANH": _VF.rnn_tanh, "RNN_RELU": _VF.rnn_relu}
+# On the CPU torch's autocast runs these in the low type as a whole; the others keep the type of their state.
+_CPU_AUTOCAST_LOW = frozenset({"LSTM", "RNN", "RNNCell"})
+
+
+def is_autocast(input: Tensor) -> bool:
+    """Whether autocast is on for a tensor's device; torch refuses to say for those that know none, such as meta."""
+    if not torch._C._is_any_autocast_enabled():
+        return False
+    device = input.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], packed: bool = False):
+    """The arguments of a call of class ``name`` in the type that it is to be computed in under autocast.
+
+    The type is torch's for that class and device, and also the result's but for :func:`_run_autocast`. Where torch
+    mixes types inside (on the CPU GRU, LSTMCell, GRUCell and the packed or projected LSTM) everything is computed in
+    the wider one.
+    """
+    if not is_autocast(input) or any(t.dtype == torch.float64 for t in weights):
+        return input, hx, weights
+    device = input.device.type
+    dtype = torch.get_autocast_dtype(device)
+    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or (name == "LSTM" and (packed or _is_projected(hx)))):
+        for state in hx:
+            dtype = torch.promote_types(dtype, state.dtype)
+    return input.to(dtype), [h.to(dtype) for h in hx], [w.to(dtype) for w in weights]
+
+
+def _is_projected(hx: Sequence[Tensor]) -> bool:
+    return hx[0].size(-1) != hx[-1].size(-1)
+
+
+def describe(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    layers: int = 1,
+    directions: int = 1,
+    extended: bool = False,
+) -> _dispatch.Call:
+    """The call that these arguments make, as the backend choice sees it."""
+    packed, width, H = batch_sizes is not None, hx[0].size(-1), hx[-1].size(-1)
+    if packed:
+        T, I = batch_sizes.size(0), input.size(-1)
+        B = int(batch_sizes[0]) if T else 0
+    else:
+        T, B, I = input.shape
+    # By position and without a look at `device` on the CPU: this is on the way of every call, however small.
+    return _dispatch.Call(
+        cell.mode,
+        "cpu" if input.is_cpu else input.device.type,
+        input.dtype,
+        T,
+        B,
+        I,
+        H,
+        width if width != H else 0,
+        layers,
+        directions,
+        packed,
+        needs_grad(input, hx, weights),
+        _dispatch.is_transformed(),
+        extended,
+    )
+
+
+def _run_aten(cell: Cell, input, batch_sizes, hx, weights, layers, directions, dropout, training):
+    state = [h.contiguous() for h in hx] if cell.states > 1 else hx[0].contiguous()
+    biases = len(weights) // (layers * directions) >= 4
+    options = (weights, biases, layers, dropout, training, directions == 2)
+    if batch_sizes is None:
+        output, *hn = _ATEN[cell.mode](input.contiguous(), state, *options, False)
+    else:
+        output, *hn = _ATEN[cell.mode](input.contiguous(), batch_sizes, state, *options)
+    return output, hn
+
+
+def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
+    """:func:`run` with autocast on: computed in one type, with results of torch's types."""
+    device = input.device.type
+    input, hx, weights = autocast(cell.layer, input, hx, weights, batch_sizes is not None)
+    options = layers, bidirectional, dropout, training, batch_sizes, extras
+    with torch.autocast(device, enabled=False):
+        output, hn, sequences = run(cell, input, hx, weights, *options)
+    if device == "cpu" and _is_projected(hx) and output.dtype != torch.float64:
+        # There torch projects h in the low type; c alone stays in the type of its initial value.
+        low = torch.get_autocast_dtype(device)
+        output, hn = output.to(low), [hn[0].to(low), *hn[1:]]
+        sequences = [[h.to(low), c] for h, c in sequences]
+    return output, hn, sequences
+
+
+def _layer(call: _dispatch.Call, backend: str, cell: Cell, input, timing, hx, weights, extras: Extras | None):
+    cells = cell.states > 1 and extras is not None and extras.all_states
+    if call.transformed:
+        return scan(cell.index, input, timing, hx, weights, cells)
+    if extras is None or extras.chunks is None or not call.grad:
+        return layer(backend, cell.index, input, timing, hx, weights, cells)
+
+    def chunk(input, timing, hx, weights):
+        return layer(backend, cell.index, input, timing, hx, weights, cells)
+
+    return in_chunks(chunk, extras.chunks, input, timing, hx, weights)
+
+
+def run(
+    cell: Cell,
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_sizes: Tensor | None = None,
+    extras: Extras | None = None,
+) -> tuple[Tensor, list[Tensor], list[list[Tensor]]]:
+    """Runs a stack of layers on the backend chosen for it.
+
+    ``input`` is (T, B, I), or (N, I) with ``batch_sizes``; the states are (layers * D, B, ...). There are as many
+    states and weights as the cell and the layout have; whether they fit is checked here. Returns the output and the
+    final states, in the types that autocast asks for where it is on, and the states of every step by layer, where
+    ``extras`` asks for them.
+    """
+    if is_autocast(input):
+        return _run_autocast(
+            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras
+        )
+    directions = 2 if bidirectional else 1
+    call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, extras is not None)
+    check_call(cell, call, input, hx, weights)
+    backend = _dispatch.choose(call)
+    if backend == "aten":
+        return *_run_aten(cell, input, batch_sizes, hx, weights, num_layers, directions, dropout, training), []
+    timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)
+    per_layer, finals, sequences = len(weights) // num_layers, [], []
+    for index in range(num_layers):
+        states, group = hx, weights
+        if num_layers > 1:
+            states = [h[index * directions : (index + 1) * directions] for h in hx]
+            group = weights[index * per_layer : (index + 1) * per_layer]
+        input, final = _layer(call, backend, cell, input, timing, states, group, extras)
+        finals.append(final[: cell.states])
+        if extras is not None and extras.all_states:
+            sequences.append([input, *final[cell.states :]])
+        if dropout and training and index < num_layers - 1:
+            input = torch.dropout(input, dropout, True)
+    if num_layers == 1:
+        return input, list(finals[0]), sequences
+    return input, [torch.cat(states) for states in zip(*finals)], sequences

@@ -1,0 +1,61 @@
+"""Which steps the rows of a batch have, and where the state of a step comes from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Timing(NamedTuple):
+    """What a layer call says about time. ``batch_sizes`` excludes ``lengths`` and ``resets``.
+
+    ``batch_sizes``  (T,) int64 on the CPU: rows per step of a packed batch, not increasing
+    ``lengths``      (B,) int64: row b has the steps before ``lengths[b]``. The backward direction begins at its last;
+                     output past it is zero, and the final state of a row without steps is its initial one
+    ``resets``       (B, T) bool: where set, no state crosses the edge between step t - 1 and step t, in either
+                     direction, nor does the initial state enter step 0 forwards; the state there is zero
+    ``reverse``      the one direction there is runs backwards in time
+    """
+
+    batch_sizes: Tensor | None = None
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
+    reverse: bool = False
+
+    @property
+    def is_masked(self) -> bool:
+        return self.lengths is not None or self.resets is not None
+
+
+class Masks:
+    """The masks of a direction, (T, B, 1) or None: ``there``, the steps that a row has, and ``fresh``, those that start
+    from a state of zeros."""
+
+    def __init__(self, timing: Timing, steps: int, reverse: bool) -> None:
+        self.there = self.fresh = None
+        if timing.lengths is not None:
+            position = torch.arange(steps, device=timing.lengths.device).unsqueeze(1)
+            self.there = (position < timing.lengths).unsqueeze(-1)
+        if timing.resets is not None:
+            self.fresh = timing.resets.t().unsqueeze(-1)
+            if reverse:  # what enters step t has passed the edge before step t + 1, unless the row begins at t
+                crossed = self.fresh if self.there is None else self.fresh & self.there
+                self.fresh = torch.cat([crossed[1:], torch.zeros_like(crossed[:1])])
+
+    def enter(self, t: int, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The state that step t starts from, of what the step walked before it has left."""
+        if self.fresh is None:
+            return state
+        return tuple(s.masked_fill(self.fresh[t], 0) for s in state)
+
+    def leave(self, t: int, before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The state after step t: that of rows without the step stays as it was."""
+        if self.there is None:
+            return after
+        return tuple(torch.where(self.there[t], new, old) for old, new in zip(before, after))
+
+    def visible(self, t: int, value: Tensor) -> Tensor:
+        """``value`` of step t, zero in rows without the step."""
+        return value if self.there is None else value.masked_fill(~self.there[t], 0)

@@ -1,0 +1,375 @@
+"""lengths, reset_mask, all_states and checkpoint_chunks: against plain loops over torch's own layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plain import evaluate, run
+from support import available, build, check_all, device_of, name_of, random_states, tensors, twins
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
+from fastrnn import _ops
+from fastrnn.registry import CELLS
+
+T, B = 6, 5
+LENGTHS = torch.tensor([4, 0, 6, 1, 5])
+RESETS = torch.tensor(
+    [[1, 0, 0, 1, 0, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]]
+).bool()
+ASKED = {
+    "lengths": {"lengths": LENGTHS},
+    "resets": {"reset_mask": RESETS},
+    "both": {"lengths": LENGTHS, "reset_mask": RESETS},
+    "no-row": {"lengths": torch.zeros(B, dtype=torch.int64), "reset_mask": RESETS},
+    "states": {},
+}
+KINDS = [
+    *(pytest.param(cell, {}, id=cell.mode) for cell in CELLS.values()),
+    pytest.param(CELLS["LSTM"], {"proj_size": 3}, id="projected"),
+    pytest.param(CELLS["GRU"], {"bias": False}, id="unbiased"),
+]
+BACKENDS = [name for name in available() if name != "aten"]
+asked = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+kinds = pytest.mark.parametrize("cell, options", KINDS)
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+
+
+@pytest.fixture(params=[None, *BACKENDS], ids=lambda name: name or "automatic")
+def backend(request):
+    with fastrnn.backend(request.param):
+        yield request.param
+
+
+def ours(module, x, hx, **asked):
+    """In the form of ``plain.run``."""
+    asked = {name: value.to(x.device) if isinstance(value, torch.Tensor) else value for name, value in asked.items()}
+    two = module.mode == "LSTM"
+    output, hn, sequences = module(x, hx if hx is None or two else hx[0], all_states=True, **asked)
+    return output, hn if two else [hn], [states if two else [states] for states in sequences]
+
+
+def states_of(cell, rows, hidden, proj=0):
+    return tuple(tensors(random_states(cell, rows, B, hidden, proj)))
+
+
+def compare(cell, x, hx, asked, dtype, backend, *sizes, **options):
+    module, theirs, truth = twins(cell, *sizes, dtype=dtype, device=device_of(backend), **options)
+    x = x.to(dtype)
+    hx = None if hx is None else tuple(h.to(dtype) for h in hx)
+    check_all(
+        evaluate(ours, module, x, hx, dtype, **asked),
+        evaluate(run, theirs, x, hx, dtype, **asked),
+        evaluate(run, truth, x, hx, dtype, **asked),
+    )
+
+
+@asked
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=name_of)
+def test_against_rows_by_themselves(cell, options, asked, dtype, backend):
+    hx = states_of(cell, 4, 7, options.get("proj_size", 0))
+    compare(cell, torch.randn(T, B, 3), hx, asked, dtype, backend, 3, 7, 2, bidirectional=True, **options)
+
+
+@asked
+@cells
+@pytest.mark.parametrize("hidden", [1, 33, 65])
+def test_one_direction_without_initial_states(cell, asked, hidden, backend):
+    compare(cell, torch.randn(T, B, 2), None, asked, torch.float32, backend, 2, hidden)
+
+
+@cells
+def test_one_step(cell, backend):
+    asked = {"lengths": torch.tensor([1, 0, 1, 0, 1]), "reset_mask": torch.tensor([1, 1, 0, 0, 0]).bool()[:, None]}
+    compare(cell, torch.randn(1, B, 3), states_of(cell, 2, 9), asked, torch.float32, backend, 3, 9, bidirectional=True)
+
+
+@kinds
+def test_lengths_are_what_packing_gives(cell, options, backend):
+    module = build(
+        fastrnn, cell, 3, 7, 2, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options
+    )
+    x = torch.randn(T, B, 3, dtype=torch.float64, device=device_of(backend))
+    lengths = LENGTHS.clamp(min=1)
+    packed, hn = module(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    expected, _ = pad_packed_sequence(packed, total_length=T)
+    torch.testing.assert_close(module(x, lengths=lengths.to(x.device)), (expected, hn), rtol=1e-12, atol=1e-12)
+
+
+@cells
+def test_padding_has_no_influence(cell, backend):
+    """Not even where it is no number: neither on results, nor on gradients."""
+    module = build(fastrnn, cell, 3, 7, 2, bidirectional=True, device=device_of(backend))
+    x, lengths = torch.randn(T, B, 3, device=device_of(backend)), LENGTHS.to(device_of(backend))
+    there = (torch.arange(T)[:, None] < LENGTHS)[..., None].to(x.device)
+    results = []
+    for value in (0.0, float("nan"), float("inf")):
+        leaf = torch.where(there, x, value).requires_grad_()
+        output, hn = module(leaf, lengths=lengths)
+        cotangent = torch.where(there, output.detach().cos(), value)
+        total = torch.autograd.grad([output, *tensors(hn)], [leaf, *module.parameters()], [cotangent, *tensors(hn)])
+        assert not output[~there.expand_as(output)].any() and not total[0][~there.expand_as(x)].any()
+        results.append([output, *tensors(hn), *total])
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+@cells
+def test_batch_first(cell, backend):
+    module = build(fastrnn, cell, 3, 7, batch_first=True, device=device_of(backend))
+    x = torch.randn(B, T, 3, device=device_of(backend))
+    lengths, resets = LENGTHS.to(x.device), RESETS.to(x.device)
+    output, hn, (states,) = module(x, lengths=lengths, reset_mask=resets, all_states=True)
+    module.batch_first = False
+    expected, expected_hn, (expected_states,) = module(
+        x.transpose(0, 1), lengths=lengths, reset_mask=resets, all_states=True
+    )
+    pairs = [(output, expected), *zip(tensors([states]), tensors([expected_states]))]
+    assert all(torch.equal(a, b.transpose(0, 1)) for a, b in pairs)
+    assert all(map(torch.equal, tensors(hn), tensors(expected_hn)))
+
+
+@asked
+@kinds
+def test_gradcheck(cell, options, asked, backend):
+    module = build(fastrnn, cell, 2, 5, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options)
+    x = torch.randn(T, B, 2, dtype=torch.float64, device=device_of(backend), requires_grad=True)
+    names = list(dict(module.named_parameters()))
+
+    def call(x, *weights):
+        parameters = dict(zip(names, weights))
+        result = functional_call(module, parameters, (x,), {"all_states": True, **on(x, asked)})
+        return tuple(tensors(result))
+
+    weights = [p.detach().requires_grad_() for p in module.parameters()]
+    assert gradcheck(call, (x, *weights), fast_mode=True)
+    assert gradgradcheck(call, (x, *weights), fast_mode=True)
+
+
+def on(x, asked):
+    return {name: value.to(x.device) for name, value in asked.items()}
+
+
+def test_lengths_changed_between_forward_and_backward_are_noticed(backend):
+    module, lengths = fastrnn.GRU(3, 4, device=device_of(backend)), LENGTHS.clone().to(device_of(backend))
+    output, _ = module(torch.randn(T, B, 3, device=lengths.device), lengths=lengths)
+    lengths += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_forward_mode_and_per_sample_gradients():
+    module = fastrnn.LSTM(3, 4, bidirectional=True).double()
+    x, tangent = torch.randn(2, T, B, 3, dtype=torch.float64)
+    asked = {"lengths": LENGTHS, "reset_mask": RESETS}
+    parameters = dict(module.named_parameters())
+
+    def loss(parameters, x, lengths, resets):
+        output, _ = functional_call(module, parameters, (x,), {"lengths": lengths, "reset_mask": resets})
+        return output.square().sum()
+
+    _, slope = jvp(lambda x: loss(parameters, x, LENGTHS, RESETS), (x,), (tangent,))
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(parameters, leaf, **{"lengths": LENGTHS, "resets": RESETS}), leaf)
+    torch.testing.assert_close(slope, (gradient * tangent).sum())
+
+    rows = x.transpose(0, 1).unsqueeze(2), LENGTHS.unsqueeze(1), RESETS.unsqueeze(1)
+    each = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, *rows)
+    total = torch.autograd.grad(loss(parameters, x, *asked.values()), list(parameters.values()))
+    for per_sample, whole in zip(each.values(), total):
+        torch.testing.assert_close(per_sample.sum(0), whole)
+        assert not per_sample[1].any()  # a row without steps
+
+
+@asked
+@kinds
+@pytest.mark.parametrize("chunks", [1, 4, 100, "auto"])
+def test_chunks_change_nothing(cell, options, asked, chunks, backend):
+    """Up to rounding, for a gradient is summed over the chunks."""
+    sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
+    module = build(fastrnn, cell, *sizes, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options)
+    x = torch.randn(T, B, 3)
+    whole = evaluate(ours, module, x, hx, torch.float64, **asked)
+    parts = evaluate(ours, module, x, hx, torch.float64, checkpoint_chunks=chunks, **asked)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+
+
+@kinds
+def test_packed_batches_in_chunks_and_all_their_states(cell, options, backend):
+    module = build(
+        fastrnn, cell, 3, 7, 2, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options
+    )
+    x = torch.randn(T, B, 3, dtype=torch.float64, device=device_of(backend))
+    lengths = LENGTHS.clamp(min=1)
+    results = []
+    for chunks in (None, 3):
+        leaf = x.clone().requires_grad_()
+        packed = pack_padded_sequence(leaf, lengths, enforce_sorted=False)
+        output, hn, sequences = module(packed, all_states=True, checkpoint_chunks=chunks)
+        everything = [output.data, *tensors(hn), *tensors(sequences)]
+        sources = [leaf, *module.parameters()]
+        results.append([*everything, *torch.autograd.grad(everything, sources, [t.cos() for t in everything])])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+    padded = [pad_packed_sequence(s, total_length=T)[0] for layer in sequences for s in as_tuple(layer)]
+    _, _, expected = module(x, lengths=lengths.to(x.device), all_states=True)
+    torch.testing.assert_close(padded, [s for layer in expected for s in as_tuple(layer)], rtol=1e-12, atol=1e-12)
+
+
+def as_tuple(states):
+    return states if type(states) is tuple else (states,)
+
+
+def test_chunks_draw_the_same_dropout(backend):
+    module = fastrnn.LSTM(3, 8, 3, dropout=0.5, device=device_of(backend))
+    x, results = torch.randn(T, B, 3, device=device_of(backend)), []
+    for chunks in (None, 3):
+        torch.manual_seed(5)
+        output, _ = module(x, checkpoint_chunks=chunks)
+        results.append([output, *torch.autograd.grad(output.sum(), list(module.parameters()))])
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_chunks_keep_little(bidirectional, backend):
+    """Of 400 steps in 20 chunks: the output, the states at the chunks' ends, and nothing of the steps."""
+    module = fastrnn.LSTM(8, 32, bidirectional=bidirectional, device=device_of(backend))
+    x = torch.randn(400, 4, 8, device=device_of(backend), requires_grad=True)
+    kept = []
+    for chunks in (None, "auto"):
+        sizes = {}
+
+        def pack(t):
+            sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()  # noqa: B023
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            output, _ = module(x, checkpoint_chunks=chunks)
+        kept.append(sum(sizes.values()))
+        output.sum().backward()
+    assert kept[1] < kept[0] / 4, kept
+
+
+def test_compiled_with_any_length():
+    module, counts = fastrnn.LSTM(3, 5, 2, bidirectional=True), []
+
+    def count(graph, inputs):
+        counts.append(graph)
+        return graph.forward
+
+    def call(x, lengths, resets):
+        return module(x, lengths=lengths, reset_mask=resets, all_states=True)
+
+    compiled = fastrnn.compile(call, fullgraph=True, dynamic=True, backend=count)
+    for steps, batch in ((6, 5), (9, 3), (4, 7)):
+        x = torch.randn(steps, batch, 3)
+        lengths, resets = torch.randint(0, steps + 1, (batch,)), torch.rand(batch, steps) < 0.3
+        torch.testing.assert_close(tensors(compiled(x, lengths, resets)), tensors(call(x, lengths, resets)))
+    assert len(counts) == 1
+    compiled = fastrnn.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    results = [torch.autograd.grad(f(x, lengths, resets)[0].sum(), list(module.parameters())) for f in (compiled, call)]
+    torch.testing.assert_close(*results)
+
+
+def test_exported_with_any_length():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = fastrnn.GRU(3, 5, batch_first=True)
+
+        def forward(self, x, lengths):
+            return self.rnn(x, lengths=lengths)[0]
+
+    model, batch, steps = Model().eval(), torch.export.Dim("batch"), torch.export.Dim("steps")
+    shapes = {"x": {0: batch, 1: steps}, "lengths": {0: batch}}
+    program = torch.export.export(model, (torch.randn(B, T, 3), LENGTHS), dynamic_shapes=shapes).module()
+    x, lengths = torch.randn(3, 9, 3), torch.tensor([9, 0, 4])
+    torch.testing.assert_close(program(x, lengths), model(x, lengths))
+
+
+def test_autocast():
+    module, x = fastrnn.LSTM(3, 5), torch.randn(T, B, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _, ((h, c),) = module(x, lengths=LENGTHS, all_states=True)
+    assert output.dtype == h.dtype == c.dtype == torch.bfloat16
+    half = fastrnn.LSTM(3, 5, dtype=torch.bfloat16)
+    half.load_state_dict(module.state_dict())
+    assert torch.equal(output, half(x.bfloat16(), lengths=LENGTHS)[0])
+
+
+WRONG = [
+    ({"lengths": [3, 2]}, TypeError, r"LSTM: lengths must be int64 of shape \(B,\) = \(5,\), got list"),
+    ({"lengths": LENGTHS.int()}, ValueError, r"must be int64 of shape \(B,\) = \(5,\), got int32 of shape \(5,\)"),
+    (
+        {"lengths": LENGTHS[:2]},
+        ValueError,
+        r"lengths must be int64 of shape \(B,\) = \(5,\), got int64 of shape \(2,\)",
+    ),
+    (
+        {"lengths": LENGTHS + 2},
+        ValueError,
+        r"lengths must be int64 of shape \(B,\) = \(5,\) with 0 <= length <= T = 6, got 8 at index 2",
+    ),
+    ({"lengths": LENGTHS - 1}, ValueError, r"0 <= length <= T = 6, got -1 at index 1"),
+    ({"lengths": LENGTHS.to("meta")}, ValueError, "on the input's device cpu, got it on meta"),
+    (
+        {"reset_mask": RESETS.t()},
+        ValueError,
+        r"reset_mask must be bool of shape \(B, T\) = \(5, 6\), got bool of shape",
+    ),
+    ({"reset_mask": RESETS.int()}, ValueError, r"reset_mask must be bool .* got int32 of shape \(5, 6\)"),
+    ({"all_states": 1}, TypeError, "all_states must be a bool, got 1"),
+    ({"checkpoint_chunks": 0}, ValueError, "checkpoint_chunks must be a positive integer, 'auto' or None, got 0"),
+    ({"checkpoint_chunks": True}, ValueError, "checkpoint_chunks must be a positive integer, 'auto' or None, got True"),
+    ({"checkpoint_chunks": "some"}, ValueError, "checkpoint_chunks .* got 'some'"),
+]
+
+
+@pytest.mark.parametrize("asked, error, text", WRONG)
+def test_bad_values(asked, error, text):
+    module = fastrnn.LSTM(3, 4)
+    with pytest.raises(error, match=text):
+        module(torch.randn(T, B, 3), **asked)
+    with pytest.raises(error, match=text.replace("LSTM:", "fastrnn.lstm:")):
+        fastrnn.functional.lstm(torch.randn(T, B, 3), None, list(module.parameters()), **asked)
+
+
+@pytest.mark.parametrize("name, value", [("lengths", LENGTHS), ("reset_mask", RESETS)])
+def test_masks_need_a_padded_batch(name, value):
+    module, x = fastrnn.GRU(3, 4), torch.randn(T, B, 3)
+    with pytest.raises(ValueError, match=f"GRU: {name} needs a padded input, got a packed one"):
+        module(pack_padded_sequence(x, [6] * B), **{name: value})
+    with pytest.raises(ValueError, match=f"{name} must be .* = \\(1,"):
+        module(x[:, 0], **{name: value})
+
+
+@pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+def test_the_operator_refuses_lengths_out_of_range():
+    weights = list(fastrnn.GRU(3, 4).parameters())
+    args = 1, torch.randn(T, B, 3), None, [torch.zeros(1, B, 4)], weights, False
+    with pytest.raises(RuntimeError, match="T = 6, got 7 at index 2"):
+        torch.ops.fastrnn.layer_forward(*args, lengths=torch.tensor([1, 2, 7, 0, 0]))
+
+
+@pytest.mark.parametrize("asked", [{"lengths": LENGTHS}, {"all_states": True}, {"checkpoint_chunks": 2}], ids=str)
+def test_torchs_own_layers_are_not_asked(asked):
+    module, x = fastrnn.RNN(3, 4), torch.randn(T, B, 3)
+    found = fastrnn.explain(module, x, **asked)
+    assert found.backend != "aten" and "torch has no lengths" in found.reasons["aten"][0]
+    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match=r"'aten' .* cannot serve this call: torch has no"):
+        module(x, **asked)
+
+
+def test_the_functions_take_them_too():
+    x = torch.randn(B, T, 3)
+    for cell in CELLS.values():
+        module = build(fastrnn, cell, 3, 4, 2, batch_first=True)
+        options = {"nonlinearity": cell.nonlinearity} if cell.nonlinearity else {}
+        function = getattr(fastrnn.functional, cell.layer.lower())
+        asked = {"lengths": LENGTHS, "reset_mask": RESETS, "all_states": True, "checkpoint_chunks": 2}
+        found = function(x, None, list(module.parameters()), 2, batch_first=True, **options, **asked)
+        expected = module(x, **asked)
+        assert [type(part) for part in found] == [type(part) for part in expected]
+        assert all(map(torch.equal, tensors(found), tensors(expected)))
