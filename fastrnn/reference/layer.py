@@ -28,14 +28,11 @@ def _reordered(weights: Direction, mode: str) -> Direction:
 
 def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | None) -> Tensor:
     """The input product of all steps, with every bias that may be added outside the time loop."""
-    product = torch.mm(data, weights.w_ih.t(), out=out)
     if weights.b_ih is None:
-        return product
-    hidden_bias = weights.b_hh
-    if mode == "GRU":  # the hidden bias of n belongs inside the reset product
-        hidden_bias = hidden_bias.clone()
-        hidden_bias[hidden_bias.size(0) // 3 * 2 :] = 0
-    return product.add_(weights.b_ih + hidden_bias)
+        return torch.mm(data, weights.w_ih.t(), out=out)
+    # A GRU adds its hidden bias with the hidden product, whose n part is scaled by the reset gate.
+    bias = weights.b_ih if mode == "GRU" else weights.b_ih + weights.b_hh
+    return torch.addmm(bias, data, weights.w_ih.t(), out=out)
 
 
 def layer_forward(
@@ -66,7 +63,8 @@ def layer_forward(
         The output (T, B, D*R) or (N, D*R), the final states shaped like ``hx``, and the saved tensors.
     """
     timing = Timing(batch_sizes, lengths, resets, reverse)
-    if cells or timing.is_masked:
+    one_step = not save and batch_sizes is None and x.size(0) == 1  # not worth the buffers
+    if cells or timing.is_masked or one_step:
         with torch.no_grad():
             return *scan(cell, x, timing, hx, weights, cells), []
     dtype, mode = x.dtype, MODES[cell]

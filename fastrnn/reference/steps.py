@@ -111,22 +111,27 @@ class GRUForward:
 
     def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
         hidden = gates.size(1) // 3
-        hidden_n = gates.new_empty(gates.size(0), hidden) if save else None
-        self.saved = [gates, hidden_n] if save else []
-        self.hidden_n = hidden_n.split(counts) if save else [None] * len(counts)
-        self.w_rz, self.w_n = weights.w_hh.t().split([2 * hidden, hidden], 1)
-        self.b_n = None if weights.b_hh is None else weights.b_hh[2 * hidden :]
+        self.saved = [gates, gates.new_empty(gates.size(0), hidden)] if save else []
+        self.hidden_n = self.saved[1].split(counts) if save else None
+        self.recurrent, self.b_hh = weights.w_hh.t(), weights.b_hh
+        self.product = gates.new_empty(max(counts), 3 * hidden)  # of one step
+        self.parts = self.product.split([2 * hidden, hidden], 1)
         self.out = out
         self.r_and_z = gates[:, : 2 * hidden].split(counts)
         self.r, self.z, self.n = (gate.split(counts) for gate in gates.split(hidden, 1))
 
     def step(self, t: int, state: State) -> State:
         (h,) = state
-        self.r_and_z[t].addmm_(h, self.w_rz).sigmoid_()
-        if self.b_n is None:
-            hidden_n = torch.mm(h, self.w_n, out=self.hidden_n[t])
+        product, r_and_z, hidden_n = self.product, *self.parts
+        if (rows := h.size(0)) != product.size(0):
+            product, r_and_z, hidden_n = product[:rows], r_and_z[:rows], hidden_n[:rows]
+        if self.b_hh is None:
+            torch.mm(h, self.recurrent, out=product)
         else:
-            hidden_n = torch.addmm(self.b_n, h, self.w_n, out=self.hidden_n[t])
+            torch.addmm(self.b_hh, h, self.recurrent, out=product)
+        self.r_and_z[t].add_(r_and_z).sigmoid_()
+        if self.hidden_n is not None:
+            self.hidden_n[t].copy_(hidden_n)
         n = self.n[t].addcmul_(self.r[t], hidden_n).tanh_()
         return (torch.lerp(n, h, self.z[t], out=self.out[t]),)
 
