@@ -3,8 +3,6 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 
-#include <cstring>
-
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
 
@@ -69,63 +67,47 @@ Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b) {
   return result;
 }
 
-// h before each row's step, for packed data: there the rows of consecutive steps are no shift of
-// each other.
-Tensor previous_h(const LayerArgs& args, const Tensor& output, int64_t d) {
-  const Tensor result = at::empty({args.N, args.R}, args.options);
-  const size_t item = output.element_size(), width = args.R * item, stride = args.D * width;
-  const char* from = (const char*)output.const_data_ptr() + d * width;
-  const char* initial = (const char*)args.hx[0].const_data_ptr() + d * args.B * width;
-  char* to = (char*)result.mutable_data_ptr();
-  for (int64_t t = 0; t < args.T; ++t) {
-    const int64_t before = d == 1 ? t + 1 : t - 1;
-    const bool exists = before >= 0 && before < args.T;
-    const int64_t alive = exists ? args.offsets[before + 1] - args.offsets[before] : 0;
-    for (int64_t row = args.offsets[t]; row < args.offsets[t + 1]; ++row) {
-      const int64_t b = row - args.offsets[t];
-      const char* source =
-          b < alive ? from + (args.offsets[before] + b) * stride : initial + b * width;
-      std::memcpy(to + row * width, source, width);
-    }
-  }
-  return result;
-}
-
-Tensor recurrent_gradient(const LayerArgs& args, const Tensor& grad_h, const Tensor& output,
+Tensor recurrent_gradient(const LayerRows& rows, const Tensor& grad_h, const Tensor& output,
                           int64_t d) {
-  if (args.packed) return rows_product(args, grad_h, previous_h(args, output, d));
+  const LayerArgs& args = rows.args;
+  if (args.packed || !rows.order.empty() || rows.resets.defined()) {
+    return rows_product(args, grad_h, rows.previous_h(output, d));
+  }
   // The previous h of all steps but one is the output, shifted by a step; no copy is needed.
+  const bool backwards = rows.backwards(d);
   const int64_t shifted = args.N - args.B;
   const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
-  const Tensor result =
-      rows_product(args, grad_h.narrow(0, d == 1 ? shifted : 0, args.B), args.hx[0].select(0, d));
+  const Tensor result = rows_product(args, grad_h.narrow(0, backwards ? shifted : 0, args.B),
+                                     args.hx[0].select(0, d));
   if (shifted > 0) {
-    product(grad_h.narrow(0, d == 1 ? 0 : args.B, shifted), true,
-            h.narrow(0, d == 1 ? args.B : 0, shifted), result, true);
+    product(grad_h.narrow(0, backwards ? 0 : args.B, shifted), true,
+            h.narrow(0, backwards ? args.B : 0, shifted), result, true);
   }
   return result;
 }
 
 }  // namespace
 
-Tensor input_gradient(const LayerArgs& args, const LayerGradients& grads) {
-  const Tensor sum = product_result(args, args.N, args.I, false);
+Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
+  const LayerArgs& args = rows.args;
+  const Tensor sum = product_result(args, rows.N, args.I, false);
   for (int64_t d = 0; d < args.D; ++d) {
     product(grads.gates.select(0, d).select(1, 0), false, args.weights[d].w_ih, sum, d > 0);
   }
-  return sum.to(args.x.scalar_type()).view(args.rows_shape(args.I));
+  return rows.scatter(sum.to(args.x.scalar_type()));
 }
 
-std::vector<Tensor> weight_gradients(const LayerArgs& args, const LayerGradients& grads,
+std::vector<Tensor> weight_gradients(const LayerRows& rows, const LayerGradients& grads,
                                      const Tensor& output) {
+  const LayerArgs& args = rows.args;
   const at::ScalarType dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
-  const Tensor x = args.x.view({args.N, args.I});
+  const Tensor x = rows.gather(args.x);
   std::vector<Tensor> result;
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d);
     result.push_back(rows_product(args, gates.select(1, 0), x).to(dtype));
-    result.push_back(recurrent_gradient(args, gates.select(1, last), output, d).to(dtype));
+    result.push_back(recurrent_gradient(rows, gates.select(1, last), output, d).to(dtype));
     if (args.biases) {
       // Both always get tensors of their own: an optimizer may change them in place.
       result.push_back(grads.bias.select(0, d).select(0, 0).to(dtype, false, true));

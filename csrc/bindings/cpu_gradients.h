@@ -1,11 +1,11 @@
 // The gradients that are plain matrix products of a layer's gate gradients.
 #pragma once
 
-#include "layer_args.h"
+#include "cpu_rows.h"
 
 namespace fastrnn {
 
-// What the backward kernel left.
+// What the backward kernel left, for the N rows of LayerRows.
 struct LayerGradients {
   at::Tensor gates;                // (D, N, E, G * H): gradients of x gates and, last, of h gates
   at::Tensor bias;                 // (D, E, G * H) in the accumulate type, or undefined
@@ -15,10 +15,10 @@ struct LayerGradients {
 };
 
 // In the shape of x.
-at::Tensor input_gradient(const LayerArgs& args, const LayerGradients& grads);
+at::Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads);
 
 // In the order of the layer's weights.
-std::vector<at::Tensor> weight_gradients(const LayerArgs& args, const LayerGradients& grads,
+std::vector<at::Tensor> weight_gradients(const LayerRows& rows, const LayerGradients& grads,
                                          const at::Tensor& output);
 
 }  // namespace fastrnn

@@ -35,17 +35,22 @@ cpu::Dtype storage_type(const LayerArgs& args) {
   }
 }
 
-cpu::LayerShape shape_of(const LayerArgs& args, int64_t cell) {
+cpu::LayerShape shape_of(const LayerRows& rows, int64_t cell) {
+  const LayerArgs& args = rows.args;
   return {int(cell),
           storage_type(args),
-          args.T,
-          args.B,
+          rows.T,
+          rows.B,
           args.I,
           args.H,
           args.R,
           int(args.D),
-          args.offsets.data(),
-          cpu::usable_threads(at::get_num_threads())};
+          rows.offsets.data(),
+          cpu::usable_threads(at::get_num_threads()),
+          args.reverse,
+          args.B,
+          rows.order.empty() ? nullptr : rows.order.data(),
+          rows.resets.defined() ? rows.resets.const_data_ptr<bool>() : nullptr};
 }
 
 const void* pointer(const Tensor& tensor) {
@@ -71,15 +76,22 @@ at::TensorOptions accumulate_options(const LayerArgs& args) {
 }
 
 // `saved` holds, in this order and where the cell has them: gates, c, h before the projection.
+// Their shapes do not depend on the lengths: the rows that exist come first, and the rest is not
+// written.
 std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x,
                                                    const std::optional<Tensor>& batch_sizes,
                                                    const Tensors& hx, const Tensors& weights,
-                                                   bool save) {
-  const LayerArgs args("fastrnn._C.cpu.layer_forward", cell, x, batch_sizes, hx, weights);
+                                                   bool save, const std::optional<Tensor>& lengths,
+                                                   const std::optional<Tensor>& resets,
+                                                   bool reverse, bool with_cells) {
+  const LayerArgs args("fastrnn._C.cpu.layer_forward", cell, x, batch_sizes, hx, weights,
+                       {lengths, resets, reverse});
   const bool has_c = args.cell.states > 1;
-  const Tensor output = at::empty(args.rows_shape(args.D * args.R), args.options);
-  Tensors hn{at::empty({args.D, args.B, args.R}, args.options)};
-  if (has_c) hn.push_back(at::empty({args.D, args.B, args.H}, args.options));
+  TORCH_CHECK(has_c || !with_cells, args.function, ": cells needs an LSTM, got ", args.cell.mode);
+  const LayerRows rows(args);
+  const Tensor output = rows.empty(args.D * args.R);
+  Tensors hn = rows.empty_states(args.hx);
+  if (with_cells) hn.push_back(rows.empty(args.D * args.H));
   Tensor gates, cells, hidden;
   Tensors saved;
   if (save && args.cell.saved > 0) {
@@ -92,7 +104,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
     saved.push_back(hidden = at::empty({args.D, args.N, args.H}, args.options));
 
   cpu::ForwardParams p{};
-  p.shape = shape_of(args, cell);
+  p.shape = shape_of(rows, cell);
   set_weights(args, &p);
   p.x = pointer(args.x);
   p.h0 = pointer(args.hx[0]);
@@ -102,6 +114,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
   p.cn = has_c ? mutable_pointer(hn[1]) : nullptr;
   p.gates = mutable_pointer(gates);
   p.cells = mutable_pointer(cells);
+  p.cell_sequence = with_cells ? mutable_pointer(hn[2]) : nullptr;
   p.hidden = mutable_pointer(hidden);
   const cpu::Kernels& kernels = cpu::kernels(p.shape.dtype);
   const Tensor workspace = scratch(kernels.forward_workspace(p));
@@ -115,15 +128,24 @@ using Gradients = std::tuple<std::optional<Tensor>, std::optional<Tensors>, std:
 Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors& grad_hn,
                          const Tensor& x, const std::optional<Tensor>& batch_sizes,
                          const Tensors& hx, const Tensors& weights, const Tensor& output_given,
-                         const Tensors& saved, const std::vector<bool>& needs) {
-  const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, x, batch_sizes, hx, weights);
+                         const Tensors& saved, const std::vector<bool>& needs,
+                         const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets,
+                         bool reverse) {
+  const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, x, batch_sizes, hx, weights,
+                       {lengths, resets, reverse});
   TORCH_CHECK(needs.size() == 3, args.function, ": needs must hold 3 flags (x, hx, weights), got ",
               needs.size());
   const bool has_c = args.cell.states > 1;
   const Tensor output = args.checked(output_given, "output", args.rows_shape(args.D * args.R));
   const Tensor grad_out =
       args.checked(grad_output, "grad_output", args.rows_shape(args.D * args.R));
-  const Tensors grad_states = args.checked_states(grad_hn, "grad_hn");
+  Tensors grad_final = grad_hn;
+  Tensor grad_cells;
+  if (has_c && grad_hn.size() == 3) {
+    grad_cells = args.checked(grad_hn[2], "grad_hn[2]", args.rows_shape(args.D * args.H));
+    grad_final.pop_back();
+  }
+  const Tensors grad_states = args.checked_states(grad_final, "grad_hn");
   const size_t expected = (args.cell.saved > 0) + args.cell.saves_c + args.projected;
   TORCH_CHECK(saved.size() == expected, args.function, ": saved must hold the ", expected,
               " tensors that layer_forward(save=True) returned, got ", saved.size());
@@ -134,27 +156,29 @@ Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors&
   }
   if (args.cell.saves_c) cells = saved[next++];
 
+  const LayerRows rows(args);
   const int64_t copies = args.cell.shared_gate_grad ? 1 : 2;
   const int64_t gate_rows = args.cell.gates * args.H;
   LayerGradients g;
-  g.gates = at::empty({args.D, args.N, copies, gate_rows}, args.options);
-  if (needs[1]) {
-    g.states.push_back(at::empty({args.D, args.B, args.R}, args.options));
-    if (has_c) g.states.push_back(at::empty({args.D, args.B, args.H}, args.options));
-  }
+  g.gates = at::empty({args.D, rows.N, copies, gate_rows}, args.options);
+  if (needs[1]) g.states = rows.empty_states(grad_states);
   if (needs[2] && args.biases)
     g.bias = at::empty({args.D, copies, gate_rows}, accumulate_options(args));
   if (args.projected) {
-    g.h = at::empty({args.D, args.N, args.R}, args.options);
-    g.hidden = args.checked(saved[next], "saved h before the projection", {args.D, args.N, args.H});
+    g.h = at::empty({args.D, rows.N, args.R}, args.options);
+    g.hidden = args.checked(saved[next], "saved h before the projection", {args.D, args.N, args.H})
+                   .flatten()
+                   .narrow(0, 0, args.D * rows.N * args.H)
+                   .view({args.D, rows.N, args.H});
   }
 
   cpu::BackwardParams p{};
-  p.shape = shape_of(args, cell);
+  p.shape = shape_of(rows, cell);
   set_weights(args, &p);
   p.grad_output = pointer(grad_out);
   p.grad_hn = pointer(grad_states[0]);
   p.grad_cn = has_c ? pointer(grad_states[1]) : nullptr;
+  p.grad_cells = pointer(grad_cells);
   p.h0 = pointer(args.hx[0]);
   p.c0 = has_c ? pointer(args.hx[1]) : nullptr;
   p.output = pointer(output);
@@ -171,10 +195,10 @@ Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors&
   kernels.backward(p);
 
   std::optional<Tensor> grad_x;
-  if (needs[0]) grad_x = input_gradient(args, g);
+  if (needs[0]) grad_x = input_gradient(rows, g);
   std::optional<Tensors> grad_hx, grad_weights;
   if (needs[1]) grad_hx = g.states;
-  if (needs[2]) grad_weights = weight_gradients(args, g, output);
+  if (needs[2]) grad_weights = weight_gradients(rows, g, output);
   return {grad_x, grad_hx, grad_weights};
 }
 
@@ -190,14 +214,19 @@ void set_isa(const std::string& name) {
 
 void bind_cpu(pybind11::module_& m) {
   using NoGil = pybind11::call_guard<pybind11::gil_scoped_release>;
+  const pybind11::none none;
   m.def("layer_forward", &fastrnn::layer_forward, NoGil(), pybind11::arg("cell"),
         pybind11::arg("x"), pybind11::arg("batch_sizes"), pybind11::arg("hx"),
-        pybind11::arg("weights"), pybind11::arg("save"),
-        "One layer over a whole sequence: (output, hn, saved).");
+        pybind11::arg("weights"), pybind11::arg("save"), pybind11::arg("lengths") = none,
+        pybind11::arg("resets") = none, pybind11::arg("reverse") = false,
+        pybind11::arg("cells") = false,
+        "One layer over a whole sequence: (output, hn, saved). cells adds c of every step to hn.");
   m.def("layer_backward", &fastrnn::layer_backward, NoGil(), pybind11::arg("cell"),
         pybind11::arg("grad_output"), pybind11::arg("grad_hn"), pybind11::arg("x"),
         pybind11::arg("batch_sizes"), pybind11::arg("hx"), pybind11::arg("weights"),
         pybind11::arg("output"), pybind11::arg("saved"), pybind11::arg("needs"),
+        pybind11::arg("lengths") = none, pybind11::arg("resets") = none,
+        pybind11::arg("reverse") = false,
         "Gradients of layer_forward: (grad_x, grad_hx, grad_weights), None where not needed.");
   m.def("isa", &fastrnn::cpu::isa, "Name of the instruction set in use.");
   m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"),

@@ -27,7 +27,6 @@ class Backward {
   Backward(const BackwardParams& params, int threads)
       : p(params),
         s(params.shape),
-        N(s.offsets[s.T]),
         depth(G * s.H),
         projected(s.R != s.H),
         recurrent(s.T > 1 || p.grad_h0),
@@ -89,6 +88,7 @@ class Backward {
     arena = Arena{(char*)p.workspace};
     barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
     zeros = arena.template take<A>(kTile);
+    zero_row = arena.template take<S>(s.resets ? depth : 0);
     later_rows = RowStore<Op>(arena, plan.threads, recurrent ? slice_rows : 0, depth);
     grad_h_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.R);
     for (int d = 0; d < s.D; ++d) {
@@ -102,13 +102,10 @@ class Backward {
     }
   }
 
-  static Packed* panel(Packed* panels, const Blocks& blocks, int64_t block, int64_t depth) {
-    return panels + panel_size<Op>(depth, 1) / W * blocks.offset(block);
-  }
-
   void pack(int thread) {
     if (thread == 0) {
       for (int i = 0; i < kTile; ++i) zeros[i] = 0;
+      if (s.resets) __builtin_memset(zero_row, 0, depth * sizeof(S));
     }
     for (int d = 0; d < s.D; ++d) {
       if (recurrent) pack_columns(p.weights[d].w_hh, depth, s.R, outs, scratch[d].w_hh, thread);
@@ -121,14 +118,14 @@ class Backward {
     const Range mine = part_of(blocks.count, plan.threads, thread);
     for (int64_t block = mine.begin; block < mine.end; ++block) {
       pack_panel<Op>((const S*)w, rows, columns, 1, blocks.columns(block),
-                     panel(panels, blocks, block, rows));
+                     panel<Op>(panels, blocks, block, rows));
     }
   }
 
   Lane lane_of(int d, const Share& share) const {
     const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
     return {d,
-            {s.offsets, s.T, d == 1},
+            Walk(s, d),
             {first_row, smaller(s.B, first_row + slice_rows)},
             part_of(units.count, plan.unit_slices, share.unit_slice),
             part_of(outs.count, plan.unit_slices, share.unit_slice),
@@ -138,19 +135,14 @@ class Backward {
             {}};
   }
 
-  int64_t row_of(const Lane& l, int64_t t, int64_t b) const { return l.d * N + s.offsets[t] + b; }
-
   S* grad_gates(const Lane& l, int64_t t, int64_t b) const {
-    return (S*)p.grad_gates + row_of(l, t, b) * (E * depth);
+    return (S*)p.grad_gates + l.walk.row(t, b) * (E * depth);
   }
   const S* in_output(const void* array, const Lane& l, int64_t t, int64_t b) const {
-    return (const S*)array + ((s.offsets[t] + b) * s.D + l.d) * s.R;
+    return (const S*)array + l.walk.outer_part(t, b) * s.R;
   }
   S* grad_h_row(const Lane& l, int64_t t, int64_t b) const {
-    return (S*)p.grad_h + row_of(l, t, b) * s.R;
-  }
-  int64_t state_row(const Lane& l, int64_t b, int64_t width) const {
-    return (l.d * s.B + b) * width;
+    return (S*)p.grad_h + l.walk.row(t, b) * s.R;
   }
 
   Range within(const Lane& l, int64_t begin, int64_t end) const {
@@ -202,11 +194,13 @@ class Backward {
     if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
   }
 
-  // Makes the gate gradients of step `after` the rows of recurrent_product.
+  // Makes the gate gradients of step `after` the rows of recurrent_product, as far as they reach
+  // the state before it.
   void gather_later(Lane& l, int64_t after) {
     const Range rows = within(l, 0, l.walk.rows(after));
     for (int64_t b = rows.begin; b < rows.end; ++b) {
-      l.later.set(b - l.batch.begin, grad_gates(l, after, b) + (E - 1) * depth);
+      l.later.set(b - l.batch.begin,
+                  l.walk.cut(after, b) ? zero_row : grad_gates(l, after, b) + (E - 1) * depth);
     }
   }
 
@@ -214,8 +208,8 @@ class Backward {
   void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, A* tile) {
     const int64_t next = block + 1 < l.outs.end ? block + 1 : l.outs.begin;
     multiply<Op>(l.later, b - l.batch.begin, count, outs.vecs(block),
-                 panel(scratch[l.d].w_hh, outs, block, depth), zeros, tile,
-                 panel(scratch[l.d].w_hh, outs, next, depth));
+                 panel<Op>(scratch[l.d].w_hh, outs, block, depth), zeros, tile,
+                 panel<Op>(scratch[l.d].w_hh, outs, next, depth));
   }
 
   // The gradient of the projected h of each row of step t.
@@ -235,7 +229,7 @@ class Backward {
         }
       });
       for (int64_t b = ending.begin; b < ending.end; ++b) {
-        const S* grad_hn = (const S*)p.grad_hn + state_row(l, b, s.R);
+        const S* grad_hn = (const S*)p.grad_hn + l.walk.state(b) * s.R;
         for (int v = 0; v < vecs; ++v) {
           const int64_t j = outs.unit(block, v);
           add(b, v, load(grad_hn + j, s.R - j));
@@ -250,7 +244,7 @@ class Backward {
       A tile[kTile] __attribute__((aligned(64)));
       for (int r = 0; r < count; ++r) prefetch(l, t, b + r, block);
       if (projected) {
-        const Packed* const w_hr = panel(scratch[l.d].w_hr, units, block, s.R);
+        const Packed* const w_hr = panel<Op>(scratch[l.d].w_hr, units, block, s.R);
         multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs, w_hr, zeros, tile, w_hr);
       } else {
         recurrent_product(l, b, count, block, tile);
@@ -262,7 +256,7 @@ class Backward {
   // What update() reads lies too scattered for the CPU to see it coming; it arrives during the
   // product.
   void prefetch(const Lane& l, int64_t t, int64_t b, int64_t block) const {
-    const int64_t row = row_of(l, t, b), j = units.unit(block, 0), before = l.walk.previous(t);
+    const int64_t row = l.walk.row(t, b), j = units.unit(block, 0), before = l.walk.previous(t);
     const int64_t width = units.vecs(block) * W;
     const auto fetch = [width](const auto* first) {
       const char* const start = (const char*)first;
@@ -272,7 +266,7 @@ class Backward {
     };
     for (int k = 0; k < K; ++k) fetch((const S*)p.gates + (row * K + k) * s.H + j);
     if (p.cells && b < l.walk.rows(before)) {
-      fetch((const A*)p.cells + row_of(l, before, b) * s.H + j);
+      fetch((const A*)p.cells + l.walk.row(before, b) * s.H + j);
     }
     if (!projected) fetch(in_output(p.grad_output, l, t, b) + j);
   }
@@ -283,8 +277,8 @@ class Backward {
               typename Bias::Step& bias) {
     const Scratch& m = scratch[l.d];
     const int n = units.vecs(block);
-    const int64_t row = row_of(l, t, b), before = l.walk.previous(t);
-    const bool first = b >= l.walk.rows(before);
+    const int64_t row = l.walk.row(t, b), before = l.walk.previous(t);
+    const bool first = l.walk.first(t, b), cut = l.walk.cut(t, b);
     for (int u = 0; u < n; ++u) {
       const int64_t j = units.unit(block, u), valid = s.H - j, at = b * units.padded() + j;
       V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
@@ -293,15 +287,16 @@ class Backward {
         saved[k] = load((const S*)p.gates + (row * K + k) * s.H + j, valid);
       if constexpr (Cell::kBackwardPrev & kStateH) {
         const S* from =
-            first ? (const S*)p.h0 + state_row(l, b, s.R) : in_output(p.output, l, before, b);
-        prev[0] = load(from + j, valid);
+            first ? (const S*)p.h0 + l.walk.state(b) * s.R : in_output(p.output, l, before, b);
+        prev[0] = cut ? V(0) : load(from + j, valid);
       }
       if constexpr (Cell::kBackwardNext & kStateH) {
         next[0] = load(in_output(p.output, l, t, b) + j, valid);
       }
       if constexpr (Cell::kBackwardPrev & kStateC) {
-        prev[1] = first ? load((const S*)p.c0 + state_row(l, b, s.H) + j, valid)
-                        : V(load((const A*)p.cells + row_of(l, before, b) * s.H + j, valid));
+        prev[1] = cut     ? V(0)
+                  : first ? load((const S*)p.c0 + l.walk.state(b) * s.H + j, valid)
+                          : V(load((const A*)p.cells + l.walk.row(before, b) * s.H + j, valid));
       }
       if constexpr (Cell::kBackwardNext & kStateC) {
         next[1] = V(load((const A*)p.cells + row * s.H + j, valid));
@@ -311,10 +306,16 @@ class Backward {
         grad_next[0] = grad_next[0] + V::load(m.grad_h + at) +
                        load(in_output(p.grad_output, l, t, b) + j, valid);
       }
-      if constexpr (kStates > 1) grad_next[1] = V::load(m.grad_c + at);
+      if constexpr (kStates > 1) {
+        grad_next[1] = V::load(m.grad_c + at);
+        if (p.grad_cells) {
+          const S* const grad = (const S*)p.grad_cells + l.walk.outer_part(t, b) * s.H;
+          grad_next[1] = grad_next[1] + load(grad + j, valid);
+        }
+      }
       Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
-      if (!projected) grad_prev[0].store(m.grad_h + at);
-      if constexpr (kStates > 1) grad_prev[1].store(m.grad_c + at);
+      if (!projected) (cut ? V(0) : grad_prev[0]).store(m.grad_h + at);
+      if constexpr (kStates > 1) (cut ? V(0) : grad_prev[1]).store(m.grad_c + at);
       S* out = grad_gates(l, t, b) + j;
       for (int g = 0; g < E * G; ++g) {
         const V grad = g < G ? grad_x[g] : grad_h[g - G];
@@ -338,7 +339,7 @@ class Backward {
             const int64_t j = outs.unit(block, v), at = (b + r) * units.padded() + j;
             V grad = V::load(tile + (r * vecs + v) * W);
             if (!projected) grad = grad + V::load(scratch[l.d].grad_h + at);
-            store((S*)p.grad_h0 + state_row(l, b + r, s.R) + j, grad, s.R - j);
+            store((S*)p.grad_h0 + l.walk.state(b + r) * s.R + j, grad, s.R - j);
           }
         }
       });
@@ -346,13 +347,15 @@ class Backward {
   }
 
   void load_states(const Lane& l) {
-    for_own_units(l, [&](int64_t b, int64_t j) {
+    for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
       const int64_t at = b * units.padded() + j, valid = s.H - j;
       if (!projected) {
-        load((const S*)p.grad_hn + state_row(l, b, s.R) + j, valid).store(scratch[l.d].grad_h + at);
+        load((const S*)p.grad_hn + l.walk.state(b) * s.R + j, valid)
+            .store(scratch[l.d].grad_h + at);
       }
       if constexpr (kStates > 1) {
-        load((const S*)p.grad_cn + state_row(l, b, s.H) + j, valid).store(scratch[l.d].grad_c + at);
+        load((const S*)p.grad_cn + l.walk.state(b) * s.H + j, valid)
+            .store(scratch[l.d].grad_c + at);
       }
     });
     if (p.grad_bias) bias_sums(l.d).clear(l.slice, l.blocks);
@@ -361,25 +364,16 @@ class Backward {
   void store_states(const Lane& l) {
     if constexpr (kStates > 1) {
       if (!p.grad_c0) return;
-      for_own_units(l, [&](int64_t b, int64_t j) {
+      for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
         const V grad = V::load(scratch[l.d].grad_c + b * units.padded() + j);
-        store((S*)p.grad_c0 + state_row(l, b, s.H) + j, grad, s.H - j);
+        store((S*)p.grad_c0 + l.walk.state(b) * s.H + j, grad, s.H - j);
       });
-    }
-  }
-
-  template <class F>
-  void for_own_units(const Lane& l, const F& f) const {
-    for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
-      for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
-        for (int u = 0; u < units.vecs(block); ++u) f(b, units.unit(block, u));
-      }
     }
   }
 
   const BackwardParams& p;
   const LayerShape& s;
-  const int64_t N, depth;
+  const int64_t depth;
   const bool projected, recurrent;
   const Blocks units, outs;
   Plan plan;
@@ -387,6 +381,7 @@ class Backward {
   Arena arena{nullptr};
   Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
   A* zeros;
+  S* zero_row;  // with resets: (G * H), in place of gate gradients
   RowStore<Op> later_rows, grad_h_rows;
   Scratch scratch[2];
 };

@@ -30,9 +30,8 @@ class Forward {
   Forward(const ForwardParams& params, int threads)
       : p(params),
         s(params.shape),
-        N(s.offsets[s.T]),
         projected(s.R != s.H),
-        packed(N > pack_rows(s)),
+        packed(s.offsets[s.T] > pack_rows(s)),
         units(make_blocks<Op>(s.H, G)),
         outs(make_blocks<Op>(s.R, 1)) {
     const double weights = double(G) * double(s.H) * double(s.R);
@@ -97,6 +96,7 @@ class Forward {
     arena = Arena{(char*)p.workspace};
     barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
     zeros = arena.template take<A>(kMaxVecs * W);
+    zero_row = arena.template take<S>(s.resets ? s.R : 0);
     x_gates = arena.template take<A>(plan.threads * x_gates_size());
     x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I);
     h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R);
@@ -115,13 +115,10 @@ class Forward {
     }
   }
 
-  static Packed* panel(Packed* panels, const Blocks& blocks, int64_t block, int64_t depth) {
-    return panels + panel_size<Op>(depth, 1) / W * blocks.offset(block);
-  }
-
   void pack(int thread) {
     if (thread == 0) {
       for (int i = 0; i < kMaxVecs * W; ++i) zeros[i] = 0;
+      if (s.resets) __builtin_memset(zero_row, 0, s.R * sizeof(S));
     }
     for (int d = 0; d < s.D; ++d) {
       const DirectionWeights& w = p.weights[d];
@@ -132,14 +129,14 @@ class Forward {
         pack_bias(w.b_ih, c, m.b_ih + units.offset(block));
         pack_bias(w.b_hh, c, m.b_hh + units.offset(block));
         if (!packed) continue;
-        pack_panel<Op>((const S*)w.w_ih, s.I, 1, s.I, c, panel(m.w_ih, units, block, s.I));
-        pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel(m.w_hh, units, block, s.R));
+        pack_panel<Op>((const S*)w.w_ih, s.I, 1, s.I, c, panel<Op>(m.w_ih, units, block, s.I));
+        pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel<Op>(m.w_hh, units, block, s.R));
       }
       if (!packed || !projected) continue;
       const Range out = part_of(outs.count, plan.threads, thread);
       for (int64_t block = out.begin; block < out.end; ++block) {
         pack_panel<Op>((const S*)w.w_hr, s.H, 1, s.H, outs.columns(block),
-                       panel(m.w_hr, outs, block, s.H));
+                       panel<Op>(m.w_hr, outs, block, s.H));
       }
     }
   }
@@ -160,28 +157,28 @@ class Forward {
       // After the last of a thread's blocks this is another thread's, or the end of the panels.
       const int64_t next = block + 1 < blocks.count ? block + 1 : 0;
       multiply<Op>(rows, first, count, blocks.gates * blocks.vecs(block),
-                   panel(panels, blocks, block, rows.depth), init, tile,
-                   panel(panels, blocks, next, rows.depth));
+                   panel<Op>(panels, blocks, block, rows.depth), init, tile,
+                   panel<Op>(panels, blocks, next, rows.depth));
     } else {
       multiply_unpacked<S>(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block),
                            init, tile);
     }
   }
 
-  S* output_row(int d, int64_t t, int64_t b) const {
-    return (S*)p.output + ((s.offsets[t] + b) * s.D + d) * s.R;
+  S* output_row(const Lane& l, int64_t t, int64_t b) const {
+    return (S*)p.output + l.walk.outer_part(t, b) * s.R;
   }
 
-  S* hidden_row(int d, int64_t t, int64_t b) const {
-    if (!p.hidden) return scratch[d].hidden + b * s.H;
-    return (S*)p.hidden + (d * N + s.offsets[t] + b) * s.H;
+  S* hidden_row(const Lane& l, int64_t t, int64_t b) const {
+    if (!p.hidden) return scratch[l.d].hidden + b * s.H;
+    return (S*)p.hidden + l.walk.row(t, b) * s.H;
   }
 
-  // h of batch row b before step t: the output of the step walked before, or the initial state.
+  // h of row b before step t: the output of the step walked before, the initial state, or nothing.
   const S* previous_h(const Lane& l, int64_t t, int64_t b) const {
-    const int64_t before = l.walk.previous(t);
-    if (b < l.walk.rows(before)) return output_row(l.d, before, b);
-    return (const S*)p.h0 + (l.d * s.B + b) * s.R;
+    if (l.walk.cut(t, b)) return zero_row;
+    if (l.walk.first(t, b)) return (const S*)p.h0 + l.walk.state(b) * s.R;
+    return output_row(l, l.walk.previous(t), b);
   }
 
   Range rows_of(const Lane& l, int64_t t) const {
@@ -192,7 +189,7 @@ class Forward {
     const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
     int tile_rows = 0;
     Lane l{d,
-           {s.offsets, s.T, d == 1},
+           Walk(s, d),
            {first_row, smaller(s.B, first_row + slice_rows)},
            part_of(units.count, plan.unit_slices, share.unit_slice),
            part_of(outs.count, plan.unit_slices, share.unit_slice),
@@ -238,7 +235,7 @@ class Forward {
       const int64_t t = l.walk.step(e);
       const Range batch = rows_of(l, t);
       for (int64_t b = batch.begin; b < batch.end; ++b) {
-        l.x.set(rows++, (const S*)p.x + (s.offsets[t] + b) * s.I);
+        l.x.set(rows++, (const S*)p.x + l.walk.outer(t, b) * s.I);
       }
     }
     for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
@@ -267,8 +264,9 @@ class Forward {
               const A* h_tile) {
     const Scratch& m = scratch[l.d];
     const int n = units.vecs(block);
-    const int64_t row = l.d * N + s.offsets[t] + b;
-    S* out = projected ? hidden_row(l.d, t, b) : output_row(l.d, t, b);
+    const int64_t row = l.walk.row(t, b), outer = l.walk.outer_part(t, b);
+    const bool cut = l.walk.cut(t, b);
+    S* out = projected ? hidden_row(l, t, b) : output_row(l, t, b);
     for (int u = 0; u < n; ++u) {
       const int64_t j = units.unit(block, u), valid = s.H - j;
       V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
@@ -278,12 +276,15 @@ class Forward {
       }
       // A projected h has another width; the only cell with one does not read it.
       prev[0] = projected ? V(0) : load(h_row + j, valid);
-      if constexpr (kStates > 1) prev[1] = V::load(m.state + b * units.padded() + j);
+      if constexpr (kStates > 1) {
+        prev[1] = cut ? V(0) : V::load(m.state + b * units.padded() + j);
+      }
       Cell::forward(x, h, prev, next, saved);
       store(out + j, next[0], valid);
       if constexpr (kStates > 1) {
         next[1].store(m.state + b * units.padded() + j);
         if (p.cells) store((A*)p.cells + row * s.H + j, VecOf<A>(next[1]), valid);
+        if (p.cell_sequence) store((S*)p.cell_sequence + outer * s.H + j, next[1], valid);
       }
       if constexpr (K > 0) {
         if (!p.gates) continue;
@@ -294,7 +295,7 @@ class Forward {
 
   void project(Lane& l, int64_t t, Range batch) {
     for (int64_t b = batch.begin; b < batch.end; ++b) {
-      l.hidden.set(b - batch.begin, hidden_row(l.d, t, b));
+      l.hidden.set(b - batch.begin, hidden_row(l, t, b));
     }
     for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
       const int vecs = outs.vecs(block);
@@ -305,7 +306,7 @@ class Forward {
         for (int r = 0; r < count; ++r) {
           for (int v = 0; v < vecs; ++v) {
             const int64_t j = outs.unit(block, v);
-            store(output_row(l.d, t, batch.begin + row + r) + j, V::load(tile + (r * vecs + v) * W),
+            store(output_row(l, t, batch.begin + row + r) + j, V::load(tile + (r * vecs + v) * W),
                   s.R - j);
           }
         }
@@ -315,8 +316,8 @@ class Forward {
 
   void load_states(const Lane& l) {
     if constexpr (kStates > 1) {
-      for_own_units(l, [&](int64_t b, int64_t j) {
-        const S* c0 = (const S*)p.c0 + (l.d * s.B + b) * s.H;
+      for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
+        const S* c0 = (const S*)p.c0 + l.walk.state(b) * s.H;
         load(c0 + j, s.H - j).store(scratch[l.d].state + b * units.padded() + j);
       });
     }
@@ -325,8 +326,8 @@ class Forward {
   // A row's final h is the output of the last step it was alive in; c stayed in the state buffer.
   void store_states(const Lane& l) {
     if constexpr (kStates > 1) {
-      for_own_units(l, [&](int64_t b, int64_t j) {
-        S* cn = (S*)p.cn + (l.d * s.B + b) * s.H;
+      for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
+        S* cn = (S*)p.cn + l.walk.state(b) * s.H;
         store(cn + j, V::load(scratch[l.d].state + b * units.padded() + j), s.H - j);
       });
     }
@@ -334,28 +335,14 @@ class Forward {
                               ? Range{outs.unit(l.outs.begin, 0), outs.unit(l.outs.end, 0)}
                               : Range{units.unit(l.blocks.begin, 0), units.unit(l.blocks.end, 0)};
     for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
-      int64_t t = 0;
-      if (!l.walk.reverse) {
-        for (t = s.T - 1; t > 0 && b >= l.walk.rows(t);) --t;
-      }
-      const S* from = output_row(l.d, t, b);
-      S* to = (S*)p.hn + (l.d * s.B + b) * s.R;
+      const S* from = output_row(l, l.walk.last(b), b);
+      S* to = (S*)p.hn + l.walk.state(b) * s.R;
       for (int64_t j = columns.begin; j < smaller(columns.end, s.R); ++j) to[j] = from[j];
-    }
-  }
-
-  template <class F>
-  void for_own_units(const Lane& l, const F& f) const {
-    for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
-      for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
-        for (int u = 0; u < units.vecs(block); ++u) f(b, units.unit(block, u));
-      }
     }
   }
 
   const ForwardParams& p;
   const LayerShape& s;
-  const int64_t N;
   const bool projected, packed;
   const Blocks units, outs;
   Plan plan;
@@ -363,6 +350,7 @@ class Forward {
   Arena arena{nullptr};
   Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
   A *zeros, *x_gates;
+  S* zero_row;  // with resets: (R), in place of a state
   RowStore<Op> x_rows, h_rows, hidden_rows;
   Scratch scratch[2];
 };

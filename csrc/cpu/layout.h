@@ -1,10 +1,11 @@
-// Small pieces that forward and backward share: scratch memory, ranges, time order.
+// Small pieces that forward and backward share: scratch memory, ranges.
 #pragma once
 
 #include "pack.h"
 #include "parallel.h"
 #include "params.h"
 #include "plan.h"
+#include "walk.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -75,23 +76,27 @@ FASTRNN_HD void for_row_groups(int64_t begin, int64_t end, int limit, const F& f
   }
 }
 
-// The steps of a direction in the order it walks them, and the batch rows alive in each.
-struct Walk {
-  const int64_t* offsets;
-  int64_t T;
-  bool reverse;
-
-  FASTRNN_HD int64_t step(int64_t e) const { return reverse ? T - 1 - e : e; }
-  FASTRNN_HD int64_t rows(int64_t t) const {
-    return t < 0 || t >= T ? 0 : offsets[t + 1] - offsets[t];
-  }
-  FASTRNN_HD int64_t previous(int64_t t) const { return reverse ? t + 1 : t - 1; }
-};
-
 // The blocks that hold all gates of as many hidden units as fit a panel.
 template <class Op>
 FASTRNN_HD Blocks make_blocks(int64_t units, int gates) {
   return {units, kLanes<Op>, gates < kMaxVecs ? kMaxVecs / gates : 1, gates};
+}
+
+// Where a block starts in panels over `depth` values of k.
+template <class Op>
+FASTRNN_HD typename Op::Packed* panel(typename Op::Packed* panels, const Blocks& blocks,
+                                      int64_t block, int64_t depth) {
+  return panels + panel_size<Op>(depth, 1) / kLanes<Op> * blocks.offset(block);
+}
+
+// Calls f(row, first unit) for every vector of the blocks in every row.
+template <class F>
+FASTRNN_HD void for_units(Range rows, const Blocks& units, Range blocks, const F& f) {
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      for (int u = 0; u < units.vecs(block); ++u) f(b, units.unit(block, u));
+    }
+  }
 }
 
 // For the plan, the cost of a product with `weights` weights. Tiles of 16 rows are half used by the

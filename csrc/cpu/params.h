@@ -1,9 +1,11 @@
 // What a layer call of the CPU backend gets: plain pointers and sizes, no torch.
 //
 // Letters: T time, B batch, I input, H hidden, G gates, D directions, R width of h (P if projected,
-// else H), N rows of x (T * B, or the sum of batch sizes of packed data). "S" is the storage type
-// that `dtype` names; "A" is its accumulate type: double for float64, else float.
-// Every array is contiguous in the order its shape is written. Nothing aliases anything else.
+// else H), N rows that exist (T * B, or the sum of batch sizes or lengths), L rows as the caller
+// lays them out: the N, or with `order` T * batch, of which only those that exist are read or
+// written. "S" is the storage type that `dtype` names; "A" is its accumulate type: double for
+// float64, else float. Every array is contiguous in the order its shape is written. Nothing aliases
+// anything else.
 #pragma once
 
 #include <cstddef>
@@ -18,9 +20,15 @@ struct LayerShape {
   Dtype dtype;             // S
   int64_t T, B, I, H, R;   // R < H only for an LSTM with projection
   int D;                   // 1, or 2 with the second direction running backwards in time
-  const int64_t* offsets;  // (T + 1): step t owns the rows offsets[t] .. offsets[t + 1] of x;
+  const int64_t* offsets;  // (T + 1): step t owns the rows offsets[t] .. offsets[t + 1] of the N;
                            // the number of rows per step never grows, and is B at t = 0
   int threads;             // upper bound on the threads to use, >= 1
+  bool reverse;            // with D = 1: the direction runs backwards in time
+  int64_t batch;           // B, or with `order` the caller's batch size: B and rows without a step
+  const int64_t* order;    // (B): row b of every step is the caller's batch row order[b]; or null:
+                           // row b of step t is row offsets[t] + b of L = N
+  const bool* resets;      // (N): no state crosses between this row's step and the one before it in
+                           // time, nor from h0 and c0 into a first step forwards; or null
 };
 
 // One direction's parameters, all S.
@@ -35,14 +43,15 @@ struct DirectionWeights {
 struct ForwardParams {
   LayerShape shape;
   DirectionWeights weights[2];  // D of them
-  const void* x;                // (N, I) S
-  const void* h0;               // (D, B, R) S
-  const void* c0;               // (D, B, H) S; null for cells with one state
-  void* output;                 // (N, D * R) S
-  void* hn;                     // (D, B, R) S
-  void* cn;                     // (D, B, H) S; null for cells with one state
+  const void* x;                // (L, I) S
+  const void* h0;               // (D, batch, R) S
+  const void* c0;               // (D, batch, H) S; null for cells with one state
+  void* output;                 // (L, D * R) S
+  void* hn;                     // (D, batch, R) S
+  void* cn;                     // (D, batch, H) S; null for cells with one state
   void* gates;                  // (D, N, K, H) S, the cell's K saved values; null: save nothing
   void* cells;                  // (D, N, H) A, c after each step; null when not saved
+  void* cell_sequence;          // (L, D * H) S, c after each step for the caller; null: not wanted
   void* hidden;                 // (D, N, H) S, h before the projection; null when not saved
   void* workspace;              // forward_workspace() bytes, 64-byte aligned, uninitialised
 };
@@ -50,19 +59,20 @@ struct ForwardParams {
 struct BackwardParams {
   LayerShape shape;
   DirectionWeights weights[2];  // only w_hh and w_hr are read
-  const void* grad_output;      // (N, D * R) S
-  const void* grad_hn;          // (D, B, R) S
-  const void* grad_cn;          // (D, B, H) S; null for cells with one state
-  const void* h0;               // (D, B, R) S
-  const void* c0;               // (D, B, H) S; null for cells with one state
-  const void* output;           // (N, D * R) S
+  const void* grad_output;      // (L, D * R) S
+  const void* grad_hn;          // (D, batch, R) S
+  const void* grad_cn;          // (D, batch, H) S; null for cells with one state
+  const void* grad_cells;       // (L, D * H) S, of c after each step; null: none
+  const void* h0;               // (D, batch, R) S
+  const void* c0;               // (D, batch, H) S; null for cells with one state
+  const void* output;           // (L, D * R) S
   const void* gates;            // (D, N, K, H) S, as forward left it; null if K == 0
   const void* cells;            // (D, N, H) A, as forward left it; null if not saved
   void* grad_gates;  // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
                      // the cell's two gate gradients differ
   void* grad_bias;   // (D, E, G * H) A written; null: not wanted
-  void* grad_h0;     // (D, B, R) S written; null: not wanted
-  void* grad_c0;     // (D, B, H) S written; null: not wanted, or one state
+  void* grad_h0;     // (D, batch, R) S written; null: not wanted
+  void* grad_c0;     // (D, batch, H) S written; null: not wanted, or one state
   void* grad_h;      // (D, N, R) S written when projected: gradient of the projected h
   void* workspace;   // backward_workspace() bytes, 64-byte aligned, uninitialised
 };

@@ -1,0 +1,127 @@
+#include "cpu_rows.h"
+
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace fastrnn {
+
+using at::Tensor;
+
+LayerRows::LayerRows(const LayerArgs& args)
+    : args(args), T(args.T), B(args.B), N(args.N), offsets(args.offsets) {
+  if (args.lengths.defined()) set_lengths(args.lengths.const_data_ptr<int64_t>());
+  if (!args.resets.defined()) return;
+  const bool* const given = args.resets.const_data_ptr<bool>();
+  const bool* const end = given + args.resets.numel();
+  if (std::find(given, end, true) == end) return;
+  resets = at::empty({N}, args.resets.options());
+  bool* const to = resets.mutable_data_ptr<bool>();
+  for_rows(1, [&](int64_t t, int64_t b) { to[offsets[t] + b] = given[batch_row(b) * args.T + t]; });
+}
+
+void LayerRows::set_lengths(const int64_t* lengths) {
+  for (int64_t b = 0; b < args.B; ++b) {
+    TORCH_CHECK(lengths[b] >= 0 && lengths[b] <= args.T, args.function,
+                ": lengths must be within 0 .. T = ", args.T, ", got ", lengths[b], " at index ",
+                b);
+  }
+  if (std::all_of(lengths, lengths + args.B, [&](int64_t n) { return n == args.T; })) return;
+  order.resize(args.B);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+  T = std::max<int64_t>(lengths[order[0]], 1);
+  offsets.assign(1, 0);
+  for (int64_t t = 0, alive = args.B; t < T; ++t) {
+    while (alive > 0 && lengths[order[alive - 1]] <= t) --alive;
+    offsets.push_back(offsets.back() + alive);
+  }
+  B = offsets[1];
+  N = offsets.back();
+}
+
+template <class F>
+void LayerRows::for_rows(int64_t bytes, const F& f) const {
+  constexpr int64_t kWorthAThread = 1 << 17;
+  const int64_t grain = kWorthAThread / std::max<int64_t>(bytes * B, 1) + 1;
+  at::parallel_for(0, T, grain, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      for (int64_t b = 0; b < offsets[t + 1] - offsets[t]; ++b) f(t, b);
+    }
+  });
+}
+
+Tensor LayerRows::gather(const Tensor& tensor) const {
+  const int64_t width = tensor.size(-1);
+  if (order.empty()) return tensor.view({N, width});
+  const Tensor result = at::empty({N, width}, tensor.options());
+  const int64_t bytes = width * int64_t(tensor.element_size());
+  const char* const from = (const char*)tensor.const_data_ptr();
+  char* const to = (char*)result.mutable_data_ptr();
+  for_rows(bytes, [&](int64_t t, int64_t b) {
+    std::memcpy(to + (offsets[t] + b) * bytes, from + outer(t, b) * bytes, bytes);
+  });
+  return result;
+}
+
+Tensor LayerRows::scatter(const Tensor& rows) const {
+  const int64_t width = rows.size(-1);
+  if (order.empty()) return rows.view(args.rows_shape(width));
+  const Tensor result = empty(width);
+  const int64_t bytes = width * int64_t(rows.element_size());
+  const char* const from = (const char*)rows.const_data_ptr();
+  char* const to = (char*)result.mutable_data_ptr();
+  for_rows(bytes, [&](int64_t t, int64_t b) {
+    std::memcpy(to + outer(t, b) * bytes, from + (offsets[t] + b) * bytes, bytes);
+  });
+  return result;
+}
+
+Tensor LayerRows::empty(int64_t width) const {
+  const Tensor result = at::empty(args.rows_shape(width), args.options);
+  if (order.empty()) return result;
+  const int64_t bytes = width * int64_t(result.element_size());
+  char* const to = (char*)result.mutable_data_ptr();
+  for (int64_t t = 0; t < args.T; ++t) {
+    const int64_t alive = t < T ? offsets[t + 1] - offsets[t] : 0;
+    for (int64_t b = alive; b < args.B; ++b) std::memset(to + outer(t, b) * bytes, 0, bytes);
+  }
+  return result;
+}
+
+std::vector<Tensor> LayerRows::empty_states(const std::vector<Tensor>& from) const {
+  std::vector<Tensor> result;
+  for (const Tensor& state : from) {
+    result.push_back(B < args.B ? state.clone() : at::empty(state.sizes(), args.options));
+  }
+  return result;
+}
+
+Tensor LayerRows::previous_h(const Tensor& output, int64_t d) const {
+  const Tensor result = at::empty({N, args.R}, args.options);
+  const int64_t bytes = args.R * int64_t(output.element_size());
+  const char* const from = (const char*)output.const_data_ptr() + d * bytes;
+  const char* const initial = (const char*)args.hx[0].const_data_ptr() + d * args.B * bytes;
+  char* const to = (char*)result.mutable_data_ptr();
+  const bool* const reset = resets.defined() ? resets.const_data_ptr<bool>() : nullptr;
+  for_rows(bytes, [&](int64_t t, int64_t b) {
+    const int64_t before = backwards(d) ? t + 1 : t - 1, later = std::max(t, before);
+    const bool first = before < 0 || before >= T || b >= offsets[before + 1] - offsets[before];
+    char* const row = to + (offsets[t] + b) * bytes;
+    // The end of a row, where the backward direction begins, is no edge between two steps.
+    if (reset && !(first && backwards(d)) && reset[offsets[later] + b]) {
+      std::memset(row, 0, bytes);
+    } else {
+      std::memcpy(row,
+                  first ? initial + batch_row(b) * bytes : from + outer(before, b) * args.D * bytes,
+                  bytes);
+    }
+  });
+  return result;
+}
+
+}  // namespace fastrnn
