@@ -46,7 +46,9 @@ def in_chunks(
     T, directions = x.size(0) if batch_sizes is None else batch_sizes.size(0), hx[0].size(0)
     edges = [T * k // chunks for k in range(chunks + 1)]
     spans = [(begin, end) for begin, end in zip(edges, edges[1:]) if begin < end]
-    offsets = None if batch_sizes is None else [0, *batch_sizes.cumsum(0).tolist()]
+    # Cut at once: the gradient of slices one by one would be as many tensors of the whole sequence.
+    rows = [end - begin if batch_sizes is None else int(batch_sizes[begin:end].sum()) for begin, end in spans]
+    parts = list(zip(spans, x.split(rows)))
     per_direction = len(weights) // directions
     sequences, finals = [], []
     for d in range(directions):
@@ -54,16 +56,13 @@ def in_chunks(
         group = list(weights[d * per_direction : (d + 1) * per_direction])
         states = [h[d : d + 1] for h in hx]
         pieces = []
-        for begin, end in reversed(spans) if reverse else spans:
+        for (begin, end), data in reversed(parts) if reverse else parts:
             if reverse and end < T:
                 states = _crossing(timing, end, states)
-            rows = slice(begin, end) if offsets is None else slice(offsets[begin], offsets[end])
             alive = states[0].size(1) if batch_sizes is None else int(batch_sizes[begin])
             part = _part(timing, begin, end, reverse)
             entering = [h[:, :alive] for h in states]
-            output, after = checkpoint(
-                run, x[rows], part, entering, group, use_reentrant=False, preserve_rng_state=False
-            )
+            output, after = checkpoint(run, data, part, entering, group, use_reentrant=False, preserve_rng_state=False)
             pieces.append((output, *after[len(hx) :]))
             states = [torch.cat([new, old[:, alive:]], 1) for new, old in zip(after, states)]
         sequences.append([torch.cat(parts) for parts in zip(*(reversed(pieces) if reverse else pieces))])
