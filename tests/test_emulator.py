@@ -5,7 +5,16 @@ import itertools
 import pytest
 import torch
 from emulator import build
-from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, parameters, small_layers, timed_layers
+from emulator.cases import (
+    DTYPE_NUMBER,
+    DTYPES,
+    KERNELS,
+    Layer,
+    check_unread_states,
+    parameters,
+    small_layers,
+    timed_layers,
+)
 
 from fastrnn import _graph
 
@@ -37,6 +46,7 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, 
     cuda.override_plan(**kernel)
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
+    check_unread_states(cuda, cell, precision)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

@@ -8,6 +8,7 @@ from emulator.cases import (
     RESIDENT,
     RESIDENT_SHAPES,
     Layer,
+    check_unread_states,
     fp32_precision,
     parameters,
     small_layers,
@@ -118,6 +119,7 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, 
     cuda.override_plan(**kernel)
     for layer in timed_layers(cell, precision, OnGpu):
         layer.check(cuda)
+    check_unread_states(cuda, cell, precision, OnGpu)
 
 
 @pytest.mark.parametrize("cell, wish, precision", RESIDENT_CASES)
@@ -125,6 +127,7 @@ def test_every_resident_kernel_with_lengths_resets_and_one_direction(cuda, cell,
     prescribe(cuda, wish, precision)
     for layer in timed_layers(cell, precision, OnGpu):
         layer.check(cuda)
+    check_unread_states(cuda, cell, precision, OnGpu)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])

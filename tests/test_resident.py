@@ -11,6 +11,7 @@ from emulator.cases import (
     RESIDENT,
     RESIDENT_SHAPES,
     Layer,
+    check_unread_states,
     parameters,
     small_layers,
     timed_layers,
@@ -55,6 +56,7 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, pr
     cuda.override_tier(**wish)
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
+    check_unread_states(cuda, cell, precision)
 
 
 @EACH_TIER

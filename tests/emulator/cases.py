@@ -190,6 +190,19 @@ class Layer:
                 assert (got is not None) == needed and all(torch.equal(g, w) for g, w in pairs)
 
 
+def check_unread_states(cuda, cell, precision, make=Layer):
+    """Initial states that no step starts from may hold anything: of a row without steps, and of one reset at once."""
+    results = []
+    for value in (0.0, math.nan):
+        layer = make(cell, precision, (3, 3, 2, 9), lengths=[3, 0, 2], resets=torch.eye(3, dtype=torch.bool))
+        for state in layer.hx:
+            state[:, :2] = value
+        output, hn, saved = layer.forward(cuda)
+        grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
+        results.append([output, *(state[:, ::2] for state in hn), grad_x, *grad_hx, *grad_weights])
+    assert all(map(torch.equal, *results))
+
+
 def parameters(kernels):
     """pytest's parameters (cell, kernel, precision) for every cell on each of ``kernels``, KERNELS or RESIDENT."""
     return [
