@@ -5,7 +5,16 @@ import itertools
 import pytest
 import torch
 from emulator import build
-from emulator.cases import DTYPE_NUMBER, DTYPES, KERNELS, Layer, parameters, small_layers
+from emulator.cases import (
+    DTYPE_NUMBER,
+    DTYPES,
+    KERNELS,
+    Layer,
+    check_unread_states,
+    parameters,
+    small_layers,
+    timed_layers,
+)
 
 from fastrnn import _graph
 
@@ -32,6 +41,14 @@ def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
         layer.check(cuda)
 
 
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in timed_layers(cell, precision):
+        layer.check(cuda)
+    check_unread_states(cuda, cell, precision)
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("biased", [False, True], ids=["no-bias", "bias"])
@@ -40,6 +57,15 @@ def test_projected_lstm(cuda, fused, precision, packed, biased):
     mma = precision in ("bfloat16", "float16")
     cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
     Layer(0, precision, (3, 5, 3, 17), 2, packed, biased, projection=7).check(cuda)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("fused", [False, True], ids=["update", "fused"])
+def test_projected_lstm_with_lengths_resets_and_one_direction(cuda, fused, precision):
+    mma = precision in ("bfloat16", "float16")
+    cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
+    for layer in timed_layers(0, precision, projection=2):
+        layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell", range(4))
@@ -63,6 +89,45 @@ def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
         (output, hn, saved), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
         assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
         assert layer.cell >= 2 or saved
+
+
+TIMED = [*itertools.product(range(4), (None,)), (0, 2)]  # cells, and the projection of an LSTM
+
+
+@pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS[:4]], ids=[name for name, *_ in KERNELS[:4]])
+@pytest.mark.parametrize("cell, projection", TIMED)
+def test_what_holds_without_lengths_and_resets_holds_with_them(cuda, cell, projection, kernel):
+    cuda.override_plan(**kernel)
+    for layer in list(timed_layers(cell, "float32", projection=projection))[:3]:
+        layer.check_nothing_overwritten(cuda)
+        layer.check_needs(cuda)
+        (output, hn, _), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
+        assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
+
+
+@pytest.mark.parametrize("cell, projection", TIMED)
+def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, cell, projection):
+    def bits(**timing):
+        layer = Layer(cell, "float32", (3, 3, 2, 7), 2, projection=projection)
+        layer.timing = {name: torch.tensor(value) for name, value in timing.items()}
+        output, hn, saved = layer.forward(cuda)
+        grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
+        return [output, *hn, grad_x, *grad_hx, *grad_weights]
+
+    for fused in (False, True):
+        cuda.override_plan(fused=fused, rows=8 if fused else 0)
+        none = [[False] * 3] * 3
+        for timing in ({"lengths": [3, 3, 3]}, {"resets": none}, {"lengths": [3, 3, 3], "resets": none}):
+            assert all(map(torch.equal, bits(**timing), bits()))
+        wild, tame = ([-(2**63), 2**63 - 1, 2], [0, 3, 2])
+        assert all(map(torch.equal, bits(lengths=wild), bits(lengths=tame)))
+
+
+def test_cells_of_a_cell_without_c_are_refused(cuda):
+    layer = Layer(1, "float32", (3, 4, 2, 7))
+    layer.cells = True
+    with pytest.raises(RuntimeError, match="cells needs an LSTM, got GRU"):
+        layer.forward(cuda)
 
 
 @pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])

@@ -8,9 +8,11 @@ from emulator.cases import (
     RESIDENT,
     RESIDENT_SHAPES,
     Layer,
+    check_unread_states,
     fp32_precision,
     parameters,
     small_layers,
+    timed_layers,
 )
 
 pytestmark = [
@@ -74,7 +76,7 @@ def results(layer, cuda):
 
 
 def check_capture(cuda, layer, other):
-    """A graph captured with one layer's arguments gives the other's results once its input is copied in."""
+    """A graph captured with one layer's arguments gives the other's results once its inputs are copied in."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         results(layer, cuda)
@@ -82,7 +84,14 @@ def check_capture(cuda, layer, other):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = results(layer, cuda)
+    for name in ("lengths", "resets"):
+        if name in layer.timing:
+            layer.timing[name].copy_(other.timing[name])
     layer.x.copy_(other.x)
+    for mine, others in zip(
+        [layer.grad_output, *layer.grad_cells], [other.grad_output, *other.grad_cells], strict=True
+    ):
+        mine.copy_(others)  # other values lie in padding
     graph.replay()
     assert all(map(torch.equal, captured, results(layer, cuda)))
 
@@ -100,6 +109,30 @@ def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
 def test_every_resident_kernel_against_the_formulas(cuda, cell, wish, precision):
     prescribe(cuda, wish, precision)
     for layer in small_layers(cell, precision, OnGpu, RESIDENT_SHAPES):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, precision):
+    if too_old(kernel, precision):
+        pytest.skip("Turing's tensor cores know float16 alone")
+    cuda.override_plan(**kernel)
+    for layer in timed_layers(cell, precision, OnGpu):
+        layer.check(cuda)
+    check_unread_states(cuda, cell, precision, OnGpu)
+
+
+@pytest.mark.parametrize("cell, wish, precision", RESIDENT_CASES)
+def test_every_resident_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, precision):
+    prescribe(cuda, wish, precision)
+    for layer in timed_layers(cell, precision, OnGpu):
+        layer.check(cuda)
+    check_unread_states(cuda, cell, precision, OnGpu)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+def test_projected_lstm_with_lengths_resets_and_one_direction(cuda, precision):
+    for layer in timed_layers(0, precision, OnGpu, projection=2):
         layer.check(cuda)
 
 
@@ -134,6 +167,27 @@ def test_a_resident_kernel_captured_in_a_graph(cuda, wish):
     prescribe(cuda, wish)
     layer, other = (OnGpu(0, "float16", (7, 9, 24, 40), 2, packed=True, seed=seed) for seed in (0, 7))
     check_capture(cuda, layer, other)
+
+
+def masked(cell, precision, seed, H):
+    lengths = torch.arange(9).add(seed).mul(5).remainder(8)
+    resets = torch.arange(63).add(seed).mul(11).remainder(7).reshape(9, 7) == 0
+    timing = {"lengths": lengths.tolist(), "resets": resets, "cells": True}
+    return OnGpu(cell, precision, (7, 9, 24, H), 2, seed=seed, **timing)
+
+
+@EACH_TIER
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_resident_kernel_with_other_lengths_and_resets_captured_in_a_graph(cuda, cell, wish):
+    prescribe(cuda, wish)
+    check_capture(cuda, masked(cell, "float16", 3, 40), masked(cell, "float16", 7, 40))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_other_lengths_and_resets_captured_in_a_graph(cuda, cell, fused):
+    cuda.override_plan(fused=fused, rows=8 if fused else 0)
+    check_capture(cuda, masked(cell, "float32", 3, 64), masked(cell, "float32", 7, 64))
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bfloat16", "float16"])
@@ -176,11 +230,18 @@ def test_twenty_runs_agree_bit_for_bit(cuda, cell, kernel):
 
 
 def test_a_call_never_waits_for_the_gpu(cuda):
-    layer = OnGpu(0, "float32", (7, 5, 24, 64), 2, packed=True)
-    results(layer, cuda)  # loads the kernels
+    timing = {"lengths": [7, 0, 3, 5, 1], "resets": torch.arange(35).reshape(5, 7) % 3 == 0, "cells": True}
+    layers = [
+        OnGpu(0, "float32", (7, 5, 24, 64), 2, packed=True),
+        OnGpu(0, "float32", (7, 5, 24, 64), 2, **timing),
+        OnGpu(0, "float32", (7, 5, 24, 64), 2, projection=8, **timing),
+    ]
+    for layer in layers:
+        results(layer, cuda)  # loads the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
-        results(layer, cuda)
+        for layer in layers:
+            results(layer, cuda)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

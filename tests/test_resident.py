@@ -5,7 +5,17 @@ import types
 import pytest
 import torch
 from emulator import build, oracle
-from emulator.cases import DTYPE_NUMBER, DTYPES, RESIDENT, RESIDENT_SHAPES, Layer, parameters, small_layers
+from emulator.cases import (
+    DTYPE_NUMBER,
+    DTYPES,
+    RESIDENT,
+    RESIDENT_SHAPES,
+    Layer,
+    check_unread_states,
+    parameters,
+    small_layers,
+    timed_layers,
+)
 
 from fastrnn import _dispatch
 
@@ -39,6 +49,25 @@ def test_every_kernel_against_the_formulas(cuda, cell, wish, precision):
     cuda.override_tier(**wish)
     for layer in small_layers(cell, precision, shapes=RESIDENT_SHAPES):
         layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, wish, precision", CASES)
+def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, precision):
+    cuda.override_tier(**wish)
+    for layer in timed_layers(cell, precision):
+        layer.check(cuda)
+    check_unread_states(cuda, cell, precision)
+
+
+@EACH_TIER
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_holds_without_lengths_and_resets_holds_with_them(cuda, cell, wish):
+    cuda.override_tier(**wish)
+    layer = next(timed_layers(cell, "bfloat16"))
+    layer.check_nothing_overwritten(cuda)
+    layer.check_needs(cuda)
+    (output, hn, _), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
+    assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
 
 
 @EACH_TIER

@@ -2,46 +2,12 @@
 
 #include "cuda_context.h"
 #include "cuda_layer.h"
+#include "cuda_rows.h"
 #include "cuda_tier.h"
 
 namespace fastrnn::cuda {
 
 namespace {
-
-// The h that every row of a direction started its step from: (N, R). Where the batch keeps its size
-// this is the output moved by one step, so the copies are as many as the batch has sizes.
-at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
-  const Shape& s = call.shape;
-  const at::Tensor from = output.narrow(1, d * s.recurrent, s.recurrent);
-  const at::Tensor h = call.empty({s.total, s.recurrent});
-  const int direction = static_cast<int>(d);
-  Rows to{0, 0}, source{0, 0};  // copied at the next flush
-  const auto flush = [&] {
-    if (to.count > 0)
-      h.narrow(0, to.offset, to.count).copy_(from.narrow(0, source.offset, to.count));
-  };
-  for (int64_t step = 0; step < call.schedule.steps(); ++step) {
-    const int64_t position =
-        d == 0 ? step : call.schedule.steps() - 1 - step;  // in the order of memory
-    const auto [before, now, after] = call.schedule.tick(direction, position);
-    const int64_t going = std::min(before.count, now.count);
-    if (going < now.count) {
-      h.narrow(0, now.offset + going, now.count - going)
-          .copy_(call.hx[0][d].narrow(0, going, now.count - going));
-    }
-    if (going == 0) continue;
-    const bool extends = to.count > 0 && to.offset + to.count == now.offset &&
-                         source.offset + to.count == before.offset;
-    if (!extends) {
-      flush();
-      to = {now.offset, 0};
-      source = before;
-    }
-    to.count += going;
-  }
-  flush();
-  return h;
-}
 
 // The arrays of the step kernels that only backward has.
 struct Buffers {
@@ -49,18 +15,22 @@ struct Buffers {
       grad_projected;
   Tensors w_hh_t;
 
-  Buffers(const Call& call, const StepKernel& kernel, Tier tier) {
+  Buffers(const Call& call, const Tensors& grad_hn, const StepKernel& kernel, Tier tier) {
     const Shape& s = call.shape;
     const int64_t D = s.directions, B = s.batch, N = s.total, H = s.hidden, R = s.recurrent;
-    grad_x_gates = call.empty({D, N, call.cell.gates * H});
-    grad_h_gates =
-        call.cell.shared_gate_grad ? grad_x_gates : call.empty({D, N, call.cell.gates * H});
+    grad_x_gates = call.filled_by_steps({D, N, call.cell.gates * H});
+    grad_h_gates = call.cell.shared_gate_grad ? grad_x_gates
+                                              : call.filled_by_steps({D, N, call.cell.gates * H});
     if (call.cell.direct_grad) direct = call.empty_accumulate({D, B, H});
     if (call.cell.states == 2) grad_cell = call.empty_accumulate({D, B, H});
     grad_h0 = call.empty({D, B, R});
+    if (call.lengths.defined()) {  // which is all that reaches the states of a row without any step
+      grad_h0.copy_(grad_hn[0]);
+      if (grad_cell.defined()) grad_cell.copy_(grad_hn[1]);
+    }
     if (call.projected) {
       grad_full = call.empty({D, B, H});
-      grad_projected = call.empty({D, N, R});
+      grad_projected = call.filled_by_steps({D, N, R});
     }
     if (tier != Tier::kStep) return;
     if (!kernel.fused) {
@@ -78,8 +48,9 @@ Tensors weight_gradients(const Call& call, const Buffers& b, const at::Tensor& o
     grads.push_back(call.empty({left.size(1), right.size(1)}));
     library.product(matrix(grads.back()), matrix(left), matrix(right), Transpose::kLeft, false);
   };
+  const at::Tensor x = existing_x(call);
   for (int64_t d = 0; d < call.shape.directions; ++d) {
-    product(b.grad_x_gates[d], call.x_rows());
+    product(b.grad_x_gates[d], x);
     product(b.grad_h_gates[d], previous_h(call, output, d));
     if (call.biases) {
       // torch sums a column in a fixed order, in float32 for the 16-bit types.
@@ -98,18 +69,26 @@ std::tuple<std::optional<at::Tensor>, std::optional<Tensors>, std::optional<Tens
 layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_hn_any,
                const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes, const Tensors& hx,
                const Tensors& weights, const at::Tensor& output_any, const Tensors& saved,
-               std::array<bool, 3> needs) {
-  const Call call("fastrnn.cuda.layer_backward", cell, x, batch_sizes, hx, weights);
+               std::array<bool, 3> needs, const Timing& timing) {
+  const Call call("fastrnn.cuda.layer_backward", cell, x, batch_sizes, hx, weights, timing);
   const Shape& s = call.shape;
   const Context context(call.x, call.dtype, call.tf32);
   const StepKernel kernel = call.plan_for(true, context.device().capability);
+  const at::Tensor moments = call.moments(context.stream());
   const ResidentMemory memory(call, team_for(call, true, context), true, context.stream());
 
   const std::vector<int64_t> output_shape = call.rows_shape(s.directions * s.recurrent);
   const at::Tensor grad_output = call.checked(grad_output_any, "grad_output", output_shape);
   const at::Tensor output =
       call.checked(output_any, "output", output_shape).view({s.total, s.directions * s.recurrent});
-  const Tensors grad_hn = call.checked_states(grad_hn_any, "grad_hn");
+  Tensors grad_hn = grad_hn_any;
+  at::Tensor grad_cell_output;
+  if (call.cell.states == 2 && grad_hn.size() == 3) {
+    grad_cell_output =
+        call.checked(grad_hn[2], "grad_hn[2]", call.rows_shape(s.directions * s.hidden));
+    grad_hn.pop_back();
+  }
+  grad_hn = call.checked_states(grad_hn, "grad_hn");
   const size_t has_gates = call.cell.saved > 0, has_cells = call.cell.saves_c;
   TORCH_CHECK(saved.size() == has_gates + has_cells + call.projected, call.function,
               ": saved must have ", has_gates + has_cells + call.projected,
@@ -123,15 +102,17 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   if (call.projected) expect(saved.size() - 1, {s.directions, s.total, s.hidden});
   const at::Tensor full = call.projected ? saved.back() : at::Tensor();
 
-  const Buffers b(call, kernel, memory.resident.team.tier);
+  const Buffers b(call, grad_hn, kernel, memory.resident.team.tier);
   LayerBackward layer{call.number, call.dtype, kernel, call.schedule, {}};
   layer.grad_h0 = needs[1];
   layer.resident = memory.resident;
   BackwardStep& p = layer.step;
   p.shape = s;
+  p.moments = static_cast<const uint8_t*>(data(moments));
   p.grad_output = grad_output.data_ptr();
   p.grad_hn = grad_hn[0].data_ptr();
   p.grad_cn = data(grad_hn, 1);
+  p.grad_cell_output = data(grad_cell_output);
   p.h0 = call.hx[0].data_ptr();
   p.c0 = data(call.hx, 1);
   p.output = output.data_ptr();

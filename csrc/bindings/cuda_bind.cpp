@@ -11,13 +11,33 @@ namespace py = pybind11;
 // Fills the submodule `cuda`: the layer call, and the plan that it follows.
 void bind_cuda(py::module_& cuda) {
   using namespace fastrnn::cuda;
-  cuda.def("layer_forward", &layer_forward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes"),
-           py::arg("hx"), py::arg("weights"), py::arg("save"),
-           py::call_guard<py::gil_scoped_release>());
-  cuda.def("layer_backward", &layer_backward, py::arg("cell"), py::arg("grad_output"),
-           py::arg("grad_hn"), py::arg("x"), py::arg("batch_sizes"), py::arg("hx"),
-           py::arg("weights"), py::arg("output"), py::arg("saved"), py::arg("needs"),
-           py::call_guard<py::gil_scoped_release>());
+  using Optional = std::optional<at::Tensor>;
+  cuda.def(
+      "layer_forward",
+      [](int cell, const at::Tensor& x, const Optional& batch_sizes, const Tensors& hx,
+         const Tensors& weights, bool save, const Optional& lengths, const Optional& resets,
+         bool reverse, bool cells) {
+        return layer_forward(cell, x, batch_sizes, hx, weights, save, {lengths, resets, reverse},
+                             cells);
+      },
+      py::arg("cell"), py::arg("x"), py::arg("batch_sizes"), py::arg("hx"), py::arg("weights"),
+      py::arg("save"), py::arg("lengths") = py::none(), py::arg("resets") = py::none(),
+      py::arg("reverse") = false, py::arg("cells") = false,
+      py::call_guard<py::gil_scoped_release>());
+  cuda.def(
+      "layer_backward",
+      [](int cell, const at::Tensor& grad_output, const Tensors& grad_hn, const at::Tensor& x,
+         const Optional& batch_sizes, const Tensors& hx, const Tensors& weights,
+         const at::Tensor& output, const Tensors& saved, std::array<bool, 3> needs,
+         const Optional& lengths, const Optional& resets, bool reverse) {
+        return layer_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output,
+                              saved, needs, {lengths, resets, reverse});
+      },
+      py::arg("cell"), py::arg("grad_output"), py::arg("grad_hn"), py::arg("x"),
+      py::arg("batch_sizes"), py::arg("hx"), py::arg("weights"), py::arg("output"),
+      py::arg("saved"), py::arg("needs"), py::arg("lengths") = py::none(),
+      py::arg("resets") = py::none(), py::arg("reverse") = false,
+      py::call_guard<py::gil_scoped_release>());
   cuda.def(
       "override_plan",
       [](bool fused, bool tensor_cores, int rows) {

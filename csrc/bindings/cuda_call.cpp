@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include "../cuda/plan.h"
 #include "cuda_context.h"
@@ -50,13 +51,15 @@ bool uses_tf32(Dtype dtype) {
 
 Call::Call(const char* function, int number, const at::Tensor& x_given,
            const std::optional<at::Tensor>& batch_sizes, const Tensors& hx_given,
-           const Tensors& weights_given)
-    : LayerArgs(function, number, x_given, batch_sizes, hx_given, weights_given),
+           const Tensors& weights_given, const Timing& timing)
+    : LayerArgs(function, number, x_given, batch_sizes, hx_given, weights_given, timing),
       number(number),
       dtype(dtype_of(function, x)),
       tf32(uses_tf32(dtype)),
       shape{B, N, H, R, D},
-      schedule(offsets) {
+      course{T, reverse, lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
+             resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
+      schedule(offsets, reverse) {
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }
 
@@ -66,12 +69,25 @@ at::Tensor Call::empty_accumulate(at::IntArrayRef sizes) const {
   return at::empty(sizes, options.dtype(dtype == Dtype::kFloat64 ? at::kDouble : at::kFloat));
 }
 
+at::Tensor Call::filled_by_steps(at::IntArrayRef sizes) const {
+  return course.lengths ? at::zeros(sizes, options) : empty(sizes);
+}
+
 void override_plan(std::optional<StepKernel> kernel) { overriding = kernel; }
 
 StepKernel Call::plan_for(bool backward, int capability) const {
   if (overriding && !(backward && projected)) return *overriding;
   return plan({number, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
                shape.directions, capability});
+}
+
+at::Tensor Call::moments(cudaStream_t stream) const {
+  if (!course.masked()) return {};
+  at::Tensor made = at::empty({D, T + 2, B}, options.dtype(at::kByte));
+  const cudaError_t error = write_moments(made.mutable_data_ptr<uint8_t>(), course, B, D, stream);
+  TORCH_CHECK(error == cudaSuccess, function, ": ", Context::error_text(error),
+              " in the launch that reads lengths and resets");
+  return made;
 }
 
 void Call::report(const Status& status) const {

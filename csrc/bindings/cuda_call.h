@@ -19,19 +19,25 @@ bool uses_tf32(Dtype dtype);
 
 struct Call : LayerArgs {
   Call(const char* function, int number, const at::Tensor& x,
-       const std::optional<at::Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights);
+       const std::optional<at::Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights,
+       const Timing& timing);
 
   int number;  // of the cell, in cells.def
   Dtype dtype;
   bool tf32;
   Shape shape;
+  Course course;
   Schedule schedule;
 
   at::Tensor x_rows() const { return x.view({N, I}); }
   // In the dtype of the call, or of the accumulation.
   at::Tensor empty(at::IntArrayRef sizes) const;
   at::Tensor empty_accumulate(at::IntArrayRef sizes) const;
+  // For what the kernels fill step by step: zero at steps that do not exist.
+  at::Tensor filled_by_steps(at::IntArrayRef sizes) const;
   StepKernel plan_for(bool backward, int capability) const;
+  // Of the kernels' `moments`; undefined where no row is masked. Launches what writes them.
+  at::Tensor moments(cudaStream_t stream) const;
   void report(const Status& status) const;  // throws unless it is a success
 };
 

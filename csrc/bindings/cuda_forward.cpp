@@ -1,5 +1,6 @@
 #include "cuda_context.h"
 #include "cuda_layer.h"
+#include "cuda_rows.h"
 #include "cuda_tier.h"
 
 namespace fastrnn::cuda {
@@ -7,11 +8,15 @@ namespace fastrnn::cuda {
 std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tensor& x,
                                                        const std::optional<at::Tensor>& batch_sizes,
                                                        const Tensors& hx, const Tensors& weights,
-                                                       bool save) {
-  const Call call("fastrnn.cuda.layer_forward", cell, x, batch_sizes, hx, weights);
+                                                       bool save, const Timing& timing,
+                                                       bool cells_wanted) {
+  const Call call("fastrnn.cuda.layer_forward", cell, x, batch_sizes, hx, weights, timing);
   const Shape& s = call.shape;
+  TORCH_CHECK(!cells_wanted || call.cell.states == 2, call.function, ": cells needs an LSTM, got ",
+              call.cell.mode);
   const Context context(call.x, call.dtype, call.tf32);
   const StepKernel kernel = call.plan_for(false, context.device().capability);
+  const at::Tensor moments = call.moments(context.stream());
   const ResidentMemory memory(call, team_for(call, false, context), false, context.stream());
   const int64_t GH = call.cell.gates * s.hidden;
 
@@ -22,10 +27,12 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
                            Transpose::kRight, false);
   }
 
-  const at::Tensor output = call.empty({s.total, s.directions * s.recurrent});
+  const at::Tensor output = call.filled_by_steps({s.total, s.directions * s.recurrent});
   Tensors hn;
-  for (const at::Tensor& state : call.hx) hn.push_back(call.empty(state.sizes()));
-  at::Tensor gates, cells, full, product;
+  for (const at::Tensor& state : call.hx)  // which is what a row without any step ends with
+    hn.push_back(call.lengths.defined() ? state.clone() : call.empty(state.sizes()));
+  if (cells_wanted) hn.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
+  at::Tensor gates, cells, full, product, product_h0;
   if (save && call.cell.saved == call.cell.gates) {
     gates = x_gates;  // each unit's are read before its own are written
   } else if (save && call.cell.saved > 0) {
@@ -33,24 +40,31 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   }
   const int64_t cell_rows = save ? s.total : s.batch;
   if (call.cell.states == 2) cells = call.empty_accumulate({s.directions, cell_rows, s.hidden});
-  if (call.projected) full = call.empty({s.directions, s.total, s.hidden});
-  if (!kernel.fused) product = call.empty({s.directions, s.batch, GH});
+  if (call.projected) full = call.filled_by_steps({s.directions, s.total, s.hidden});
+  if (!kernel.fused) {
+    product = call.empty({s.directions, s.batch, GH});
+    if (call.course.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
+  }
 
   LayerForward layer{call.number, call.dtype, kernel, call.schedule, {}};
   layer.resident = memory.resident;
+  layer.lengths = call.lengths.defined();
   ForwardStep& p = layer.step;
   p.shape = s;
+  p.moments = static_cast<const uint8_t*>(data(moments));
   p.x_gates = x_gates.data_ptr();
   p.h0 = call.hx[0].data_ptr();
   p.c0 = data(call.hx, 1);
   p.output = output.data_ptr();
   p.product = data(product);
+  p.product_h0 = data(product_h0);
   p.h_stride = call.projected ? s.hidden : s.directions * s.recurrent;
   p.saved = data(gates);
   p.cell = data(cells);
   p.cell_rows = cell_rows;
   p.hn = hn[0].data_ptr();
   p.cn = data(hn, 1);
+  p.cell_output = data(hn, 2);
   for (int64_t d = 0; d < s.directions; ++d) {
     const DirectionTensors& w = call.weights[d];
     p.w_hh[d] = w.w_hh.data_ptr();
@@ -61,6 +75,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
     layer.w_hr[d] = data(w.w_hr);
   }
   call.report(run(layer, context.blas(), context.stream()));
+  if (call.projected && call.lengths.defined()) write_final_h(call, output, hn[0]);
 
   // In this order and where the cell has them: gates, c, h before the projection.
   Tensors saved;

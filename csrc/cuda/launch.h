@@ -26,6 +26,10 @@ cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
 // grad_hn; grad_h0 of the rows that have left their first step.
 cudaError_t launch_gather_projected(Dtype dtype, const BackwardStep& step, cudaStream_t stream);
 
+// The moments of all rows at the steps -1 .. T: (D, T + 2, B), a byte each.
+cudaError_t write_moments(uint8_t* to, const Course& course, int64_t batch, int64_t directions,
+                          cudaStream_t stream);
+
 // What inst/*.cu instantiate, one file a cell.
 template <class Cell, class Scalar>
 cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& step, cudaStream_t stream);

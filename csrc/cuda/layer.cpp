@@ -38,13 +38,14 @@ std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& 
 }
 
 // product[d] = h of the step before, times W_hh^T: from the output, and from h0 for rows that
-// start.
+// start, which is kept where later steps need it too.
 void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d,
                        Library& library) {
   const Shape& s = step.shape;
   const Tick& tick = step.tick[d];
   const int64_t scalar = bytes(layer.dtype), G = kCells[layer.cell].gates, R = s.recurrent;
   const auto out = view(step.product, G * s.hidden, G * s.hidden, scalar);
+  const auto out_h0 = step.product_h0 ? view(step.product_h0, out.cols, out.stride, scalar) : out;
   const auto h0 = view(step.h0, R, R, scalar);
   const auto output = view(step.output, s.directions * R, s.directions * R, scalar);
   const Matrix w_hh = view(step.w_hh[d], R, R, scalar).rows(0, G * s.hidden);
@@ -57,7 +58,7 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
   }
   if (const int64_t starting = tick.now.count - going; starting > 0) {
     const int64_t first = d * s.batch + going;
-    library.product(out.rows(first, starting), h0.rows(first, starting), w_hh, Transpose::kRight,
+    library.product(out_h0.rows(first, starting), h0.rows(first, starting), w_hh, Transpose::kRight,
                     false);
   }
 }
@@ -77,7 +78,7 @@ cudaError_t project(const LayerForward& layer, const ForwardStep& step, int d, v
                   view(layer.w_hr[d], s.hidden, s.hidden, scalar).rows(0, R), Transpose::kRight,
                   false);
   const int64_t ending = tick.now.count - std::min(tick.after.count, tick.now.count);
-  if (ending == 0) return cudaSuccess;
+  if (ending == 0 || layer.lengths) return cudaSuccess;
   const int64_t first = tick.now.count - ending;
   return cudaMemcpy2DAsync(static_cast<char*>(hn) + (d * s.batch + first) * R * scalar, R * scalar,
                            static_cast<char*>(out.data) + first * out.stride * scalar,

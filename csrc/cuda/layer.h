@@ -47,6 +47,7 @@ struct LayerForward {
   const Schedule& schedule;
   ForwardStep step;                 // all but the ticks
   void* w_hr[kMaxDirections] = {};  // (R, H) scalar, of a projected LSTM
+  bool lengths = false;  // rows have lengths: hn of a projected LSTM is left to the caller
   Resident resident = {};
 };
 

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "course.h"
+
 namespace fastrnn::cuda {
 
 enum class Dtype : int { kFloat64 = 0, kFloat32 = 1, kBFloat16 = 2, kFloat16 = 3 };
@@ -19,19 +21,6 @@ constexpr int64_t bytes(Dtype dtype) {
 
 constexpr int kMaxDirections = 2;
 
-// Rows offset .. offset + count of the N rows; row b of a step is row b of the batch.
-struct Rows {
-  int64_t offset;
-  int64_t count;
-};
-
-// One step of one direction, with its neighbours in the order in which the direction visits time.
-// A row with b >= before.count starts here, from h0 and c0. A row with b >= after.count ends here.
-// (Per-row lengths or a reset mask would be one more pointer beside these counts.)
-struct Tick {
-  Rows before, now, after;
-};
-
 struct Shape {
   int64_t batch;       // B
   int64_t total;       // N
@@ -40,10 +29,23 @@ struct Shape {
   int64_t directions;  // D
 };
 
+// Of batch row b at a step with this tick.
+template <class Step>
+FASTRNN_HD Moment moment_of(const Step& p, const Tick& tick, int d, int64_t b) {
+  if (p.moments) {
+    const Shape& s = p.shape;
+    return Moment(p.moments[d * (s.total + 2 * s.batch) + s.batch + tick.now.offset + b]);
+  }
+  const bool has = b < tick.now.count, going = b < tick.before.count;
+  const bool carried = b < tick.after.count;
+  return {has, going, !going, !carried, carried, carried && !has};
+}
+
 struct ForwardStep {
   Shape shape;
   Tick tick[kMaxDirections];
   // Read only.
+  const uint8_t* moments;            // (D, T + 2, B), as write_moments() writes them; or null
   const void* x_gates;               // (D, N, G*H) scalar: the input product, without its bias
   const void* w_hh[kMaxDirections];  // (G*H, R) scalar
   const void* b_ih[kMaxDirections];  // (G*H) scalar, or null
@@ -53,6 +55,7 @@ struct ForwardStep {
   const void* output;  // (N, D*R) scalar: earlier steps are read, h is where this one goes
   // Written.
   void* product;            // (D, B, G*H) scalar: h W_hh^T, put there before the launch; GEMM form
+  void* product_h0;         // the same of h0, if rows start at different steps; else null
   void* h[kMaxDirections];  // row 0 of the direction's h: into `output`, or (N, H) if projected
   int64_t h_stride;         // elements between two rows of h
   void* saved;              // (D, N, K, H) scalar, or null. May be x_gates when K == G
@@ -60,16 +63,19 @@ struct ForwardStep {
   int64_t cell_rows;        // N or B: which of the two
   void* hn;                 // (D, B, R) scalar, or null (projected: h is not known yet)
   void* cn;                 // (D, B, H) scalar, or null
+  void* cell_output;        // (N, D*H) scalar: c of every step, for the caller; or null
 };
 
 struct BackwardStep {
   Shape shape;
   Tick tick[kMaxDirections];  // the same ticks as forward's, visited last to first
   // Read only.
+  const uint8_t* moments;              // as forward's
   const void* w_hh_t[kMaxDirections];  // (R, G*H) scalar: W_hh transposed; fused form only
   const void* grad_output;             // (N, D*R) scalar
   const void* grad_hn;                 // (D, B, R) scalar
   const void* grad_cn;                 // (D, B, H) scalar, or null
+  const void* grad_cell_output;        // (N, D*H) scalar, or null
   const void* h0;                      // (D, B, R) scalar
   const void* c0;                      // (D, B, H) scalar, or null
   const void* output;                  // (N, D*R) scalar

@@ -15,19 +15,6 @@ namespace fastrnn::cuda {
 constexpr int kStepWarps = 4;
 constexpr int kStepThreads = kStepWarps * kWarp;
 
-// Rows of the left operand: the first few from one array, the others from a second.
-template <class Scalar>
-struct InputRows {
-  const Scalar* first;
-  int64_t first_stride, first_count;
-  const Scalar* rest;
-  int64_t rest_stride;
-
-  FASTRNN_HD const Scalar* operator[](int64_t b) const {
-    return b < first_count ? first + b * first_stride : rest + b * rest_stride;
-  }
-};
-
 // Sixteen bytes from position k of a row of K values, zero past the end. kAligned: every row begins
 // on sixteen bytes and K is a multiple of what they hold.
 template <bool kAligned, class Scalar>

@@ -56,6 +56,7 @@ struct Sequence {
   // its transpose, (H, G, H').
   const void* weights[kMaxDirections];
   int64_t steps;
+  bool reverse;            // as in Course
   const int64_t* offsets;  // (T + 1), as in Schedule; null where every step has all B rows
   // Written, and read by other blocks; kGrid only. exchange_bytes() and arrival_bytes() say how
   // much; the launcher sets them to zero.

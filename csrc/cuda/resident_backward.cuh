@@ -26,7 +26,7 @@ struct ResidentBackward {
     const ProductLayout division = backward_layout(kGates, kBytes, team);
     const int tiles = kThroughMemory ? team.tiles : 1;
     const Elements<kEach> elements(team, s.hidden - me.unit);
-    const Visits visits{p.offsets, p.steps, s.batch, d};
+    const Visits visits{p.offsets, p.steps, s.batch, p.reverse || d == 1};
 
     // In shared memory: weights; gate gradients of the member; what it gets from all.
     Quad* const weights = reinterpret_cast<Quad*>(shared_memory());
@@ -53,20 +53,29 @@ struct ResidentBackward {
     for (int q = threadIdx.x; q < quads; q += kResidentThreads) operand[q] = Quad{};
 
     Update update[kEach];
-    const auto load = [&](const Tick& tick, int tile) {
+    Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
+    const auto load = [&](int64_t position, int tile) {
+      const Tick tick = visits.tick(position);
+      moment = {};
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int64_t b = me.batch + tile * kRows + elements.row[i];
-        if (!elements.has(i) || b >= max(tick.now.count, tick.after.count)) continue;
-        update[i].load(p.step, tick, d, b, me.unit + elements.unit[i]);
+        if (elements.has(i) && b < max(tick.now.count, tick.after.count))
+          moment.add(i, moment_of(p.step, tick, d, b));
+      }
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        if (moment[i].visited())
+          update[i].load(p.step, tick, moment[i], d, b, me.unit + elements.unit[i]);
       }
     };
     Link<kTier> link(p.arrivals, team, me);
     link.begin();
-    Tick tick{visits[p.steps - 2], visits[p.steps - 1], {0, 0}};
-    load(tick, 0);
+    const int64_t end = p.steps - 1;
+    load(end, 0);
     // Position -1 has no rows of its own: there the last rows hand their gradient on to h0.
-    for (int64_t position = p.steps - 1;; --position) {
+    for (int64_t position = end;; --position) {
       const int64_t now = position & 1, before = 1 - now;
       for (int tile = 0; tile < tiles; ++tile) {
         const int64_t first = me.batch + tile * kRows;
@@ -74,9 +83,9 @@ struct ResidentBackward {
         for (int i = 0; i < kEach; ++i) {
           const int row = elements.row[i], unit = elements.unit[i];
           const int64_t b = first + row;
-          if (!elements.has(i) || b >= max(tick.now.count, tick.after.count)) continue;
+          if (!moment[i].visited()) continue;
           float total = 0;
-          if (b < tick.after.count) {
+          if (moment[i].carried()) {
             const float* from = inbox_of(before, tile, kThroughMemory ? me.rank : 0) +
                                 (unit / 8 * kNs + row / 8) * kOctetFloats +
                                 octet_slot(unit / 8, unit % 8, row % 8);
@@ -86,19 +95,20 @@ struct ResidentBackward {
               total += kThroughMemory ? load_fresh(sum) : *sum;
             }
           }
-          if (b >= tick.now.count) {
+          if (moment[i].leaves()) {
             update[i].leave(p.step, d, b, me.unit + unit, total);
             continue;
           }
+          update[i].load_grad_cell_output(p.step, visits.tick(position), d, b, me.unit + unit);
           update[i].compute(total);
-          update[i].save(p.step, tick, d, b, me.unit + unit);
+          update[i].save(p.step, visits.tick(position), moment[i], d, b, me.unit + unit);
 #pragma unroll
           for (int g = 0; g < kGates; ++g) {
             reinterpret_cast<Scalar*>(operand)[row * width + g * team.units + unit] =
                 as_operand<kTensorCores>(Storage<Scalar>::narrow(update[i].grad_h[g]));
           }
         }
-        if (rows_of_tile<kRows>(tick.now.count, first) > 0) {
+        if (rows_of_tile<kRows>(visits[position].count, first) > 0) {
           __syncthreads();
           product.run(operand, stride,
                       [&](int /*slice*/, int group, int half, int n, int unit, int pair, Pair sum) {
@@ -112,14 +122,13 @@ struct ResidentBackward {
                       });
         }
         if (tiles > 1) {
-          if (tile + 1 < tiles) load(tick, tile + 1);
+          if (tile + 1 < tiles) load(position, tile + 1);
           __syncthreads();
         }
       }
       if (position < 0) break;
       link.arrive();
-      tick = {visits[position - 2], tick.before, tick.now};
-      load(tick, 0);
+      load(position - 1, 0);
       link.wait();
     }
   }

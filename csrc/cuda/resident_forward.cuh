@@ -28,7 +28,7 @@ struct ResidentForward {
     const int gate_floats = division.groups * kOctets * kNs * kOctetFloats;
     const int tiles = kThroughMemory ? team.tiles : 1;
     const Elements<kEach> elements(team, s.hidden - me.unit);
-    const Visits visits{p.offsets, p.steps, s.batch, d};
+    const Visits visits{p.offsets, p.steps, s.batch, p.reverse || d == 1};
 
     // In shared memory: weights; h, twice where members write it here; b_ih and b_hh; sums of the
     // slices of K.
@@ -70,6 +70,8 @@ struct ResidentForward {
       if (me.batch + row >= s.batch) break;
       Quad* const tile = (kThroughMemory ? shelf : operand) + row / kRows * quads;
       const int64_t other = kThroughMemory ? tiles * quads : quads;
+      const Moment first = moment_of(p.step, visits.tick(0), d, me.batch + row);
+      if (first.has() && first.from_zero()) continue;
       for (int64_t k = begin + threadIdx.x % kWarp; k < end; k += kWarp) {
         const Scalar h = h0[(me.batch + row) * s.hidden + k];
         put(tile, row % kRows, k, h);
@@ -80,16 +82,24 @@ struct ResidentForward {
     link.begin();
 
     Update update[kEach];
-    // carried: the states of the step before are still here.
-    const auto load = [&](const Tick& tick, int tile, bool carried) {
+    Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
+    // kept: the states of the step before are still here.
+    const auto load = [&](int64_t position, int tile, bool kept) {
+      const Tick tick = visits.tick(position);
+      moment = {};
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        if (elements.has(i) && b < s.batch) moment.add(i, moment_of(p.step, tick, d, b));
+      }
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int64_t b = me.batch + tile * kRows + elements.row[i];
         const int64_t unit = me.unit + elements.unit[i];
-        if (!elements.has(i) || b >= tick.now.count) continue;
+        if (!moment[i].has()) continue;
         update[i].load_gates(p.step, tick, d, b, unit);
-        if (!carried || b >= tick.before.count) {
-          update[i].load_states(p.step, tick, d, b, unit);
+        if (!kept || !moment[i].from_before()) {
+          update[i].load_states(p.step, tick, moment[i], d, b, unit);
           continue;
         }
 #pragma unroll
@@ -97,22 +107,22 @@ struct ResidentForward {
         update[i].prev[0] = Storage<Scalar>::widen(Storage<Scalar>::narrow(update[i].next[0]));
       }
     };
-    const auto save = [&](const Tick& tick, int tile) {
+    const auto save = [&](int64_t position, int tile) {
+      const Tick tick = visits.tick(position);
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int64_t b = me.batch + tile * kRows + elements.row[i];
-        if (!elements.has(i) || b >= tick.now.count) continue;
-        update[i].save(p.step, tick, d, b, me.unit + elements.unit[i]);
+        if (!moment[i].has()) continue;
+        update[i].save(p.step, tick, moment[i], d, b, me.unit + elements.unit[i]);
       }
     };
 
-    Tick tick{{0, 0}, visits[0], visits[1]};
-    load(tick, 0, false);
+    load(0, 0, false);
     for (int64_t position = 0; position < p.steps; ++position) {
       const bool last = position + 1 == p.steps;
       const int64_t now = position % 2, then = 1 - now;
       for (int tile = 0; tile < tiles; ++tile) {
-        const int rows = rows_of_tile<kRows>(tick.now.count, me.batch + tile * kRows);
+        const int rows = rows_of_tile<kRows>(visits[position].count, me.batch + tile * kRows);
         if (rows > 0) {
           const Quad* input = operand + now * quads;
           Quad* output = operand + then * quads;
@@ -135,7 +145,7 @@ struct ResidentForward {
 #pragma unroll
           for (int i = 0; i < kEach; ++i) {
             const int row = elements.row[i], unit = elements.unit[i];
-            if (!elements.has(i) || row >= rows) continue;
+            if (!moment[i].has()) continue;
             float total[kGates] = {};
             const float* from = sums_of(sums, division, 0, 0, unit / 8, row / 8) +
                                 octet_slot(unit / 8, unit % 8, row % 8);
@@ -151,7 +161,8 @@ struct ResidentForward {
             }
             update[i].compute(total);
             if (!last) {
-              put(output, row, me.unit + unit, Storage<Scalar>::narrow(update[i].next[0]));
+              const float h = moment[i].carried() ? update[i].next[0] : 0;
+              put(output, row, me.unit + unit, Storage<Scalar>::narrow(h));
             }
           }
           if (!last) {
@@ -160,15 +171,14 @@ struct ResidentForward {
           }
         }
         if (tiles > 1) {
-          save(tick, tile);
-          if (tile + 1 < tiles) load(tick, tile + 1, false);
+          save(position, tile);
+          if (tile + 1 < tiles) load(position, tile + 1, false);
         }
       }
       if (!last) link.arrive();
-      if (tiles == 1) save(tick, 0);
-      tick = {tick.now, tick.after, visits[position + 2]};
+      if (tiles == 1) save(position, 0);
       if (last) break;
-      load(tick, 0, tiles == 1);
+      load(position + 1, 0, tiles == 1);
       link.wait();
     }
   }

@@ -19,8 +19,14 @@ std::string describe(const char* pass, int cell, Dtype dtype, const Team& team, 
 template <class Step, class Layer>
 Sequence<Step> sequence_of(const Layer& layer) {
   const Resident& r = layer.resident;
-  return {layer.step, r.team,    {r.weights[0], r.weights[1]}, layer.schedule.steps(), r.offsets,
-          r.exchange, r.arrivals};
+  return {layer.step,
+          r.team,
+          {r.weights[0], r.weights[1]},
+          layer.schedule.steps(),
+          layer.schedule.backwards(0),
+          r.offsets,
+          r.exchange,
+          r.arrivals};
 }
 
 }  // namespace

@@ -44,6 +44,20 @@ struct Elements {
   FASTRNN_HD bool has(int i) const { return there >> i & 1; }
 };
 
+// The moments of a thread's elements, in one register.
+template <int kEach>
+class Moments {
+ public:
+  FASTRNN_HD Moment operator[](int i) const {
+    return Moment(facts_ >> i * Moment::kBits & ((1u << Moment::kBits) - 1));
+  }
+  FASTRNN_HD void add(int i, Moment moment) { facts_ |= moment.facts() << i * Moment::kBits; }
+
+ private:
+  static_assert(kEach * Moment::kBits <= 32);
+  unsigned facts_ = 0;
+};
+
 template <Tier kTier, int kRows>
 constexpr int kElements = max_units(kTier, kRows) * kRows / kResidentThreads;
 
@@ -51,13 +65,17 @@ constexpr int kElements = max_units(kTier, kRows) * kRows / kResidentThreads;
 struct Visits {
   const int64_t* offsets;
   int64_t steps, batch;
-  int d;
+  bool backwards;
 
   FASTRNN_HD Rows operator[](int64_t position) const {
-    if (position < 0 || position >= steps) return {0, 0};
-    const int64_t t = d == 0 ? position : steps - 1 - position;
-    if (!offsets) return {t * batch, batch};
+    const bool exists = position >= 0 && position < steps;
+    const int64_t t = backwards ? steps - 1 - position : position;
+    if (!offsets) return {t * batch, exists ? batch : 0};
+    if (!exists) return {0, 0};
     return {offsets[t], offsets[t + 1] - offsets[t]};
+  }
+  FASTRNN_HD Tick tick(int64_t position) const {
+    return {(*this)[position - 1], (*this)[position], (*this)[position + 1]};
   }
 };
 

@@ -11,18 +11,25 @@ namespace fastrnn::cuda {
 
 class Schedule {
  public:
-  // offsets (T + 1): the rows of step t are offsets[t] .. offsets[t + 1], at least one and, as in a
-  // PackedSequence, never more than the step before had.
-  explicit Schedule(std::vector<int64_t> offsets) : offsets_(std::move(offsets)) {}
+  // `reverse` as in Course. offsets (T + 1): the rows of step t are offsets[t] .. offsets[t + 1],
+  // at least one and, as in a PackedSequence, never more than the step before had.
+  explicit Schedule(std::vector<int64_t> offsets, bool reverse = false)
+      : offsets_(std::move(offsets)), reverse_(reverse) {}
 
   int64_t steps() const { return static_cast<int64_t>(offsets_.size()) - 1; }
   int64_t total() const { return offsets_.back(); }
 
+  bool backwards(int direction) const { return reverse_ || direction == 1; }
+
+  int64_t time(int direction, int64_t position) const {
+    return backwards(direction) ? steps() - 1 - position : position;
+  }
+
   // The step that `direction` visits at `position`; it exists for 0 .. steps() - 1, and outside of
-  // that range there are no rows.
+  // that range there are no rows, one step beyond the others.
   Rows rows(int direction, int64_t position) const {
-    if (position < 0 || position >= steps()) return {0, 0};
-    const int64_t t = direction == 0 ? position : steps() - 1 - position;
+    const int64_t t = time(direction, position);
+    if (t < 0 || t >= steps()) return {t < 0 ? -offsets_[1] : total(), 0};
     return {offsets_[t], offsets_[t + 1] - offsets_[t]};
   }
 
@@ -33,6 +40,7 @@ class Schedule {
 
  private:
   std::vector<int64_t> offsets_;
+  bool reverse_;
 };
 
 }  // namespace fastrnn::cuda

@@ -19,11 +19,12 @@ FASTRNN_HD int64_t backward_rows(const BackwardStep& p, int d) {
 }
 
 template <class Cell, class Scalar>
-FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar>& update, const BackwardStep& p, int d,
+FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar>& update, const BackwardStep& p, Moment m, int d,
                        int64_t b, int64_t unit, Accumulate<Scalar> product) {
-  if (b >= p.tick[d].now.count) return update.leave(p, d, b, unit, product);
+  if (m.leaves()) return update.leave(p, d, b, unit, product);
+  update.load_grad_cell_output(p, p.tick[d], d, b, unit);
   update.compute(product);
-  update.save(p, p.tick[d], d, b, unit);
+  update.save(p, p.tick[d], m, d, b, unit);
 }
 
 // A block serves kRows batch rows and kUnits hidden units of direction blockIdx.y.
@@ -56,18 +57,20 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   if (tile.row >= tick.now.count) return;
 
   ForwardUpdate<Cell, Scalar> update[kEach];
+  Moment moment[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kStepThreads;
     const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
-    if (at < kRows * kUnits && b < tick.now.count && unit < s.hidden)
-      update[i].load(p, tick, d, b, unit);
+    if (at >= kRows * kUnits || b >= tick.now.count || unit >= s.hidden) continue;
+    moment[i] = moment_of(p, tick, d, b);
+    if (moment[i].has()) update[i].load(p, tick, moment[i], d, b, unit);
   }
 
   const int64_t width = s.directions * s.recurrent;
-  const InputRows<Scalar> h{
-      static_cast<const Scalar*>(p.output) + tick.before.offset * width + d * s.recurrent, width,
-      tick.before.count, static_cast<const Scalar*>(p.h0) + d * s.batch * s.recurrent, s.recurrent};
+  const Scalar* output =
+      static_cast<const Scalar*>(p.output) + tick.before.offset * width + d * s.recurrent;
+  const Scalar* h0 = static_cast<const Scalar*>(p.h0) + d * s.batch * s.recurrent;
   const Scalar* weights = static_cast<const Scalar*>(p.w_hh[d]);
   Product::template run<kAligned>(
       [&](int half, int lane_unit) {
@@ -75,21 +78,25 @@ __global__ void __launch_bounds__(kStepThreads, 1)
         const int64_t gate = half % Cell::kGates;
         return weights + (gate * s.hidden + min(unit, s.hidden - 1)) * s.recurrent;
       },
-      [&](int row) { return h[min(tile.row + row, tick.now.count - 1)]; }, s.recurrent);
+      [&](int row) {
+        const int64_t b = min(tile.row + row, tick.now.count - 1);
+        return moment_of(p, tick, d, b).from_before() ? output + b * width : h0 + b * s.recurrent;
+      },
+      s.recurrent);
   __syncthreads();
 
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kStepThreads, row = at / kUnits, u = at % kUnits;
-    const int64_t b = tile.row + row, unit = tile.unit + u;
-    if (at >= kRows * kUnits || b >= tick.now.count || unit >= s.hidden) continue;
+    if (!moment[i].has()) continue;
     A product[Cell::kGates];
 #pragma unroll
     for (int g = 0; g < Cell::kGates; ++g) {
-      product[g] = Product::sum(u / 8 * Cell::kGates + g, row, u % 8);
+      product[g] =
+          moment[i].from_zero() ? A(0) : Product::sum(u / 8 * Cell::kGates + g, row, u % 8);
     }
     update[i].compute(product);
-    update[i].save(p, tick, d, b, unit);
+    update[i].save(p, tick, moment[i], d, tile.row + row, tile.unit + u);
   }
 }
 
@@ -108,11 +115,14 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   if (tile.row >= rows) return;
 
   BackwardUpdate<Cell, Scalar> update[kEach];
+  Moment moment[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kStepThreads;
     const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
-    if (at < kRows * kUnits && b < rows && unit < s.hidden) update[i].load(p, tick, d, b, unit);
+    if (at >= kRows * kUnits || b >= rows || unit >= s.hidden) continue;
+    moment[i] = moment_of(p, tick, d, b);
+    if (moment[i].visited()) update[i].load(p, tick, moment[i], d, b, unit);
   }
 
   const bool carried = tile.row < tick.after.count;  // else no row of this block has a step after
@@ -132,9 +142,9 @@ __global__ void __launch_bounds__(kStepThreads, 1)
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kStepThreads, row = at / kUnits, u = at % kUnits;
-    const int64_t b = tile.row + row, unit = tile.unit + u;
-    if (at >= kRows * kUnits || b >= rows || unit >= s.hidden) continue;
-    finish(update[i], p, d, b, unit, b < tick.after.count ? Product::sum(u / 8, row, u % 8) : A(0));
+    if (!moment[i].visited()) continue;
+    finish(update[i], p, moment[i], d, tile.row + row, tile.unit + u,
+           moment[i].carried() ? Product::sum(u / 8, row, u % 8) : A(0));
   }
 }
 
@@ -146,15 +156,17 @@ __global__ void __launch_bounds__(kStepThreads)
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
   const int64_t b = at / s.hidden, unit = at % s.hidden;
   if (b >= p.tick[d].now.count) return;
+  const Moment m = moment_of(p, p.tick[d], d, b);
+  if (!m.has()) return;
   ForwardUpdate<Cell, Scalar> update;
-  update.load(p, p.tick[d], d, b, unit);
-  const Array<Scalar> given(p.product);
-  Accumulate<Scalar> product[Cell::kGates];
-  for (int g = 0; g < Cell::kGates; ++g) {
+  update.load(p, p.tick[d], m, d, b, unit);
+  const Array<Scalar> given(m.from_initial() && p.product_h0 ? p.product_h0 : p.product);
+  Accumulate<Scalar> product[Cell::kGates] = {};
+  for (int g = 0; g < Cell::kGates && !m.from_zero(); ++g) {
     product[g] = given[((d * s.batch + b) * Cell::kGates + g) * s.hidden + unit];
   }
   update.compute(product);
-  update.save(p, p.tick[d], d, b, unit);
+  update.save(p, p.tick[d], m, d, b, unit);
 }
 
 template <class Cell, class Scalar>
@@ -165,10 +177,12 @@ __global__ void __launch_bounds__(kStepThreads)
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
   const int64_t b = at / s.hidden, unit = at % s.hidden;
   if (b >= backward_rows(p, d)) return;
+  const Moment m = moment_of(p, p.tick[d], d, b);
+  if (p.grad_full ? !m.has() : !m.visited()) return;
   BackwardUpdate<Cell, Scalar> update;
-  update.load(p, p.tick[d], d, b, unit);
-  const bool given = !p.grad_full && b < p.tick[d].after.count;
-  finish(update, p, d, b, unit,
+  update.load(p, p.tick[d], m, d, b, unit);
+  const bool given = !p.grad_full && m.carried();
+  finish(update, p, m, d, b, unit,
          given ? Array<Scalar>(p.product)[(d * s.batch + b) * s.hidden + unit]
                : Accumulate<Scalar>(0));
 }
@@ -182,9 +196,12 @@ __global__ void __launch_bounds__(kStepThreads)
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
   const int64_t b = at / s.recurrent, unit = at % s.recurrent;
   if (b >= max(tick.now.count, tick.after.count)) return;
+  const Moment m = moment_of(p, tick, d, b);
+  if (!m.visited()) return;
   const int64_t state = (d * s.batch + b) * s.recurrent + unit;
-  Accumulate<Scalar> grad = Array<Scalar>(b < tick.after.count ? p.product : p.grad_hn)[state];
-  if (b >= tick.now.count) {
+  Accumulate<Scalar> grad = 0;
+  if (m.carried() || m.ends()) grad = Array<Scalar>(m.carried() ? p.product : p.grad_hn)[state];
+  if (m.leaves()) {
     store<Scalar>(p.grad_h0, state, grad);
     return;
   }

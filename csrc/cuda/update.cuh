@@ -15,9 +15,10 @@ struct ForwardUpdate {
   A x[Cell::kGates], h_bias[Cell::kGates], prev[Cell::kStates];
   A next[Cell::kStates], saved[Cell::kSaved + 1];
 
-  FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
+  FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
+                       int64_t unit) {
     load_gates(p, tick, d, b, unit);
-    load_states(p, tick, d, b, unit);
+    load_states(p, tick, m, d, b, unit);
     for (int g = 0; g < Cell::kGates; ++g) {
       h_bias[g] = 0;
       if (p.b_ih[d]) {
@@ -36,11 +37,12 @@ struct ForwardUpdate {
     for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[gates + g * s.hidden];
   }
 
-  FASTRNN_HD void load_states(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+  FASTRNN_HD void load_states(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                               int64_t unit) {
     const Shape& s = p.shape;
-    const bool starts = b >= tick.before.count;
-    prev[0] = 0;
+    for (int k = 0; k < Cell::kStates; ++k) prev[k] = 0;
+    if (m.from_zero()) return;
+    const bool starts = m.from_initial();
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
       prev[0] = starts
                     ? Array<Scalar>(p.h0)[(d * s.batch + b) * s.hidden + unit]
@@ -59,16 +61,17 @@ struct ForwardUpdate {
     Cell::forward(x, h, prev, next, saved);
   }
 
-  FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+  FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) const {
     const Shape& s = p.shape;
     const int64_t row = tick.now.offset + b, state = (d * s.batch + b) * s.hidden + unit;
-    const bool ends = b >= tick.after.count;
     store<Scalar>(p.h[d], row * p.h_stride + unit, next[0]);
-    if (ends && p.hn) store<Scalar>(p.hn, state, next[0]);
+    if (m.ends() && p.hn) store<Scalar>(p.hn, state, next[0]);
     if constexpr (Cell::kStates == 2) {
       store<A>(p.cell, cell_row(p, d, tick.now, b) * s.hidden + unit, next[1]);
-      if (ends) store<Scalar>(p.cn, state, next[1]);
+      if (m.ends()) store<Scalar>(p.cn, state, next[1]);
+      if (p.cell_output)
+        store<Scalar>(p.cell_output, (row * s.directions + d) * s.hidden + unit, next[1]);
     }
     if (p.saved) {
       for (int k = 0; k < Cell::kSaved; ++k) {
@@ -91,40 +94,49 @@ struct BackwardUpdate {
   A direct;
   A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates];
 
-  // Row b may be past the rows of this step: then it has just left its first step, and its gradient
-  // goes out to h0.
-  FASTRNN_HD void load(const BackwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
+  // The row has this step, or has just left its first one, and its gradient goes out to h0.
+  FASTRNN_HD void load(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
+                       int64_t unit) {
     const Shape& s = p.shape;
-    const bool carried = b < tick.after.count;
     const int64_t state = (d * s.batch + b) * s.hidden + unit;
-    direct = Cell::kDirectGrad && carried ? Array<A>(p.direct)[state] : A(0);
-    if (b >= tick.now.count) return;
+    direct = Cell::kDirectGrad && m.carried() ? Array<A>(p.direct)[state] : A(0);
+    if (!m.has()) return;
 
     const int64_t row = tick.now.offset + b, before = tick.before.offset + b;
-    const bool starts = b >= tick.before.count;
     const int64_t width = s.directions * s.hidden, column = d * s.hidden + unit;
     for (int k = 0; k < Cell::kSaved; ++k) {
       saved[k] = Array<Scalar>(p.saved)[((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit];
     }
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
-      prev[0] =
-          starts ? Array<Scalar>(p.h0)[state] : Array<Scalar>(p.output)[before * width + column];
+      prev[0] = m.from_before()    ? Array<Scalar>(p.output)[before * width + column]
+                : m.from_initial() ? Array<Scalar>(p.h0)[state]
+                                   : A(0);
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
       next[0] = Array<Scalar>(p.output)[row * width + column];
     }
     if constexpr ((Cell::kBackwardPrev & kStateC) != 0) {
-      prev[1] = starts ? Array<Scalar>(p.c0)[state]
-                       : Array<A>(p.cell)[(d * s.total + before) * s.hidden + unit];
+      prev[1] = m.from_before()    ? Array<A>(p.cell)[(d * s.total + before) * s.hidden + unit]
+                : m.from_initial() ? Array<Scalar>(p.c0)[state]
+                                   : A(0);
     }
     if constexpr ((Cell::kBackwardNext & kStateC) != 0) {
       next[1] = Array<A>(p.cell)[(d * s.total + row) * s.hidden + unit];
     }
     grad_next[0] = p.grad_full ? Array<Scalar>(p.grad_full)[state]
                                : Array<Scalar>(p.grad_output)[row * width + column];
-    if (!p.grad_full && !carried) grad_next[0] += Array<Scalar>(p.grad_hn)[state];
+    if (!p.grad_full && m.ends()) grad_next[0] += Array<Scalar>(p.grad_hn)[state];
     if constexpr (Cell::kStates == 2) {
-      grad_next[1] = carried ? Array<A>(p.grad_cell)[state] : Array<Scalar>(p.grad_cn)[state];
+      grad_next[1] = m.ends() ? Array<Scalar>(p.grad_cn)[state] : Array<A>(p.grad_cell)[state];
+    }
+  }
+
+  // What is rarely there, and so waited for only there: after load(), before compute().
+  FASTRNN_HD void load_grad_cell_output(const BackwardStep& p, const Tick& tick, int d, int64_t b,
+                                        int64_t unit) {
+    if constexpr (Cell::kStates == 2) {
+      const int64_t at = ((tick.now.offset + b) * p.shape.directions + d) * p.shape.hidden + unit;
+      if (p.grad_cell_output) grad_next[1] += Array<Scalar>(p.grad_cell_output)[at];
     }
   }
 
@@ -134,7 +146,7 @@ struct BackwardUpdate {
     Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
   }
 
-  FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, int d, int64_t b,
+  FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) const {
     const Shape& s = p.shape;
     const int64_t row = d * s.total + tick.now.offset + b;
@@ -145,7 +157,9 @@ struct BackwardUpdate {
       if (!Cell::kSharedGateGrad) store<Scalar>(p.grad_h_gates, gates + g * s.hidden, grad_h[g]);
     }
     if (Cell::kDirectGrad) store<A>(p.direct, state, grad_prev[0]);
-    if constexpr (Cell::kStates == 2) store<A>(p.grad_cell, state, grad_prev[1]);
+    // Zero where the state before was none of the step before's, nor c0.
+    if constexpr (Cell::kStates == 2)
+      store<A>(p.grad_cell, state, m.from_zero() ? A(0) : grad_prev[1]);
   }
 
   // In the place of compute() and save() for a row that has left its first step.

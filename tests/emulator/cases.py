@@ -56,9 +56,26 @@ def fp32_precision(name):
 
 
 class Layer:
-    """Random arguments of a layer call, and the results that the formulas give for them."""
+    """Random arguments of a layer call, and the results that the formulas give for them.
 
-    def __init__(self, cell, precision, shape, directions=1, packed=False, biased=True, projection=None, seed=0):
+    lengths: a list, with NaN and infinity in the padding; resets: (B, T) of bool; cells: c of every step too, of LSTMs.
+    """
+
+    def __init__(
+        self,
+        cell,
+        precision,
+        shape,
+        directions=1,
+        packed=False,
+        biased=True,
+        projection=None,
+        seed=0,
+        lengths=None,
+        resets=None,
+        reverse=False,
+        cells=False,
+    ):
         T, B, I, H = shape
         R, G, D = projection or H, oracle.GATES[cell], directions
         self.cell, self.dtype, self.precision = cell, DTYPES[precision], precision
@@ -66,6 +83,12 @@ class Layer:
         self.random = torch.Generator().manual_seed(seed)
         self.lengths = sorted((1 + (b * 7 + seed) % T for b in range(B)), reverse=True) if packed else [T] * B
         self.lengths[0] = T
+        self.timing = {"reverse": True} if reverse else {}
+        if lengths is not None:
+            self.lengths, self.timing["lengths"] = lengths, torch.tensor(lengths)
+        if resets is not None:
+            self.timing["resets"] = torch.as_tensor(resets)
+        self.cells = cells and cell == 0
         self.batch_sizes = torch.tensor([sum(n > t for n in self.lengths) for t in range(T)]) if packed else None
         self.kept = torch.tensor([[t < n for n in self.lengths] for t in range(T)])
         self.kept_rows = self.kept.flatten().nonzero().flatten()
@@ -77,6 +100,11 @@ class Layer:
             self.stay_off_the_kink()
         self.grad_output = self.draw(T, B, D * R)
         self.grad_hn = [self.draw(*h.shape) for h in self.hx]
+        self.grad_cells = [self.draw(T, B, D * H)] if self.cells else []
+        for tensor in (self.x, self.grad_output, *self.grad_cells):
+            tensor[~self.kept] = (
+                torch.tensor([math.nan, math.inf]).repeat(tensor.size(2))[: tensor.size(2)].to(self.dtype)
+            )
 
     def draw(self, *size):
         return torch.randn(size, generator=self.random).to(self.dtype)
@@ -90,9 +118,10 @@ class Layer:
 
     def to(self, device):
         """The same layer, all tensors but batch_sizes there."""
+        self.timing = {name: t.to(device) if isinstance(t, torch.Tensor) else t for name, t in self.timing.items()}
         for name in ("x", "grad_output", "kept", "kept_rows"):
             setattr(self, name, getattr(self, name).to(device))
-        for name in ("hx", "weights", "grad_hn"):
+        for name in ("hx", "weights", "grad_hn", "grad_cells"):
             setattr(self, name, [t.to(device) for t in getattr(self, name)])
         return self
 
@@ -104,21 +133,27 @@ class Layer:
         """output, hn, grad_x, grad_hx, grad_weights in float64."""
         x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
         hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
-        output, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected)
-        grads = [(self.grad_output * self.kept[..., None]).double(), *(g.double() for g in self.grad_hn)]
-        grad_x, *grad = torch.autograd.grad([output, *hn], [x, *rest], grads)
-        return self.rows(output), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
+        timing = {"resets": self.timing.get("resets"), "reverse": "reverse" in self.timing}
+        steps, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected, **timing)
+        wanted = [steps[0], *hn, *steps[1:][: len(self.grad_cells)]]
+        grads = [g.double() for g in [self.grad_output, *self.grad_hn, *self.grad_cells]]
+        pairs = [(w, g) for w, g in zip(wanted, grads, strict=True) if w.requires_grad]
+        outputs, grads = zip(*pairs, strict=True)
+        grad_x, *grad = torch.autograd.grad(outputs, [x, *rest], grads, materialize_grads=True)
+        hn += [self.rows(cells) for cells in wanted[len(hn) + 1 :]]
+        return self.rows(steps[0]), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
 
     def forward(self, cuda, save=True):
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
         with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
-            return cuda.layer_forward(self.cell, *inputs, save)
+            cells = {"cells": True} if self.cells else {}
+            return cuda.layer_forward(self.cell, *inputs, save, **self.timing, **cells)
 
     def backward(self, cuda, output, saved, needs=(True, True, True)):
-        gradients = self.rows(self.grad_output), self.grad_hn
+        gradients = self.rows(self.grad_output), [*self.grad_hn, *map(self.rows, self.grad_cells)]
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
         with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
-            return cuda.layer_backward(self.cell, *gradients, *inputs, output, saved, list(needs))
+            return cuda.layer_backward(self.cell, *gradients, *inputs, output, saved, list(needs), **self.timing)
 
     def check(self, cuda):
         output, hn, saved = self.forward(cuda)
@@ -131,6 +166,8 @@ class Layer:
                 scale = max(w.norm().item(), 0.1 * math.sqrt(w.numel())) * ROUNDING[self.precision]
                 error = (g.double() - w).norm().item() / scale
                 assert error <= BUDGET[self.precision], f"{name}[{index}]: {error:.1f} units of rounding"
+        if "lengths" in self.timing:
+            assert not any(t[~self.kept].any() for t in (output, found[2], *hn[len(self.hx) :]))
 
     def check_nothing_overwritten(self, cuda):
         """Forward and two backwards write no argument, and the backwards agree bit for bit."""
@@ -138,10 +175,32 @@ class Layer:
         given = [self.x, *self.hx, *self.weights, self.grad_output, *self.grad_hn, output, *hn, *saved]
         copies = [t.clone() for t in given]
         first, second = self.backward(cuda, output, saved), self.backward(cuda, output, saved)
-        assert all(torch.equal(t, copy) for t, copy in zip(given, copies, strict=True))
+        assert all(torch.equal(t.nan_to_num(7), copy.nan_to_num(7)) for t, copy in zip(given, copies, strict=True))
         flat = [[grads[0], *grads[1], *grads[2]] for grads in (first, second)]
         assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
         assert len({t.data_ptr() for t in flat[0]}) == len(flat[0])
+
+    def check_needs(self, cuda):
+        """A gradient is what it is, whichever others are asked for, and nothing where it is not."""
+        output, _, saved = self.forward(cuda)
+        everything = self.backward(cuda, output, saved)
+        for needs in itertools.product((False, True), repeat=3):
+            for got, want, needed in zip(self.backward(cuda, output, saved, needs), everything, needs, strict=True):
+                pairs = zip(got, want, strict=True) if needed else []
+                assert (got is not None) == needed and all(torch.equal(g, w) for g, w in pairs)
+
+
+def check_unread_states(cuda, cell, precision, make=Layer):
+    """Initial states that no step starts from may hold anything: of a row without steps, and of one reset at once."""
+    results = []
+    for value in (0.0, math.nan):
+        layer = make(cell, precision, (3, 3, 2, 9), lengths=[3, 0, 2], resets=torch.eye(3, dtype=torch.bool))
+        for state in layer.hx:
+            state[:, :2] = value
+        output, hn, saved = layer.forward(cuda)
+        grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
+        results.append([output, *(state[:, ::2] for state in hn), grad_x, *grad_hx, *grad_weights])
+    assert all(map(torch.equal, *results))
 
 
 def parameters(kernels):
@@ -159,3 +218,38 @@ def small_layers(cell, precision, make=Layer, shapes=SHAPES):
         for directions, packed in itertools.product((1, 2), (False, True)):
             if number <= 1 or directions + packed == 1 + number % 3:  # all four for the two smallest, else one or two
                 yield make(cell, precision, shape, directions, packed, seed=number)
+
+
+# T B H, directions, options of the Layer: which steps exist, where states are cut, the direction.
+MIXED, NONE, ALL = [4, 0, 3, 1, 4, 2, 4, 0, 1], [0, 0], [3, 3, 3]
+TIMED = [
+    ((4, 9, 17), 2, {"lengths": MIXED, "resets": "random", "cells": True}),
+    ((4, 9, 17), 1, {"lengths": MIXED, "resets": "ends", "reverse": True, "cells": True}),
+    ((4, 9, 11), 2, {"lengths": MIXED}),
+    ((3, 3, 9), 2, {"resets": "ends"}),
+    ((3, 3, 9), 1, {"lengths": ALL, "resets": "everywhere"}),
+    ((2, 2, 9), 2, {"lengths": NONE, "resets": "random", "cells": True}),
+    ((1, 2, 9), 2, {"lengths": [1, 0], "resets": "everywhere"}),
+    ((1, 2, 9), 2, {"resets": "everywhere"}),
+    ((3, 3, 9), 1, {"reverse": True}),
+    ((3, 3, 9), 1, {"reverse": True, "packed": True, "cells": True}),
+]
+
+
+def resets_of(kind, B, T):
+    """(B, T): at random, with both ends in some row; in some rows at both ends alone; or everywhere."""
+    if kind == "everywhere":
+        return torch.ones(B, T, dtype=torch.bool)
+    if kind == "random":
+        return torch.arange(B * T).reshape(B, T).mul(7).remainder(5) < 2
+    resets = torch.zeros(B, T, dtype=torch.bool)
+    resets[::2, 0] = resets[:, -1] = True
+    return resets
+
+
+def timed_layers(cell, precision, make=Layer, **named):
+    for number, ((T, B, H), directions, options) in enumerate(TIMED):
+        options = {**options, **named}
+        if "resets" in options:
+            options["resets"] = resets_of(options["resets"], B, T)
+        yield make(cell, precision, (T, B, 2, H), directions, seed=number, **options)

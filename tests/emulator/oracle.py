@@ -25,10 +25,17 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr):
     return ((gates_x + gates_h).tanh() if cell == 2 else (gates_x + gates_h).relu(),)
 
 
-def layer(cell, x, lengths, hx, weights, biased, projected):
-    """x (T, B, I) -> output (T, B, D*R), zero past a row's length, and the final states."""
+def is_cut(resets, length, t, backwards):
+    """Whether step t starts from zeros: resets (T) of one row cut it off from the step visited before."""
+    if resets is None:
+        return False
+    return bool(t + 1 < length and resets[t + 1] if backwards else resets[t])
+
+
+def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False):
+    """x (T, B, I) -> states of every step, each (T, B, D*R), zero past a row's length; and the final states."""
     directions, each = hx[0].size(0), 2 + 2 * biased + projected
-    output = [[[None] * directions for _ in range(x.size(1))] for _ in range(x.size(0))]
+    visited = [[[[None] * directions for _ in range(x.size(1))] for _ in range(x.size(0))] for _ in hx]
     final = [[[None] * x.size(1) for _ in range(directions)] for _ in hx]
     for d in range(directions):
         w = list(weights[d * each : (d + 1) * each])
@@ -36,12 +43,18 @@ def layer(cell, x, lengths, hx, weights, biased, projected):
         b_ih, b_hh = w[2:] if biased else (0, 0)
         for b, length in enumerate(lengths):
             state = tuple(s[d, b] for s in hx)
-            for t in range(length) if d == 0 else reversed(range(length)):
+            backwards = reverse or d == 1
+            for t in reversed(range(length)) if backwards else range(length):
+                if is_cut(None if resets is None else resets[b], length, t, backwards):
+                    state = tuple(torch.zeros_like(s) for s in state)
                 state = step(cell, x[t, b], state, w[0], w[1], b_ih, b_hh, w_hr)
-                output[t][b][d] = state[0]
+                for s, value in enumerate(state):
+                    visited[s][t][b][d] = value
             for s, value in enumerate(state):
                 final[s][d][b] = value
-    zero = torch.zeros_like(hx[0][0, 0])
-    rows = [[torch.cat([zero if h is None else h for h in row]) for row in step_rows] for step_rows in output]
-    stack = torch.stack([torch.stack(step_rows) for step_rows in rows])
-    return stack, [torch.stack([torch.stack(row) for row in state]) for state in final]
+    steps = []
+    for state, initial in zip(visited, hx, strict=True):
+        zero = torch.zeros_like(initial[0, 0])
+        rows = [[torch.cat([zero if h is None else h for h in row]) for row in step_rows] for step_rows in state]
+        steps.append(torch.stack([torch.stack(step_rows) for step_rows in rows]))
+    return steps, [torch.stack([torch.stack(row) for row in state]) for state in final]

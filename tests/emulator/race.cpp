@@ -1,7 +1,9 @@
 // Runs both passes of some kernels, with multiply-adds and with mma, for ThreadSanitizer to watch.
 // The numbers do not matter here, only who touches what when. The argument says which kernels
-// (step, cta, cluster, grid); a second one leaves out a kind of barrier (block, cluster, grid).
+// (step, cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets;
+// a second one leaves out a kind of barrier (block, cluster, grid).
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -81,21 +83,43 @@ class NoLibrary : public Library {
   void product(const Matrix&, const Matrix&, const Matrix&, Transpose, bool) override {}
 };
 
+// Lengths from 0 to 3 and resets in every other step, as the kernels are told them.
+std::vector<uint8_t> masked_rows(int64_t B, int64_t T, int64_t D) {
+  std::vector<int64_t> lengths(B);
+  const auto resets = std::make_unique<bool[]>(B * T);
+  for (int64_t b = 0; b < B; ++b) lengths[b] = b % (T + 1);
+  for (int64_t i = 0; i < B * T; i += 2) resets[i] = true;
+  const Course course{T, false, lengths.data(), resets.get()};
+  std::vector<uint8_t> moments;
+  for (int d = 0; d < D; ++d) {
+    for (int64_t t = -1; t <= T; ++t) {
+      for (int64_t b = 0; b < B; ++b)
+        moments.push_back(static_cast<uint8_t>(course.moment(d, t, b).facts()));
+    }
+  }
+  return moments;
+}
+
 template <class Scalar>
-bool race(int cell, Dtype dtype, const StepKernel& kernel, Resident resident = {}) {
+bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident resident = {}) {
   using A = Accumulate<Scalar>;
   const int64_t B = 9, H = 17, D = 2;
-  const Schedule schedule({0, B, B + 5, B + 6});  // packed: 9, 5 and 1 rows
+  const std::vector<int64_t> offsets =
+      masked ? std::vector<int64_t>{0, B, 2 * B, 3 * B} : std::vector<int64_t>{0, B, B + 5, B + 6};
+  const Schedule schedule(offsets);
+  const std::vector<uint8_t> moments = masked_rows(B, schedule.steps(), D);
   const int64_t N = schedule.total(), G = kCells[cell].gates;
 
   const auto scalars = [](int64_t count) { return std::vector<Scalar>(count); };
   auto gates = scalars(D * N * G * H), weights = scalars(G * H * H), states = scalars(D * B * H),
        output = scalars(N * D * H), saved = scalars(D * N * 4 * H), hn = states, cn = states;
+  auto cell_output = output;
   std::vector<A> cells(D * N * H), carried(D * B * H), direct = carried;
 
   LayerForward forward{cell, dtype, kernel, schedule, {}};
   ForwardStep& f = forward.step;
   f.shape = {B, N, H, H, D};
+  f.moments = masked ? moments.data() : nullptr;
   f.x_gates = gates.data();
   f.h0 = f.c0 = states.data();
   f.output = output.data();
@@ -105,13 +129,16 @@ bool race(int cell, Dtype dtype, const StepKernel& kernel, Resident resident = {
   f.cell_rows = N;
   f.hn = hn.data();
   f.cn = cn.data();
+  f.cell_output = masked ? cell_output.data() : nullptr;
 
   auto grad_x_gates = gates, grad_h_gates = gates, grad_h0 = states;
   const auto grad_output = output;
   LayerBackward backward{cell, dtype, kernel, schedule, {}};
   BackwardStep& b = backward.step;
   b.shape = f.shape;
+  b.moments = f.moments;
   b.grad_output = grad_output.data();
+  b.grad_cell_output = f.cell_output;
   b.grad_hn = b.grad_cn = b.h0 = b.c0 = states.data();
   b.output = output.data();
   b.cell = cells.data();
@@ -126,14 +153,13 @@ bool race(int cell, Dtype dtype, const StepKernel& kernel, Resident resident = {
     f.h[d] = output.data() + d * H;
   }
 
-  // The device's batch sizes, and W_hh with rows that begin on sixteen bytes.
-  const std::vector<int64_t> offsets{0, B, B + 5, B + 6};
+  // W_hh with rows that begin on sixteen bytes.
   auto resident_weights = scalars(G * H * padded(H));
   const Team& team = resident.team;
   std::vector<std::byte> exchange(
       std::max(exchange_bytes(dtype, team, D, false), exchange_bytes(dtype, team, D, true)));
   std::vector<unsigned> arrivals(arrival_bytes(team, D) / sizeof(unsigned));
-  resident.offsets = offsets.data();
+  resident.offsets = masked ? nullptr : offsets.data();
   resident.weights[0] = resident.weights[1] = resident_weights.data();
   resident.exchange = exchange.data();
   resident.arrivals = arrivals.data();
@@ -153,22 +179,24 @@ int main(int count, char** arguments) {
                       : without == "cluster" ? Missing::kCluster
                       : without == "grid"    ? Missing::kGrid
                                              : Missing::kNone;
-  bool ran = false;
-  if (which == "step") {
-    ran = race<double>(1, Dtype::kFloat64, {true, false, 8}) &&
-          race<__nv_bfloat16>(0, Dtype::kBFloat16, {true, true, 8}) &&
-          race<__nv_bfloat16>(0, Dtype::kBFloat16, {true, true, 32});
+  bool ran = which == "cta" || which == "cluster" || which == "grid" || which == "step";
+  for (const bool masked : {false, true}) {
+    // Nine rows and 17 units: two tiles of eight rows, two or three members.
+    const auto resident = [&](const Team& team) {
+      Team mma = team;
+      mma.tensor_cores = true;
+      return race<float>(masked, 1, Dtype::kFloat32, {}, {team}) &&
+             race<__nv_bfloat16>(masked, 0, Dtype::kBFloat16, {}, {mma});
+    };
+    if (which == "cta") ran = ran && resident({Tier::kCta, false, 8, 1, 24, 2, 1});
+    if (which == "cluster") ran = ran && resident({Tier::kCluster, false, 8, 3, 8, 2, 1});
+    if (which == "grid") ran = ran && resident({Tier::kGrid, false, 8, 2, 16, 1, 2});
+    if (which == "step") {
+      ran = ran && race<double>(masked, 1, Dtype::kFloat64, {true, false, 8}) &&
+            race<__nv_bfloat16>(masked, 0, Dtype::kBFloat16, {true, true, 8}) &&
+            race<__nv_bfloat16>(masked, 0, Dtype::kBFloat16, {true, true, 32});
+    }
   }
-  // Nine rows and 17 units: two tiles of eight rows, two or three members.
-  const auto resident = [](const Team& team) {
-    Team mma = team;
-    mma.tensor_cores = true;
-    return race<float>(1, Dtype::kFloat32, {}, {team}) &&
-           race<__nv_bfloat16>(0, Dtype::kBFloat16, {}, {mma});
-  };
-  if (which == "cta") ran = resident({Tier::kCta, false, 8, 1, 24, 2, 1});
-  if (which == "cluster") ran = resident({Tier::kCluster, false, 8, 3, 8, 2, 1});
-  if (which == "grid") ran = resident({Tier::kGrid, false, 8, 2, 16, 1, 2});
   std::puts(ran ? "ran" : "a launch failed");
   return ran ? 0 : 1;
 }

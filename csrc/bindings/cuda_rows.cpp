@@ -1,0 +1,91 @@
+#include "cuda_rows.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+
+namespace fastrnn::cuda {
+
+namespace {
+
+// (T, 1) and (B), to be compared.
+at::Tensor times(const Call& call) {
+  return at::arange(call.T, call.options.dtype(at::kLong)).unsqueeze(1);
+}
+
+// (T, B): the steps that exist.
+at::Tensor existing(const Call& call) { return times(call).lt(call.lengths); }
+
+// The output moved by one step, and h0 where a direction begins: (N, R). The copies are as many as
+// the batch has sizes.
+at::Tensor shifted_h(const Call& call, const at::Tensor& output, int64_t d) {
+  const Shape& s = call.shape;
+  const at::Tensor from = output.narrow(1, d * s.recurrent, s.recurrent);
+  const at::Tensor h = call.empty({s.total, s.recurrent});
+  const int direction = static_cast<int>(d);
+  Rows to{0, 0}, source{0, 0};  // copied at the next flush
+  const auto flush = [&] {
+    if (to.count > 0)
+      h.narrow(0, to.offset, to.count).copy_(from.narrow(0, source.offset, to.count));
+  };
+  for (int64_t step = 0; step < call.schedule.steps(); ++step) {
+    const int64_t position = call.schedule.time(direction, step);  // in the order of memory
+    const auto [before, now, after] = call.schedule.tick(direction, position);
+    const int64_t going = std::min(before.count, now.count);
+    if (going < now.count) {
+      h.narrow(0, now.offset + going, now.count - going)
+          .copy_(call.hx[0][d].narrow(0, going, now.count - going));
+    }
+    if (going == 0) continue;
+    const bool extends = to.count > 0 && to.offset + to.count == now.offset &&
+                         source.offset + to.count == before.offset;
+    if (!extends) {
+      flush();
+      to = {now.offset, 0};
+      source = before;
+    }
+    to.count += going;
+  }
+  flush();
+  return h;
+}
+
+}  // namespace
+
+at::Tensor existing_x(const Call& call) {
+  if (!call.lengths.defined()) return call.x_rows();
+  return call.x.masked_fill(existing(call).logical_not_().unsqueeze(2), 0).view({call.N, call.I});
+}
+
+at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
+  at::Tensor h = shifted_h(call, output, d).view(call.rows_shape(call.R));
+  const bool backwards = call.course.backwards(static_cast<int>(d));
+  if (call.lengths.defined() && backwards)
+    h = at::where(times(call).eq(call.lengths.sub(1)).unsqueeze(2), call.hx[0][d], h);
+  if (call.resets.defined()) {
+    at::Tensor cut = call.resets.t();  // at the edge before a step
+    if (backwards) {
+      at::Tensor after = at::zeros_like(cut);
+      if (call.lengths.defined()) cut = cut.logical_and(existing(call));
+      after.narrow(0, 0, call.T - 1).copy_(cut.narrow(0, 1, call.T - 1));
+      cut = after;
+    }
+    h.masked_fill_(cut.unsqueeze(2), 0);
+  }
+  if (call.lengths.defined()) h.masked_fill_(existing(call).logical_not_().unsqueeze(2), 0);
+  return h.view({call.N, call.R});
+}
+
+void write_final_h(const Call& call, const at::Tensor& output, const at::Tensor& hn) {
+  const at::Tensor h = output.view({call.T, call.B, call.D, call.R});
+  const at::Tensor last = call.lengths.sub(1).clamp(0, call.T - 1).view({1, call.B, 1});
+  for (int64_t d = 0; d < call.D; ++d) {
+    const at::Tensor steps = h.select(2, d);
+    const at::Tensor final = call.course.backwards(static_cast<int>(d))
+                                 ? steps[0]
+                                 : steps.gather(0, last.expand({1, call.B, call.R}))[0];
+    hn[d].copy_(at::where(call.lengths.gt(0).unsqueeze(1), final, call.hx[0][d]));
+  }
+}
+
+}  // namespace fastrnn::cuda
