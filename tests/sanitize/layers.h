@@ -34,8 +34,8 @@ inline void spoil_padding(const Layer& l, Values* values) {
 
 // What a call may say of time: the rows' places, resets, a direction; and c of every step.
 struct Timing {
-  const char* name;
-  bool order, resets, reverse, cells;
+  const char* name = "";
+  bool order = false, resets = false, reverse = false, cells = false;
 };
 
 inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool projected, bool biases,
