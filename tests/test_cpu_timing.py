@@ -170,6 +170,18 @@ def test_two_threads(layer, dtype, directions):
 
 
 @layers
+def test_copies_on_several_threads(layer):
+    """What is gathered, scattered and cleared around the kernels is the same on two threads."""
+    call = draw(layer, 200, 32, 65, 33, "both", lengths="with zeros", resets="random", cells=True)
+    incoming = gradients_for(call, torch.float32)
+    one = run(call, incoming, math.nan)
+    with using(ISAS[-1], 2):
+        two = run(call, incoming, math.nan)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-3 * one[name].abs().max().item())
+
+
+@layers
 @dtypes
 def test_packed_and_reverse(layer, dtype):
     """Packed data in the one direction, and the same rows by their lengths: the same sums, so the same bits."""

@@ -7,9 +7,30 @@
 #include <cstring>
 #include <numeric>
 
+#include "../cpu/parallel.h"
+
 namespace fastrnn {
 
 using at::Tensor;
+
+namespace {
+
+// Calls f(t), which writes so many bytes, for every step, on several threads where it pays.
+template <class F>
+void for_steps(int64_t steps, int64_t bytes, const F& f) {
+  constexpr int64_t kWorthAThread = 1 << 17;
+  const int64_t grain = kWorthAThread / std::max<int64_t>(bytes, 1) + 1;
+  const auto some = [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) f(t);
+  };
+  if (cpu::usable_threads(at::get_num_threads()) == 1) {
+    some(0, steps);
+  } else {
+    at::parallel_for(0, steps, grain, some);
+  }
+}
+
+}  // namespace
 
 LayerRows::LayerRows(const LayerArgs& args)
     : args(args), T(args.T), B(args.B), N(args.N), offsets(args.offsets) {
@@ -46,12 +67,8 @@ void LayerRows::set_lengths(const int64_t* lengths) {
 
 template <class F>
 void LayerRows::for_rows(int64_t bytes, const F& f) const {
-  constexpr int64_t kWorthAThread = 1 << 17;
-  const int64_t grain = kWorthAThread / std::max<int64_t>(bytes * B, 1) + 1;
-  at::parallel_for(0, T, grain, [&](int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t) {
-      for (int64_t b = 0; b < offsets[t + 1] - offsets[t]; ++b) f(t, b);
-    }
+  for_steps(T, bytes * B, [&](int64_t t) {
+    for (int64_t b = 0; b < offsets[t + 1] - offsets[t]; ++b) f(t, b);
   });
 }
 
@@ -86,10 +103,10 @@ Tensor LayerRows::empty(int64_t width) const {
   if (order.empty()) return result;
   const int64_t bytes = width * int64_t(result.element_size());
   char* const to = (char*)result.mutable_data_ptr();
-  for (int64_t t = 0; t < args.T; ++t) {
+  for_steps(args.T, bytes * args.B, [&](int64_t t) {
     const int64_t alive = t < T ? offsets[t + 1] - offsets[t] : 0;
     for (int64_t b = alive; b < args.B; ++b) std::memset(to + outer(t, b) * bytes, 0, bytes);
-  }
+  });
   return result;
 }
 

@@ -182,12 +182,22 @@ class Backward {
         if (p.grad_bias) bias_sums(l.d).add(l.slice, block, bias);
       }
       arrive(l, after, within(l, alive, fed));
+      drop_cut(l, t);
       after = t;
       wait(l);
     }
     if (p.grad_h0) gather_later(l, after);
     arrive(l, after, l.batch);
     store_states(l);
+  }
+
+  // What step t left for states that a reset keeps away from it.
+  void drop_cut(const Lane& l, int64_t t) {
+    const Scratch& m = scratch[l.d];
+    l.walk.for_cut(t, l.batch.begin, l.batch.end, [&](int64_t b) {
+      if (!projected) clear_units(m.grad_h + b * units.padded(), units, l.blocks);
+      if (kStates > 1) clear_units(m.grad_c + b * units.padded(), units, l.blocks);
+    });
   }
 
   void wait(const Lane& l) {
@@ -258,17 +268,11 @@ class Backward {
   void prefetch(const Lane& l, int64_t t, int64_t b, int64_t block) const {
     const int64_t row = l.walk.row(t, b), j = units.unit(block, 0), before = l.walk.previous(t);
     const int64_t width = units.vecs(block) * W;
-    const auto fetch = [width](const auto* first) {
-      const char* const start = (const char*)first;
-      for (int64_t at = 0; at < width * int64_t(sizeof *first); at += 64) {
-        __builtin_prefetch(start + at, 0, 2);
-      }
-    };
-    for (int k = 0; k < K; ++k) fetch((const S*)p.gates + (row * K + k) * s.H + j);
-    if (p.cells && b < l.walk.rows(before)) {
-      fetch((const A*)p.cells + l.walk.row(before, b) * s.H + j);
+    for (int k = 0; k < K; ++k) prefetch_values((const S*)p.gates + (row * K + k) * s.H + j, width);
+    if (p.cells && !l.walk.first(t, b)) {
+      prefetch_values((const A*)p.cells + l.walk.row(before, b) * s.H + j, width);
     }
-    if (!projected) fetch(in_output(p.grad_output, l, t, b) + j);
+    if (!projected) prefetch_values(in_output(p.grad_output, l, t, b) + j, width);
   }
 
   // The cell's pointwise gradients for one row and all units of a block; h_tile is what came
@@ -278,7 +282,10 @@ class Backward {
     const Scratch& m = scratch[l.d];
     const int n = units.vecs(block);
     const int64_t row = l.walk.row(t, b), before = l.walk.previous(t);
-    const bool first = l.walk.first(t, b), cut = l.walk.cut(t, b);
+    const bool first = l.walk.first(t, b), cut = l.walk.cut(t, b), follows = !first && !cut;
+    const S* grad_cells = nullptr;
+    if (kStates > 1 && p.grad_cells)
+      grad_cells = (const S*)p.grad_cells + l.walk.outer_part(t, b) * s.H;
     for (int u = 0; u < n; ++u) {
       const int64_t j = units.unit(block, u), valid = s.H - j, at = b * units.padded() + j;
       V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
@@ -286,17 +293,17 @@ class Backward {
       for (int k = 0; k < K; ++k)
         saved[k] = load((const S*)p.gates + (row * K + k) * s.H + j, valid);
       if constexpr (Cell::kBackwardPrev & kStateH) {
-        const S* from =
-            first ? (const S*)p.h0 + l.walk.state(b) * s.R : in_output(p.output, l, before, b);
-        prev[0] = cut ? V(0) : load(from + j, valid);
+        prev[0] = follows ? load(in_output(p.output, l, before, b) + j, valid)
+                  : cut   ? V(0)
+                          : load((const S*)p.h0 + l.walk.state(b) * s.R + j, valid);
       }
       if constexpr (Cell::kBackwardNext & kStateH) {
         next[0] = load(in_output(p.output, l, t, b) + j, valid);
       }
       if constexpr (Cell::kBackwardPrev & kStateC) {
-        prev[1] = cut     ? V(0)
-                  : first ? load((const S*)p.c0 + l.walk.state(b) * s.H + j, valid)
-                          : V(load((const A*)p.cells + l.walk.row(before, b) * s.H + j, valid));
+        prev[1] = follows ? V(load((const A*)p.cells + l.walk.row(before, b) * s.H + j, valid))
+                  : cut   ? V(0)
+                          : load((const S*)p.c0 + l.walk.state(b) * s.H + j, valid);
       }
       if constexpr (Cell::kBackwardNext & kStateC) {
         next[1] = V(load((const A*)p.cells + row * s.H + j, valid));
@@ -308,14 +315,11 @@ class Backward {
       }
       if constexpr (kStates > 1) {
         grad_next[1] = V::load(m.grad_c + at);
-        if (p.grad_cells) {
-          const S* const grad = (const S*)p.grad_cells + l.walk.outer_part(t, b) * s.H;
-          grad_next[1] = grad_next[1] + load(grad + j, valid);
-        }
+        if (grad_cells) grad_next[1] = grad_next[1] + load(grad_cells + j, valid);
       }
       Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
-      if (!projected) (cut ? V(0) : grad_prev[0]).store(m.grad_h + at);
-      if constexpr (kStates > 1) (cut ? V(0) : grad_prev[1]).store(m.grad_c + at);
+      if (!projected) grad_prev[0].store(m.grad_h + at);
+      if constexpr (kStates > 1) grad_prev[1].store(m.grad_c + at);
       S* out = grad_gates(l, t, b) + j;
       for (int g = 0; g < E * G; ++g) {
         const V grad = g < G ? grad_x[g] : grad_h[g - G];

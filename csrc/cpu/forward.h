@@ -206,9 +206,7 @@ class Forward {
       for (int64_t e = chunk.begin; e < chunk.end; ++e) {
         const int64_t t = l.walk.step(e);
         const Range rows = rows_of(l, t);
-        for (int64_t b = rows.begin; b < rows.end; ++b) {
-          l.h.set(b - rows.begin, previous_h(l, t, b));
-        }
+        gather_states(l, t, rows);
         for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
           recur(l, t, rows, block, x_row);
         }
@@ -221,6 +219,16 @@ class Forward {
       }
     }
     store_states(l);
+  }
+
+  // Makes the states before step t the rows of the recurrent product and the scratch of c.
+  void gather_states(Lane& l, int64_t t, Range rows) {
+    for (int64_t b = rows.begin; b < rows.end; ++b) l.h.set(b - rows.begin, previous_h(l, t, b));
+    if constexpr (kStates > 1) {
+      l.walk.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
+        clear_units(scratch[l.d].state + b * units.padded(), units, l.blocks);
+      });
+    }
   }
 
   A* x_gates_at(const Lane& l, int64_t block, int64_t row) const {
@@ -264,9 +272,11 @@ class Forward {
               const A* h_tile) {
     const Scratch& m = scratch[l.d];
     const int n = units.vecs(block);
-    const int64_t row = l.walk.row(t, b), outer = l.walk.outer_part(t, b);
-    const bool cut = l.walk.cut(t, b);
+    const int64_t row = l.walk.row(t, b);
     S* out = projected ? hidden_row(l, t, b) : output_row(l, t, b);
+    S* sequence = nullptr;
+    if (kStates > 1 && p.cell_sequence)
+      sequence = (S*)p.cell_sequence + l.walk.outer_part(t, b) * s.H;
     for (int u = 0; u < n; ++u) {
       const int64_t j = units.unit(block, u), valid = s.H - j;
       V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
@@ -276,15 +286,13 @@ class Forward {
       }
       // A projected h has another width; the only cell with one does not read it.
       prev[0] = projected ? V(0) : load(h_row + j, valid);
-      if constexpr (kStates > 1) {
-        prev[1] = cut ? V(0) : V::load(m.state + b * units.padded() + j);
-      }
+      if constexpr (kStates > 1) prev[1] = V::load(m.state + b * units.padded() + j);
       Cell::forward(x, h, prev, next, saved);
       store(out + j, next[0], valid);
       if constexpr (kStates > 1) {
         next[1].store(m.state + b * units.padded() + j);
         if (p.cells) store((A*)p.cells + row * s.H + j, VecOf<A>(next[1]), valid);
-        if (p.cell_sequence) store((S*)p.cell_sequence + outer * s.H + j, next[1], valid);
+        if (sequence) store(sequence + j, next[1], valid);
       }
       if constexpr (K > 0) {
         if (!p.gates) continue;

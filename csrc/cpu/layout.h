@@ -99,6 +99,21 @@ FASTRNN_HD void for_units(Range rows, const Blocks& units, Range blocks, const F
   }
 }
 
+template <class T>
+FASTRNN_HD void prefetch_values(const T* first, int64_t count) {
+  for (int64_t at = 0; at < count * int64_t(sizeof(T)); at += kLine) {
+    __builtin_prefetch((const char*)first + at, 0, 2);
+  }
+}
+
+// Sets a row's values of the units of some blocks to zero.
+template <class A>
+FASTRNN_HD void clear_units(A* row, const Blocks& units, Range blocks) {
+  const int64_t begin = units.unit(blocks.begin, 0);
+  const int64_t end = smaller(units.unit(blocks.end, 0), units.padded());
+  if (begin < end) __builtin_memset(row + begin, 0, (end - begin) * sizeof(A));
+}
+
 // For the plan, the cost of a product with `weights` weights. Tiles of 16 rows are half used by the
 // weights' loads.
 template <class Op>

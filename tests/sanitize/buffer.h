@@ -30,7 +30,9 @@ inline void encode(Dtype dtype, double value, void* out) {
     const double fraction = std::frexp(std::fabs(value), &exponent);
     const int mantissa_bits = half ? 10 : 7, bias = half ? 15 : 127;
     uint16_t bits = 0;
-    if (value != 0) {
+    if (std::isnan(value)) {
+      bits = 0x7fff;
+    } else if (value != 0) {
       const int mantissa = int(std::ldexp(fraction, mantissa_bits + 1)) - (1 << mantissa_bits);
       bits = uint16_t((exponent - 1 + bias) << mantissa_bits | mantissa);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "../../csrc/cpu/params.h"
@@ -24,14 +25,33 @@ struct Layer {
   std::vector<int64_t> offsets;
   Direction weights[2];
   Values x, h0, c0, grad_output, grad_hn, grad_cn;
+  // With what the options of a call bring along.
+  int64_t batch;
+  std::vector<int64_t> order;
+  std::unique_ptr<bool[]> resets;
+  bool reverse;
+  Values grad_cells;
 
   int64_t rows() const { return offsets[T]; }
   int64_t alive(int64_t t) const { return offsets[t + 1] - offsets[t]; }
+  int64_t outer_rows() const { return order.empty() ? rows() : T * batch; }
+  int64_t outer(int64_t t, int64_t b) const {
+    return order.empty() ? offsets[t] + b : t * batch + order[b];
+  }
+  int64_t state(int d, int64_t b) const { return d * batch + (order.empty() ? b : order[b]); }
+  bool backwards(int d) const { return d == 1 || reverse; }
+  // Whether a reset lies between the step that row b takes before step t and t itself.
+  bool cut(int d, int64_t t, int64_t b) const {
+    if (!resets) return false;
+    if (!backwards(d)) return resets[offsets[t] + b];
+    return t + 1 < T && b < alive(t + 1) && resets[offsets[t + 1] + b];
+  }
 };
 
-// Everything forward and backward are to compute; shapes as in csrc/cpu/params.h.
+// Everything forward and backward are to compute; shapes as in csrc/cpu/params.h. NaN stands for
+// what nobody may write.
 struct Truth {
-  Values output, hn, cn, grad_gates, grad_bias, grad_h0, grad_c0, grad_h;
+  Values output, hn, cn, cell_sequence, grad_gates, grad_bias, grad_h0, grad_c0, grad_h;
 };
 
 inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
@@ -39,7 +59,8 @@ inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 // One batch row in one direction: its steps in walking order, and what each left behind.
 struct Row {
   struct Step {
-    int64_t row;            // of x
+    int64_t row, outer;     // among those that exist, and where the caller has it
+    bool cut;               // the state before it does not come from the step before
     Values x_part, h_part;  // (G * H) pre-activations
     Values h_before, c_before, h_raw, c, h;
   };
@@ -59,15 +80,18 @@ inline Row walk(const Layer& l, int d, int64_t b) {
   const Direction& w = l.weights[d];
   const int64_t H = l.H, GH = kGateCount[l.cell] * H;
   Row result;
-  const double* h0 = l.h0.data() + (d * l.B + b) * l.R;
+  const double* h0 = l.h0.data() + l.state(d, b) * l.R;
   Values h(h0, h0 + l.R), c(H, 0);
-  if (l.cell == kLstm) c.assign(&l.c0[(d * l.B + b) * H], &l.c0[(d * l.B + b) * H] + H);
+  if (l.cell == kLstm) c.assign(&l.c0[l.state(d, b) * H], &l.c0[l.state(d, b) * H] + H);
   for (int64_t e = 0; e < l.T; ++e) {
-    const int64_t t = d ? l.T - 1 - e : e;
+    const int64_t t = l.backwards(d) ? l.T - 1 - e : e;
     if (b >= l.alive(t)) continue;
     Row::Step s;
     s.row = l.offsets[t] + b;
-    s.x_part = affine(w.w_ih, w.b_ih, l.x.data() + s.row * l.I, GH, l.I);
+    s.outer = l.outer(t, b);
+    s.cut = l.cut(d, t, b);
+    if (s.cut) h.assign(l.R, 0), c.assign(H, 0);
+    s.x_part = affine(w.w_ih, w.b_ih, l.x.data() + s.outer * l.I, GH, l.I);
     s.h_part = affine(w.w_hh, w.b_hh, h.data(), GH, l.R);
     s.h_before = h, s.c_before = c;
     s.h_raw.resize(H);
@@ -119,7 +143,7 @@ inline void cell_gradient(const Layer& l, const Row::Step& s, const Values& outp
       (*dh)[j] = up * z;
     } else {
       // Near the kink rounding decides which side of relu counts: follow the output that was given.
-      const double h = l.cell == kTanh ? s.h_raw[j] : output[(s.row * l.D + d) * l.R + j];
+      const double h = l.cell == kTanh ? s.h_raw[j] : output[(s.outer * l.D + d) * l.R + j];
       gx[j] = gh[j] = up * (l.cell == kTanh ? 1 - h * h : h > 0 ? 1 : 0);
       (*dh)[j] = 0;
     }
@@ -127,18 +151,22 @@ inline void cell_gradient(const Layer& l, const Row::Step& s, const Values& outp
 }
 
 inline void naive_forward(const Layer& l, Truth* out) {
-  out->output.assign(l.rows() * l.D * l.R, 0);
-  out->hn.assign(l.D * l.B * l.R, 0);
-  out->cn.assign(l.cell == kLstm ? l.D * l.B * l.H : 0, 0);
+  const bool lstm = l.cell == kLstm;
+  out->output.assign(l.outer_rows() * l.D * l.R, NAN);
+  out->hn.assign(l.D * l.batch * l.R, NAN);
+  out->cn.assign(lstm ? l.D * l.batch * l.H : 0, NAN);
+  out->cell_sequence.assign(lstm ? l.outer_rows() * l.D * l.H : 0, NAN);
   for (int d = 0; d < l.D; ++d) {
     for (int64_t b = 0; b < l.B; ++b) {
       const Row row = walk(l, d, b);
       for (const Row::Step& s : row.steps) {
-        for (int64_t j = 0; j < l.R; ++j) out->output[(s.row * l.D + d) * l.R + j] = s.h[j];
+        const int64_t at = s.outer * l.D + d;
+        for (int64_t j = 0; j < l.R; ++j) out->output[at * l.R + j] = s.h[j];
+        for (int64_t j = 0; lstm && j < l.H; ++j) out->cell_sequence[at * l.H + j] = s.c[j];
       }
-      for (int64_t j = 0; j < l.R; ++j) out->hn[(d * l.B + b) * l.R + j] = row.steps.back().h[j];
-      if (l.cell != kLstm) continue;
-      for (int64_t j = 0; j < l.H; ++j) out->cn[(d * l.B + b) * l.H + j] = row.steps.back().c[j];
+      const int64_t state = l.state(d, b);
+      for (int64_t j = 0; j < l.R; ++j) out->hn[state * l.R + j] = row.steps.back().h[j];
+      for (int64_t j = 0; lstm && j < l.H; ++j) out->cn[state * l.H + j] = row.steps.back().c[j];
     }
   }
 }
@@ -149,19 +177,21 @@ inline void naive_backward(const Layer& l, const Values& output, Truth* out) {
                 N = l.rows();
   out->grad_gates.assign(l.D * N * E * GH, 0);
   out->grad_bias.assign(l.D * E * GH, 0);
-  out->grad_h0.assign(l.D * l.B * R, 0);
-  out->grad_c0.assign(l.cell == kLstm ? l.D * l.B * H : 0, 0);
+  out->grad_h0.assign(l.D * l.batch * R, NAN);
+  out->grad_c0.assign(l.cell == kLstm ? l.D * l.batch * H : 0, NAN);
   out->grad_h.assign(R != H ? l.D * N * R : 0, 0);
   for (int d = 0; d < l.D; ++d) {
     const Direction& w = l.weights[d];
     for (int64_t b = 0; b < l.B; ++b) {
       const Row row = walk(l, d, b);
-      const double* hn = l.grad_hn.data() + (d * l.B + b) * R;
+      const int64_t state = l.state(d, b);
+      const double* hn = l.grad_hn.data() + state * R;
       Values dh(hn, hn + R), dc(H, 0);
-      if (l.cell == kLstm)
-        dc.assign(&l.grad_cn[(d * l.B + b) * H], &l.grad_cn[(d * l.B + b) * H] + H);
+      if (l.cell == kLstm) dc.assign(&l.grad_cn[state * H], &l.grad_cn[state * H] + H);
       for (auto s = row.steps.rbegin(); s != row.steps.rend(); ++s) {
-        for (int64_t j = 0; j < R; ++j) dh[j] += l.grad_output[(s->row * l.D + d) * R + j];
+        const int64_t at = s->outer * l.D + d;
+        for (int64_t j = 0; j < R; ++j) dh[j] += l.grad_output[at * R + j];
+        for (int64_t j = 0; !l.grad_cells.empty() && j < H; ++j) dc[j] += l.grad_cells[at * H + j];
         Values raw = dh;
         if (R != H) {
           for (int64_t r = 0; r < R; ++r) out->grad_h[(d * N + s->row) * R + r] = dh[r];
@@ -183,10 +213,11 @@ inline void naive_backward(const Layer& l, const Values& output, Truth* out) {
         for (int64_t o = 0; o < GH; ++o) {
           for (int64_t r = 0; r < R; ++r) dh[r] += gh[o] * w.w_hh[o * R + r];
         }
+        if (s->cut) dh.assign(R, 0), dc.assign(H, 0);
       }
-      for (int64_t j = 0; j < R; ++j) out->grad_h0[(d * l.B + b) * R + j] = dh[j];
+      for (int64_t j = 0; j < R; ++j) out->grad_h0[state * R + j] = dh[j];
       if (l.cell != kLstm) continue;
-      for (int64_t j = 0; j < H; ++j) out->grad_c0[(d * l.B + b) * H + j] = dc[j];
+      for (int64_t j = 0; j < H; ++j) out->grad_c0[state * H + j] = dc[j];
     }
   }
 }
