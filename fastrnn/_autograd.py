@@ -18,16 +18,16 @@ _PLAIN = (Tensor, torch.nn.Parameter)  # tensors of any other type look at what 
 
 
 class Layer(torch.autograd.Function):
-    """``apply(backend, cell, timing, cells, states, x, *hx, *weights) -> (output, *final_states)``.
+    """``apply(backend, cell, timing, cells, save, states, x, *hx, *weights) -> (output, *final_states)``.
 
     With ``cells`` the c of every step comes after the final states.
     """
 
     @staticmethod
-    def forward(ctx, backend: str, cell: int, timing: Timing, cells: bool, states: int, x: Tensor, *tensors: Tensor):
+    def forward(ctx, backend, cell: int, timing: Timing, cells: bool, save: int, states: int, x: Tensor, *tensors):
         hx, weights = list(tensors[:states]), list(tensors[states:])
         batch_sizes, *masks = timing
-        output, hn, saved = layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, True, *masks, cells)
+        output, hn, saved = layer_ops(backend).forward(cell, x, batch_sizes, hx, weights, save, *masks, cells)
         ctx.backend, ctx.cell, ctx.states = backend, cell, states
         _keep(ctx, timing, [x, *tensors], output, saved)
         return (output, *hn)
@@ -37,8 +37,8 @@ class Layer(torch.autograd.Function):
         backward = layer_ops(ctx.backend).backward
         if ctx.backend != "reference" and is_watched():
             backward = torch.ops.fastrnn.layer_backward
-        grads = _gradients(ctx, backward, [grad_output, *grad_hn], ctx.needs_input_grad[5:])
-        return (None, None, None, None, None, *grads)
+        grads = _gradients(ctx, backward, [grad_output, *grad_hn], ctx.needs_input_grad[6:])
+        return (None, None, None, None, None, None, *grads)
 
 
 def _keep(ctx, timing: Timing, inputs: Sequence[Tensor], output: Tensor, saved: Sequence[Tensor]) -> None:
@@ -73,7 +73,7 @@ def _op_setup_context(ctx, inputs, output) -> None:
 
 def _op_backward(ctx, grad_output, grad_hn, _):
     if not ctx.save:
-        raise RuntimeError("fastrnn::layer_forward: expected save=True where gradients are asked for, got save=False")
+        raise RuntimeError("fastrnn::layer_forward: expected save > 0 where gradients are asked for, got save = 0")
     needs = ctx.needs_input_grad
     wanted = [needs[1], *needs[3], *needs[4]]
     grads = _gradients(ctx, torch.ops.fastrnn.layer_backward, [grad_output, *grad_hn], wanted)
@@ -101,20 +101,21 @@ def layer(
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
     cells: bool = False,
+    save: int = 1,
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for.
+    """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for, then saving ``save``.
 
     Returns the output and the final states; after these the c of every step, if ``cells``.
     """
     batch_sizes, *masks = timing
     if backend != "reference" and (is_watched() or type(x) not in _PLAIN):
-        save = needs_grad(x, hx, weights)
+        save = save if needs_grad(x, hx, weights) else 0
         forward = torch.ops.fastrnn.layer_forward
         output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), save, *masks, cells)
         return output, hn
     if needs_grad(x, hx, weights):
-        output, *hn = Layer.apply(backend, cell, timing, cells, len(hx), x, *hx, *weights)
+        output, *hn = Layer.apply(backend, cell, timing, cells, save, len(hx), x, *hx, *weights)
         return output, hn
     forward = layer_ops(backend).forward
-    output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), False, *masks, cells)
+    output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), 0, *masks, cells)
     return output, hn

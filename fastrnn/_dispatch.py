@@ -79,7 +79,7 @@ def why_not(backend: str, call: Call) -> list[str]:
     if backend == "cuda" and call.B == 0:
         reasons.append("an empty batch launches nothing")
     if backend == "aten" and call.extended:
-        reasons.append("torch has no lengths, reset_mask, all_states or checkpoint_chunks")
+        reasons.append("torch has no lengths, reset_mask, all_states, checkpoint_chunks or save")
     if call.transformed and backend != "reference":
         reasons.append("torch.func transforms and forward-mode AD go through differentiable operations")
     return reasons

@@ -1,4 +1,5 @@
-"""What a call may ask for beyond ``torch.nn``: ``lengths``, ``reset_mask``, ``all_states``, ``checkpoint_chunks``."""
+"""What a call may ask for beyond ``torch.nn``: ``lengths``, ``reset_mask``, ``all_states``, ``checkpoint_chunks``,
+``save``."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ class Extras(NamedTuple):
     resets: Tensor | None
     all_states: bool
     chunks: int | None
+    save: str | None
 
 
 def check_extras(
@@ -29,16 +31,19 @@ def check_extras(
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
+    save: str | None = None,
 ) -> Extras | None:
     """The arguments of a call on the time-major ``input``, or None where nothing is asked for.
 
     Raises:
         TypeError, ValueError: naming the function or class ``name``, what was expected and what was given.
     """
-    if lengths is None and reset_mask is None and all_states is False and checkpoint_chunks is None:
+    if lengths is None and reset_mask is None and all_states is False and checkpoint_chunks is None and save is None:
         return None
     if not isinstance(all_states, bool):
         raise TypeError(f"{name}: all_states must be a bool, got {all_states!r}")
+    if save not in (None, "full", "states"):
+        raise ValueError(f"{name}: save must be 'full', 'states' or None, got {save!r}")
     packed = batch_sizes is not None
     T = batch_sizes.size(0) if packed else input.size(0)
     if lengths is not None or reset_mask is not None:
@@ -47,7 +52,7 @@ def check_extras(
         _check_mask(name, "reset_mask", reset_mask, torch.bool, ("(B, T)", (B, T)), input, packed)
     if lengths is not None:
         _check_values(name, lengths, T)
-    return Extras(lengths, reset_mask, all_states, _chunks(name, checkpoint_chunks, T))
+    return Extras(lengths, reset_mask, all_states, _chunks(name, checkpoint_chunks, T), save)
 
 
 def _check_mask(name, argument, given, dtype, shape, input, packed) -> None:

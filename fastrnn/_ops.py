@@ -9,6 +9,8 @@ Every backend offers the same pair of functions, with the arguments and results 
              lengths=None, resets=None, reverse=False)
         -> (grad_x, grad_hx, grad_weights)
 
+``save`` is 0 for nothing, 1 for all that backward needs, or STATES.
+
 In eager mode they are called directly. Whatever follows the operators of a call (:func:`is_watched`) is shown
 ``torch.ops.fastrnn.*`` instead; ``_graph`` says what those run. There, gradients that were not asked for are empty.
 """
@@ -27,8 +29,12 @@ from torch.compiler import is_compiling
 from . import _ext, reference
 from .registry import CELLS
 
+STATES = 2
+"""As ``save``: keep c, and h before a projection, and let backward compute the gates of all steps again. Backend cuda;
+elsewhere the same as 1."""
+
 _SCHEMAS = {
-    "layer_forward": "(int cell, Tensor x, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, bool save,"
+    "layer_forward": "(int cell, Tensor x, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, int save,"
     " Tensor? lengths=None, Tensor? resets=None, bool reverse=False, bool cells=False)"
     " -> (Tensor, Tensor[], Tensor[])",
     "layer_backward": "(int cell, Tensor grad_output, Tensor[] grad_hn, Tensor x, Tensor? batch_sizes, Tensor[] hx,"

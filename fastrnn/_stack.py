@@ -12,6 +12,7 @@ from ._autograd import layer, needs_grad
 from ._checks import check_call
 from ._chunks import in_chunks
 from ._extras import Extras
+from ._ops import STATES
 from .reference import Timing, scan
 from .registry import Cell
 
@@ -111,17 +112,33 @@ def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout
     return output, hn, sequences
 
 
+def _saves_states(call: _dispatch.Call, cell: Cell, input: Tensor, extras: Extras | None) -> bool:
+    """Whether a layer keeps its states alone for backward."""
+    if extras is not None and extras.save is not None:
+        return extras.save == "states"
+    if call.device != "cuda" or not call.grad or _dispatch.is_compiling():
+        return False
+    gates = call.directions * call.T * call.B * cell.saved * call.H * input.element_size()
+    return gates > torch.cuda.get_device_properties(input.device).total_memory // 8
+
+
 def _layer(call: _dispatch.Call, backend: str, cell: Cell, input, timing, hx, weights, extras: Extras | None):
     cells = cell.states > 1 and extras is not None and extras.all_states
     if call.transformed:
         return scan(cell.index, input, timing, hx, weights, cells)
-    if extras is None or extras.chunks is None or not call.grad:
-        return layer(backend, cell.index, input, timing, hx, weights, cells)
+    chunks, save = None if extras is None else extras.chunks, 1
+    if _saves_states(call, cell, input, extras):
+        if backend == "cuda":
+            save = STATES
+        elif chunks is None:
+            chunks = 1
+    if chunks is None or not call.grad:
+        return layer(backend, cell.index, input, timing, hx, weights, cells, save)
 
     def chunk(input, timing, hx, weights):
-        return layer(backend, cell.index, input, timing, hx, weights, cells)
+        return layer(backend, cell.index, input, timing, hx, weights, cells, save)
 
-    return in_chunks(chunk, extras.chunks, input, timing, hx, weights)
+    return in_chunks(chunk, chunks, input, timing, hx, weights)
 
 
 def run(

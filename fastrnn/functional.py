@@ -60,6 +60,7 @@ def lstm(
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
+    save: str | None = None,
 ) -> tuple[Tensor, ...]:
     r"""A stack of LSTM layers: i, f, o = sigmoid(W x + U h + b), g = tanh(W x + U h + b), c' = f c + i g,
     h' = o tanh(c'), and h' = W_hr h' if projected.
@@ -84,6 +85,10 @@ def lstm(
         checkpoint_chunks: keep the values that backward needs for one chunk of time only, of this many (``"auto"``:
             about sqrt(T)), and compute each chunk again in backward. Same results; no effect without gradients or
             under ``torch.func``.
+        save: ``"full"`` keeps the gates of every step for backward. ``"states"`` keeps the states alone: on CUDA
+            kernels backward computes the gates of all steps again by one product, elsewhere it runs forward again.
+            None is ``"states"`` on CUDA kernels where the gates of a layer would take more than an eighth of the
+            device's memory, else ``"full"``.
 
     Returns:
         The output, shaped like the input with D * R features, and ``(h_n, c_n)`` shaped like ``hx``. With
@@ -100,7 +105,7 @@ def lstm(
     """
     return _public(
         "LSTM", input, hx, weights, num_layers, bidirectional, dropout, training, batch_first, batch_sizes,
-        lengths=lengths, reset_mask=reset_mask, all_states=all_states, checkpoint_chunks=checkpoint_chunks,
+        lengths=lengths, reset_mask=reset_mask, all_states=all_states, checkpoint_chunks=checkpoint_chunks, save=save,
     )  # fmt: skip
 
 
@@ -119,6 +124,7 @@ def gru(
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
+    save: str | None = None,
 ) -> tuple[Tensor, ...]:
     r"""A stack of GRU layers: r, z = sigmoid(W x + U h + b), n = tanh(W_n x + b_n + r (U_n h + b_hn)),
     h' = n + z (h - n).
@@ -131,7 +137,7 @@ def gru(
     """
     return _public(
         "GRU", input, hx, weights, num_layers, bidirectional, dropout, training, batch_first, batch_sizes,
-        lengths=lengths, reset_mask=reset_mask, all_states=all_states, checkpoint_chunks=checkpoint_chunks,
+        lengths=lengths, reset_mask=reset_mask, all_states=all_states, checkpoint_chunks=checkpoint_chunks, save=save,
     )  # fmt: skip
 
 
@@ -151,6 +157,7 @@ def rnn(
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
+    save: str | None = None,
 ) -> tuple[Tensor, ...]:
     r"""A stack of Elman layers: h' = act(W x + U h + b) with ``nonlinearity`` ``"tanh"`` or ``"relu"``.
 
@@ -164,6 +171,6 @@ def rnn(
     if nonlinearity not in modes:
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
     return _public(
-        modes[nonlinearity], input, hx, weights, num_layers, bidirectional, dropout, training, batch_first,
-        batch_sizes, lengths=lengths, reset_mask=reset_mask, all_states=all_states, checkpoint_chunks=checkpoint_chunks,
+        modes[nonlinearity], input, hx, weights, num_layers, bidirectional, dropout, training, batch_first, batch_sizes,
+        lengths=lengths, reset_mask=reset_mask, all_states=all_states, checkpoint_chunks=checkpoint_chunks, save=save,
     )  # fmt: skip

@@ -107,17 +107,19 @@ class _Layer(nn.RNNBase):
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes
 
-    def forward(self, input, hx=None, *, lengths=None, reset_mask=None, all_states=False, checkpoint_chunks=None):
+    def forward(
+        self, input, hx=None, *, lengths=None, reset_mask=None, all_states=False, checkpoint_chunks=None, save=None
+    ):
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors.
 
         The keyword arguments are fastrnn's own, as for :func:`fastrnn.functional.lstm`: ``lengths`` (B,) int64,
         ``reset_mask`` (B, T) bool, whatever ``batch_first`` is; ``all_states`` adds to the result a list with every
         layer's ``(h, c)`` (h alone where there is no c) after every step, shaped like the output; ``checkpoint_chunks``
-        is a number or ``"auto"``.
+        is a number or ``"auto"``, ``save`` is ``"full"`` or ``"states"``.
         """
         cell = CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(cell, input, hx)
-        extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks)
+        extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
         output, hn, sequences = run(
             cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes,
             extras,

@@ -199,6 +199,16 @@ def test_chunks_change_nothing(cell, options, asked, chunks, backend):
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
 
 
+@asked
+@kinds
+def test_what_is_saved_changes_nothing(cell, options, asked, backend):
+    sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
+    module = build(fastrnn, cell, *sizes, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options)
+    x = torch.randn(T, B, 3)
+    full, states = (evaluate(ours, module, x, hx, torch.float64, save=save, **asked) for save in ("full", "states"))
+    torch.testing.assert_close(states, full, rtol=1e-12, atol=1e-12)
+
+
 @kinds
 def test_packed_batches_in_chunks_and_all_their_states(cell, options, backend):
     module = build(
@@ -248,10 +258,12 @@ def test_chunks_keep_little(directions):
     """Of 400 steps in 20 chunks: the output, and h and c where one chunk ends and another begins."""
     module = fastrnn.LSTM(8, 32, bidirectional=directions == 2)
     x = torch.randn(400, 4, 8, requires_grad=True)
-    whole, chunked = (bytes_left(functools.partial(module, x, checkpoint_chunks=c)) for c in (None, "auto"))
+    options = {}, {"checkpoint_chunks": "auto"}, {"save": "states"}
+    whole, chunked, states = (bytes_left(functools.partial(module, x, **asked)) for asked in options)
     output, state = 4 * 400 * 4 * 32 * directions, 4 * 4 * 32 * directions
     assert output + 20 * 2 * state <= chunked <= output + 20 * 4 * state
     assert whole - output > 8 * (chunked - output), "more than a chunk's share is kept"
+    assert states <= output + 4 * state
 
 
 def test_compiled_with_any_length():
@@ -326,6 +338,7 @@ WRONG = [
     ({"checkpoint_chunks": 0}, ValueError, "checkpoint_chunks must be a positive integer, 'auto' or None, got 0"),
     ({"checkpoint_chunks": True}, ValueError, "checkpoint_chunks must be a positive integer, 'auto' or None, got True"),
     ({"checkpoint_chunks": "some"}, ValueError, "checkpoint_chunks .* got 'some'"),
+    ({"save": "gates"}, ValueError, "save must be 'full', 'states' or None, got 'gates'"),
 ]
 
 
