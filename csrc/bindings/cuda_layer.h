@@ -20,7 +20,8 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
                                                        const Tensors& hx, const Tensors& weights,
                                                        Save save, const Timing& timing, bool cells);
 
-// (grad_x, grad_hx, grad_weights), each where needs[] asks for it. grad_hn has what hn had.
+// (grad_x, grad_hx, grad_weights), each where needs[] asks for it. grad_hn has what hn had. `saved`
+// may come from either mode: their numbers of tensors tell them apart.
 std::tuple<std::optional<at::Tensor>, std::optional<Tensors>, std::optional<Tensors>>
 layer_backward(int cell, const at::Tensor& grad_output, const Tensors& grad_hn, const at::Tensor& x,
                const std::optional<at::Tensor>& batch_sizes, const Tensors& hx,
