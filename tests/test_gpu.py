@@ -69,6 +69,13 @@ class OnGpu(Layer):
         return [v.to(DEVICE) if isinstance(v, torch.Tensor) else [t.to(DEVICE) for t in v] for v in wanted]
 
 
+class WithStates(OnGpu):
+    """One that saves states alone and rebuilds its gates in backward."""
+
+    def forward(self, cuda, save=2):
+        return super().forward(cuda, save)
+
+
 def results(layer, cuda):
     output, hn, saved = layer.forward(cuda)
     grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
@@ -136,6 +143,41 @@ def test_projected_lstm_with_lengths_resets_and_one_direction(cuda, precision):
         layer.check(cuda)
 
 
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_rebuilt_gates_with_every_kernel(cuda, cell, kernel, precision):
+    if too_old(kernel, precision):
+        pytest.skip("Turing's tensor cores know float16 alone")
+    cuda.override_plan(**kernel)
+    WithStates(cell, precision, (5, 9, 24, 40), 2, packed=True).check(cuda)
+    for layer in timed_layers(cell, precision, WithStates):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, wish, precision", RESIDENT_CASES)
+def test_rebuilt_gates_with_every_resident_kernel(cuda, cell, wish, precision):
+    prescribe(cuda, wish, precision)
+    WithStates(cell, precision, (5, 9, 24, 40), 2, packed=True).check(cuda)
+    for layer in timed_layers(cell, precision, WithStates):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+def test_rebuilt_gates_of_a_projected_lstm(cuda, precision):
+    WithStates(0, precision, (5, 9, 3, 33), 2, packed=True, projection=17).check(cuda)
+    for layer in timed_layers(0, precision, WithStates, projection=2):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_rebuilt_gates_captured_in_a_graph_and_in_twenty_runs(cuda, cell):
+    check_capture(cuda, *(masked(cell, "float16", seed, 64, WithStates) for seed in (3, 7)))
+    layer = WithStates(cell, "float16", (50, 33, 24, 200), 2, packed=True)
+    check_capture(cuda, layer, WithStates(cell, "float16", (50, 33, 24, 200), 2, packed=True, seed=7))
+    first = results(layer, cuda)
+    for _ in range(20):
+        assert all(map(torch.equal, first, results(layer, cuda)))
+
+
 @pytest.mark.parametrize("H", [64, 128, 256, 512, 768, 1024, 2048])
 @pytest.mark.parametrize("tier", ["cta", "cluster", "grid"])
 def test_resident_kernels_at_real_sizes_agree_with_the_step_kernels(cuda, tier, H):
@@ -169,11 +211,11 @@ def test_a_resident_kernel_captured_in_a_graph(cuda, wish):
     check_capture(cuda, layer, other)
 
 
-def masked(cell, precision, seed, H):
+def masked(cell, precision, seed, H, make=OnGpu):
     lengths = torch.arange(9).add(seed).mul(5).remainder(8)
     resets = torch.arange(63).add(seed).mul(11).remainder(7).reshape(9, 7) == 0
     timing = {"lengths": lengths.tolist(), "resets": resets, "cells": True}
-    return OnGpu(cell, precision, (7, 9, 24, H), 2, seed=seed, **timing)
+    return make(cell, precision, (7, 9, 24, H), 2, seed=seed, **timing)
 
 
 @EACH_TIER
@@ -235,6 +277,8 @@ def test_a_call_never_waits_for_the_gpu(cuda):
         OnGpu(0, "float32", (7, 5, 24, 64), 2, packed=True),
         OnGpu(0, "float32", (7, 5, 24, 64), 2, **timing),
         OnGpu(0, "float32", (7, 5, 24, 64), 2, projection=8, **timing),
+        WithStates(0, "float32", (7, 5, 24, 64), 2, packed=True),
+        WithStates(0, "float32", (7, 5, 24, 64), 2, **timing),
     ]
     for layer in layers:
         results(layer, cuda)  # loads the kernels

@@ -1,6 +1,7 @@
 #include <ATen/ops/sum.h>
 
 #include "cuda_context.h"
+#include "cuda_gates.h"
 #include "cuda_layer.h"
 #include "cuda_rows.h"
 #include "cuda_tier.h"
@@ -89,10 +90,12 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
     grad_hn.pop_back();
   }
   grad_hn = call.checked_states(grad_hn, "grad_hn");
-  const size_t has_gates = call.cell.saved > 0, has_cells = call.cell.saves_c;
-  TORCH_CHECK(saved.size() == has_gates + has_cells + call.projected, call.function,
-              ": saved must have ", has_gates + has_cells + call.projected,
-              " tensors from a forward call with save=True, got ", saved.size());
+  const size_t saves_gates = call.cell.saved > 0, has_cells = call.cell.saves_c;
+  const size_t states = has_cells + call.projected, has_gates = saved.size() > states;
+  TORCH_CHECK(saved.size() == states || saved.size() == states + saves_gates, call.function,
+              ": saved must have ", states + saves_gates,
+              " tensors from a forward call with save=1, or ", states,
+              " from one with save=2, got ", saved.size());
   const auto expect = [&](size_t i, at::IntArrayRef sizes) {
     TORCH_CHECK(saved[i].sizes() == sizes && saved[i].is_contiguous(), call.function, ": saved[", i,
                 "] must be contiguous and of shape ", sizes, ", got ", saved[i].sizes());
@@ -101,6 +104,8 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   if (has_cells) expect(has_gates, {s.directions, s.total, s.hidden});
   if (call.projected) expect(saved.size() - 1, {s.directions, s.total, s.hidden});
   const at::Tensor full = call.projected ? saved.back() : at::Tensor();
+  at::Tensor gates;
+  if (saves_gates) gates = has_gates ? saved[0] : rebuilt_gates(call, output, context);
 
   const Buffers b(call, grad_hn, kernel, memory.resident.team.tier);
   LayerBackward layer{call.number, call.dtype, kernel, call.schedule, {}};
@@ -116,7 +121,7 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   p.h0 = call.hx[0].data_ptr();
   p.c0 = data(call.hx, 1);
   p.output = output.data_ptr();
-  p.saved = has_gates ? saved[0].data_ptr() : nullptr;
+  p.saved = data(gates);
   p.cell = has_cells ? saved[has_gates].data_ptr() : nullptr;
   p.product = data(b.product);
   p.grad_full = data(b.grad_full);

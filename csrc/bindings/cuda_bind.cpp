@@ -15,10 +15,10 @@ void bind_cuda(py::module_& cuda) {
   cuda.def(
       "layer_forward",
       [](int cell, const at::Tensor& x, const Optional& batch_sizes, const Tensors& hx,
-         const Tensors& weights, bool save, const Optional& lengths, const Optional& resets,
+         const Tensors& weights, int save, const Optional& lengths, const Optional& resets,
          bool reverse, bool cells) {
-        return layer_forward(cell, x, batch_sizes, hx, weights, save, {lengths, resets, reverse},
-                             cells);
+        return layer_forward(cell, x, batch_sizes, hx, weights, static_cast<Save>(save),
+                             {lengths, resets, reverse}, cells);
       },
       py::arg("cell"), py::arg("x"), py::arg("batch_sizes"), py::arg("hx"), py::arg("weights"),
       py::arg("save"), py::arg("lengths") = py::none(), py::arg("resets") = py::none(),

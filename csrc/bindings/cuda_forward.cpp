@@ -1,4 +1,5 @@
 #include "cuda_context.h"
+#include "cuda_gates.h"
 #include "cuda_layer.h"
 #include "cuda_rows.h"
 #include "cuda_tier.h"
@@ -8,12 +9,15 @@ namespace fastrnn::cuda {
 std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tensor& x,
                                                        const std::optional<at::Tensor>& batch_sizes,
                                                        const Tensors& hx, const Tensors& weights,
-                                                       bool save, const Timing& timing,
+                                                       Save save, const Timing& timing,
                                                        bool cells_wanted) {
   const Call call("fastrnn.cuda.layer_forward", cell, x, batch_sizes, hx, weights, timing);
   const Shape& s = call.shape;
   TORCH_CHECK(!cells_wanted || call.cell.states == 2, call.function, ": cells needs an LSTM, got ",
               call.cell.mode);
+  TORCH_CHECK(save >= Save::kNothing && save <= Save::kStates, call.function,
+              ": save must be 0 (nothing), 1 (everything) or 2 (states), got ",
+              static_cast<int>(save));
   const Context context(call.x, call.dtype, call.tf32);
   const StepKernel kernel = call.plan_for(false, context.device().capability);
   const at::Tensor moments = call.moments(context.stream());
@@ -21,11 +25,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   const int64_t GH = call.cell.gates * s.hidden;
 
   // Without its bias, which the update adds in the accumulate type.
-  const at::Tensor x_gates = call.empty({s.directions, s.total, GH});
-  for (int64_t d = 0; d < s.directions; ++d) {
-    context.blas().product(matrix(x_gates[d]), matrix(call.x_rows()), matrix(call.weights[d].w_ih),
-                           Transpose::kRight, false);
-  }
+  const at::Tensor x_gates = input_product(call, context.blas());
 
   const at::Tensor output = call.filled_by_steps({s.total, s.directions * s.recurrent});
   Tensors hn;
@@ -33,12 +33,13 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
     hn.push_back(call.lengths.defined() ? state.clone() : call.empty(state.sizes()));
   if (cells_wanted) hn.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
   at::Tensor gates, cells, full, product, product_h0;
-  if (save && call.cell.saved == call.cell.gates) {
+  const bool save_gates = save == Save::kEverything && call.cell.saved > 0;
+  if (save_gates && call.cell.saved == call.cell.gates) {
     gates = x_gates;  // each unit's are read before its own are written
-  } else if (save && call.cell.saved > 0) {
+  } else if (save_gates) {
     gates = call.empty({s.directions, s.total, call.cell.saved * s.hidden});
   }
-  const int64_t cell_rows = save ? s.total : s.batch;
+  const int64_t cell_rows = save == Save::kNothing ? s.batch : s.total;
   if (call.cell.states == 2) cells = call.empty_accumulate({s.directions, cell_rows, s.hidden});
   if (call.projected) full = call.filled_by_steps({s.directions, s.total, s.hidden});
   if (!kernel.fused) {
@@ -77,9 +78,8 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   call.report(run(layer, context.blas(), context.stream()));
   if (call.projected && call.lengths.defined()) write_final_h(call, output, hn[0]);
 
-  // In this order and where the cell has them: gates, c, h before the projection.
   Tensors saved;
-  if (save) {
+  if (save != Save::kNothing) {
     if (gates.defined()) gates = gates.view({s.directions, s.total, call.cell.saved, s.hidden});
     for (const at::Tensor& tensor : {gates, cells, full}) {
       if (tensor.defined()) saved.push_back(tensor);

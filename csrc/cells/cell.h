@@ -15,6 +15,7 @@
 //   forward(x[G], h[G], prev[S], next[S], saved[K])
 //     x: gate pre-activations from the input,  x = W_ih x_t + b_ih
 //     h: gate pre-activations from the hidden state,  h = W_hh h_{t-1} + b_hh
+//     saved: a function of x and h alone, so that it can be made again without a state
 //   backward(saved[K], prev[S], next[S], grad_next[S], grad_x[G], grad_h[G], grad_prev[S])
 //     grad_next: gradients of the states after the step, everything that flows in already added
 //     grad_prev: what reaches the previous states through the pointwise maths alone; the part of
