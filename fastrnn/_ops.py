@@ -67,6 +67,11 @@ def has_cpu_tiles() -> bool:
     return _ext.load() is not None and _ext.load().cpu.isa() == "amx_bf16"
 
 
+def outruns_onednn() -> bool:
+    """Whether the CPU kernels were measured level with oneDNN's LSTM or ahead, at every size, on a CPU like this one."""
+    return _ext.load() is not None and _ext.load().cpu.outruns_onednn()
+
+
 def layer_ops(backend: str) -> LayerOps:
     """The operations of ``backend``: ``reference``, ``cpu`` or ``cuda``."""
     if backend == "reference":

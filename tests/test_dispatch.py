@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -275,6 +276,7 @@ def ranked_first(mode="LSTM", device="cpu", dtype=torch.float32, T=10, B=32, H=8
 def test_what_torch_is_faster_at_goes_to_torch(monkeypatch, tiles):
     """oneDNN's LSTM with rows enough for its matrix products, as far as our kernels were not measured ahead of it."""
     monkeypatch.setattr(_dispatch._ops, "has_cpu_tiles", lambda: tiles)
+    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: False)
     assert (ranked_first() == ranked_first(grad=True) == ranked_first(dtype=torch.bfloat16) == "aten") is not tiles
     large = {"B": 64, "H": 1024}
     assert ranked_first(dtype=torch.bfloat16, **large) == ranked_first(grad=True, **large) == "aten"
@@ -282,6 +284,13 @@ def test_what_torch_is_faster_at_goes_to_torch(monkeypatch, tiles):
     ours = [{"B": 15}, {"mode": "GRU"}, {"mode": "RNN_TANH", "grad": True}, {"packed": True}, {"P": 4}]
     ours += [{"dtype": torch.float64}, {"dtype": torch.bfloat16, "grad": True}]
     assert all(ranked_first(**call) == "cpu" for call in ours)
+
+
+def test_nothing_but_single_steps_goes_to_torch_where_our_kernels_are_ahead(monkeypatch):
+    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: True)
+    for dtype, trains in itertools.product((torch.float32, torch.bfloat16), (False, True)):
+        assert ranked_first(dtype=dtype, grad=trains) == ranked_first(dtype=dtype, grad=trains, B=64, H=1024) == "cpu"
+    assert ranked_first(T=1, H=1024) == "aten"
 
 
 def test_one_step_in_training_goes_to_torch():

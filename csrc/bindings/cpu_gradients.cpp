@@ -32,11 +32,9 @@ void product(const Tensor& a_given, bool transposed, const Tensor& b_given, cons
     return;
   }
   const Tensor a = for_product(a_given), b = for_product(b_given);
-  // In float32 the kernel has to save more than what it spends on packing `b`, for few rows, or on
-  // transposing `a`, for few columns.
-  constexpr int64_t kManyRows = 32, kManyColumns = 384;
-  const bool pays = a.scalar_type() == at::kBFloat16 ||
-                    (transposed ? b.size(1) >= kManyColumns : out.size(0) >= kManyRows);
+  // With few rows the kernel would spend on packing `b` what it saves.
+  constexpr int64_t kManyRows = 32;
+  const bool pays = transposed || out.size(0) >= kManyRows;
   const cpu::ProductKernel kernel = kernel_for(a.scalar_type());
   if (kernel && pays && out.scalar_type() == at::kFloat) {
     kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr(), b.const_data_ptr(),

@@ -32,6 +32,17 @@ struct Level {
 #endif
 }
 
+// AMD's CPUs from Zen 5 on, whose AVX512 units are as wide as its registers.
+bool is_zen5() {
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return false;
+  return (a >> 8 & 15) + (a >> 20 & 255) >= 26;  // the family and what extends it
+#else
+  return false;
+#endif
+}
+
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found;
@@ -82,6 +93,11 @@ bool set_isa(const std::string& name) {
     return true;
   }
   return false;
+}
+
+bool outruns_onednn() {
+  static const bool zen5 = is_zen5();
+  return zen5 && isa() == "avx512_bf16";
 }
 
 const Kernels& kernels(Dtype dtype) {

@@ -18,6 +18,10 @@ std::string isa();
 // and changes nothing where the machine cannot run it.
 bool set_isa(const std::string& name);
 
+// Whether the level in use is one on which LSTMs of every size were measured level with oneDNN's or
+// ahead, on a CPU like this one (benchmarks/NOTES.md).
+bool outruns_onednn();
+
 const Kernels& kernels(Dtype dtype);
 
 // The kernel for products of a storage type, or null where torch's BLAS is at least as fast.
