@@ -68,7 +68,7 @@ def has_cpu_tiles() -> bool:
 
 
 def outruns_onednn() -> bool:
-    """Whether the CPU kernels were measured level with oneDNN's LSTM or ahead, at every size, on a CPU like this one."""
+    """Whether LSTMs of every size were measured level with oneDNN's or ahead on a CPU like this one."""
     return _ext.load() is not None and _ext.load().cpu.outruns_onednn()
 
 

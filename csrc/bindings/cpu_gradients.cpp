@@ -5,6 +5,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
+#include "cpu_memory.h"
 
 namespace fastrnn {
 namespace {
@@ -55,7 +56,7 @@ Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns, bool
   const at::ScalarType dtype = args.x.scalar_type();
   const bool own = transposed && dtype == at::kBFloat16 && kernel_for(dtype);
   const bool widened = dtype == at::kHalf || own;
-  return at::empty({rows, columns}, widened ? args.options.dtype(at::kFloat) : args.options);
+  return empty_pages({rows, columns}, widened ? args.options.dtype(at::kFloat) : args.options);
 }
 
 // a^T b for rows that belong together.

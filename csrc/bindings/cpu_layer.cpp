@@ -9,6 +9,7 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
 #include "cpu_gradients.h"
+#include "cpu_memory.h"
 #include "layer_args.h"
 
 namespace fastrnn {
@@ -69,7 +70,7 @@ void set_weights(const LayerArgs& args, Params* p) {
   }
 }
 
-Tensor scratch(size_t bytes) { return at::empty({int64_t(bytes)}, at::TensorOptions(at::kByte)); }
+Tensor scratch(size_t bytes) { return empty_pages({int64_t(bytes)}, at::TensorOptions(at::kByte)); }
 
 at::TensorOptions accumulate_options(const LayerArgs& args) {
   return args.options.dtype(args.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
@@ -95,13 +96,13 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
   Tensor gates, cells, hidden;
   Tensors saved;
   if (save && args.cell.saved > 0) {
-    saved.push_back(gates = at::empty({args.D, args.N, args.cell.saved, args.H}, args.options));
+    saved.push_back(gates = empty_pages({args.D, args.N, args.cell.saved, args.H}, args.options));
   }
   if (save && args.cell.saves_c) {
-    saved.push_back(cells = at::empty({args.D, args.N, args.H}, accumulate_options(args)));
+    saved.push_back(cells = empty_pages({args.D, args.N, args.H}, accumulate_options(args)));
   }
   if (save && args.projected)
-    saved.push_back(hidden = at::empty({args.D, args.N, args.H}, args.options));
+    saved.push_back(hidden = empty_pages({args.D, args.N, args.H}, args.options));
 
   cpu::ForwardParams p{};
   p.shape = shape_of(rows, cell);
@@ -160,12 +161,12 @@ Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors&
   const int64_t copies = args.cell.shared_gate_grad ? 1 : 2;
   const int64_t gate_rows = args.cell.gates * args.H;
   LayerGradients g;
-  g.gates = at::empty({args.D, rows.N, copies, gate_rows}, args.options);
+  g.gates = empty_pages({args.D, rows.N, copies, gate_rows}, args.options);
   if (needs[1]) g.states = rows.empty_states(grad_states);
   if (needs[2] && args.biases)
     g.bias = at::empty({args.D, copies, gate_rows}, accumulate_options(args));
   if (args.projected) {
-    g.h = at::empty({args.D, rows.N, args.R}, args.options);
+    g.h = empty_pages({args.D, rows.N, args.R}, args.options);
     g.hidden = args.checked(saved[next], "saved h before the projection", {args.D, args.N, args.H})
                    .flatten()
                    .narrow(0, 0, args.D * rows.N * args.H)
