@@ -71,13 +71,13 @@ def _rows(x: Tensor):
     return x.size(0) if x.dim() == 2 else x.size(0) * x.size(1)
 
 
-def _saved_shapes(cell: int, x: Tensor, hx: Sequence[Tensor], save: int) -> list[tuple[tuple, torch.dtype]]:
-    """Shapes and types of what a compiled forward saves: gates, then c, then h before the projection."""
+def _saved_shapes(cell: int, x: Tensor, hx: Sequence[Tensor], gates: bool) -> list[tuple[tuple, torch.dtype]]:
+    """Shapes and types of what a compiled forward saves: gates unless they are rebuilt, then c, then h before the
+    projection."""
     D, R, H = hx[0].size(0), hx[0].size(2), hx[-1].size(2)
     accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
     values = _CELLS[cell].saved
-    rebuilt = save == STATES and x.device.type == "cuda"
-    saved = [((D, _rows(x), values, H), x.dtype)] if values and not rebuilt else []
+    saved = [((D, _rows(x), values, H), x.dtype)] if values and gates else []
     if _CELLS[cell].states > 1:
         saved.append(((D, _rows(x), H), accumulate))
     if R != H:
@@ -87,7 +87,8 @@ def _saved_shapes(cell: int, x: Tensor, hx: Sequence[Tensor], save: int) -> list
 
 def _fake_forward(cell, x, batch_sizes, hx, weights, save, lengths=None, resets=None, reverse=False, cells=False):
     output = x.new_empty(*x.shape[:-1], hx[0].size(0) * hx[0].size(2))
-    shapes = _saved_shapes(cell, x, hx, save) if save and x.device.type in KERNELS else []
+    gates = save != STATES or x.device.type != "cuda"
+    shapes = _saved_shapes(cell, x, hx, gates) if save and x.device.type in KERNELS else []
     saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in shapes]
     hn = [h.new_empty(h.shape) for h in hx]
     if cells:

@@ -16,7 +16,7 @@ from emulator.cases import (
     timed_layers,
 )
 
-from fastrnn import _graph
+from fastrnn import _graph, _ops
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -134,9 +134,11 @@ def test_cells_of_a_cell_without_c_are_refused(cuda):
 def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
     for cell in range(1 if projection else 4):
         layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
-        saved = layer.forward(cuda)[2]
         x, hx = layer.rows(layer.x), layer.hx
-        assert [(tuple(t.shape), t.dtype) for t in saved] == _graph._saved_shapes(cell, x, hx)
+        for save in (1, _ops.STATES):
+            saved = layer.forward(cuda, save)[2]
+            told = _graph._saved_shapes(cell, x, hx, gates=save == 1)
+            assert [(tuple(t.shape), t.dtype) for t in saved] == told
 
 
 def test_saved_tensors_of_another_call_are_refused(cuda):

@@ -35,8 +35,10 @@ def environment(device: torch.device) -> dict[str, str]:
 def cpu_name() -> str:
     """Model, core count and vector level: the model alone hides both on a virtual machine."""
     info = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    model = models[0].strip() if models else platform.processor() or platform.machine()
+    facts = dict(re.findall(r"^([^\t:]+)\s*: (.+)$", info.read_text(), re.MULTILINE)) if info.exists() else {}
+    model = facts.get("model name", platform.processor() or platform.machine()).strip()
+    if facts.get("vendor_id") == "AuthenticAMD" and not re.search(r"\d", model):  # all of a virtual machine's EPYCs
+        model += f" family {facts['cpu family']}"
     return f"{model} ({os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()})"
 
 
