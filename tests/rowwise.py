@@ -1,15 +1,12 @@
-"""A layer as a plain loop over every batch row by itself: the truth for lengths, resets and directions.
-
-Shares nothing with the kernels nor with ``fastrnn.reference``; gradients are autograd's.
-"""
+"""A layer call of the CPU kernels, and the truth for it: the formulas, row by row, with autograd's gradients."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import torch
+from emulator import oracle
 from torch import Tensor
-from torch.nn.functional import linear
 
 from fastrnn.registry import Cell
 
@@ -38,52 +35,16 @@ class Call:
         return torch.arange(T)[:, None] < lengths
 
 
-def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor, w: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """h and c after one step of one row."""
-    b_ih, b_hh = (w[2], w[3]) if len(w) >= 4 else (None, None)
-    a, r = linear(x, w[0], b_ih).chunk(cell.gates), linear(h, w[1], b_hh).chunk(cell.gates)
-    if cell.mode == "GRU":
-        reset, update = torch.sigmoid(a[0] + r[0]), torch.sigmoid(a[1] + r[1])
-        return (1 - update) * torch.tanh(a[2] + reset * r[2]) + update * h, c
-    if cell.mode == "LSTM":
-        i, f, o = (torch.sigmoid(a[k] + r[k]) for k in (0, 1, 3))
-        c = f * c + i * torch.tanh(a[2] + r[2])
-        h = o * torch.tanh(c)
-        return (linear(h, w[-1]) if len(w) % 2 else h), c
-    return (torch.tanh if cell.mode == "RNN_TANH" else torch.relu)(a[0] + r[0]), c
-
-
 def rowwise(call: Call) -> list[Tensor]:
     """Output, final states and, where asked for, c of every step."""
     T, B, _ = call.x.shape
-    ways = {"forward": [False], "reverse": [True], "both": [False, True]}[call.directions]
-    each = len(call.weights) // len(ways)
-    rows: list[list[Tensor]] = [[], [], [], []]  # output, c of every step, h_n, c_n: for every direction and row
-    for d, backwards in enumerate(ways):
-        w = call.weights[d * each : (d + 1) * each]
-        for b in range(B):
-            h, c = call.hx[0][d, b], call.hx[-1][d, b]
-            n = T if call.lengths is None else int(call.lengths[b])
-            hs, cs = [torch.zeros_like(h)] * T, [torch.zeros_like(c)] * T
-            for t in reversed(range(n)) if backwards else range(n):
-                edge = t + 1 if backwards else t
-                if call.resets is not None and edge < n and call.resets[b, edge]:
-                    h, c = torch.zeros_like(h), torch.zeros_like(c)
-                h, c = step(call.cell, call.x[t, b], h, c, w)
-                hs[t], cs[t] = h, c
-            for kind, result in zip(rows, (torch.stack(hs), torch.stack(cs), h, c)):
-                kind.append(result)
-
-    def sequence(kind: list[Tensor]) -> Tensor:
-        return torch.cat([torch.stack(kind[d * B : (d + 1) * B], 1) for d in range(len(ways))], -1)
-
-    def states(kind: list[Tensor]) -> Tensor:
-        return torch.stack(kind).view(len(ways), B, -1)
-
-    results = [sequence(rows[0]), states(rows[2])]
-    if call.cell.states == 2:
-        results.append(states(rows[3]))
-    return results + [sequence(rows[1])] * call.cells
+    each = len(call.weights) // len(call.hx[0])
+    lengths = [T] * B if call.lengths is None else call.lengths.tolist()
+    steps, final = oracle.layer(
+        call.cell.index, call.x, lengths, call.hx, call.weights, biased=each >= 4, projected=each % 2 == 1,
+        resets=call.resets, reverse=call.directions == "reverse",
+    )  # fmt: skip
+    return [steps[0], *final, *([steps[1]] if call.cells else [])]
 
 
 def named(outputs: list[Tensor], grads: list[Tensor]) -> dict[str, Tensor]:
