@@ -36,3 +36,10 @@ def any_backend(request):
     """As ``backend``, and the automatic choice too."""
     with fastrnn.backend(request.param):
         yield request.param
+
+
+@pytest.fixture(params=[None, *(name for name in available() if name != "aten")], ids=lambda name: name or "automatic")
+def own_backend(request):
+    """As ``any_backend``, but for torch's own layers: for what these do not have."""
+    with fastrnn.backend(request.param):
+        yield request.param

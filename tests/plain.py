@@ -1,12 +1,37 @@
-"""What lengths, reset_mask and all_states mean, in torch's own layers: every row by itself, every step by itself."""
+"""What lengths, reset_mask and all_states mean, in torch's own layers: every row by itself, every step by itself.
+
+And the calls that the tests of these arguments share.
+"""
 
 from __future__ import annotations
 
+import pytest
 import torch
-from support import cotangents, like
+from support import cotangents, like, name_of, random_states, tensors
 from torch import Tensor, nn
 
 from fastrnn.registry import CELLS
+
+T, B = 6, 5
+LENGTHS = torch.tensor([4, 0, 6, 1, 5])
+RESETS = torch.tensor(
+    [[1, 0, 0, 1, 0, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]]
+).bool()
+ASKED = {
+    "lengths": {"lengths": LENGTHS},
+    "resets": {"reset_mask": RESETS},
+    "both": {"lengths": LENGTHS, "reset_mask": RESETS},
+    "no-row": {"lengths": torch.zeros(B, dtype=torch.int64), "reset_mask": RESETS},
+    "states": {},
+}
+KINDS = [
+    *(pytest.param(cell, {}, id=cell.mode) for cell in CELLS.values()),
+    pytest.param(CELLS["LSTM"], {"proj_size": 3}, id="projected"),
+    pytest.param(CELLS["GRU"], {"bias": False}, id="unbiased"),
+]
+asked = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+kinds = pytest.mark.parametrize("cell, options", KINDS)
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 
 _STEP = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}
 
@@ -75,3 +100,15 @@ def evaluate(call, module, x: Tensor, hx, dtype: torch.dtype, **asked) -> dict[s
     grads = torch.autograd.grad(total, list(sources.values()))
     result = {f"output {i}": o.detach() for i, o in enumerate(outputs)}
     return result | {f"gradient of {name}": grad for name, grad in zip(sources, grads)}
+
+
+def ours(module, x, hx, **asked):
+    """In the form of ``plain.run``."""
+    asked = {name: value.to(x.device) if isinstance(value, torch.Tensor) else value for name, value in asked.items()}
+    two = module.mode == "LSTM"
+    output, hn, sequences = module(x, hx if hx is None or two else hx[0], all_states=True, **asked)
+    return output, hn if two else [hn], [states if two else [states] for states in sequences]
+
+
+def states_of(cell, rows, hidden, proj=0):
+    return tuple(tensors(random_states(cell, rows, B, hidden, proj)))

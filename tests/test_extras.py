@@ -1,13 +1,11 @@
-"""lengths, reset_mask, all_states and checkpoint_chunks: against plain loops over torch's own layers."""
+"""lengths, reset_mask and all_states: against plain loops over torch's own layers."""
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
-from plain import evaluate, run
-from support import available, build, check_all, device_of, name_of, random_states, tensors, twins
+from plain import LENGTHS, RESETS, B, T, asked, cells, evaluate, kinds, ours, run, states_of
+from support import build, check_all, device_of, name_of, tensors, twins
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -16,49 +14,9 @@ import fastrnn
 from fastrnn import _ops
 from fastrnn.registry import CELLS
 
-T, B = 6, 5
-LENGTHS = torch.tensor([4, 0, 6, 1, 5])
-RESETS = torch.tensor(
-    [[1, 0, 0, 1, 0, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]]
-).bool()
-ASKED = {
-    "lengths": {"lengths": LENGTHS},
-    "resets": {"reset_mask": RESETS},
-    "both": {"lengths": LENGTHS, "reset_mask": RESETS},
-    "no-row": {"lengths": torch.zeros(B, dtype=torch.int64), "reset_mask": RESETS},
-    "states": {},
-}
-KINDS = [
-    *(pytest.param(cell, {}, id=cell.mode) for cell in CELLS.values()),
-    pytest.param(CELLS["LSTM"], {"proj_size": 3}, id="projected"),
-    pytest.param(CELLS["GRU"], {"bias": False}, id="unbiased"),
-]
-BACKENDS = [name for name in available() if name != "aten"]
-asked = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-kinds = pytest.mark.parametrize("cell, options", KINDS)
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 
-
-@pytest.fixture(params=[None, *BACKENDS], ids=lambda name: name or "automatic")
-def backend(request):
-    with fastrnn.backend(request.param):
-        yield request.param
-
-
-def ours(module, x, hx, **asked):
-    """In the form of ``plain.run``."""
-    asked = {name: value.to(x.device) if isinstance(value, torch.Tensor) else value for name, value in asked.items()}
-    two = module.mode == "LSTM"
-    output, hn, sequences = module(x, hx if hx is None or two else hx[0], all_states=True, **asked)
-    return output, hn if two else [hn], [states if two else [states] for states in sequences]
-
-
-def states_of(cell, rows, hidden, proj=0):
-    return tuple(tensors(random_states(cell, rows, B, hidden, proj)))
-
-
-def compare(cell, x, hx, asked, dtype, backend, *sizes, **options):
-    module, theirs, truth = twins(cell, *sizes, dtype=dtype, device=device_of(backend), **options)
+def compare(cell, x, hx, asked, dtype, own_backend, *sizes, **options):
+    module, theirs, truth = twins(cell, *sizes, dtype=dtype, device=device_of(own_backend), **options)
     x = x.to(dtype)
     hx = None if hx is None else tuple(h.to(dtype) for h in hx)
     check_all(
@@ -71,30 +29,32 @@ def compare(cell, x, hx, asked, dtype, backend, *sizes, **options):
 @asked
 @kinds
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=name_of)
-def test_against_rows_by_themselves(cell, options, asked, dtype, backend):
+def test_against_rows_by_themselves(cell, options, asked, dtype, own_backend):
     hx = states_of(cell, 4, 7, options.get("proj_size", 0))
-    compare(cell, torch.randn(T, B, 3), hx, asked, dtype, backend, 3, 7, 2, bidirectional=True, **options)
+    compare(cell, torch.randn(T, B, 3), hx, asked, dtype, own_backend, 3, 7, 2, bidirectional=True, **options)
 
 
 @asked
 @cells
 @pytest.mark.parametrize("hidden", [1, 33, 65])
-def test_one_direction_without_initial_states(cell, asked, hidden, backend):
-    compare(cell, torch.randn(T, B, 2), None, asked, torch.float32, backend, 2, hidden)
+def test_one_direction_without_initial_states(cell, asked, hidden, own_backend):
+    compare(cell, torch.randn(T, B, 2), None, asked, torch.float32, own_backend, 2, hidden)
 
 
 @cells
-def test_one_step(cell, backend):
+def test_one_step(cell, own_backend):
     asked = {"lengths": torch.tensor([1, 0, 1, 0, 1]), "reset_mask": torch.tensor([1, 1, 0, 0, 0]).bool()[:, None]}
-    compare(cell, torch.randn(1, B, 3), states_of(cell, 2, 9), asked, torch.float32, backend, 3, 9, bidirectional=True)
+    compare(
+        cell, torch.randn(1, B, 3), states_of(cell, 2, 9), asked, torch.float32, own_backend, 3, 9, bidirectional=True
+    )
 
 
 @kinds
-def test_lengths_are_what_packing_gives(cell, options, backend):
+def test_lengths_are_what_packing_gives(cell, options, own_backend):
     module = build(
-        fastrnn, cell, 3, 7, 2, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options
+        fastrnn, cell, 3, 7, 2, bidirectional=True, dtype=torch.float64, device=device_of(own_backend), **options
     )
-    x = torch.randn(T, B, 3, dtype=torch.float64, device=device_of(backend))
+    x = torch.randn(T, B, 3, dtype=torch.float64, device=device_of(own_backend))
     lengths = LENGTHS.clamp(min=1)
     packed, hn = module(pack_padded_sequence(x, lengths, enforce_sorted=False))
     expected, _ = pad_packed_sequence(packed, total_length=T)
@@ -102,10 +62,10 @@ def test_lengths_are_what_packing_gives(cell, options, backend):
 
 
 @cells
-def test_padding_has_no_influence(cell, backend):
+def test_padding_has_no_influence(cell, own_backend):
     """Not even where it is no number: neither on results, nor on gradients."""
-    module = build(fastrnn, cell, 3, 7, 2, bidirectional=True, device=device_of(backend))
-    x, lengths = torch.randn(T, B, 3, device=device_of(backend)), LENGTHS.to(device_of(backend))
+    module = build(fastrnn, cell, 3, 7, 2, bidirectional=True, device=device_of(own_backend))
+    x, lengths = torch.randn(T, B, 3, device=device_of(own_backend)), LENGTHS.to(device_of(own_backend))
     there = (torch.arange(T)[:, None] < LENGTHS)[..., None].to(x.device)
     results = []
     for value in (0.0, float("nan"), float("inf")):
@@ -120,9 +80,9 @@ def test_padding_has_no_influence(cell, backend):
 
 
 @cells
-def test_batch_first(cell, backend):
-    module = build(fastrnn, cell, 3, 7, batch_first=True, device=device_of(backend))
-    x = torch.randn(B, T, 3, device=device_of(backend))
+def test_batch_first(cell, own_backend):
+    module = build(fastrnn, cell, 3, 7, batch_first=True, device=device_of(own_backend))
+    x = torch.randn(B, T, 3, device=device_of(own_backend))
     lengths, resets = LENGTHS.to(x.device), RESETS.to(x.device)
     output, hn, (states,) = module(x, lengths=lengths, reset_mask=resets, all_states=True)
     module.batch_first = False
@@ -136,9 +96,11 @@ def test_batch_first(cell, backend):
 
 @asked
 @kinds
-def test_gradcheck(cell, options, asked, backend):
-    module = build(fastrnn, cell, 2, 5, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options)
-    x = torch.randn(T, B, 2, dtype=torch.float64, device=device_of(backend), requires_grad=True)
+def test_gradcheck(cell, options, asked, own_backend):
+    module = build(
+        fastrnn, cell, 2, 5, bidirectional=True, dtype=torch.float64, device=device_of(own_backend), **options
+    )
+    x = torch.randn(T, B, 2, dtype=torch.float64, device=device_of(own_backend), requires_grad=True)
     names = list(dict(module.named_parameters()))
 
     def call(x, *weights):
@@ -155,8 +117,8 @@ def on(x, asked):
     return {name: value.to(x.device) for name, value in asked.items()}
 
 
-def test_lengths_changed_between_forward_and_backward_are_noticed(backend):
-    module, lengths = fastrnn.GRU(3, 4, device=device_of(backend)), LENGTHS.clone().to(device_of(backend))
+def test_lengths_changed_between_forward_and_backward_are_noticed(own_backend):
+    module, lengths = fastrnn.GRU(3, 4, device=device_of(own_backend)), LENGTHS.clone().to(device_of(own_backend))
     output, _ = module(torch.randn(T, B, 3, device=lengths.device), lengths=lengths)
     lengths += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -184,86 +146,6 @@ def test_forward_mode_and_per_sample_gradients():
     for per_sample, whole in zip(each.values(), total):
         torch.testing.assert_close(per_sample.sum(0), whole)
         assert not per_sample[1].any()  # a row without steps
-
-
-@asked
-@kinds
-@pytest.mark.parametrize("chunks", [1, 4, 100, "auto"])
-def test_chunks_change_nothing(cell, options, asked, chunks, backend):
-    """Up to rounding, for a gradient is summed over the chunks."""
-    sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
-    module = build(fastrnn, cell, *sizes, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options)
-    x = torch.randn(T, B, 3)
-    whole = evaluate(ours, module, x, hx, torch.float64, **asked)
-    parts = evaluate(ours, module, x, hx, torch.float64, checkpoint_chunks=chunks, **asked)
-    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
-
-
-@asked
-@kinds
-def test_what_is_saved_changes_nothing(cell, options, asked, backend):
-    sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
-    module = build(fastrnn, cell, *sizes, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options)
-    x = torch.randn(T, B, 3)
-    full, states = (evaluate(ours, module, x, hx, torch.float64, save=save, **asked) for save in ("full", "states"))
-    torch.testing.assert_close(states, full, rtol=1e-12, atol=1e-12)
-
-
-@kinds
-def test_packed_batches_in_chunks_and_all_their_states(cell, options, backend):
-    module = build(
-        fastrnn, cell, 3, 7, 2, bidirectional=True, dtype=torch.float64, device=device_of(backend), **options
-    )
-    x = torch.randn(T, B, 3, dtype=torch.float64, device=device_of(backend))
-    lengths = LENGTHS.clamp(min=1)
-    results = []
-    for chunks in (None, 3):
-        leaf = x.clone().requires_grad_()
-        packed = pack_padded_sequence(leaf, lengths, enforce_sorted=False)
-        output, hn, sequences = module(packed, all_states=True, checkpoint_chunks=chunks)
-        everything = [output.data, *tensors(hn), *tensors(sequences)]
-        sources = [leaf, *module.parameters()]
-        results.append([*everything, *torch.autograd.grad(everything, sources, [t.cos() for t in everything])])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
-    padded = [pad_packed_sequence(s, total_length=T)[0] for layer in sequences for s in as_tuple(layer)]
-    _, _, expected = module(x, lengths=lengths.to(x.device), all_states=True)
-    torch.testing.assert_close(padded, [s for layer in expected for s in as_tuple(layer)], rtol=1e-12, atol=1e-12)
-
-
-def as_tuple(states):
-    return states if type(states) is tuple else (states,)
-
-
-def test_chunks_draw_the_same_dropout(backend):
-    module = fastrnn.LSTM(3, 8, 3, dropout=0.5, device=device_of(backend))
-    x, results = torch.randn(T, B, 3, device=device_of(backend)), []
-    for chunks in (None, 3):
-        torch.manual_seed(5)
-        output, _ = module(x, checkpoint_chunks=chunks)
-        results.append([output, *torch.autograd.grad(output.sum(), list(module.parameters()))])
-    torch.testing.assert_close(results[0], results[1])
-
-
-def bytes_left(call) -> int:
-    """What ``call`` has allocated and not freed when it returns, its result included."""
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        result = call()
-    events = profiler.profiler.kineto_results.events()
-    assert result is not None
-    return sum(event.nbytes() for event in events if event.name() == "[memory]")
-
-
-@pytest.mark.parametrize("directions", [1, 2])
-def test_chunks_keep_little(directions):
-    """Of 400 steps in 20 chunks: the output, and h and c where one chunk ends and another begins."""
-    module = fastrnn.LSTM(8, 32, bidirectional=directions == 2)
-    x = torch.randn(400, 4, 8, requires_grad=True)
-    options = {}, {"checkpoint_chunks": "auto"}, {"save": "states"}
-    whole, chunked, states = (bytes_left(functools.partial(module, x, **asked)) for asked in options)
-    output, state = 4 * 400 * 4 * 32 * directions, 4 * 4 * 32 * directions
-    assert output + 20 * 2 * state <= chunked <= output + 20 * 4 * state
-    assert whole - output > 8 * (chunked - output), "more than a chunk's share is kept"
-    assert states <= output + 4 * state
 
 
 def test_compiled_with_any_length():
