@@ -95,10 +95,13 @@ def _torch_is_ahead(call: Call) -> bool:
         return hidden >= (1024 if call.mode == "LSTM" or call.dtype in (torch.bfloat16, torch.float16) else 256)
     # oneDNN's fused LSTM, with enough rows a step to fill its matrix products.
     onednn = call.mode == "LSTM" and not call.packed and not call.P and call.B >= 16
-    if not onednn or call.dtype not in (torch.float32, torch.bfloat16) or _ops.outruns_onednn():
+    if not onednn or call.dtype not in (torch.float32, torch.bfloat16):
         return False
-    if _ops.has_cpu_tiles():  # level with it where the weights fill the caches many times over
-        return call.B >= 64 and call.H >= 1024 and call.grad == (call.dtype == torch.float32)
+    large = call.B >= 64 and call.H >= 1024  # the weights fill the caches many times over
+    if _ops.outruns_onednn():
+        return large and call.grad and call.dtype == torch.float32
+    if _ops.has_cpu_tiles():
+        return large and call.grad == (call.dtype == torch.float32)
     return call.dtype == torch.float32 or not call.grad
 
 

@@ -68,7 +68,7 @@ def has_cpu_tiles() -> bool:
 
 
 def outruns_onednn() -> bool:
-    """Whether LSTMs of every size were measured level with oneDNN's or ahead on a CPU like this one."""
+    """Whether LSTMs were measured level with oneDNN's or ahead on a CPU like this one."""
     return _ext.load() is not None and _ext.load().cpu.outruns_onednn()
 
 

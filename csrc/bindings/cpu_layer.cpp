@@ -233,7 +233,7 @@ void bind_cpu(pybind11::module_& m) {
   m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"),
         "Uses another supported instruction set from now on.");
   m.def("outruns_onednn", &fastrnn::cpu::outruns_onednn,
-        "Whether LSTMs of every size were measured level with oneDNN's or ahead on such a CPU.");
+        "Whether LSTMs were measured level with oneDNN's or ahead on such a CPU.");
   m.def("supported_isas", &fastrnn::cpu::supported_isas,
         "Instruction sets of this machine, lowest first.");
 }

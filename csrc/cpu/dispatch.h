@@ -18,8 +18,8 @@ std::string isa();
 // and changes nothing where the machine cannot run it.
 bool set_isa(const std::string& name);
 
-// Whether the level in use is one on which LSTMs of every size were measured level with oneDNN's or
-// ahead, on a CPU like this one (benchmarks/NOTES.md).
+// Whether the level in use is one on which LSTMs were measured level with oneDNN's or ahead, on a
+// CPU like this one (benchmarks/NOTES.md).
 bool outruns_onednn();
 
 const Kernels& kernels(Dtype dtype);
