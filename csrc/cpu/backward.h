@@ -165,22 +165,22 @@ class Backward {
       const Range both = within(l, 0, smaller(alive, fed)), ending = within(l, fed, alive);
       gather_later(l, after);
       if (projected) {
-        unproject(l, t, both, ending);
+        unproject(l, e, both, ending);
         wait(l);
         for (int64_t b = l.batch.begin; b < smaller(l.batch.end, alive); ++b) {
           l.grad_h.set(b - l.batch.begin, grad_h_row(l, t, b));
         }
       }
-      for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+      sweep(l.blocks, e, [&](int64_t block, int64_t next) {
         typename Bias::Step bias;
-        step_block(l, t, both, block, bias);
+        step_block(l, t, both, block, next, bias);
         if (projected) {
-          step_block(l, t, ending, block, bias);
+          step_block(l, t, ending, block, next, bias);
         } else {
           for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, bias);
         }
         if (p.grad_bias) bias_sums(l.d).add(l.slice, block, bias);
-      }
+      });
       arrive(l, after, within(l, alive, fed));
       drop_cut(l, t);
       after = t;
@@ -215,16 +215,17 @@ class Backward {
   }
 
   // tile = gate gradients of the later step times the recurrent weights.
-  void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, A* tile) {
-    const int64_t next = block + 1 < l.outs.end ? block + 1 : l.outs.begin;
+  void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, int64_t next,
+                         A* tile) {
     multiply<Op>(l.later, b - l.batch.begin, count, outs.vecs(block),
                  panel<Op>(scratch[l.d].w_hh, outs, block, depth), zeros, tile,
                  panel<Op>(scratch[l.d].w_hh, outs, next, depth));
   }
 
   // The gradient of the projected h of each row of step t.
-  void unproject(const Lane& l, int64_t t, Range both, Range ending) {
-    for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
+  void unproject(const Lane& l, int64_t e, Range both, Range ending) {
+    const int64_t t = l.walk.step(e);
+    sweep(l.outs, e, [&](int64_t block, int64_t next) {
       const int vecs = outs.vecs(block);
       const auto add = [&](int64_t b, int v, V from_later) {
         const int64_t j = outs.unit(block, v);
@@ -233,7 +234,7 @@ class Backward {
       };
       for_row_groups(both.begin, both.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
         A tile[kTile] __attribute__((aligned(64)));
-        recurrent_product(l, b, count, block, tile);
+        recurrent_product(l, b, count, block, next, tile);
         for (int r = 0; r < count; ++r) {
           for (int v = 0; v < vecs; ++v) add(b + r, v, V::load(tile + (r * vecs + v) * W));
         }
@@ -245,19 +246,21 @@ class Backward {
           add(b, v, load(grad_hn + j, s.R - j));
         }
       }
-    }
+    });
   }
 
-  void step_block(const Lane& l, int64_t t, Range batch, int64_t block, typename Bias::Step& bias) {
+  void step_block(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next,
+                  typename Bias::Step& bias) {
     const int vecs = units.vecs(block);
     for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
       A tile[kTile] __attribute__((aligned(64)));
       for (int r = 0; r < count; ++r) prefetch(l, t, b + r, block);
       if (projected) {
-        const Packed* const w_hr = panel<Op>(scratch[l.d].w_hr, units, block, s.R);
-        multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs, w_hr, zeros, tile, w_hr);
+        Packed* const w_hr = scratch[l.d].w_hr;
+        multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs, panel<Op>(w_hr, units, block, s.R),
+                     zeros, tile, panel<Op>(w_hr, units, next, s.R));
       } else {
-        recurrent_product(l, b, count, block, tile);
+        recurrent_product(l, b, count, block, next, tile);
       }
       for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, bias);
     });
@@ -333,11 +336,11 @@ class Backward {
   void arrive(const Lane& l, int64_t after, Range batch) {
     if (!p.grad_h0) return;
     const int64_t end = smaller(batch.end, l.walk.rows(after));
-    for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
+    sweep(l.outs, 0, [&](int64_t block, int64_t next) {
       const int vecs = outs.vecs(block);
       for_row_groups(batch.begin, end, row_limit<Op>(vecs), [&](int64_t b, int count) {
         A tile[kTile] __attribute__((aligned(64)));
-        recurrent_product(l, b, count, block, tile);
+        recurrent_product(l, b, count, block, next, tile);
         for (int r = 0; r < count; ++r) {
           for (int v = 0; v < vecs; ++v) {
             const int64_t j = outs.unit(block, v), at = (b + r) * units.padded() + j;
@@ -347,7 +350,7 @@ class Backward {
           }
         }
       });
-    }
+    });
   }
 
   void load_states(const Lane& l) {

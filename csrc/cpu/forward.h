@@ -150,12 +150,12 @@ class Forward {
     }
   }
 
-  // tile = init + `count` rows from `first` on times the weights of one block.
+  // tile = init + `count` rows from `first` on times the weights of one block; those of `next` come
+  // nearer meanwhile.
   void multiply_with(const Rows<Op>& rows, int64_t first, int count, const void* w, Packed* panels,
-                     const Blocks& blocks, int64_t block, const A* init, A* tile) const {
+                     const Blocks& blocks, int64_t block, int64_t next, const A* init,
+                     A* tile) const {
     if (packed) {
-      // After the last of a thread's blocks this is another thread's, or the end of the panels.
-      const int64_t next = block + 1 < blocks.count ? block + 1 : 0;
       multiply<Op>(rows, first, count, blocks.gates * blocks.vecs(block),
                    panel<Op>(panels, blocks, block, rows.depth), init, tile,
                    panel<Op>(panels, blocks, next, rows.depth));
@@ -207,12 +207,11 @@ class Forward {
         const int64_t t = l.walk.step(e);
         const Range rows = rows_of(l, t);
         gather_states(l, t, rows);
-        for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
-          recur(l, t, rows, block, x_row);
-        }
+        sweep(l.blocks, e,
+              [&](int64_t block, int64_t next) { recur(l, t, rows, block, next, x_row); });
         if (projected) {
           if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
-          project(l, t, rows);
+          project(l, e, rows);
         }
         if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
         x_row += rows.size();
@@ -246,19 +245,19 @@ class Forward {
         l.x.set(rows++, (const S*)p.x + l.walk.outer(t, b) * s.I);
       }
     }
-    for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
+    sweep(l.blocks, 0, [&](int64_t block, int64_t next) {
       for_row_groups(0, rows, row_limit<Op>(G * units.vecs(block)), [&](int64_t row, int count) {
-        multiply_with(l.x, row, count, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block,
+        multiply_with(l.x, row, count, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block, next,
                       scratch[l.d].b_ih + units.offset(block), x_gates_at(l, block, row));
       });
-    }
+    });
   }
 
-  void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t x_row) {
+  void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next, int64_t x_row) {
     const int vecs = G * units.vecs(block);
     for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
       A tile[kTile] __attribute__((aligned(64)));
-      multiply_with(l.h, row, count, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block,
+      multiply_with(l.h, row, count, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block, next,
                     scratch[l.d].b_hh + units.offset(block), tile);
       for (int r = 0; r < count; ++r) {
         update(l, t, batch.begin + row + r, block, l.h.row[row + r],
@@ -301,16 +300,17 @@ class Forward {
     }
   }
 
-  void project(Lane& l, int64_t t, Range batch) {
+  void project(Lane& l, int64_t e, Range batch) {
+    const int64_t t = l.walk.step(e);
     for (int64_t b = batch.begin; b < batch.end; ++b) {
       l.hidden.set(b - batch.begin, hidden_row(l, t, b));
     }
-    for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
+    sweep(l.outs, e, [&](int64_t block, int64_t next) {
       const int vecs = outs.vecs(block);
       for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
         A tile[kTile] __attribute__((aligned(64)));
         multiply_with(l.hidden, row, count, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block,
-                      zeros, tile);
+                      next, zeros, tile);
         for (int r = 0; r < count; ++r) {
           for (int v = 0; v < vecs; ++v) {
             const int64_t j = outs.unit(block, v);
@@ -319,7 +319,7 @@ class Forward {
           }
         }
       });
-    }
+    });
   }
 
   void load_states(const Lane& l) {

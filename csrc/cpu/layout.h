@@ -76,6 +76,18 @@ FASTRNN_HD void for_row_groups(int64_t begin, int64_t end, int limit, const F& f
   }
 }
 
+// Calls f(block, next) for the blocks of a time step, `next` being the block whose turn it is then:
+// there in one step and back in the other, so that each step begins with the weights that the step
+// before has left in the caches.
+template <class F>
+FASTRNN_HD void sweep(Range blocks, int64_t step, const F& f) {
+  const int64_t direction = step % 2 ? -1 : 1;
+  int64_t block = step % 2 ? blocks.end - 1 : blocks.begin;
+  for (int64_t left = blocks.size(); left > 0; --left, block += direction) {
+    f(block, left > 1 ? block + direction : block);
+  }
+}
+
 // The blocks that hold all gates of as many hidden units as fit a panel.
 template <class Op>
 FASTRNN_HD Blocks make_blocks(int64_t units, int gates) {
