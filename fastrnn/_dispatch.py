@@ -85,22 +85,30 @@ def why_not(backend: str, call: Call) -> list[str]:
     return reasons
 
 
+def _torch_steps_faster(call: Call) -> bool:
+    """Whether torch was measured ahead on a single step like this one."""
+    low = call.dtype in (torch.bfloat16, torch.float16)
+    if not call.grad:  # the weights are read only once: packing them for our products is not worth it
+        wide = 1024 if call.mode == "LSTM" or low else 256
+        return call.B >= 8 and call.H >= wide
+    if call.mode == "LSTM":
+        return False
+    if low and call.H >= 1024:
+        return True
+    # Recording one Elman step for autograd from Python takes longer than what the kernels save.
+    return call.mode != "GRU" and (call.H < 128 if low else call.B < 16)
+
+
 def _torch_is_ahead(call: Call) -> bool:
     """Whether torch's own CPU kernels were measured ahead of ours, or level with them, on calls like this one."""
-    if call.T == 1 and call.grad and call.mode != "LSTM" and not call.packed:
-        return True  # recording a step for autograd from Python takes longer than what the kernels save
-    if call.T == 1 and call.B >= 8 and not call.packed:
-        # Products with weights that are read only once: packing them for our kernels is not worth it.
-        hidden = call.H
-        return hidden >= (1024 if call.mode == "LSTM" or call.dtype in (torch.bfloat16, torch.float16) else 256)
+    if call.T == 1 and not call.packed and _torch_steps_faster(call):
+        return True
     # oneDNN's fused LSTM, with enough rows a step to fill its matrix products.
     onednn = call.mode == "LSTM" and not call.packed and not call.P and call.B >= 16
-    if not onednn or call.dtype not in (torch.float32, torch.bfloat16):
+    if not onednn or call.dtype not in (torch.float32, torch.bfloat16) or _ops.outruns_onednn():
         return False
-    large = call.B >= 64 and call.H >= 1024  # the weights fill the caches many times over
-    if _ops.outruns_onednn():
-        return large and call.grad and call.dtype == torch.float32
     if _ops.has_cpu_tiles():
+        large = call.B >= 64 and call.H >= 1024  # the weights fill the caches many times over
         return large and call.grad == (call.dtype == torch.float32)
     return call.dtype == torch.float32 or not call.grad
 

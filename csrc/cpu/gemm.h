@@ -13,7 +13,7 @@ class Product {
   using V = VecOf<S>;
   static constexpr int W = kLanes<Op>;
   static constexpr int64_t kDepth =
-      Op::kCopies ? 1024 : 256;  // of K at a time, so that b stays near
+      Op::kCopies ? 1024 : 512;  // of K at a time, so that b stays near
   static constexpr int64_t kStride = kDepth + 64 / sizeof(S);  // rows in different cache sets
   static constexpr int64_t kRows = 8 * W;                      // of c at a time: so do rows of a
 
@@ -110,6 +110,9 @@ class Product {
                                      p.ldc);
           return;
         }
+      }
+      for (int r = 0; r < count; ++r) {
+        for (int v = 0; v < vecs; ++v) __builtin_prefetch(c + r * p.ldc + v * W, 1, 3);
       }
       float tile[Op::kMaxRows * kMaxVecs * W] __attribute__((aligned(64)));
       multiply<Op>(rows, m, count, vecs, panel, kZeros, tile, panel);
