@@ -226,7 +226,7 @@ class Explanation:
     reasons: dict[str, list[str]]
     call: Call
     kernels: str | None = None
-    """Backend cuda: the kernels that the call would run on, a line a pass."""
+    """Backend cuda: the kernels that the call would run on, a line a pass, and how several layers follow each other."""
 
     def __str__(self) -> str:
         lines = [f"{self.backend}: chosen"]
@@ -254,5 +254,6 @@ def explanation(call: Call, like: torch.Tensor | None = None) -> Explanation:
         reasons[other] = against
     if chosen != "cuda" or like is None:
         return Explanation(chosen, reasons, call)
-    kernels = _ops.describe_kernels(like, call.mode, call.B, call.H, call.P or call.H, call.directions)
+    sizes = call.B, call.H, call.P or call.H, call.directions
+    kernels = _ops.describe_kernels(like, call.mode, *sizes, call.layers, call.T, call.grad)
     return Explanation(chosen, reasons, call, kernels)
