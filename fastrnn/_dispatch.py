@@ -241,8 +241,11 @@ def _preference(chosen: str, other: str) -> str:
     return f"{chosen} is preferred for this call"
 
 
-def explanation(call: Call, like: torch.Tensor | None = None) -> Explanation:
-    """The choice for ``call`` with its reasons; with a tensor of its device and dtype, backend cuda's kernels too."""
+def explanation(call: Call, like: torch.Tensor | None = None, recomputed: bool = False) -> Explanation:
+    """The choice for ``call`` with its reasons; with a tensor of its device and dtype, backend cuda's kernels too.
+
+    ``recomputed`` says that backward computes chunks of time again.
+    """
     chosen, name, order = choose(call), forced(), ranking(call)
     reasons = {}
     for other in order:
@@ -255,5 +258,7 @@ def explanation(call: Call, like: torch.Tensor | None = None) -> Explanation:
     if chosen != "cuda" or like is None:
         return Explanation(chosen, reasons, call)
     sizes = call.B, call.H, call.P or call.H, call.directions
-    kernels = _ops.describe_kernels(like, call.mode, *sizes, call.layers, call.T, call.grad)
+    kernels = _ops.describe_kernels(like, call.mode, *sizes, 1 if recomputed else call.layers, call.T, call.grad)
+    if recomputed and call.layers > 1:
+        kernels += "\nlayers: one after another, because backward computes their chunks again"
     return Explanation(chosen, reasons, call, kernels)

@@ -141,10 +141,14 @@ def _layer(call: _dispatch.Call, backend: str, cell: Cell, input, timing, hx, we
     return in_chunks(chunk, chunks, input, timing, hx, weights)
 
 
+def is_recomputed(call: _dispatch.Call, extras: Extras | None) -> bool:
+    """Whether backward computes chunks of time again because the caller asks for it."""
+    return extras is not None and extras.chunks is not None and call.grad
+
+
 def _plan_wavefront(call: _dispatch.Call, input: Tensor, extras: Extras | None) -> tuple[int, int]:
     """How many layers of a stack on backend cuda run at the same time, in how many chunks of time; 0: no chunks."""
-    recomputed = extras is not None and extras.chunks is not None and call.grad
-    if call.transformed or recomputed or is_watched() or type(input) is not Tensor:
+    if call.transformed or is_recomputed(call, extras) or is_watched() or type(input) is not Tensor:
         return 1, 0
     sizes = call.B, call.H, call.P or call.H, call.directions
     return _ops.wavefront(input, call.mode, *sizes, call.layers, call.T, call.grad)

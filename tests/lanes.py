@@ -61,10 +61,16 @@ class Log(TorchFunctionMode):
 
 
 class Kernels:
-    """The emulated CUDA backend; its layer calls are written down too."""
+    """The emulated CUDA backend; its layer calls are written down too.
+
+    ``forwards`` has the output of every forward call, ``backwards`` the positions there in the order of the backward
+    calls.
+    """
 
     def __init__(self, cuda, log: Log) -> None:
         self._cuda, self._log = cuda, log
+        self.forwards: list[int] = []
+        self.backwards: list[int] = []
 
     def __getattr__(self, name):
         return getattr(self._cuda, name)
@@ -72,7 +78,12 @@ class Kernels:
     def layer_forward(self, *arguments):
         result = self._cuda.layer_forward(*arguments)
         self._log.op(arguments, result)
+        self.forwards.append(result[0].data_ptr())
         return result
+
+    def layer_backward(self, *arguments):
+        self.backwards.append(self.forwards.index(arguments[7].data_ptr()))
+        return self._cuda.layer_backward(*arguments)
 
 
 def lanes_of(log: Log) -> type:

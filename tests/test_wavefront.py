@@ -39,7 +39,8 @@ def cuda():
 def log(cuda, monkeypatch):
     """The emulator in the place of the extension's CUDA part and of its streams, tier cta, in three chunks."""
     log = Log()
-    monkeypatch.setattr(_ext, "load", lambda: types.SimpleNamespace(cuda=Kernels(cuda, log), cpu=cuda))
+    extension = types.SimpleNamespace(cuda=Kernels(cuda, log), cpu=cuda)
+    monkeypatch.setattr(_ext, "load", lambda: extension)
     monkeypatch.setattr(_dispatch, "choose", lambda call: "cuda")
     monkeypatch.setattr(_wavefront, "Lanes", lanes_of(log))
     cuda.override_tier("cta")
@@ -215,6 +216,13 @@ def test_the_order_of_launching():
             assert (k == 0 or (l, k - 1) in before) and (l == 0 or (l - 1, k) in before)
 
 
+@each_room
+def test_the_backward_pass_takes_the_tasks_in_reverse_order(cuda, log, sms):
+    cuda.set_device(sms=sms)
+    fastrnn.LSTM(I, H, 3)(torch.randn(T, B, I))[0].sum().backward()
+    assert _ext.load().cuda.backwards == list(reversed(range(3 * 3)))
+
+
 def recorded(cuda, log, cell, layers, chunks, sms, asked, dropout=0.5, dtype=torch.bfloat16):
     """What the lanes are told in a call that draws dropout, widens c and returns the states of all steps."""
     cuda.set_device(sms=sms)
@@ -305,6 +313,15 @@ def test_where_layers_run_one_after_another(cuda, log, options, asked, within):
     assert marks(log) == 0
     fastrnn.LSTM(I, H, 2)(torch.randn(T, B, I))
     assert marks(log)
+
+
+def test_explain_says_how_the_layers_follow_each_other(cuda, log):
+    module, x = fastrnn.LSTM(I, H, 2), torch.randn(T, B, I)
+    assert "\n  layers: 2 at the same time, in 3 chunks of time" in str(fastrnn.explain(module, x))
+    text = str(fastrnn.explain(module, x, checkpoint_chunks=2))
+    assert "\n  layers: one after another, because backward computes their chunks again" in text
+    with torch.no_grad():
+        assert "layers: 2 at the same time" in str(fastrnn.explain(module, x, checkpoint_chunks=2))
 
 
 def test_without_a_tier_or_without_gradients(cuda, log):
