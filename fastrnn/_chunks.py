@@ -6,6 +6,7 @@ Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; ``tor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,15 +15,49 @@ from torch.utils.checkpoint import checkpoint
 from .reference import Timing
 
 
-def _part(timing: Timing, begin: int, end: int, reverse: bool) -> Timing:
-    """What ``timing`` says about the steps from ``begin`` to ``end``, for one direction."""
-    batch_sizes, lengths, resets, _ = timing
+def _part(timing: Timing, begin: int, end: int) -> Timing:
+    """What ``timing`` says about the steps from ``begin`` to ``end``."""
+    batch_sizes, lengths, resets, reverse = timing
     return Timing(
         None if batch_sizes is None else batch_sizes[begin:end],
         None if lengths is None else (lengths - begin).clamp(0, end - begin),
         None if resets is None else resets[:, begin:end],
         reverse,
     )
+
+
+class Span(NamedTuple):
+    """A chunk of a sequence, ending before step ``end``: its rows of x, its timing, and how many batch rows have it."""
+
+    x: Tensor
+    timing: Timing
+    end: int
+    rows: int
+
+    def entering(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Of the states of all batch rows, those that enter the chunk."""
+        return [h if h.size(1) == self.rows else h[:, : self.rows] for h in states]
+
+    def leaving(self, after: Sequence[Tensor], states: Sequence[Tensor]) -> list[Tensor]:
+        """The states of all batch rows when the chunk has turned those that entered it into ``after``."""
+        if self.rows == states[0].size(1):
+            return list(after[: len(states)])
+        return [torch.cat([new, old[:, self.rows :]], 1) for new, old in zip(after, states)]
+
+
+def spans_of(x: Tensor, timing: Timing, chunks: int) -> list[Span]:
+    """A sequence in chunks of about the same number of steps, first to last."""
+    batch_sizes = timing.batch_sizes
+    T = x.size(0) if batch_sizes is None else batch_sizes.size(0)
+    edges = [T * k // chunks for k in range(chunks + 1)]
+    steps = [(begin, end) for begin, end in zip(edges, edges[1:]) if begin < end]
+    # Cut at once: the gradient of slices one by one would be as many tensors of the whole sequence.
+    sizes = [end - begin if batch_sizes is None else int(batch_sizes[begin:end].sum()) for begin, end in steps]
+    alive = [x.size(1) if batch_sizes is None else int(batch_sizes[begin]) for begin, _ in steps]
+    return [
+        Span(data, _part(timing, begin, end), end, rows)
+        for data, (begin, end), rows in zip(x.split(sizes), steps, alive)
+    ]
 
 
 def _crossing(timing: Timing, t: int, hx: list[Tensor]) -> list[Tensor]:
@@ -42,13 +77,7 @@ def in_chunks(
 
     ``run`` returns the output and the final states, then perhaps another sequence like the output; so does this.
     """
-    batch_sizes = timing.batch_sizes
-    T, directions = x.size(0) if batch_sizes is None else batch_sizes.size(0), hx[0].size(0)
-    edges = [T * k // chunks for k in range(chunks + 1)]
-    spans = [(begin, end) for begin, end in zip(edges, edges[1:]) if begin < end]
-    # Cut at once: the gradient of slices one by one would be as many tensors of the whole sequence.
-    rows = [end - begin if batch_sizes is None else int(batch_sizes[begin:end].sum()) for begin, end in spans]
-    parts = list(zip(spans, x.split(rows)))
+    spans, directions = spans_of(x, timing, chunks), hx[0].size(0)
     per_direction = len(weights) // directions
     sequences, finals = [], []
     for d in range(directions):
@@ -56,15 +85,15 @@ def in_chunks(
         group = list(weights[d * per_direction : (d + 1) * per_direction])
         states = [h[d : d + 1] for h in hx]
         pieces = []
-        for (begin, end), data in reversed(parts) if reverse else parts:
-            if reverse and end < T:
-                states = _crossing(timing, end, states)
-            alive = states[0].size(1) if batch_sizes is None else int(batch_sizes[begin])
-            part = _part(timing, begin, end, reverse)
-            entering = [h[:, :alive] for h in states]
-            output, after = checkpoint(run, data, part, entering, group, use_reentrant=False, preserve_rng_state=False)
+        for span in reversed(spans) if reverse else spans:
+            if reverse and span is not spans[-1]:
+                states = _crossing(timing, span.end, states)
+            part, entering = span.timing._replace(reverse=reverse), span.entering(states)
+            output, after = checkpoint(
+                run, span.x, part, entering, group, use_reentrant=False, preserve_rng_state=False
+            )
             pieces.append((output, *after[len(hx) :]))
-            states = [torch.cat([new, old[:, alive:]], 1) for new, old in zip(after, states)]
+            states = span.leaving(after, states)
         sequences.append([torch.cat(parts) for parts in zip(*(reversed(pieces) if reverse else pieces))])
         finals.append(states)
     output, *more = (torch.cat(parts, -1) if directions > 1 else parts[0] for parts in zip(*sequences))

@@ -234,7 +234,7 @@ class Explanation:
     reasons: dict[str, list[str]]
     call: Call
     kernels: str | None = None
-    """Backend cuda: the kernels that the call would run on, a line a pass."""
+    """Backend cuda: the kernels that the call would run on, a line a pass, and how several layers follow each other."""
 
     def __str__(self) -> str:
         lines = [f"{self.backend}: chosen"]
@@ -249,8 +249,11 @@ def _preference(chosen: str, other: str) -> str:
     return f"{chosen} is preferred for this call"
 
 
-def explanation(call: Call, like: torch.Tensor | None = None) -> Explanation:
-    """The choice for ``call`` with its reasons; with a tensor of its device and dtype, backend cuda's kernels too."""
+def explanation(call: Call, like: torch.Tensor | None = None, recomputed: bool = False) -> Explanation:
+    """The choice for ``call`` with its reasons; with a tensor of its device and dtype, backend cuda's kernels too.
+
+    ``recomputed`` says that backward computes chunks of time again.
+    """
     chosen, name, order = choose(call), forced(), ranking(call)
     reasons = {}
     for other in order:
@@ -262,5 +265,8 @@ def explanation(call: Call, like: torch.Tensor | None = None) -> Explanation:
         reasons[other] = against
     if chosen != "cuda" or like is None:
         return Explanation(chosen, reasons, call)
-    kernels = _ops.describe_kernels(like, call.mode, call.B, call.H, call.P or call.H, call.directions)
+    sizes = call.B, call.H, call.P or call.H, call.directions
+    kernels = _ops.describe_kernels(like, call.mode, *sizes, 1 if recomputed else call.layers, call.T, call.grad)
+    if recomputed and call.layers > 1:
+        kernels += "\nlayers: one after another, because backward computes their chunks again"
     return Explanation(chosen, reasons, call, kernels)

@@ -86,9 +86,21 @@ def is_watched() -> bool:
     return is_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None
 
 
-def describe_kernels(like: Tensor, mode: str, B: int, H: int, R: int, D: int) -> str:
-    """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``, a line a pass."""
-    return _ext.load().cuda.describe_plan(like, CELLS[mode].index, B, H, R, D)
+def describe_kernels(
+    like: Tensor, mode: str, B: int, H: int, R: int, D: int, layers: int = 1, T: int = 1, grad: bool = True
+) -> str:
+    """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``, a line a pass; and how
+    the layers follow each other, if there are several."""
+    return _ext.load().cuda.describe_plan(like, CELLS[mode].index, B, H, R, D, layers, T, grad)
+
+
+def wavefront(
+    like: Tensor, mode: str, B: int, H: int, R: int, D: int, layers: int, T: int, grad: bool
+) -> tuple[int, int]:
+    """How many of these layers run at the same time on backend cuda, and in how many chunks of time; 0 chunks: one
+    layer after another."""
+    lanes, chunks, _ = _ext.load().cuda.wavefront(like, CELLS[mode].index, B, H, R, D, layers, T, grad)
+    return lanes, chunks
 
 
 def _define() -> torch.library.Library:
@@ -98,11 +110,16 @@ def _define() -> torch.library.Library:
     return library
 
 
-def _opt_in(extension, tier: str | None) -> None:
-    """Lets the CUDA kernels that run a whole sequence serve calls; see override_tier in csrc/bindings/cuda_tier.h."""
+def _opt_in(extension, tier: str | None, chunks: str | None = None) -> None:
+    """Lets the CUDA kernels that run a whole sequence serve calls, and prescribes the chunks of time in which several
+    layers run at the same time; see override_tier and override_wavefront in csrc/bindings/cuda_tier.h."""
+    if chunks and not chunks.isdecimal():
+        raise ValueError(f"FASTRNN_CUDA_WAVEFRONT: expected a number of chunks, or 0 for none, got {chunks!r}")
     if tier and hasattr(extension, "cuda"):
         extension.cuda.override_tier(tier)
+    if chunks and hasattr(extension, "cuda"):
+        extension.cuda.override_wavefront(int(chunks))
 
 
-_opt_in(_ext.load(), os.environ.get("FASTRNN_CUDA_TIER"))
+_opt_in(_ext.load(), os.environ.get("FASTRNN_CUDA_TIER"), os.environ.get("FASTRNN_CUDA_WAVEFRONT"))
 LIBRARY = _define()  # what is registered lives as long as this object

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import _VF, Tensor
 
-from . import _dispatch
+from . import _dispatch, _ops, _wavefront
 from ._autograd import layer, needs_grad
 from ._checks import check_call
 from ._chunks import in_chunks
 from ._extras import Extras
-from ._ops import STATES
+from ._ops import STATES, is_watched
 from .reference import Timing, scan
 from .registry import Cell
 
@@ -141,6 +141,38 @@ def _layer(call: _dispatch.Call, backend: str, cell: Cell, input, timing, hx, we
     return in_chunks(chunk, chunks, input, timing, hx, weights)
 
 
+def is_recomputed(call: _dispatch.Call, extras: Extras | None) -> bool:
+    """Whether backward computes chunks of time again because the caller asks for it."""
+    return extras is not None and extras.chunks is not None and call.grad
+
+
+def _plan_wavefront(call: _dispatch.Call, input: Tensor, extras: Extras | None) -> tuple[int, int]:
+    """How many layers of a stack on backend cuda run at the same time, in how many chunks of time; 0: no chunks."""
+    if call.transformed or is_recomputed(call, extras) or is_watched() or type(input) is not Tensor:
+        return 1, 0
+    sizes = call.B, call.H, call.P or call.H, call.directions
+    return _ops.wavefront(input, call.mode, *sizes, call.layers, call.T, call.grad)
+
+
+def _run_wavefront(call, cell, input, timing, hx, weights, dropout, extras, lanes: int, chunks: int):
+    """As :func:`run`, on backend cuda, for layers of one direction."""
+    all_states = extras is not None and extras.all_states
+    save = STATES if _saves_states(call, cell, input, extras) else 1
+
+    def chunk(input, timing, hx, weights):
+        return layer("cuda", cell.index, input, timing, hx, weights, all_states and cell.states > 1, save)
+
+    count = len(weights) // call.layers
+    states = [[h[index : index + 1] for h in hx] for index in range(call.layers)]
+    groups = [weights[index * count : (index + 1) * count] for index in range(call.layers)]
+    streams = _wavefront.Lanes(input.device, lanes)
+    finals, sequences = _wavefront.run(
+        chunk, streams, lanes, chunks, input, timing, states, groups, dropout, all_states
+    )
+    hn = [torch.cat(states) for states in zip(*finals)]
+    return sequences[-1][0], hn, sequences if all_states else []
+
+
 def run(
     cell: Cell,
     input: Tensor,
@@ -171,6 +203,11 @@ def run(
     if backend == "aten":
         return *_run_aten(cell, input, batch_sizes, hx, weights, num_layers, directions, dropout, training), []
     timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)
+    if backend == "cuda" and num_layers > 1:
+        lanes, chunks = _plan_wavefront(call, input, extras)
+        if chunks:
+            dropout = dropout if training else 0.0
+            return _run_wavefront(call, cell, input, timing, hx, weights, dropout, extras, lanes, chunks)
     per_layer, finals, sequences = len(weights) // num_layers, [], []
     for index in range(num_layers):
         states, group = hx, weights

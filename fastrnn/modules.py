@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
 from ._extras import check_extras
-from ._stack import autocast, describe, run
+from ._stack import autocast, describe, is_recomputed, run
 from .registry import CELLS, Cell
 
 
@@ -246,4 +246,4 @@ def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanat
     call = describe(
         cell, data, batch_sizes, states, weights, module.num_layers, directions, extended=extras is not None
     )
-    return _dispatch.explanation(call, data)
+    return _dispatch.explanation(call, data, is_recomputed(call, extras))

@@ -6,7 +6,20 @@ import math
 
 import pytest
 import torch
-from support import DTYPES, build, check, check_all, compare, evaluate, like, name_of, pairwise, random_states, twins
+from support import (
+    DTYPES,
+    build,
+    check,
+    check_all,
+    compare,
+    evaluate,
+    like,
+    name_of,
+    off_the_kink,
+    pairwise,
+    random_states,
+    twins,
+)
 from torch import nn
 
 import fastrnn
@@ -44,22 +57,6 @@ def isa(request):
             yield request.param
     finally:
         kernels.set_isa(before)
-
-
-def off_the_kink(modules, x, hx):
-    """Gives every unit of a relu layer inputs and weights that only add up, or only take away.
-
-    In a 16-bit type some sums near 0 get the other sign, and an error of a whole gradient, in any implementation.
-    """
-    ours, theirs, truth = modules
-    with torch.no_grad():
-        for name, p in theirs.named_parameters():
-            signs = 1 - 2 * (torch.arange(p.size(0)) % 2).to(p)
-            damping = min(1, 2 / theirs.hidden_size**0.5) if "weight_hh" in name else 1  # positive weights amplify
-            p.copy_(p.abs() * damping * signs.view(-1, *[1] * (p.dim() - 1)))
-    ours.load_state_dict(theirs.state_dict())
-    truth.load_state_dict(theirs.state_dict())
-    return x.abs(), hx.abs()
 
 
 def compare_units(modules, x, hx, lengths):

@@ -1,5 +1,6 @@
 """The kernels that run a whole sequence in one launch, in the emulator, and the plan that chooses among them."""
 
+import itertools
 import types
 
 import pytest
@@ -172,7 +173,16 @@ def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
         "cuda: chosen\n  forward: a launch a step, fused with tensor cores; possible: cta (small, 16"
     )
     assert "\n  backward: a launch a step" in text
+    assert "layers: " not in text
     assert _dispatch.explanation(call).kernels is None
+    cuda.override_tier("auto")
+    stack, like = call._replace(layers=3, T=1000, directions=1), torch.empty(0, dtype=torch.float16)
+    assert "\n  layers: 3 at the same time, in 5 chunks of time\n" in str(_dispatch.explanation(stack, like))
+    text = str(_dispatch.explanation(stack._replace(directions=2), like))
+    assert "\n  layers: one after another, because a layer needs the whole of the layer below" in text
+    cuda.set_device(sms=1)
+    text = str(_dispatch.explanation(stack._replace(grad=True), like))
+    assert "\n  layers: one after another, because two layers do not find room at the same time\n" in text
 
 
 def test_an_environment_variable_opts_in(cuda):
@@ -180,7 +190,16 @@ def test_an_environment_variable_opts_in(cuda):
     for tier, want in ((None, "a launch a step"), ("grid", "one launch, grid")):
         _dispatch._ops._opt_in(types.SimpleNamespace(cuda=cuda), tier)
         assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith(f"forward: {want}")
-    _dispatch._ops._opt_in(types.SimpleNamespace(), "auto")  # a build without CUDA kernels
+    _dispatch._ops._opt_in(types.SimpleNamespace(), "auto", "3")  # a build without CUDA kernels
+    for chunks, want in (("5", "2 at the same time, in 5 chunks of time"), ("0", "one after another")):
+        _dispatch._ops._opt_in(types.SimpleNamespace(cuda=cuda), None, chunks)
+        assert f"layers: {want}" in cuda.describe_plan(like, 0, 16, 512, 512, 1, layers=2, steps=100)
+    with pytest.raises(
+        ValueError, match="FASTRNN_CUDA_WAVEFRONT: expected a number of chunks, or 0 for none, got 'on'"
+    ):
+        _dispatch._ops._opt_in(types.SimpleNamespace(cuda=cuda), None, "on")
+    with pytest.raises(RuntimeError, match="chunks must not be negative, got -1"):
+        cuda.override_wavefront(-1)
 
 
 DEVICES = {
@@ -224,6 +243,57 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
 )
 def test_plan(cuda, device, arguments, want):
     assert tiers(cuda, device, **arguments) == want
+
+
+def wavefront(cuda, device, layers, T, grad=True, D=1, chunks=None, **arguments):
+    """Layers at the same time and chunks, or why not, for the first candidates of the passes."""
+    passes = []
+    for backward in (False, True)[: 1 + grad]:
+        best = tiers(cuda, device, backward=backward, D=D, **arguments)[:1]
+        tier, _, members, _, teams, _ = best[0].split() if best else ["step", "", "1", "", "1", ""]
+        passes.append((tier, int(members), int(teams)))
+    lanes, count, why_not = cuda.plan_wavefront(passes, DEVICES[device]["sms"], D, layers, T, chunks)
+    return f"{lanes} in {count}" if count else why_not
+
+
+@pytest.mark.parametrize(
+    "device, arguments, want",
+    [
+        # Two teams of sixteen blocks: four layers find room. T / 64 chunks in all that the host can keep up with.
+        ("H200", {"H": 512, "layers": 2, "T": 1024}, "2 in 4"),
+        ("H200", {"H": 512, "layers": 4, "T": 1024}, "4 in 4"),
+        ("H200", {"H": 512, "layers": 6, "T": 1024}, "4 in 4"),
+        ("H200", {"H": 512, "layers": 6, "T": 10000}, "4 in 21"),
+        ("H200", {"H": 512, "layers": 4, "T": 256}, "2 in 2"),
+        ("H200", {"H": 512, "layers": 4, "T": 255}, "the sequence is too short for chunks"),
+        ("H200", {"H": 512, "layers": 4, "T": 255, "chunks": 9}, "4 in 9"),
+        ("H200", {"H": 512, "layers": 4, "T": 5, "chunks": 9}, "4 in 5"),
+        ("H200", {"H": 512, "layers": 4, "T": 1024, "chunks": 1}, "it is switched off"),
+        ("H200", {"H": 512, "layers": 1, "T": 1024}, "there is one layer"),
+        ("H200", {"H": 512, "layers": 4, "T": 1024, "D": 2}, "both directions"),
+        ("H200", {"H": 1024, "B": 256, "layers": 4, "T": 1024}, "two layers do not find room at the same time"),
+        ("H200", {"H": 2048, "B": 256, "layers": 4, "T": 1024}, "a launch for the sequence in every pass"),
+        ("H200", {"H": 64, "dtype": "float64", "layers": 4, "T": 1024}, "a launch for the sequence in every pass"),
+        ("A100", {"H": 96, "layers": 3, "T": 1024}, "3 in 5"),
+        ("A100", {"H": 512, "layers": 4, "T": 1024}, "3 in 5"),
+        ("A100", {"H": 1024, "layers": 4, "T": 1024}, "two layers do not find room at the same time"),
+        ("RTX 4090", {"H": 512, "layers": 4, "T": 1024}, "4 in 4"),
+        ("RTX 4090", {"H": 1024, "layers": 4, "T": 1024}, "two layers do not find room at the same time"),
+        ("T4", {"H": 64, "dtype": "float16", "layers": 2, "T": 1024}, "2 in 4"),
+        ("T4", {"H": 256, "dtype": "float16", "layers": 2, "T": 1024}, "a launch for the sequence in every pass"),
+    ],
+)
+def test_the_plan_of_a_wavefront(cuda, device, arguments, want):
+    assert want in wavefront(cuda, device, **arguments)
+
+
+def test_a_wavefront_leaves_room_for_all_its_layers_and_takes_less_time_by_its_own_reckoning(cuda):
+    for sms, members, layers, T in itertools.product((20, 132), (1, 16), (2, 3, 8), (1, 100, 300, 1000, 100000)):
+        lanes, chunks, why_not = cuda.plan_wavefront([("grid", members, 2)], sms, 1, layers, T)
+        assert (chunks == 0) == (why_not is not None)
+        if chunks:
+            assert 2 <= lanes <= layers and lanes * 2 * members <= sms and 2 <= chunks <= T // 64 // lanes
+            assert (chunks + lanes - 1) * (-(-T // chunks) + 64) < lanes * (T + 64)
 
 
 def test_every_regime_of_the_plan_is_used_and_fits(cuda):

@@ -25,9 +25,10 @@ struct Buffers {
     if (call.cell.direct_grad) direct = call.empty_accumulate({D, B, H});
     if (call.cell.states == 2) grad_cell = call.empty_accumulate({D, B, H});
     grad_h0 = call.empty({D, B, R});
-    if (call.lengths.defined()) {  // which is all that reaches the states of a row without any step
-      grad_h0.copy_(grad_hn[0]);
-      if (grad_cell.defined()) grad_cell.copy_(grad_hn[1]);
+    // Which is all that reaches the states of a row without any step.
+    if (call.lengths.defined()) grad_h0.copy_(grad_hn[0]);
+    if (grad_cell.defined() && (call.lengths.defined() || call.c_type)) {
+      grad_cell.copy_(grad_hn[1]);
     }
     if (call.projected) {
       grad_full = call.empty({D, B, H});
@@ -116,10 +117,11 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   p.moments = static_cast<const uint8_t*>(data(moments));
   p.grad_output = grad_output.data_ptr();
   p.grad_hn = grad_hn[0].data_ptr();
-  p.grad_cn = data(grad_hn, 1);
+  p.grad_cn = call.c_type ? nullptr : data(grad_hn, 1);
   p.grad_cell_output = data(grad_cell_output);
   p.h0 = call.hx[0].data_ptr();
   p.c0 = data(call.hx, 1);
+  p.wide_c = call.c_type.has_value();
   p.output = output.data_ptr();
   p.saved = data(gates);
   p.cell = has_cells ? saved[has_gates].data_ptr() : nullptr;
@@ -149,7 +151,7 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
   std::optional<Tensors> grad_hx, grad_weights;
   if (needs[1]) {
     grad_hx = Tensors{b.grad_h0};
-    if (has_cells) grad_hx->push_back(b.grad_cell.to(call.x.scalar_type()));
+    if (has_cells) grad_hx->push_back(b.grad_cell.to(call.hx[1].scalar_type()));
   }
   if (needs[2]) grad_weights = weight_gradients(call, b, output, full, context.blas());
   return {grad_x, grad_hx, grad_weights};

@@ -8,6 +8,14 @@
 
 namespace py = pybind11;
 
+namespace {
+
+std::tuple<int, int64_t, const char*> as_tuple(const fastrnn::cuda::Wavefront& wavefront) {
+  return {wavefront.lanes, wavefront.chunks, wavefront.why_not};
+}
+
+}  // namespace
+
 // Fills the submodule `cuda`: the layer call, and the plan that it follows.
 void bind_cuda(py::module_& cuda) {
   using namespace fastrnn::cuda;
@@ -48,12 +56,30 @@ void bind_cuda(py::module_& cuda) {
       "override_tier",
       [](const std::string& tier, int rows, int units) { override_tier(tier, {rows, units}); },
       py::arg("tier"), py::arg("rows") = 0, py::arg("units") = 0);
-  cuda.def("describe_plan", &describe_plan, py::arg("like"), py::arg("cell"), py::arg("batch"),
-           py::arg("hidden"), py::arg("recurrent"), py::arg("directions"));
+  cuda.def("override_wavefront", &override_wavefront, py::arg("chunks"));
   cuda.def("follow_plan", [] {
     override_plan(std::nullopt);
     override_tier("step", {});
+    override_wavefront(std::nullopt);
   });
+  cuda.def(
+      "describe_plan",
+      [](const at::Tensor& like, int cell, int64_t batch, int64_t hidden, int64_t recurrent,
+         int64_t directions, int64_t layers, int64_t steps, bool grad) {
+        return describe_plan(like,
+                             {cell, batch, hidden, recurrent, directions, layers, steps, grad});
+      },
+      py::arg("like"), py::arg("cell"), py::arg("batch"), py::arg("hidden"), py::arg("recurrent"),
+      py::arg("directions"), py::arg("layers") = 1, py::arg("steps") = 1, py::arg("grad") = true);
+  cuda.def(
+      "wavefront",
+      [](const at::Tensor& like, int cell, int64_t batch, int64_t hidden, int64_t recurrent,
+         int64_t directions, int64_t layers, int64_t steps, bool grad) {
+        return as_tuple(
+            wavefront_for(like, {cell, batch, hidden, recurrent, directions, layers, steps, grad}));
+      },
+      py::arg("like"), py::arg("cell"), py::arg("batch"), py::arg("hidden"), py::arg("recurrent"),
+      py::arg("directions"), py::arg("layers"), py::arg("steps"), py::arg("grad"));
   cuda.def(
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
@@ -89,4 +115,19 @@ void bind_cuda(py::module_& cuda) {
       py::arg("cell"), py::arg("dtype"), py::arg("tf32"), py::arg("backward"), py::arg("batch"),
       py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"),
       py::arg("sms"), py::arg("shared_per_block"), py::arg("max_cluster"));
+  cuda.def(
+      "plan_wavefront",
+      [](const std::vector<std::tuple<std::string, int, int>>& passes, int sms, int64_t directions,
+         int64_t layers, int64_t steps, std::optional<int64_t> chunks) {
+        std::vector<Team> teams;
+        for (const auto& [tier, members, count] : passes) {
+          Team team{Tier::kStep, false, 0, members, 0, count, 1};
+          for (const Tier each : {Tier::kCta, Tier::kCluster, Tier::kGrid})
+            if (tier == tier_name(each)) team.tier = each;
+          teams.push_back(team);
+        }
+        return as_tuple(plan_wavefront(teams, {0, sms, 0, 0}, directions, layers, steps, chunks));
+      },
+      py::arg("passes"), py::arg("sms"), py::arg("directions"), py::arg("layers"), py::arg("steps"),
+      py::arg("chunks") = py::none());
 }

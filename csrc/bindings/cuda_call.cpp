@@ -27,6 +27,13 @@ bool allows_tf32(const at::Context& context, bool (at::Context::*ask)(std::optio
   return (context.*ask)();
 }
 
+// float32 where c is float32 beside 16-bit tensors: a part of a sequence takes c from the part
+// before, and hands it on, as the kernels have it.
+std::optional<at::ScalarType> wide_c_of(const at::Tensor& x, const Tensors& hx) {
+  const bool wide = x.element_size() == 2 && hx.size() == 2 && hx[1].scalar_type() == at::kFloat;
+  return wide ? std::optional(at::kFloat) : std::nullopt;
+}
+
 }  // namespace
 
 Dtype dtype_of(const char* function, const at::Tensor& x) {
@@ -52,7 +59,8 @@ bool uses_tf32(Dtype dtype) {
 Call::Call(const char* function, int number, const at::Tensor& x_given,
            const std::optional<at::Tensor>& batch_sizes, const Tensors& hx_given,
            const Tensors& weights_given, const Timing& timing)
-    : LayerArgs(function, number, x_given, batch_sizes, hx_given, weights_given, timing),
+    : LayerArgs(function, number, x_given, batch_sizes, hx_given, weights_given, timing,
+                wide_c_of(x_given, hx_given)),
       number(number),
       dtype(dtype_of(function, x)),
       tf32(uses_tf32(dtype)),

@@ -1,3 +1,5 @@
+#include <ATen/ops/empty_like.h>
+
 #include "cuda_context.h"
 #include "cuda_gates.h"
 #include "cuda_layer.h"
@@ -30,7 +32,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   const at::Tensor output = call.filled_by_steps({s.total, s.directions * s.recurrent});
   Tensors hn;
   for (const at::Tensor& state : call.hx)  // which is what a row without any step ends with
-    hn.push_back(call.lengths.defined() ? state.clone() : call.empty(state.sizes()));
+    hn.push_back(call.lengths.defined() ? state.clone() : at::empty_like(state));
   if (cells_wanted) hn.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
   at::Tensor gates, cells, full, product, product_h0;
   const bool save_gates = save == Save::kEverything && call.cell.saved > 0;
@@ -56,6 +58,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   p.x_gates = x_gates.data_ptr();
   p.h0 = call.hx[0].data_ptr();
   p.c0 = data(call.hx, 1);
+  p.wide_c = call.c_type.has_value();
   p.output = output.data_ptr();
   p.product = data(product);
   p.product_h0 = data(product_h0);

@@ -13,7 +13,8 @@ namespace fastrnn::cuda {
 // rebuilds.
 enum class Save : int { kNothing = 0, kEverything = 1, kStates = 2 };
 
-// (output, hn, saved). With `cells`, hn ends with c of every step. `saved` has, in this order and
+// (output, hn, saved). 16-bit types: c_n has the type of c_0, which may be float32, and so have
+// their gradients. With `cells`, hn ends with c of every step. `saved` has, in this order and
 // where the cell has them: gates, c, h before the projection.
 std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tensor& x,
                                                        const std::optional<at::Tensor>& batch_sizes,

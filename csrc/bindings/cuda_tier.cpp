@@ -9,8 +9,10 @@ namespace fastrnn::cuda {
 
 namespace {
 
+constexpr Team kStepTeam{Tier::kStep, false, 0, 0, 0, 0, 0};
 std::string wanted = "step";
 TeamWish wished;
+std::optional<int64_t> wished_chunks;
 
 }  // namespace
 
@@ -47,52 +49,101 @@ const Candidate* choose(const std::vector<Candidate>& candidates, const PlanQuer
   return nullptr;
 }
 
+// What a pass over a layer runs on, with all that could have served it.
+struct Choice {
+  std::vector<Candidate> candidates;
+  cudaError_t against = cudaSuccess;  // why the last that was passed over has no room
+  const Candidate* chosen;            // null: a launch a step
+
+  Choice(const PlanQuery& query, const Device& device)
+      : candidates(resident_candidates(query, device, wished)),
+        chosen(choose(candidates, query, against)) {}
+  Choice(const Choice&) = delete;
+  Team team() const { return chosen ? chosen->team : kStepTeam; }
+};
+
+// Device, dtype and setting of a question that comes before any call.
+struct Asked {
+  const Stack& stack;
+  Dtype dtype;
+  Context context;
+  Device device;
+
+  Asked(const char* function, const at::Tensor& like, const Stack& asked)
+      : stack(asked),
+        dtype(dtype_of(function, like)),
+        context(like, dtype, uses_tf32(dtype)),
+        device(context.device()) {
+    cell_info(stack.cell);  // raises for a number that is none
+  }
+  PlanQuery query(bool backward) const {
+    return {stack.cell,   dtype,           uses_tf32(dtype), backward,         stack.batch,
+            stack.hidden, stack.recurrent, stack.directions, device.capability};
+  }
+  Wavefront wavefront() const {
+    std::vector<Team> passes{Choice(query(false), device).team()};
+    if (stack.grad) passes.push_back(Choice(query(true), device).team());
+    return plan_wavefront(passes, device, stack.directions, stack.layers, stack.steps,
+                          wished_chunks);
+  }
+};
+
 }  // namespace
 
-Team team_for(const Call& call, bool backward, const Context& context) {
-  const Team step{Tier::kStep, false, 0, 0, 0, 0, 0};
-  if (wanted == "step" || call.projected || call.dtype == Dtype::kFloat64) return step;
-  const Device device = context.device();
-  const Shape& s = call.shape;
-  const PlanQuery query{call.number, call.dtype,  call.tf32,    backward,         s.batch,
-                        s.hidden,    s.recurrent, s.directions, device.capability};
-  const std::vector<Candidate> candidates = resident_candidates(query, device, wished);
-  cudaError_t against = cudaSuccess;
-  if (const Candidate* chosen = choose(candidates, query, against)) return chosen->team;
-  TORCH_CHECK(wanted == "auto", call.function, ": tier ", wanted, " cannot serve ", call.cell.mode,
-              backward ? " backward" : " forward", " with H = ", s.hidden, ", B = ", s.batch,
-              " on this device",
-              against == cudaSuccess ? "" : std::string(": ") + Context::error_text(against));
-  return step;
+void override_wavefront(std::optional<int64_t> chunks) {
+  TORCH_CHECK(!chunks || *chunks >= 0, "override_wavefront: chunks must not be negative, got ",
+              *chunks);
+  wished_chunks = chunks;
 }
 
-std::string describe_plan(const at::Tensor& like, int cell, int64_t batch, int64_t hidden,
-                          int64_t recurrent, int64_t directions) {
-  const char* function = "fastrnn.cuda.describe_plan";
-  cell_info(cell);  // raises for a number that is none
-  const Dtype dtype = dtype_of(function, like);
-  const Context context(like, dtype, uses_tf32(dtype));
+Team team_for(const Call& call, bool backward, const Context& context) {
+  if (wanted == "step" || call.projected || call.dtype == Dtype::kFloat64) return kStepTeam;
   const Device device = context.device();
+  const Shape& s = call.shape;
+  const Choice choice({call.number, call.dtype, call.tf32, backward, s.batch, s.hidden, s.recurrent,
+                       s.directions, device.capability},
+                      device);
+  TORCH_CHECK(
+      choice.chosen || wanted == "auto", call.function, ": tier ", wanted, " cannot serve ",
+      call.cell.mode, backward ? " backward" : " forward", " with H = ", s.hidden,
+      ", B = ", s.batch, " on this device",
+      choice.against == cudaSuccess ? "" : std::string(": ") + Context::error_text(choice.against));
+  return choice.team();
+}
+
+Wavefront wavefront_for(const at::Tensor& like, const Stack& stack) {
+  // Most calls are such, and none of them should pay for the question.
+  if (wanted == "step") return {1, 0, "no tier is asked for"};
+  return Asked("fastrnn.cuda.wavefront", like, stack).wavefront();
+}
+
+std::string describe_plan(const at::Tensor& like, const Stack& stack) {
+  const Asked asked("fastrnn.cuda.describe_plan", like, stack);
   std::ostringstream text;
   for (const bool backward : {false, true}) {
-    const PlanQuery query{cell,   dtype,     uses_tf32(dtype), backward,         batch,
-                          hidden, recurrent, directions,       device.capability};
-    const std::vector<Candidate> candidates = resident_candidates(query, device, wished);
-    cudaError_t against = cudaSuccess;
-    const Candidate* chosen = choose(candidates, query, against);
+    const PlanQuery query = asked.query(backward);
+    const Choice choice(query, asked.device);
     const StepKernel step = plan(query);
     text << (backward ? "\nbackward: " : "forward: ");
-    if (chosen) {
-      text << "one launch, " << describe(*chosen);
+    if (choice.chosen) {
+      text << "one launch, " << describe(*choice.chosen);
     } else {
       text << "a launch a step, "
            << (!step.fused         ? "a library product and the cell update"
                : step.tensor_cores ? "fused with tensor cores"
                                    : "fused");
     }
-    for (const Candidate& candidate : candidates) {
-      if (&candidate != chosen) text << "; possible: " << describe(candidate);
+    for (const Candidate& candidate : choice.candidates) {
+      if (&candidate != choice.chosen) text << "; possible: " << describe(candidate);
     }
+  }
+  if (stack.layers == 1) return text.str();
+  const Wavefront wavefront = asked.wavefront();
+  text << "\nlayers: ";
+  if (wavefront.chunks > 0) {
+    text << wavefront.lanes << " at the same time, in " << wavefront.chunks << " chunks of time";
+  } else {
+    text << "one after another, because " << wavefront.why_not;
   }
   return text.str();
 }

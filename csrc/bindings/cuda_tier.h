@@ -1,6 +1,7 @@
 // Which kernels serve a call on the CUDA backend: one launch a step, or one for the sequence.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "../cuda/tiers.h"
@@ -18,10 +19,24 @@ void override_tier(const std::string& tier, const TeamWish& wish);
 // The team that serves the call; its tier is kStep if the step kernels do.
 Team team_for(const Call& call, bool backward, const Context& context);
 
+// A stack of equal layers, but for the width of their inputs, over a sequence.
+struct Stack {
+  int cell;
+  int64_t batch, hidden, recurrent, directions;
+  int64_t layers = 1, steps = 1;
+  bool grad = true;  // there will be a backward pass
+};
+
+// How the stack runs on the device of `like`, in its dtype.
+Wavefront wavefront_for(const at::Tensor& like, const Stack& stack);
+
+// As many chunks, wherever there is room for a wavefront; fewer than two: none at all; nothing: as
+// plan_wavefront() reckons. For experiments, and process-wide.
+void override_wavefront(std::optional<int64_t> chunks);
+
 // For people: what would serve such a layer on the device of `like`, in its dtype, and which
-// resident kernels could.
-std::string describe_plan(const at::Tensor& like, int cell, int64_t batch, int64_t hidden,
-                          int64_t recurrent, int64_t directions);
+// resident kernels could; and how the layers of a stack follow each other.
+std::string describe_plan(const at::Tensor& like, const Stack& stack);
 
 // The memory of a resident launch, on the device of the call. `resident` refers to it.
 struct ResidentMemory {

@@ -30,11 +30,13 @@ const CellInfo& cell_info(int64_t cell) {
 LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor& x_given,
                      const std::optional<at::Tensor>& batch_sizes,
                      const std::vector<at::Tensor>& hx_given,
-                     const std::vector<at::Tensor>& weights_given, const Timing& timing)
+                     const std::vector<at::Tensor>& weights_given, const Timing& timing,
+                     std::optional<at::ScalarType> c_type)
     : function(function),
       cell(cell_info(cell_number)),
       packed(batch_sizes.has_value()),
-      reverse(timing.reverse) {
+      reverse(timing.reverse),
+      c_type(c_type) {
   TORCH_CHECK(x_given.dim() == (packed ? 2 : 3), function, ": x must have shape ",
               packed ? "(N, I) with batch_sizes" : "(T, B, I)", ", got ", x_given.sizes());
   TORCH_CHECK(int64_t(hx_given.size()) == cell.states, function, ": hx must hold ", cell.states,
@@ -106,13 +108,15 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
   resets = mask(timing.resets, "resets", at::kBool, {B, T});
 }
 
-at::Tensor LayerArgs::checked(const at::Tensor& tensor, const char* name,
-                              at::IntArrayRef shape) const {
+at::Tensor LayerArgs::checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
+                              std::optional<at::ScalarType> type) const {
   TORCH_CHECK(tensor.sizes() == shape, function, ": ", name, " must have shape ", shape, ", got ",
               tensor.sizes());
-  TORCH_CHECK(tensor.scalar_type() == options.dtype() && tensor.device() == options.device(),
-              function, ": ", name, " must be ", options.dtype(), " on ", options.device(),
-              " like x, got ", tensor.dtype(), " on ", tensor.device());
+  const at::ScalarType wanted = type.value_or(x_type());
+  TORCH_CHECK(tensor.scalar_type() == wanted && tensor.device() == options.device(), function, ": ",
+              name, " must be ", wanted, " on ", options.device(),
+              wanted == x_type() ? " like x" : "", ", got ", tensor.scalar_type(), " on ",
+              tensor.device());
   return tensor.contiguous();
 }
 
@@ -121,7 +125,7 @@ std::vector<at::Tensor> LayerArgs::checked_states(const std::vector<at::Tensor>&
   TORCH_CHECK(int64_t(states.size()) == cell.states, function, ": ", name, " must hold ",
               cell.states, " tensors for ", cell.mode, ", got ", states.size());
   std::vector<at::Tensor> result{checked(states[0], name, {D, B, R})};
-  if (cell.states > 1) result.push_back(checked(states[1], name, {D, B, H}));
+  if (cell.states > 1) result.push_back(checked(states[1], name, {D, B, H}, c_type));
   return result;
 }
 

@@ -26,15 +26,20 @@ struct Timing {
 };
 
 struct LayerArgs {
-  // `function` is named in messages. Raises unless every shape, dtype and device agrees.
+  // `function` is named in messages. Raises unless every shape, dtype and device agrees. `c_type`:
+  // of c's initial and final values and their gradients, if not the type of x.
   LayerArgs(const char* function, int64_t cell, const at::Tensor& x,
             const std::optional<at::Tensor>& batch_sizes, const std::vector<at::Tensor>& hx,
-            const std::vector<at::Tensor>& weights, const Timing& timing = {});
+            const std::vector<at::Tensor>& weights, const Timing& timing = {},
+            std::optional<at::ScalarType> c_type = {});
 
   // Checks another tensor of the call (a gradient, an output) and returns it contiguous.
-  at::Tensor checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) const;
+  at::Tensor checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
+                     std::optional<at::ScalarType> type = {}) const;
   std::vector<at::Tensor> checked_states(const std::vector<at::Tensor>& states,
                                          const char* name) const;
+
+  at::ScalarType x_type() const { return c10::typeMetaToScalarType(options.dtype()); }
 
   // (T, B, width) or, packed, (N, width).
   std::vector<int64_t> rows_shape(int64_t width) const;
@@ -44,6 +49,7 @@ struct LayerArgs {
   bool packed, biases, projected, reverse;
   int64_t T, B, I, H, R, D, N;
   at::Tensor x;
+  std::optional<at::ScalarType> c_type;
   std::vector<at::Tensor> hx;
   std::vector<DirectionTensors> weights;
   at::Tensor lengths, resets;  // contiguous; undefined where all rows have T steps, without resets

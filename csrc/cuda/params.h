@@ -51,7 +51,8 @@ struct ForwardStep {
   const void* b_ih[kMaxDirections];  // (G*H) scalar, or null
   const void* b_hh[kMaxDirections];  // (G*H) scalar, or null
   const void* h0;                    // (D, B, R) scalar
-  const void* c0;                    // (D, B, H) scalar; null unless the cell has a second state
+  const void* c0;      // (D, B, H) as wide_c says; null unless the cell has a second state
+  bool wide_c;         // c0 and cn are accumulate, else scalar
   const void* output;  // (N, D*R) scalar: earlier steps are read, h is where this one goes
   // Written.
   void* product;            // (D, B, G*H) scalar: h W_hh^T, put there before the launch; GEMM form
@@ -62,7 +63,7 @@ struct ForwardStep {
   void* cell;               // accumulate: (D, N, H), or (D, B, H) updated in place
   int64_t cell_rows;        // N or B: which of the two
   void* hn;                 // (D, B, R) scalar, or null (projected: h is not known yet)
-  void* cn;                 // (D, B, H) scalar, or null
+  void* cn;                 // (D, B, H) as wide_c says, or null
   void* cell_output;        // (N, D*H) scalar: c of every step, for the caller; or null
 };
 
@@ -74,10 +75,11 @@ struct BackwardStep {
   const void* w_hh_t[kMaxDirections];  // (R, G*H) scalar: W_hh transposed; fused form only
   const void* grad_output;             // (N, D*R) scalar
   const void* grad_hn;                 // (D, B, R) scalar
-  const void* grad_cn;                 // (D, B, H) scalar, or null
+  const void* grad_cn;                 // (D, B, H) scalar; null if grad_cell begins as this
   const void* grad_cell_output;        // (N, D*H) scalar, or null
   const void* h0;                      // (D, B, R) scalar
-  const void* c0;                      // (D, B, H) scalar, or null
+  const void* c0;                      // (D, B, H) as wide_c says, or null
+  bool wide_c;                         // c0 is accumulate, else scalar
   const void* output;                  // (N, D*R) scalar
   const void* cell;                    // (D, N, H) accumulate: c of every step, or null
   const void* saved;                   // (D, N, K, H) scalar, or null

@@ -1,7 +1,7 @@
 #include "tiers.h"
 
 #include <algorithm>
-#include <optional>
+#include <cmath>
 
 #include "../cells/cell_info.h"
 
@@ -28,6 +28,14 @@ constexpr Regime kRegimes[] = {
 // Of the exchange of kGrid's backward, which grows with B * H * members.
 constexpr int64_t kMostExchange = int64_t{256} << 20;
 constexpr int kUnits = 32;  // of a member, where a smaller team would need more
+
+// What a chunk of a wavefront costs beside its steps, in steps: what the host does for it and its
+// launches, the weights on their way to the chip. Reckoned from 50 to 100 us for the host and 1 us
+// for a step, not measured.
+constexpr int64_t kChunkSteps = 64;
+// Blocks of resident kernels on an SM at the same time: registers and shared memory were dealt out
+// as if there were one. Not asked of the device.
+constexpr int kBlocksPerSm = 1;
 
 int64_t tiles_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 int units_of(int64_t hidden, int64_t members) {
@@ -126,6 +134,33 @@ std::vector<Candidate> resident_candidates(const PlanQuery& q, const Device& dev
       found.push_back({regime.name, *team});
   }
   return found;
+}
+
+Wavefront plan_wavefront(const std::vector<Team>& passes, const Device& device, int64_t directions,
+                         int64_t layers, int64_t steps, std::optional<int64_t> wished) {
+  const auto none = [](const char* why) { return Wavefront{1, 0, why}; };
+  if (layers < 2) return none("there is one layer");
+  if (directions != 1)
+    return none("a layer needs the whole of the layer below, in both directions");
+  if (wished && *wished < 2) return none("it is switched off");
+  if (steps < 2) return none("the sequence is too short for chunks");
+  int64_t lanes = layers;
+  for (const Team& team : passes) {
+    if (team.tier == Tier::kStep) return none("it needs a launch for the sequence in every pass");
+    const int64_t blocks = int64_t{team.teams} * team.members;
+    lanes = std::min(lanes, kBlocksPerSm * device.sms / blocks);
+  }
+  if (lanes < 2) return none("two layers do not find room at the same time");
+  if (wished) return {static_cast<int>(lanes), std::min(*wished, steps), nullptr};
+
+  const int64_t most = steps / kChunkSteps;  // chunks of all lanes that the host can keep up with
+  lanes = std::min(lanes, most / 2);
+  if (lanes < 2) return none("the sequence is too short for chunks");
+  // So many layers take chunks + lanes - 1 times the length of a chunk and its cost: the root makes
+  // that least.
+  const auto least = static_cast<int64_t>(std::sqrt(static_cast<double>((lanes - 1) * most)));
+  const int64_t chunks = std::min(least, most / lanes);
+  return {static_cast<int>(lanes), chunks, nullptr};
 }
 
 }  // namespace fastrnn::cuda

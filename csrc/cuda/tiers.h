@@ -1,6 +1,7 @@
 // Which resident kernels could serve a layer, best first: a pure function of numbers, like plan.h.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "plan.h"
@@ -30,5 +31,19 @@ struct Candidate {
 // Projected LSTMs and float64 have none.
 std::vector<Candidate> resident_candidates(const PlanQuery& query, const Device& device,
                                            const TeamWish& wish = {});
+
+// How a stack of layers runs in chunks of time: a layer begins with a chunk once it has done the
+// chunk before and the layer below has done this one, so that several layers are at work.
+struct Wavefront {
+  int lanes;            // layers that run at the same time
+  int64_t chunks;       // 0: one layer after another
+  const char* why_not;  // null where there are chunks
+};
+
+// `passes` has the resident teams of the passes that will run, forward alone or backward too; a
+// pass without one has a team of tier kStep. `wished` chunks instead of the reckoned number, if
+// there is any; fewer than two are none.
+Wavefront plan_wavefront(const std::vector<Team>& passes, const Device& device, int64_t directions,
+                         int64_t layers, int64_t steps, std::optional<int64_t> wished = {});
 
 }  // namespace fastrnn::cuda

@@ -50,7 +50,7 @@ struct ForwardUpdate {
                                               d * s.hidden + unit];
     }
     if constexpr (Cell::kStates == 2) {
-      prev[1] = starts ? Array<Scalar>(p.c0)[(d * s.batch + b) * s.hidden + unit]
+      prev[1] = starts ? load_c<Scalar>(p.c0, p.wide_c, (d * s.batch + b) * s.hidden + unit)
                        : Array<A>(p.cell)[cell_row(p, d, tick.before, b) * s.hidden + unit];
     }
   }
@@ -69,7 +69,7 @@ struct ForwardUpdate {
     if (m.ends() && p.hn) store<Scalar>(p.hn, state, next[0]);
     if constexpr (Cell::kStates == 2) {
       store<A>(p.cell, cell_row(p, d, tick.now, b) * s.hidden + unit, next[1]);
-      if (m.ends()) store<Scalar>(p.cn, state, next[1]);
+      if (m.ends()) store_c<Scalar>(p.cn, p.wide_c, state, next[1]);
       if (p.cell_output)
         store<Scalar>(p.cell_output, (row * s.directions + d) * s.hidden + unit, next[1]);
     }
@@ -117,7 +117,7 @@ struct BackwardUpdate {
     }
     if constexpr ((Cell::kBackwardPrev & kStateC) != 0) {
       prev[1] = m.from_before()    ? Array<A>(p.cell)[(d * s.total + before) * s.hidden + unit]
-                : m.from_initial() ? Array<Scalar>(p.c0)[state]
+                : m.from_initial() ? load_c<Scalar>(p.c0, p.wide_c, state)
                                    : A(0);
     }
     if constexpr ((Cell::kBackwardNext & kStateC) != 0) {
@@ -127,7 +127,8 @@ struct BackwardUpdate {
                                : Array<Scalar>(p.grad_output)[row * width + column];
     if (!p.grad_full && m.ends()) grad_next[0] += Array<Scalar>(p.grad_hn)[state];
     if constexpr (Cell::kStates == 2) {
-      grad_next[1] = m.ends() ? Array<Scalar>(p.grad_cn)[state] : Array<A>(p.grad_cell)[state];
+      grad_next[1] =
+          m.ends() && p.grad_cn ? Array<Scalar>(p.grad_cn)[state] : Array<A>(p.grad_cell)[state];
     }
   }
 

@@ -47,8 +47,11 @@ def scan(
     weights: Sequence[Tensor],
     cells: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """One layer over a sequence; arguments and results as in :func:`layer_forward`, nothing saved."""
-    dtype, step = x.dtype, STEP[tuple(CELLS)[cell]]
+    """One layer over a sequence; arguments and results as in :func:`layer_forward`, nothing saved.
+
+    Final states have the types of the initial ones.
+    """
+    dtype, dtypes, step = x.dtype, [h.dtype for h in hx], STEP[tuple(CELLS)[cell]]
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, timing.batch_sizes)
     outputs, sequences, finals = [], [], []
@@ -81,7 +84,8 @@ def scan(
     if cells:
         sequence = torch.cat(sequences, -1)
         hn.append(sequence.view(*shape, sequence.size(-1)))
-    return output.view(*shape, output.size(-1)).to(dtype), [state.to(dtype) for state in hn]
+    hn = [state.to(kind) for state, kind in zip(hn, [*dtypes, dtype])]
+    return output.view(*shape, output.size(-1)).to(dtype), hn
 
 
 def scan_gradients(
