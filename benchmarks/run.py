@@ -140,7 +140,7 @@ def _line(job: Job, found: Measurement) -> str:
     if found.ours_bytes is not None:
         memory = f"  {found.other_bytes / 2**20:.2f} -> {found.ours_bytes / 2**20:.2f} MiB"
     times = f"{found.other.median:.4g} -> {found.ours.median:.4g} ms"
-    return f"{label}  {found.ratio:.2f}x  {times}  ({found.chosen}){memory}"
+    return f"{label}  {found.ratio:.2f}x  {times}  ({found.served}){memory}"
 
 
 def _heading(place: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 import types
@@ -15,6 +16,7 @@ from torch import nn
 from fastrnn._bench import environment
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights
 from fastrnn._bench.gate import Error, deviation, errors, exact_results, floor
+from fastrnn._bench.kernels import Served
 from fastrnn._bench.measure import Measurement, Refused, Setting, measure
 from fastrnn._bench.timing import Pace, Spread
 
@@ -80,7 +82,7 @@ PLACE = dict.fromkeys(results.PLACE, "") | {"device": "Test CPU", "torch": "2.0"
 def row_of(case, ratio=2.0, status="ok", backend="auto", extension="yes", **changes):
     times = {"ours": Spread(1.0, 0.9, 1.1, 5), "other": Spread(ratio, 1.9, 2.1, 5)} if status == "ok" else {}
     kept = {"ours_bytes": 50, "other_bytes": 100} if case.mode == "training" and status == "ok" else {}
-    found = Measurement(status, chosen="cpu", detail='a, "quoted" word', **times, **kept)
+    found = Measurement(status, served=Served("cpu"), detail='a, "quoted" word', **times, **kept)
     setting = replace(SETTING, backend=backend)
     place = PLACE | {"extension": extension}
     return results.to_row(results.job_fields("cpu", "torch", case, setting, place), found, "cpu") | changes
@@ -106,6 +108,27 @@ def test_a_row_cut_short_is_dropped_and_another_header_refused(tmp_path):
     path.write_text("date,device\n")
     with pytest.raises(ValueError, match="columns differ"):
         results.ResultFile(path)
+
+
+def test_files_from_before_a_column_stay_readable_and_grow(tmp_path):
+    for committed in (Path(results.__file__).parent / "results").glob("*.csv"):
+        if committed.name != "cuda-resources.csv":
+            rows = results.read_rows(committed)
+            assert rows and all(tuple(row) == results.COLUMNS and None not in row.values() for row in rows)
+    path, row = tmp_path / "x.csv", row_of(TINY)
+    with path.open("w", newline="") as file:
+        names = [name for name in results.COLUMNS if name not in results.ADDED]
+        old = csv.DictWriter(file, names, extrasaction="ignore")
+        old.writeheader()
+        old.writerow(row)
+    assert results.read_rows(path) == [row]
+    newer = row_of(replace(TINY, H=6), cuda="13.0", forward_kernel="cluster (a; b, c)")
+    results.ResultFile(path).append(newer)
+    assert results.read_rows(path) == [row, newer] and [file.name for file in tmp_path.iterdir()] == ["x.csv"]
+    assert path.read_text().splitlines()[0] == ",".join(results.COLUMNS)
+    with path.open("a") as file:
+        file.write("2026-01-01,cut sho")
+    assert results.read_rows(path) == [row, newer]
 
 
 def test_the_newest_row_of_a_measurement_counts():

@@ -98,7 +98,7 @@ def _lines(mode: str, precision: str, found: Measurement, memory: str) -> list[s
     if found.status != "ok":
         return [f"{label}: {found.status}  {found.detail}"]
     lines = [
-        f"{label}: {found.ratio:.2f}x  (backend {found.chosen}, {found.ours.repeats} pairs; "
+        f"{label}: {found.ratio:.2f}x  (backend {found.served}, {found.ours.repeats} pairs; "
         f"worst of the results, {found.worst})"
     ]
     for who, times, held in (
