@@ -101,12 +101,20 @@ def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
     return sets
 
 
-def _packed_layout(case: Case, device) -> PackedSequence:
-    """A PackedSequence of one feature: only its batch_sizes and indices are of use."""
+def lengths_of(case: Case) -> Tensor:
+    """How many steps each of the B rows has."""
+    if not case.packed:
+        return torch.full((case.B,), case.T)
     generator = torch.Generator().manual_seed(LENGTH_SEED)
     lengths = torch.randint(1, case.T + 1, (case.B,), generator=generator)
     lengths[case.B // 2] = case.T  # so that T is the length of the longest row, as the case says
-    return pack_padded_sequence(torch.zeros(case.T, case.B, 1, device=device), lengths, enforce_sorted=False)
+    return lengths
+
+
+def _packed_layout(case: Case, device) -> PackedSequence:
+    """A PackedSequence of one feature: only its batch_sizes and indices are of use."""
+    padded = torch.zeros(case.T, case.B, 1, device=device)
+    return pack_padded_sequence(padded, lengths_of(case), enforce_sorted=False)
 
 
 def to_float64(inputs: Inputs) -> Inputs:
