@@ -43,7 +43,7 @@ COLUMNS = (
 )
 
 # Columns that came later, and what they hold for the rows of files without them.
-ADDED = {"forward_kernel": "", "backward_kernel": ""}
+ADDED = {"resets": "0.0", "forward_kernel": "", "backward_kernel": ""}
 
 # A later row replaces an earlier one that agrees in all of these.
 IDENTITY = ("device", *HOW, *CASE, "launch")
@@ -76,7 +76,7 @@ def to_row(job: Row, found: Measurement, device_type: str) -> dict[str, str]:
 
 def case_of(row: Row) -> Case:
     """The case a row is about."""
-    read = {"int": int, "str": str, "bool": lambda text: text == "True"}
+    read = {"int": int, "float": float, "str": str, "bool": lambda text: text == "True"}
     return Case(**{field.name: read[field.type](row[field.name]) for field in fields(Case)})
 
 

@@ -10,7 +10,7 @@ from cases import GRIDS, NOTES
 from results import Row, case_of
 from targets import target_of
 
-GROUP = ("grid", "cell", "dtype", "mode", "threads", "precision", "launch", "opponent", "backend", "device")
+GROUP = ("grid", "cell", "resets", "dtype", "mode", "threads", "precision", "launch", "opponent", "backend", "device")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Group:
 
 
 def _belongs(case, key: dict[str, str]) -> bool:
-    return (case.cell, case.dtype, case.mode) == (key["cell"], key["dtype"], key["mode"])
+    wanted = (key["cell"], key["dtype"], key["mode"], float(key["resets"]))
+    return (case.cell, case.dtype, case.mode, case.resets) == wanted
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:
@@ -92,7 +93,7 @@ def table(rows: Sequence[Row]) -> str:
         opponent = "" if key["opponent"] == "torch" else f" vs {key['opponent']}"
         lines.append(
             (
-                key["grid"] + opponent,
+                " ".join(filter(None, (key["grid"], reset_label(key)))) + opponent,
                 key["cell"],
                 key["dtype"] + (f" {key['precision']}" if key["precision"] else ""),
                 key["mode"],
@@ -110,6 +111,12 @@ def table(rows: Sequence[Row]) -> str:
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     notes = [f"{grid}: {NOTES[grid]}" for grid in dict.fromkeys(row["grid"] for row in rows) if grid in NOTES]
     return "\n".join([*text, "", "ratios: opponent's time / ours; memory: our bytes / the opponent's", *notes])
+
+
+def reset_label(row: Row) -> str:
+    """`3% resets`, empty for none."""
+    share = float(row["resets"])
+    return f"{share:.0%} resets" if share else ""
 
 
 def ratio(value: float | None) -> str:

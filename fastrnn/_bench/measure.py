@@ -17,6 +17,7 @@ from .case import Case, Side, build, make_inputs, make_weights, rotation_count
 from .gate import Error, deviation, errors, exact_results, floor
 from .kernels import NOBODY, Served, served_by
 from .memory import training_bytes
+from .resets import torch_side
 from .timing import ClockRounds, EventRounds, Pace, Spread, captured, interleave, spread
 
 PRECISIONS = ("tf32", "ieee")
@@ -85,12 +86,14 @@ def measure(case: Case, setting: Setting, opponent: Opponent | None = None) -> l
 
 
 def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Measurement]:
-    device, torch_class = setting.device, getattr(nn, case.cell)
-    weights = build(torch_class, case, device, make_weights(case)).state_dict()
+    if case.resets and (case.packed or case.directions == 2):
+        raise Refused("resets: measured on padded input in one direction")
+    device = setting.device
+    weights = build(getattr(nn, case.cell), case, device, make_weights(case)).state_dict()
     first = make_inputs(case, device)[0]
     exact = exact_results(case, weights, first, device)
     ours = Side(build(getattr(fastrnn, case.cell), case, device, weights), case)
-    torchs = Side(build(torch_class, case, device, weights), case)
+    torchs = torch_side(case, device, weights, first)
     other = opponent(case, device, weights) if opponent else torchs
     other.prepare(first)
 
@@ -99,7 +102,7 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
 
     with _forced(setting.backend):
         with torch.set_grad_enabled(ours.training):
-            served = served_by(fastrnn.explain(ours.module, first.x), ours.training)
+            served = served_by(fastrnn.explain(ours.module, first.x, **first.asked), ours.training)
         found = gate(ours(first))
         if not all(error.ok for error in found):
             return [_wrong("eager", served, found)]
@@ -111,8 +114,9 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
                 "ours_bytes": training_bytes(ours, first, device),
                 "other_bytes": training_bytes(other, first, device),
             }
+        against = f"torch.nn by {other.writing}" if other is torchs and case.resets else ""
         times, launch_bound = _time(case, setting, (ours, other), first)
-        rows = [Measurement("ok", "eager", served, "", found[0], *times, **bytes_kept)]
+        rows = [Measurement("ok", "eager", served, against, found[0], *times, **bytes_kept)]
         if device.type == "cuda" and (setting.graph == "on" or (setting.graph == "auto" and launch_bound)):
             rows.append(_try_graph(setting, (ours, other), first, served, gate))
     return rows
