@@ -1,8 +1,8 @@
 """How far a result is from what its device can do: time per step beside the floor, and the roofline plot.
 
-`python benchmarks/roofline.py results/<device>.csv` prints a row per timed case and draws one PNG beside the CSV: the
-achieved FLOP/s over the arithmetic intensity, under the copy bandwidth and the matrix rate, and above every point the
-rate at which its floor would run (floor.py). A CPU has no model of a step: its floor is the roof alone.
+`python benchmarks/roofline.py results/<device>.csv` prints a line per timed case and draws <device>-roofline.png beside
+the CSV: the achieved FLOP/s over the arithmetic intensity, under the copy bandwidth and the matrix rate, and above
+every point the rate at which its floor would run (floor.py). A CPU has no model of a step: its floor is the roof alone.
 
 FLOPs are those of the products, a multiply-add being two; bytes are of what must cross the memory at least: inputs,
 weights and outputs once in forward, and three times in training, for their gradients and because backward reads again.
@@ -133,25 +133,31 @@ class Point:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when the table is printed and the figure drawn."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    """0 when every file has its table and its figure, 1 when one could not have them."""
+    args = _parser().parse_args(argv)
+    status = 0
+    for path in args.csv:
+        try:
+            points = read_points(path, args)
+        except (Unknown, ValueError) as missing:
+            print(f"roofline.py: {path}: {missing}", file=sys.stderr)
+            status = 1
+            continue
+        png = path.with_name(f"{path.stem}-roofline.png")
+        draw(points, png)
+        print(f"{path.stem}\n\n{table(points)}\n\n{png}\n")
+    return status
+
+
+def read_points(path: Path, args: argparse.Namespace) -> list[Point]:
+    """The timed rows of a file that were asked for; raises Unknown where there are none."""
     wanted = {name: getattr(args, name) for name in ("grid", "backend", "opponent") if getattr(args, name)}
-    rows = [row for row in latest(read_rows(args.csv)) if all(row[name] == value for name, value in wanted.items())]
+    rows = [row for row in latest(read_rows(path)) if all(row[name] == value for name, value in wanted.items())]
     rows = [row for row in rows if row["status"] == "ok"]
     if not rows:
-        chosen = ", ".join(f"{name} {value}" for name, value in wanted.items())
-        parser.error(f"{args.csv} has no row with a time" + (f" of {chosen}" if chosen else ""))
-    try:
-        figures = Figures(args.ceilings, args.barriers)
-        points = [Point(row, Work(case_of(row)), figures.of(row)) for row in rows]
-    except (Unknown, ValueError) as missing:
-        parser.error(str(missing))
-    print(table(points))
-    path = args.png or args.csv.with_name(f"{args.csv.stem}-roofline.png")
-    draw(points, path)
-    print(f"\n{path}")
-    return 0
+        raise Unknown(" ".join(("no row with a time", *(f"of {name} {value}" for name, value in wanted.items()))))
+    figures = Figures(args.ceilings, args.barriers)
+    return [Point(row, Work(case_of(row)), figures.of(row)) for row in rows]
 
 
 def table(points: Sequence[Point]) -> str:
@@ -226,13 +232,12 @@ def _draw_panel(panel, points: Sequence[Point]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("csv", type=Path, help="results of benchmarks/run.py")
+    parser.add_argument("csv", type=Path, nargs="+", help="results of benchmarks/run.py")
     parser.add_argument("--grid", choices=GRIDS, help="rows of this grid alone")
     parser.add_argument("--backend", help="rows of this backend setting alone")
     parser.add_argument("--opponent", help="rows against this opponent alone")
     parser.add_argument("--ceilings", type=Path, help="CSV of ceilings.py (an H200 has constants without it)")
     parser.add_argument("--barriers", type=Path, help="CSV of barriers.cu (an H200 has constants without it)")
-    parser.add_argument("--png", type=Path, help="default: <csv>-roofline.png beside the CSV")
     return parser
 
 

@@ -1,16 +1,34 @@
-"""From rows to figures a reader can hold: geometric means and worst cases, with the targets beside them."""
+"""From rows to figures a reader can hold: geometric means and worst cases, with the targets beside them.
+
+`python benchmarks/summary.py FILE.csv ...` prints the table of each file.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cases import GRIDS, NOTES
-from results import Row, case_of
+from results import Row, case_of, latest, read_rows
 from targets import target_of
 
 GROUP = ("grid", "cell", "resets", "dtype", "mode", "threads", "precision", "launch", "opponent", "backend", "device")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 1 if a file has no rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("csv", type=Path, nargs="+", help="results of benchmarks/run.py")
+    status = 0
+    for path in parser.parse_args(argv).csv:
+        rows = latest(read_rows(path))
+        print(f"{path.stem}\n\n{table(rows)}\n" if rows else f"{path}: no rows\n")
+        status |= not rows
+    return status
 
 
 @dataclass(frozen=True)
@@ -122,3 +140,7 @@ def reset_label(row: Row) -> str:
 def ratio(value: float | None) -> str:
     """A ratio in three figures, empty for None."""
     return "" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -89,6 +89,7 @@ def test_the_table_tells_time_floor_and_tier(tmp_path, capsys):
     assert roofline.main([str(source)]) == 0
     lines = capsys.readouterr().out.splitlines()
     least = point_of(WIDE).floor[0]
+    assert lines[0] == "r" and lines.pop(0) + lines.pop(0) == "r"
     assert lines[1].split()[-5:] == ["2", f"{least * 1e6 / 50:.3g}", f"{0.1e-3 / least:.2f}", "cluster", "cluster"]
     assert lines[2].split()[-2:] == ["cluster+step", "cluster"] and lines[3] == ""
     assert (tmp_path / "r-roofline.png").stat().st_size > 1000
@@ -126,8 +127,7 @@ def test_a_cpu_is_held_against_its_roof(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ceilings, "copy_rate", lambda *_: 40.0)
     monkeypatch.setattr(ceilings, "matrix_rate", lambda *_: 0.1)
     source = csv_of(tmp_path / "r.csv", [row_of(TINY, CPU | {"device": environment(torch.device("cpu"))["device"]})])
-    with pytest.raises(SystemExit):
-        roofline.main([str(source)])
+    assert roofline.main([str(source)]) == 1
     assert "--threads 1 --out FILE` and give --ceilings FILE" in capsys.readouterr().err
     found = tmp_path / "new" / "c.csv"
     for threads in ("1", "2"):
@@ -135,15 +135,17 @@ def test_a_cpu_is_held_against_its_roof(tmp_path, monkeypatch, capsys):
     torch.set_num_threads(ALL_THREADS)
     assert len(found.read_text().splitlines()) == 1 + 2 * 3
     capsys.readouterr()
-    assert roofline.main([str(source), "--ceilings", str(found), "--png", str(tmp_path / "x.png")]) == 0
-    line = capsys.readouterr().out.splitlines()[1].split()
+    assert roofline.main([str(source), "--ceilings", str(found)]) == 0
+    line = capsys.readouterr().out.splitlines()[3].split()
     work = roofline.Work(TINY)
     assert line[-2:] == ["cpu", "roof"] and float(line[-4]) == pytest.approx(1e6 * work.bytes / 40e9 / 3, rel=0.01)
-    assert (tmp_path / "x.png").exists()
+    assert (tmp_path / "r-roofline.png").exists()
 
 
-def test_a_file_without_times_is_refused(tmp_path, capsys):
-    source = csv_of(tmp_path / "r.csv", [row_of(WIDE, status="WRONG"), row_of(TINY)])
-    with pytest.raises(SystemExit):
-        roofline.main([str(source), "--grid", "odd"])
-    assert "has no row with a time of grid odd" in capsys.readouterr().err
+def test_a_file_without_times_costs_the_others_nothing(tmp_path, capsys):
+    empty = csv_of(tmp_path / "e.csv", [row_of(WIDE, status="WRONG"), row_of(WIDE, grid="sizes")])
+    full = csv_of(tmp_path / "f.csv", [row_of(WIDE, grid="odd")])
+    assert roofline.main([str(empty), str(full), "--grid", "odd"]) == 1
+    told = capsys.readouterr()
+    assert f"{empty}: no row with a time of grid odd" in told.err and "T=50 B=16" in told.out
+    assert [path.name for path in tmp_path.glob("*.png")] == ["f-roofline.png"]
