@@ -112,17 +112,17 @@ tables() {
 
 export -f machine architecture build resources sanitize flashrnn ceilings barriers grid figures tables
 
-part machine 10 machine
+part machine 20 machine # the first import of torch may have to come from a slow disk
 part build 120 build
 # At the same time, for none of them is timed.
-part resources 110 resources &
-part memcheck 110 sanitize memcheck &
-part racecheck 110 sanitize racecheck &
-[ -d wheels ] && part flashrnn 110 flashrnn &
-part gpu-tests 110 "$python" -m pytest -q -m gpu tests
+part resources 105 resources &
+part memcheck 105 sanitize memcheck &
+part racecheck 105 sanitize racecheck &
+[ -d wheels ] && part flashrnn 105 flashrnn &
+part gpu-tests 105 "$python" -m pytest -q -m gpu tests
 wait # nothing else runs while times are taken
-part ceilings 20 ceilings
-part barriers 15 barriers
+part ceilings 25 ceilings
+part barriers 25 barriers
 rm -f "$out"/bench-*.csv
 
 bench() {
@@ -135,12 +135,12 @@ bench packed-auto 20 auto --grid packed
 bench decode-step 15 step --grid decode
 bench long-auto 25 auto --grid long
 find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends
-[ -d wheels ] && bench long-flashrnn 25 auto --grid long --filter cell=LSTM,B=16 --opponent flashrnn
+[ -d wheels ] && bench long-flashrnn 20 auto --grid long --filter cell=LSTM,B=16 --opponent flashrnn
 bench sizes-auto 25 auto --grid sizes
-bench sizes-step 20 step --grid sizes
+bench sizes-step 15 step --grid sizes
 bench odd-auto 15 auto --grid odd
 bench odd-step 15 step --grid odd
-part figures 15 figures
+part figures 30 figures
 part tables 10 tables
 
 cat "$out/tables.log" "$out/summary.txt"

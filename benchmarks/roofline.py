@@ -26,8 +26,9 @@ from results import Row, case_of, latest, read_rows
 
 from fastrnn._bench.case import Case, lengths_of
 from fastrnn._bench.kernels import tier_of
+from fastrnn.registry import CELLS
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = {cell.layer: cell.gates for cell in CELLS.values()}
 COLORS = {"cta": "#7b3fa0", "cluster": "#2f9e6e", "grid": "#d9822b", "step": "#2b6cb0", "cpu": "#2b6cb0"}
 OTHER_COLOR = "#888888"
 MARKERS = {"forward": "o", "training": "^"}
