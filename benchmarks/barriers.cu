@@ -22,6 +22,7 @@ using fastrnn::cuda::kResidentThreads;
 // A launch costs more than a barrier: the difference between many and few is theirs alone.
 constexpr int kFew = 1000, kMany = 11000;
 constexpr int kRepeats = 7, kLaunches = 1000;
+constexpr int kWarmUps = 50, kSpins = 1 << 21;  // some 5 ms each
 
 __global__ void __launch_bounds__(kResidentThreads) cluster_barriers(int count) {
   for (int i = 0; i < count; ++i) {
@@ -42,6 +43,12 @@ __global__ void __launch_bounds__(kResidentThreads) grid_barriers(unsigned* coun
 }
 
 __global__ void nothing() {}
+
+__global__ void spin(float* sink, int count) {
+  float x = static_cast<float>(threadIdx.x);
+  for (int i = 0; i < count; ++i) x = fmaf(x, 0.999f, 1.0f);
+  if (x < 0.0f) *sink = x;  // never, but the compiler does not know
+}
 
 void check(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
@@ -81,6 +88,19 @@ int attribute(cudaDeviceAttr which) {
   int value = 0;
   CHECK(cudaDeviceGetAttribute(&value, which, 0));
   return value;
+}
+
+// A GPU that has been idle runs at a low clock for a while.
+void warm_up(cudaStream_t stream) {
+  float* sink = nullptr;
+  CHECK(cudaMalloc(&sink, sizeof(float)));
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(attribute(cudaDevAttrMultiProcessorCount));
+  config.blockDim = dim3(kResidentThreads);
+  config.stream = stream;
+  for (int i = 0; i < kWarmUps; ++i) CHECK(cudaLaunchKernelEx(&config, spin, sink, kSpins));
+  CHECK(cudaStreamSynchronize(stream));
+  CHECK(cudaFree(sink));
 }
 
 void time_clusters(cudaStream_t stream) {
@@ -184,6 +204,7 @@ int main() {
   cudaStream_t stream;
   CHECK(cudaStreamCreate(&stream));
   std::printf("what,size,us\n");
+  warm_up(stream);
   time_clusters(stream);
   time_grids(stream);
   time_launches(stream);

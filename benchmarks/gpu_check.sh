@@ -67,7 +67,7 @@ sanitize() {
     -k 'test_what_the_plan_chooses and (float16 or float32) or test_projected_lstm and float32'
 }
 
-# FlashRNN compiles itself at the first call of a batch size, for a minute and more: here, beside the tests.
+# FlashRNN compiles itself at the first call of a batch size: here, beside the tests.
 flashrnn() {
   "$python" -m pip install --no-index --no-deps --find-links wheels flashrnn
   "$python" benchmarks/run.py --grid long --filter cell=LSTM,B=16,T=1024 --backend cuda --opponent flashrnn \
