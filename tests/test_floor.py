@@ -92,3 +92,16 @@ def test_measured_figures_take_the_place_of_constants():
     none = step_seconds(replace(H200, cluster_barrier={}, grid_barrier={}), small)
     assert set(none) == {"step"} and set(found) == {"cluster", "grid", "step"}
     assert set(step_seconds(H200, Layer(4, 64, 1))) == {"cta", "cluster", "grid", "step"}
+
+
+def test_directions_share_the_device():
+    two, one = Layer(4, 512, 128, directions=2), Layer(4, 512, 256)
+    assert step_seconds(H200, two)["cluster"] == step_seconds(H200, one)["cluster"]
+    assert step_seconds(H200, two)["step"] == pytest.approx(step_seconds(H200, one)["step"], rel=0.1)
+
+
+def test_backward_through_memory_writes_and_reads_sums_in_float32():
+    bound = replace(H200, matrix={"bfloat16": 1e30}, shared=1e30)  # by what is exchanged, and nothing else
+    layer, latency = Layer(4, 512, 256), H200.grid_chain + H200.grid_barrier[132]
+    forward, backward = (step_seconds(bound, layer, backward=back)["grid"] - latency for back in (False, True))
+    assert backward == pytest.approx(4 * forward)

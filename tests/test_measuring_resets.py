@@ -137,3 +137,16 @@ def test_bench_command_with_resets(capsys):
     with pytest.raises(SystemExit):
         _bench.main(["--resets", "3"])
     assert "between 0 and 1, got 3" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("writing", resets.WRITINGS)
+@pytest.mark.parametrize("mode", ["forward", "training"])
+def test_resets_are_timed_on_cuda(mode, writing, monkeypatch):
+    monkeypatch.setattr(resets, "WRITINGS", {writing: resets.WRITINGS[writing]})
+    monkeypatch.setattr(resets.torch_class, "__defaults__", (writing,))  # the exact results, too
+    setting = replace(SETTING, device=torch.device("cuda"), backend="cuda", precision="ieee", graph="off")
+    (found,) = measure(replace(TINY, T=20, B=8, I=32, H=32, layers=2, mode=mode), setting)
+    assert (found.status, found.detail) == ("ok", f"torch.nn by {writing}"), found.detail
+    assert found.served.backend == "cuda" and found.served.forward_kernel

@@ -24,6 +24,7 @@ import torch
 TINY = Case("LSTM", T=3, B=2, I=4, H=5)
 WIDE = Case("LSTM", T=50, B=16, I=64, H=256, dtype="bfloat16")
 GPU = {"device": "NVIDIA H200", "cuda": "13.0", "threads": "16", "chosen": "cuda", "backend": "cuda"}
+LATENCIES = ("what", "size", "us")
 CPU = {"device": "Test CPU", "cuda": "", "threads": "1", "chosen": "cpu", "backend": "auto"}
 
 
@@ -77,6 +78,8 @@ def test_the_floor_is_steps_and_the_products_around_them():
     assert two == pytest.approx(2 * least, rel=0.01)
     huge = point_of(replace(WIDE, T=1, B=1, I=4096, H=4096))
     assert huge.floor == (pytest.approx(huge.work.bytes / 4.3e12), "roof")
+    large = replace(WIDE, H=512, B=256)
+    assert point_of(replace(large, packed=True)).floor[0] < 0.9 * point_of(large).floor[0]
     decode = replace(WIDE, H=4096, B=1)
     assert point_of(decode, launch="graph").floor[0] < point_of(decode).floor[0]  # tier step, by its launch
 
@@ -97,7 +100,7 @@ def test_the_table_tells_time_floor_and_tier(tmp_path, capsys):
 
 def test_measured_figures_replace_the_constants(tmp_path):
     barriers = figures_file(
-        tmp_path / "b.csv", machine_fields, [("cluster_barrier", 16, 0.7), ("grid_barrier", 132, 2), ("launch", 1, 3)]
+        tmp_path / "b.csv", LATENCIES, [("cluster_barrier", 16, 0.7), ("grid_barrier", 132, 2), ("launch", 1, 3)]
     )
     measured = [(GPU["device"], 16, "multiprocessors", 66, ""), (GPU["device"], 16, "copy", 4000, "GB/s")]
     measured += [(GPU["device"], 16, "matrix bfloat16", 400, "TFLOP/s")]
@@ -120,9 +123,6 @@ def test_measured_figures_replace_the_constants(tmp_path):
     assert machine.latencies([{"what": "launch", "size": "1", "us": "2"}])["cluster_barrier"] == {}  # none on this GPU
 
 
-machine_fields = ("what", "size", "us")
-
-
 def test_a_cpu_is_held_against_its_roof(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ceilings, "copy_rate", lambda *_: 40.0)
     monkeypatch.setattr(ceilings, "matrix_rate", lambda *_: 0.1)
@@ -140,6 +140,18 @@ def test_a_cpu_is_held_against_its_roof(tmp_path, monkeypatch, capsys):
     work = roofline.Work(TINY)
     assert line[-2:] == ["cpu", "roof"] and float(line[-4]) == pytest.approx(1e6 * work.bytes / 40e9 / 3, rel=0.01)
     assert (tmp_path / "r-roofline.png").exists()
+
+
+def test_thread_counts_have_ceilings_of_their_own(tmp_path):
+    rates = [("Test CPU", threads, what, threads, "") for threads in (1, 2) for what in ("copy", "matrix float32")]
+    figures = machine.Figures(figures_file(tmp_path / "c.csv", ceilings.FIELDS, rates))
+    found = [figures.of(row_of(TINY, CPU | {"threads": threads})) for threads in ("1", "2")]
+    assert [(place.copy, place.matrix, place.steps) for place in found] == [
+        (1.0, {"float32": 1.0}, None),
+        (2.0, {"float32": 2.0}, None),
+    ]
+    with pytest.raises(machine.Unknown, match="with 3 threads"):
+        figures.of(row_of(TINY, CPU | {"threads": "3"}))
 
 
 def test_a_file_without_times_costs_the_others_nothing(tmp_path, capsys):
