@@ -28,7 +28,7 @@ part() {
 
 machine() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv
-  "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
+  "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda, torch.cuda.get_device_name())'
   nvcc --version | tail -n 2
   git rev-parse HEAD 2>/dev/null || true
 }
