@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
-FORMATTED := $(shell find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+FORMATTED := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 BUILD_SETTINGS := $(abspath $(VENV)) $(TORCH) cuda=$(FASTRNN_CUDA) archs=$(TORCH_CUDA_ARCH_LIST)
 
 # Writes its argument to the target only where it differs, so that what depends on it is redone only then.

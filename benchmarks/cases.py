@@ -67,8 +67,8 @@ GRIDS: dict[str, tuple[Case, ...]] = {
     ),
     # sizes that are no multiple of any tile
     "odd": _grid(_plain(*((t, b, h, h) for t, h, b in product(ODD_T, ODD_H, ODD_B))), ("float32",)),
-    # policy training
-    "rl": _grid(_plain((128, 128, 256, 256)), ("float32", "bfloat16")),
+    # policy training, without and with episodes that end
+    "rl": _grid((((128, 128, 256, 256), {}), ((128, 128, 256, 256), {"resets": 0.03})), ("float32", "bfloat16")),
     # variable lengths, as text or speech gives them
     "packed": _grid(_plain((500, 32, 512, 512), layers=2, directions=2, packed=True), ("float32", "bfloat16")),
     # one step at a time, as a sampler or an agent runs; nobody trains like that
@@ -79,7 +79,7 @@ GRIDS: dict[str, tuple[Case, ...]] = {
 
 # What a reader of a grid's figures has to know besides the shapes.
 NOTES: dict[str, str] = {
-    "rl": "timed without episode resets: torch.nn has none to compare with",
+    "rl": "torch.nn has no resets: it runs episodes side by side or a loop over steps, whichever is faster there",
 }
 
 

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can tell, in under ten minutes on 16 cores, with no network:
+# Everything that only a GPU can tell, in under nine minutes on 16 cores, with no network:
 #
 #   benchmarks/gpu_check.sh FOLDER
 #
-# FOLDER gets one log a part, the benchmark tables, and summary.txt, which says how each part ended. A
-# part that fails or runs out of its time does not lose the output of the others. Needs torch with CUDA,
-# nvcc of the same CUDA, ninja and pytest; a FlashRNN wheel in wheels/ (optional) makes that opponent run.
+# FOLDER gets one log a part, the benchmark tables with their roofline plots, and summary.txt, which says how
+# each part ended. A part that fails or runs out of its time does not lose the output of the others, and a
+# benchmark that does has every row that it finished in its CSV. Needs torch with CUDA, nvcc of the same CUDA,
+# ninja, pytest, tqdm and matplotlib; a FlashRNN wheel in wheels/ (optional) makes that opponent run.
 set -u
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:?usage: benchmarks/gpu_check.sh FOLDER}" && cd "$1" && pwd)
 python=${PYTHON:-python3}
-export out python
+TORCH_EXTENSIONS_DIR=$(mktemp -d) # where FlashRNN compiles itself
+trap 'rm -rf "$TORCH_EXTENSIONS_DIR"' EXIT
+export out python TORCH_EXTENSIONS_DIR
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"
 : >"$out/summary.txt"
 
@@ -20,14 +23,18 @@ part() {
   shift 2
   # A shell of its own, because timeout can run no function of this one; it ends at the first failure.
   timeout --kill-after=5 "$seconds" bash -ec '"$@"' "$name" "$@" >"$out/$name.log" 2>&1
-  printf '%-12s exit %3d after %3d s\n' "$name" $? $((SECONDS - began)) | tee -a "$out/summary.txt"
+  printf '%-26s exit %3d after %3d s\n' "$name" $? $((SECONDS - began)) | tee -a "$out/summary.txt"
 }
 
 machine() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv
-  "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
+  "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda, torch.cuda.get_device_name())'
   nvcc --version | tail -n 2
   git rev-parse HEAD 2>/dev/null || true
+}
+
+architecture() {
+  "$python" -c 'import torch; print("sm_%d%d" % torch.cuda.get_device_capability())'
 }
 
 build() {
@@ -40,7 +47,7 @@ build() {
 # registers, stack bytes and bytes spilled.
 resources() {
   local arch file pid pids=()
-  arch=$("$python" -c 'import torch; print("sm_%d%d" % torch.cuda.get_device_capability())')
+  arch=$(architecture)
   for file in csrc/cuda/inst/*.cu; do
     nvcc -std=c++20 -O3 -arch="$arch" -Xptxas -v -c "$file" -o /dev/null \
       >"$out/resources-$(basename "$file" .cu).txt" 2>&1 &
@@ -60,33 +67,81 @@ sanitize() {
     -k 'test_what_the_plan_chooses and (float16 or float32) or test_projected_lstm and float32'
 }
 
+# FlashRNN compiles itself at the first call of a batch size: here, beside the tests.
 flashrnn() {
   "$python" -m pip install --no-index --no-deps --find-links wheels flashrnn
+  "$python" benchmarks/run.py --grid long --filter cell=LSTM,B=16,T=1024 --backend cuda --opponent flashrnn \
+    --graph off --quick --out "$out/flashrnn-first.csv"
 }
 
+# The ceilings of the device: copy bandwidth, matrix rate, latency of barriers and launches.
+ceilings() {
+  rm -f "$out/ceilings.csv" # or it would grow
+  "$python" benchmarks/ceilings.py --device cuda --seconds 0.3 --out "$out/ceilings.csv"
+}
+
+barriers() {
+  local arch
+  arch=$(architecture)
+  nvcc -std=c++20 -O3 -arch="$arch" -o "$out/barriers" benchmarks/barriers.cu
+  "$out/barriers" >"$out/barriers.csv"
+  cat "$out/barriers.csv"
+}
+
+# grid FILE SECONDS TIER ARGUMENTS... The tier is FASTRNN_CUDA_TIER: step, a launch a step, is the default of
+# fastrnn; with auto the kernels that run a whole sequence in one launch serve where they can. A grid larger
+# than its time is measured in a mixed order, so that what is measured stands for all of it.
 grid() {
-  "$python" benchmarks/run.py --grid "$1" --backend cuda --out "$out/$1.csv"
+  local file=$1 seconds=$2 tier=$3
+  shift 3
+  FASTRNN_CUDA_TIER=$tier "$python" benchmarks/run.py --backend cuda --seconds-per-case 0.15 --shuffle \
+    --stop-after $((seconds - 9)) --out "$out/$file.csv" "$@"
 }
 
-# The kernels that run a whole sequence in one launch, which are opt-in.
-resident() {
-  FASTRNN_CUDA_TIER=auto "$python" benchmarks/run.py --grid "$1" --backend cuda --out "$out/resident-$1.csv"
+figures() {
+  local given=() name
+  for name in ceilings barriers; do
+    if [ -s "$out/$name.csv" ]; then given+=("--$name" "$out/$name.csv"); fi
+  done
+  "$python" benchmarks/roofline.py "$out"/bench-*.csv "${given[@]}"
 }
 
-export -f machine build resources sanitize flashrnn grid resident
+tables() {
+  "$python" benchmarks/summary.py "$out"/bench-*.csv
+}
 
-part machine 10 machine
+export -f machine architecture build resources sanitize flashrnn ceilings barriers grid figures tables
+
+part machine 20 machine # the first import of torch may have to come from a slow disk
 part build 120 build
-part resources 90 resources &
-part gpu-tests 130 "$python" -m pytest -q -m gpu tests
-part memcheck 55 sanitize memcheck
-part racecheck 55 sanitize racecheck
+# At the same time, for none of them is timed.
+part resources 105 resources &
+part memcheck 105 sanitize memcheck &
+part racecheck 105 sanitize racecheck &
+[ -d wheels ] && part flashrnn 105 flashrnn &
+part gpu-tests 105 "$python" -m pytest -q -m gpu tests
 wait # nothing else runs while times are taken
-[ -d wheels ] && part flashrnn 15 flashrnn
-for name in cudnn-best decode odd sizes; do
-  part "bench-$name" 40 grid "$name"
-done
-part bench-resident 40 resident sizes
+part ceilings 25 ceilings
+part barriers 25 barriers
+rm -f "$out"/bench-*.csv
 
-cat "$out/summary.txt"
+bench() {
+  part "bench-$1" "$2" grid "bench-$1" "${@:2}"
+}
+# Grids of a few dozen cases first. Those of hundreds get a sample; run.py without --stop-after takes all.
+bench cudnn-best-auto 20 auto --grid cudnn-best
+bench rl-auto 25 auto --grid rl
+bench packed-auto 20 auto --grid packed
+bench decode-step 15 step --grid decode
+bench long-auto 25 auto --grid long
+find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends
+[ -d wheels ] && bench long-flashrnn 20 auto --grid long --filter cell=LSTM,B=16 --opponent flashrnn
+bench sizes-auto 25 auto --grid sizes
+bench sizes-step 15 step --grid sizes
+bench odd-auto 15 auto --grid odd
+bench odd-step 15 step --grid odd
+part figures 30 figures
+part tables 10 tables
+
+cat "$out/tables.log" "$out/summary.txt"
 ! grep -qv 'exit   0' "$out/summary.txt"

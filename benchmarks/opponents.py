@@ -17,6 +17,8 @@ def opponent(name: str, case: Case) -> Opponent | None:
     """The maker of the opponent's side for this case, None for torch.nn; raises Refused with the reason otherwise."""
     if name == "torch":
         return None
+    if case.resets:
+        raise Refused(f"{name}: not written for resets")
     if name == "compiled-loop":
         if case.packed or case.directions == 2:
             raise Refused("compiled-loop: written for one direction and padded input only")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cases import GRIDS, NOTES
 from results import Row, case_of, latest, read_rows
-from summary import Group, groups, ratio
+from summary import Group, groups, ratio, reset_label
 
 FASTER, SLOWER = {"forward": "#2b6cb0", "training": "#2f9e6e"}, "#c0392b"
 INCHES_PER_BAR = 0.17
@@ -75,7 +75,8 @@ def markdown(rows: Sequence[Row]) -> str:
     variants: dict[tuple[str, ...], dict[str, Group]] = {}
     for group in groups(rows):
         key = group.key
-        dtype = " ".join(part for part in (key["dtype"], key["precision"], key["launch"]) if part not in ("", "eager"))
+        parts = (key["dtype"], key["precision"], key["launch"], reset_label(key))
+        dtype = " ".join(part for part in parts if part not in ("", "eager"))
         variants.setdefault((key["cell"], dtype, key["threads"]), {})[key["mode"]] = group
     on_gpu = bool(rows[0]["cuda"])
     head = ["cell", "dtype", *([] if on_gpu else ["threads"]), "forward", "worst", "training", "worst", "memory"]

@@ -26,6 +26,8 @@ COLUMNS = (
     *CASE,
     "launch",
     "chosen",
+    "forward_kernel",
+    "backward_kernel",
     "status",
     "detail",
     "repeats",
@@ -39,6 +41,9 @@ COLUMNS = (
     "torch_error",
     "error_budget",
 )
+
+# Columns that came later, and what they hold for the rows of files without them.
+ADDED = {"resets": "0.0", "forward_kernel": "", "backward_kernel": ""}
 
 # A later row replaces an earlier one that agrees in all of these.
 IDENTITY = ("device", *HOW, *CASE, "launch")
@@ -54,7 +59,8 @@ def to_row(job: Row, found: Measurement, device_type: str) -> dict[str, str]:
     """A complete CSV row, all text."""
     row = dict.fromkeys(COLUMNS, "") | dict(job)
     row |= {"date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
-    row |= {"launch": found.launch, "chosen": found.chosen, "status": found.status, "detail": found.detail}
+    row |= dict(zip(("chosen", "forward_kernel", "backward_kernel"), found.served, strict=True))
+    row |= {"launch": found.launch, "status": found.status, "detail": found.detail}
     for side, times in (("other", found.other), ("ours", found.ours)):
         if times is not None:
             row |= {f"{side}_ms_{time}": f"{getattr(times, time):.6g}" for time in TIMES}
@@ -70,7 +76,7 @@ def to_row(job: Row, found: Measurement, device_type: str) -> dict[str, str]:
 
 def case_of(row: Row) -> Case:
     """The case a row is about."""
-    read = {"int": int, "str": str, "bool": lambda text: text == "True"}
+    read = {"int": int, "float": float, "str": str, "bool": lambda text: text == "True"}
     return Case(**{field.name: read[field.type](row[field.name]) for field in fields(Case)})
 
 
@@ -88,10 +94,12 @@ class ResultFile:
         if not path.exists() or path.stat().st_size == 0:
             path.write_text(",".join(COLUMNS) + "\n")
             return
-        check_header(path)
+        header = checked_header(path)
         text = path.read_bytes()
         if not text.endswith(b"\n"):  # a run was killed in the middle of a row
             path.write_bytes(text[: text.rindex(b"\n") + 1])
+        if header != COLUMNS:
+            _widen(path)
 
     def append(self, row: Row) -> None:
         """Add one row and flush it."""
@@ -99,22 +107,34 @@ class ResultFile:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
 
 
-def check_header(path: Path) -> None:
-    """ValueError if the file has other columns than these: mixing them would shift every figure."""
+def _widen(path: Path) -> None:
+    """Give the columns of ADDED to a file that was begun without them; it is never there half written."""
+    rows, widened = read_rows(path), path.with_name(path.name + ".widened")
+    with widened.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    widened.replace(path)
+
+
+def checked_header(path: Path) -> tuple[str, ...]:
+    """The file's columns; ValueError if they are others than these: mixing them would shift every figure."""
     with path.open(newline="") as file:
         header = tuple(next(csv.reader(file), ()))
-    if header != COLUMNS:
+    if header != tuple(name for name in COLUMNS if name in header or name not in ADDED):
         differing = sorted(set(header) ^ set(COLUMNS)) or "their order"
         raise ValueError(f"{path}: columns differ from this version's in {differing}; move the file away or use --out")
+    return header
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """All rows of a file, oldest first; none if there is no file."""
+    """All rows of a file, oldest first, but one that was cut short; none if there is no file."""
     if not path.exists():
         return []
-    check_header(path)
+    checked_header(path)
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        whole = [row for row in csv.DictReader(file) if None not in row.values()]
+    return [{name: row[name] if name in row else ADDED[name] for name in COLUMNS} for row in whole]
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

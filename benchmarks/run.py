@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import random
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (busy := os.getloadavg()[0]) > 0.5 * (os.cpu_count() or 1):
         print(f"warning: the load average is {busy:.1f}; figures taken on a busy machine mean little", file=sys.stderr)
     earlier = read_rows(path) if args.resume else []
-    rows, interrupted = _run(jobs, place, file, earlier)
+    if args.shuffle:
+        random.Random(0).shuffle(jobs)
+    rows, interrupted = _run(jobs, place, file, earlier, time.monotonic() + args.stop_after)
     print(f"\n{_heading(place)}\n\n{table(rows)}\n\nwritten to {path}" if rows else "nothing measured")
     if interrupted:
         print("interrupted: the rows so far are in the file; --resume continues", file=sys.stderr)
@@ -71,12 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if any(row["status"] in ("WRONG", "error") for row in rows) else 0
 
 
-def _run(jobs: list[Job], place: Row, file: ResultFile, earlier: list[Row]) -> tuple[list[Row], bool]:
+def _run(jobs: list[Job], place: Row, file: ResultFile, earlier: list[Row], stop_at: float) -> tuple[list[Row], bool]:
     """Measure the jobs that are not in `earlier`; all rows of this run, and whether it was interrupted."""
     rows: list[Row] = []
     bar = tqdm(jobs, unit="case", dynamic_ncols=True, disable=None)
     try:
-        for job in bar:
+        for done, job in enumerate(bar):
+            if time.monotonic() >= stop_at:
+                bar.write(f"--stop-after: stopped with {done} of {len(jobs)} jobs done")
+                break
             known = job_fields(job.grid, job.opponent, job.case, job.setting, place)
             if is_done(known, earlier):
                 rows += [row for row in earlier if all(row[name] == value for name, value in known.items())]
@@ -140,7 +148,7 @@ def _line(job: Job, found: Measurement) -> str:
     if found.ours_bytes is not None:
         memory = f"  {found.other_bytes / 2**20:.2f} -> {found.ours_bytes / 2**20:.2f} MiB"
     times = f"{found.other.median:.4g} -> {found.ours.median:.4g} ms"
-    return f"{label}  {found.ratio:.2f}x  {times}  ({found.chosen}){memory}"
+    return f"{label}  {found.ratio:.2f}x  {times}  ({found.served}){memory}"
 
 
 def _heading(place: Row) -> str:
@@ -166,6 +174,10 @@ def _parser() -> argparse.ArgumentParser:
         help="CSV to append to (default: benchmarks/results/<device>.csv, or runs/<device>.csv with --quick)",
     )
     parser.add_argument("--resume", action="store_true", help="skip what the CSV already has for this commit")
+    parser.add_argument("--shuffle", action="store_true", help="in a random order, always the same one")
+    parser.add_argument(
+        "--stop-after", type=float, default=math.inf, metavar="SECONDS", help="begin no case after so long"
+    )
     parser.add_argument("--commit", help="label of the code measured, where it is not a git checkout")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     return parser

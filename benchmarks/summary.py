@@ -1,16 +1,34 @@
-"""From rows to figures a reader can hold: geometric means and worst cases, with the targets beside them."""
+"""From rows to figures a reader can hold: geometric means and worst cases, with the targets beside them.
+
+`python benchmarks/summary.py FILE.csv ...` prints the table of each file.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cases import GRIDS, NOTES
-from results import Row, case_of
+from results import Row, case_of, latest, read_rows
 from targets import target_of
 
-GROUP = ("grid", "cell", "dtype", "mode", "threads", "precision", "launch", "opponent", "backend", "device")
+GROUP = ("grid", "cell", "resets", "dtype", "mode", "threads", "precision", "launch", "opponent", "backend", "device")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 1 if a file has no rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("csv", type=Path, nargs="+", help="results of benchmarks/run.py")
+    status = 0
+    for path in parser.parse_args(argv).csv:
+        rows = latest(read_rows(path))
+        print(f"{path.stem}\n\n{table(rows)}\n" if rows else f"{path}: no rows\n")
+        status |= not rows
+    return status
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,8 @@ class Group:
 
 
 def _belongs(case, key: dict[str, str]) -> bool:
-    return (case.cell, case.dtype, case.mode) == (key["cell"], key["dtype"], key["mode"])
+    wanted = (key["cell"], key["dtype"], key["mode"], float(key["resets"]))
+    return (case.cell, case.dtype, case.mode, case.resets) == wanted
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:
@@ -92,7 +111,7 @@ def table(rows: Sequence[Row]) -> str:
         opponent = "" if key["opponent"] == "torch" else f" vs {key['opponent']}"
         lines.append(
             (
-                key["grid"] + opponent,
+                " ".join(filter(None, (key["grid"], reset_label(key)))) + opponent,
                 key["cell"],
                 key["dtype"] + (f" {key['precision']}" if key["precision"] else ""),
                 key["mode"],
@@ -112,6 +131,16 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*text, "", "ratios: opponent's time / ours; memory: our bytes / the opponent's", *notes])
 
 
+def reset_label(row: Row) -> str:
+    """`3% resets`, empty for none."""
+    share = float(row["resets"])
+    return f"{share:.0%} resets" if share else ""
+
+
 def ratio(value: float | None) -> str:
     """A ratio in three figures, empty for None."""
     return "" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,8 @@
-"""The benchmark program: grids as promised, results that survive an interrupt, right sums, a true table."""
+"""The benchmark program: grids as promised, results that survive an interrupt, opponents that compute the layer."""
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 import types
@@ -10,27 +11,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark_rows import PLACE, SETTING, TINY, row_of
 from torch import nn
 
 from fastrnn._bench import environment
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights
 from fastrnn._bench.gate import Error, deviation, errors, exact_results, floor
-from fastrnn._bench.measure import Measurement, Refused, Setting, measure
-from fastrnn._bench.timing import Pace, Spread
+from fastrnn._bench.measure import Measurement, Refused, measure
+from fastrnn._bench.timing import Spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import cases
 import opponents
-import plot
 import results
 import run
-import summary
-import targets
-
-SETTING = Setting(pace=Pace(seconds=0.0, least=2, most=2))
-TINY = Case("LSTM", T=3, B=2, I=4, H=5)
-
 
 # --- grids -------------------------------------------------------------------------------------------------------
 
@@ -74,17 +69,6 @@ def test_filter_keeps_matching_cases_and_refuses_unknown_fields():
 
 # --- results -----------------------------------------------------------------------------------------------------
 
-PLACE = dict.fromkeys(results.PLACE, "") | {"device": "Test CPU", "torch": "2.0", "fastrnn": "0.1", "commit": "abc"}
-
-
-def row_of(case, ratio=2.0, status="ok", backend="auto", extension="yes", **changes):
-    times = {"ours": Spread(1.0, 0.9, 1.1, 5), "other": Spread(ratio, 1.9, 2.1, 5)} if status == "ok" else {}
-    kept = {"ours_bytes": 50, "other_bytes": 100} if case.mode == "training" and status == "ok" else {}
-    found = Measurement(status, chosen="cpu", detail='a, "quoted" word', **times, **kept)
-    setting = replace(SETTING, backend=backend)
-    place = PLACE | {"extension": extension}
-    return results.to_row(results.job_fields("cpu", "torch", case, setting, place), found, "cpu") | changes
-
 
 def test_rows_survive_the_file(tmp_path):
     path = tmp_path / "deep" / "x.csv"
@@ -106,6 +90,27 @@ def test_a_row_cut_short_is_dropped_and_another_header_refused(tmp_path):
     path.write_text("date,device\n")
     with pytest.raises(ValueError, match="columns differ"):
         results.ResultFile(path)
+
+
+def test_files_from_before_a_column_stay_readable_and_grow(tmp_path):
+    for committed in (Path(results.__file__).parent / "results").glob("*.csv"):
+        if committed.name != "cuda-resources.csv":
+            rows = results.read_rows(committed)
+            assert rows and all(tuple(row) == results.COLUMNS and None not in row.values() for row in rows)
+    path, row = tmp_path / "x.csv", row_of(TINY)
+    with path.open("w", newline="") as file:
+        names = [name for name in results.COLUMNS if name not in results.ADDED]
+        old = csv.DictWriter(file, names, extrasaction="ignore")
+        old.writeheader()
+        old.writerow(row)
+    assert results.read_rows(path) == [row]
+    newer = row_of(replace(TINY, H=6), cuda="13.0", forward_kernel="cluster (a; b, c)")
+    results.ResultFile(path).append(newer)
+    assert results.read_rows(path) == [row, newer] and [file.name for file in tmp_path.iterdir()] == ["x.csv"]
+    assert path.read_text().splitlines()[0] == ",".join(results.COLUMNS)
+    with path.open("a") as file:
+        file.write("2026-01-01,cut sho")
+    assert results.read_rows(path) == [row, newer]
 
 
 def test_the_newest_row_of_a_measurement_counts():
@@ -156,6 +161,19 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes(fake_run, capsys):
     assert len(fake_run()[1]) == 2
 
 
+def test_a_run_stops_in_time_and_in_the_same_mixed_order(fake_run, monkeypatch, capsys):
+    many = [replace(TINY, H=h) for h in range(1, 20)]
+    monkeypatch.setattr(run, "GRIDS", {"cpu": many})
+    (first, in_order), (_, mixed), (_, again) = fake_run(), fake_run("--shuffle"), fake_run("--shuffle")
+    assert in_order == many and first == 0
+    assert mixed == again != many and sorted(mixed, key=lambda case: case.H) == many
+    now = iter(range(100))
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(now))
+    capsys.readouterr()
+    assert fake_run("--stop-after", "5") == (0, many[:4])
+    assert "stopped with 4 of 19 jobs done" in capsys.readouterr().out
+
+
 def test_a_wrong_result_has_its_figures_and_no_time_in_line_and_row():
     found = Measurement("WRONG", detail="output: error 2e-3", worst=Error("output", 2e-3, 1e-7, 3e-7))
     line = run._line(run.Job("cpu", TINY, SETTING, "torch"), found)
@@ -195,6 +213,22 @@ def test_real_run_end_to_end(monkeypatch, tmp_path, capsys):
     assert all(row["torch"] == torch.__version__ and row["chosen"] and row["date"] for row in rows)
     assert rows[-1]["memory"] == "saved" and int(rows[-1]["other_bytes"]) > 0
     assert "GRU" in capsys.readouterr().out
+
+
+def test_a_busy_machine_is_told(fake_run, monkeypatch, capsys):
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 4)
+    for load, told in ((1.9, False), (2.1, True)):
+        monkeypatch.setattr(run.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        fake_run()
+        assert ("load average" in capsys.readouterr().err) == told
+
+
+def test_quick_rows_go_where_they_replace_no_others(fake_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "QUICK_RESULTS", tmp_path / "runs")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    fake_run.without_out("--quick")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["test-cpu.csv"]
+    assert not (tmp_path / "results").exists()
 
 
 # --- opponents ---------------------------------------------------------------------------------------------------
@@ -258,117 +292,3 @@ def test_an_opponent_that_cannot_be_had_says_why(monkeypatch):
         opponents.opponent("flashrnn", TINY)
     (found,) = run.Job("cpu", TINY, SETTING, "flashrnn").measure()
     assert found.status == "refused" and found.detail.startswith("flashrnn: ")
-
-
-# --- summary, targets, table -------------------------------------------------------------------------------------
-
-
-def cpu_rows(ratio, **changes):
-    wanted = cases.select(cases.GRIDS["cpu"], "cell=GRU,dtype=float32")
-    return [row_of(case, ratio, **changes) for case in wanted]
-
-
-def test_summary_means_worst_case_and_memory():
-    rows = cpu_rows(2.0)
-    rows[0]["ratio"], rows[2]["ratio"] = "0.5", "8.0"  # forward, and forward again: modes alternate
-    forward, training = summary.groups(rows)
-    assert (forward.key["mode"], training.key["mode"]) == ("forward", "training")
-    assert forward.mean == pytest.approx(2.0) and forward.worst is rows[0] and forward.memory is None
-    assert training.mean == pytest.approx(2.0) and training.memory == pytest.approx(0.5)
-    assert summary.geometric_mean([]) is None
-    text = summary.table(rows)
-    assert "T=100 B=1 I=128 H=128" in text and "mean 2.3, worst 0.95: missed (mean, worst)" in text
-
-
-@pytest.mark.parametrize(
-    ("ratio", "changes", "verdict"),
-    [
-        (2.4, {}, "mean 2.3, worst 0.95: met"),
-        (2.2, {}, "mean 2.3, worst 0.95: missed (mean)"),
-        (1.1, {"backend": "reference"}, "mean 1: met"),
-        (1.1, {"extension": "no"}, "mean 1, worst 0.95: met"),
-        (1.1, {"backend": "aten"}, ""),
-        (9.9, {"cuda": "13.0"}, ""),
-    ],
-)
-def test_targets_apply_to_their_rows(ratio, changes, verdict):
-    assert summary.groups(cpu_rows(ratio, **changes))[0].verdict == verdict
-
-
-def test_a_wrong_or_missing_case_is_told_in_the_verdict():
-    rows = cpu_rows(3.0)
-    assert summary.groups(rows[:4])[0].verdict.endswith("met on 2 of 9 cases")
-    rows[0] = row_of(results.case_of(rows[0]), status="WRONG")
-    assert summary.groups(rows)[0].verdict == "mean 2.3, worst 0.95: missed (1 WRONG) on 8 of 9 cases"
-
-
-def test_every_target_row_of_a_gpu_is_found():
-    place = {"backend": "auto", "extension": "yes", "cuda": "13.0", "device": "NVIDIA H200", "dtype": "float32"}
-    for grid, against, goal, worst in (
-        ("sizes", "torch", 2.0, 1.0),
-        ("decode", "torch", 2.0, 1.0),
-        ("packed", "torch", 5.0, 2.0),
-        ("cudnn-best", "torch", 1.2, 1.0),
-        ("long", "flashrnn", 2.0, 1.5),
-    ):
-        target = targets.target_of(place | {"grid": grid, "opponent": against})
-        assert (target.goal("GRU", "training"), target.worst) == (goal, worst)
-    assert targets.target_of(place | {"grid": "long", "opponent": "torch"}) is None
-
-
-def test_readme_table_is_written_and_checked(tmp_path, capsys):
-    source, readme = tmp_path / "r.csv", tmp_path / "README.md"
-    file = results.ResultFile(source)
-    for row in cpu_rows(2.5):
-        file.append(row)
-    readme.write_text("before\n<!-- benchmark:cpu -->\nold\n<!-- /benchmark:cpu -->\nafter\n")
-    command = [str(source), "--readme", str(readme), "--png", str(tmp_path / "r.png")]
-    assert plot.main([*command, "--check"]) == 1 and "stale" in capsys.readouterr().out
-    assert plot.main(command) == 0 and (tmp_path / "r.png").stat().st_size > 1000
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| GRU | float32 | 1 | 2.50x | 2.50x | 2.50x | 2.50x | 0.50 |" in text
-    assert "Test CPU, against torch.nn 2.0, fastrnn 0.1 (abc)" in text and "18 of the 108 cases" in text
-    assert plot.main([*command, "--check"]) == 0
-    file.append(cpu_rows(5.0)[0])
-    assert plot.main([*command, "--check"]) == 1
-
-
-def test_the_caption_says_what_was_not_the_default():
-    plain = plot.caption(cpu_rows(2.0))
-    assert "backend" not in plain and "extension" not in plain
-    other = plot.caption(cpu_rows(2.0, backend="reference", extension="no", date="2026-01-02T03:04:05Z"))
-    assert "without the compiled extension, backend reference, 2026-01-02" in other
-
-
-def test_a_busy_machine_is_told(fake_run, monkeypatch, capsys):
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 4)
-    for load, told in ((1.9, False), (2.1, True)):
-        monkeypatch.setattr(run.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
-        fake_run()
-        assert ("load average" in capsys.readouterr().err) == told
-
-
-def test_quick_rows_go_where_they_replace_no_others(fake_run, monkeypatch, tmp_path):
-    monkeypatch.setattr(run, "QUICK_RESULTS", tmp_path / "runs")
-    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
-    fake_run.without_out("--quick")
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["test-cpu.csv"]
-    assert not (tmp_path / "results").exists()
-
-
-def test_markers_must_be_there_once_and_in_order():
-    for text in ("", "<!-- benchmark:cpu -->", "<!-- /benchmark:cpu --><!-- benchmark:cpu -->"):
-        with pytest.raises(ValueError, match="expected one <!-- benchmark:cpu -->"):
-            plot.replace_block(text, "cpu", "x")
-
-
-def test_figures_split_by_threads_and_by_cell_where_there_are_many_shapes(tmp_path):
-    one = cpu_rows(2.0)
-    two = [row | {"threads": "2"} for row in one]
-    assert [path.name for path, _ in plot.figures(one, tmp_path / "a.png")] == ["a.png"]
-    names = [path.name for path, _ in plot.figures(one + two, tmp_path / "a.png")]
-    assert names == ["a-1-threads.png", "a-2-threads.png"]
-    many = [row_of(case) for case in cases.GRIDS["odd"]]
-    names = [path.name for path, _ in plot.figures(many, tmp_path / "a.png")]
-    assert names == ["a-lstm.png", "a-gru.png", "a-rnn.png"]

@@ -6,6 +6,7 @@ import itertools
 import math
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from fastrnn._bench import environment, timing
 from fastrnn._bench import measure as measuring
 from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights, rotation_count
 from fastrnn._bench.gate import FACTOR, deviation, errors, floor
+from fastrnn._bench.kernels import ALTERNATIVE, LAUNCH_A_STEP, ONE_LAUNCH, Served, served_by, tier_of
 from fastrnn._bench.measure import Setting, measure
 from fastrnn._bench.memory import saved_bytes
 from fastrnn._bench.timing import ClockRounds, EventRounds, Pace, Spread, interleave, spread
 
 SETTING = Setting(pace=Pace(seconds=0.0, least=2, most=2))
 TINY = Case("LSTM", T=3, B=2, I=4, H=5)
+TIERS = ("cta", "cluster", "grid", "step")
 TINY_SHAPE = ["--seq-len", "3", "--batch", "2", "--hidden", "5", "--seconds", "0.001"]
 
 
@@ -113,7 +116,7 @@ def test_a_right_result_is_timed(cell, changes, mode):
     case = replace(TINY, cell=cell, mode=mode, **changes)
     (found,) = measure(case, SETTING)
     assert (found.status, found.launch) == ("ok", "eager"), found.detail
-    assert found.ours.repeats == found.other.repeats == 2 and found.ratio > 0 and found.chosen
+    assert found.ours.repeats == found.other.repeats == 2 and found.ratio > 0 and found.served.backend
     assert (found.ours_bytes is not None) == (mode == "training")
 
 
@@ -147,6 +150,26 @@ def test_what_a_side_raises_is_reported_and_not_timed(monkeypatch):
     monkeypatch.setattr("fastrnn.LSTM", Broken)
     (found,) = measure(TINY, SETTING)
     assert (found.status, found.detail) == ("error", "RuntimeError: no kernel for this shape") and found.ours is None
+
+
+def test_the_kernels_that_serve_are_told_from_those_that_could():
+    team = "8 x 16 blocks a direction, 32 units each, 16 rows"
+    plan = f"forward: one launch, cluster (small; {team}); possible: grid (wide; {team})\n"
+    plan += f"backward: a launch a step, fused with tensor cores; possible: cluster (small; {team})"
+    found = fastrnn.Explanation("cuda", {}, None, plan)
+    served = served_by(found, training=True)
+    assert served == Served("cuda", f"cluster (small; {team})", "step (fused with tensor cores)")
+    assert [tier_of(kernel) for kernel in served[1:]] == ["cluster", "step"] and str(served) == "cuda cluster + step"
+    assert served_by(found, training=False) == served._replace(backward_kernel="")
+    assert (
+        served_by(fastrnn.Explanation("cpu", {}, None), training=True) == Served("cpu") and str(Served("cpu")) == "cpu"
+    )
+
+
+def test_the_words_around_a_kernel_are_those_of_the_plan():
+    source = (Path(__file__).resolve().parents[1] / "csrc/bindings/cuda_tier.cpp").read_text()
+    assert all(f'"{words}"' in source for words in (ONE_LAUNCH, LAUNCH_A_STEP, ALTERNATIVE))
+    assert '"\\nbackward: " : "forward: "' in source
 
 
 # --- timing and memory -------------------------------------------------------------------------------------------
@@ -292,7 +315,7 @@ def test_a_backend_forced_from_outside_is_not_called_automatic(monkeypatch):
     (found,) = measure(TINY, SETTING)
     assert found.status == "refused" and "FASTRNN_BACKEND" in found.detail
     (named,) = measure(TINY, replace(SETTING, backend="aten"))
-    assert (named.status, named.chosen) == ("ok", "aten")
+    assert (named.status, named.served) == ("ok", Served("aten"))
 
 
 def test_bench_command_refuses_a_size_of_zero(capsys):
@@ -315,9 +338,11 @@ def test_commit_is_empty_outside_a_checkout(tmp_path):
 def test_cuda_is_timed_by_events_and_as_a_graph(precision, mode):
     before = torch.backends.cudnn.rnn.fp32_precision
     case = replace(TINY, T=8, B=4, I=32, H=32, mode=mode)
-    setting = Setting(torch.device("cuda"), precision=precision, graph="on", pace=Pace(0.01, least=3))
+    setting = Setting(torch.device("cuda"), "cuda", precision=precision, graph="on", pace=Pace(0.01, least=3))
     eager, graph = measure(case, setting)
     assert (eager.status, eager.launch) == ("ok", "eager"), eager.detail
     assert (graph.status, graph.launch) == ("ok", "graph"), graph.detail
+    tiers = [tier_of(kernel) for kernel in graph.served[1:]]
+    assert tiers[0] in TIERS and tiers[1] in (TIERS if mode == "training" else ("",))
     assert (eager.ours_bytes or 0) > 0 if mode == "training" else eager.ours_bytes is None
     assert torch.backends.cudnn.rnn.fp32_precision == before

@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 MODES = ("forward", "training")
-WEIGHT_SEED, INPUT_SEED, LENGTH_SEED = 1, 2, 3
+WEIGHT_SEED, INPUT_SEED, LENGTH_SEED, RESET_SEED = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """One shape of one cell in one mode; `packed` draws the B lengths uniformly from 1..T."""
+    """One shape of one cell in one mode.
+
+    `packed` draws the B lengths uniformly from 1..T; `resets` is the share of all steps before which a row's state is
+    set to zero, as where an episode ends.
+    """
 
     cell: str
     T: int
@@ -31,6 +35,7 @@ class Case:
     dtype: str = "float32"
     mode: str = "forward"
     packed: bool = False
+    resets: float = 0.0
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -43,7 +48,8 @@ class Case:
         label = f"T={self.T} B={self.B} I={self.I} H={self.H}"
         label += f" x{self.layers} layers" if self.layers > 1 else ""
         label += " bidirectional" if self.directions == 2 else ""
-        return label + (" packed" if self.packed else "")
+        label += " packed" if self.packed else ""
+        return label + (f" {self.resets:.0%} resets" if self.resets else "")
 
     def __str__(self) -> str:
         return f"{self.cell} {self.shape} {self.dtype} {self.mode}"
@@ -55,6 +61,12 @@ class Inputs(NamedTuple):
     x: Tensor | PackedSequence
     hx: Tensor | tuple[Tensor, Tensor]
     leaves: tuple[Tensor, ...]
+    reset_mask: Tensor | None = None
+
+    @property
+    def asked(self) -> dict[str, Tensor]:
+        """What the module is called with besides x and hx."""
+        return {} if self.reset_mask is None else {"reset_mask": self.reset_mask}
 
 
 def make_weights(case: Case) -> dict[str, Tensor]:
@@ -80,7 +92,7 @@ def build(cls, case: Case, device, weights: dict[str, Tensor] | None = None, dty
 
 
 def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
-    """`count` different sets of inputs of the same shape (and, packed, of the same lengths)."""
+    """`count` different sets of inputs of the same shape, packed of the same lengths, and with the same resets."""
     generator = torch.Generator(device).manual_seed(INPUT_SEED)
 
     def leaf(*shape):
@@ -88,6 +100,7 @@ def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
         return values.to(case.torch_dtype).requires_grad_()
 
     layout = _packed_layout(case, device) if case.packed else None
+    resets = _reset_mask(case).to(device) if case.resets else None
     states = 2 if case.cell == "LSTM" else 1
     sets = []
     for _ in range(count):
@@ -97,23 +110,37 @@ def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
             data = leaf(int(layout.batch_sizes.sum()), case.I)
             x = layout._replace(data=data)
         hx = tuple(leaf(case.layers * case.directions, case.B, case.H) for _ in range(states))
-        sets.append(Inputs(x, hx if states == 2 else hx[0], (data, *hx)))
+        sets.append(Inputs(x, hx if states == 2 else hx[0], (data, *hx), resets))
     return sets
+
+
+def lengths_of(case: Case) -> Tensor:
+    """How many steps each of the B rows has."""
+    if not case.packed:
+        return torch.full((case.B,), case.T)
+    generator = torch.Generator().manual_seed(LENGTH_SEED)
+    lengths = torch.randint(1, case.T + 1, (case.B,), generator=generator)
+    lengths[case.B // 2] = case.T  # so that T is the length of the longest row, as the case says
+    return lengths
 
 
 def _packed_layout(case: Case, device) -> PackedSequence:
     """A PackedSequence of one feature: only its batch_sizes and indices are of use."""
-    generator = torch.Generator().manual_seed(LENGTH_SEED)
-    lengths = torch.randint(1, case.T + 1, (case.B,), generator=generator)
-    lengths[case.B // 2] = case.T  # so that T is the length of the longest row, as the case says
-    return pack_padded_sequence(torch.zeros(case.T, case.B, 1, device=device), lengths, enforce_sorted=False)
+    padded = torch.zeros(case.T, case.B, 1, device=device)
+    return pack_padded_sequence(padded, lengths_of(case), enforce_sorted=False)
+
+
+def _reset_mask(case: Case) -> Tensor:
+    """(B, T) bool."""
+    generator = torch.Generator().manual_seed(RESET_SEED)
+    return torch.rand(case.B, case.T, generator=generator) < case.resets
 
 
 def to_float64(inputs: Inputs) -> Inputs:
     """The same values in float64, as new leaves."""
     leaves = tuple(leaf.detach().double().requires_grad_() for leaf in inputs.leaves)
     x = inputs.x._replace(data=leaves[0]) if isinstance(inputs.x, PackedSequence) else leaves[0]
-    return Inputs(x, leaves[1:] if len(leaves) == 3 else leaves[1], leaves)
+    return inputs._replace(x=x, hx=leaves[1:] if len(leaves) == 3 else leaves[1], leaves=leaves)
 
 
 class Side:
@@ -147,7 +174,7 @@ class Side:
         return results + torch.autograd.grad(loss, inputs.leaves + self.weights)
 
     def _run(self, inputs: Inputs) -> tuple[Tensor, ...]:
-        output, state = self.module(inputs.x, inputs.hx)
+        output, state = self.module(inputs.x, inputs.hx, **inputs.asked)
         data = output.data if isinstance(output, PackedSequence) else output
         return (data, *state) if isinstance(state, tuple) else (data, state)
 

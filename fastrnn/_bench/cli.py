@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 dtype=args.dtype,
                 mode=mode,
                 packed=args.packed,
+                resets=args.resets,
             )
             for found in measure(case, setting):
                 measurements.append(found)
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=size, default=1)
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--packed", action="store_true", help="variable lengths, uniform in 1..T")
+    parser.add_argument("--resets", type=_share, default=0.0, help="share of steps that begin an episode, as in 0.03")
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
     parser.add_argument("--mode", choices=(*MODES, "both"), default="both")
     parser.add_argument("--device", default="cpu")
@@ -74,6 +76,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
     return value
 
 
@@ -98,8 +107,8 @@ def _lines(mode: str, precision: str, found: Measurement, memory: str) -> list[s
     if found.status != "ok":
         return [f"{label}: {found.status}  {found.detail}"]
     lines = [
-        f"{label}: {found.ratio:.2f}x  (backend {found.chosen}, {found.ours.repeats} pairs; "
-        f"worst of the results, {found.worst})"
+        f"{label}: {found.ratio:.2f}x  (backend {found.served}, {found.ours.repeats} pairs; "
+        f"worst of the results, {found.worst}{f'; {found.detail}' if found.detail else ''})"
     ]
     for who, times, held in (
         ("torch  ", found.other, found.other_bytes),

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .case import Case, Inputs, Side, build, to_float64
+from .resets import torch_class
 
 FACTOR = 2.0
 TF32_EPS = 2.0**-10
@@ -65,7 +66,7 @@ def floor(case: Case, precision: str) -> float:
 
 def exact_results(case: Case, weights: dict[str, Tensor], inputs: Inputs, device) -> tuple[Tensor, ...]:
     """What torch.nn gives in float64 for the very same (already rounded) weights and inputs."""
-    module = build(getattr(nn, case.cell), case, device, weights, torch.float64)
+    module = build(torch_class(case), case, device, weights, torch.float64)
     return tuple(result.detach() for result in Side(module, case)(to_float64(inputs)))
 
 

@@ -15,7 +15,9 @@ import fastrnn
 
 from .case import Case, Side, build, make_inputs, make_weights, rotation_count
 from .gate import Error, deviation, errors, exact_results, floor
+from .kernels import NOBODY, Served, served_by
 from .memory import training_bytes
+from .resets import torch_side
 from .timing import ClockRounds, EventRounds, Pace, Spread, captured, interleave, spread
 
 PRECISIONS = ("tf32", "ieee")
@@ -50,7 +52,7 @@ class Measurement:
 
     status: str
     launch: str = "eager"
-    chosen: str = ""
+    served: Served = NOBODY
     detail: str = ""
     worst: Error | None = None
     ours: Spread | None = None
@@ -84,12 +86,14 @@ def measure(case: Case, setting: Setting, opponent: Opponent | None = None) -> l
 
 
 def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Measurement]:
-    device, torch_class = setting.device, getattr(nn, case.cell)
-    weights = build(torch_class, case, device, make_weights(case)).state_dict()
+    if case.resets and (case.packed or case.directions == 2):
+        raise Refused("resets: measured on padded input in one direction")
+    device = setting.device
+    weights = build(getattr(nn, case.cell), case, device, make_weights(case)).state_dict()
     first = make_inputs(case, device)[0]
     exact = exact_results(case, weights, first, device)
     ours = Side(build(getattr(fastrnn, case.cell), case, device, weights), case)
-    torchs = Side(build(torch_class, case, device, weights), case)
+    torchs = torch_side(case, device, weights, first)
     other = opponent(case, device, weights) if opponent else torchs
     other.prepare(first)
 
@@ -98,10 +102,10 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
 
     with _forced(setting.backend):
         with torch.set_grad_enabled(ours.training):
-            chosen = fastrnn.explain(ours.module, first.x).backend
+            served = served_by(fastrnn.explain(ours.module, first.x, **first.asked), ours.training)
         found = gate(ours(first))
         if not all(error.ok for error in found):
-            return [_wrong("eager", chosen, found)]
+            return [_wrong("eager", served, found)]
         if other is not torchs:
             _check_opponent(other(first), exact)
         bytes_kept = {}
@@ -110,10 +114,11 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
                 "ours_bytes": training_bytes(ours, first, device),
                 "other_bytes": training_bytes(other, first, device),
             }
+        against = f"torch.nn by {other.writing}" if other is torchs and case.resets else ""
         times, launch_bound = _time(case, setting, (ours, other), first)
-        rows = [Measurement("ok", "eager", chosen, "", found[0], *times, **bytes_kept)]
+        rows = [Measurement("ok", "eager", served, against, found[0], *times, **bytes_kept)]
         if device.type == "cuda" and (setting.graph == "on" or (setting.graph == "auto" and launch_bound)):
-            rows.append(_try_graph(setting, (ours, other), first, chosen, gate))
+            rows.append(_try_graph(setting, (ours, other), first, served, gate))
     return rows
 
 
@@ -137,7 +142,7 @@ def _time(case: Case, setting: Setting, sides: tuple[Side, Side], first) -> tupl
     return [spread(times) for times in samples], rounds.launch_bound(samples)
 
 
-def _measure_graph(setting: Setting, sides: tuple[Side, Side], first, chosen: str, gate: Callable) -> Measurement:
+def _measure_graph(setting: Setting, sides: tuple[Side, Side], first, served: Served, gate: Callable) -> Measurement:
     """Both sides as CUDA graphs; our replay passes the gate too: work left out of a capture would look fast."""
     replays = []
     for who, side in zip(("fastrnn", "the opponent"), sides, strict=True):
@@ -145,7 +150,7 @@ def _measure_graph(setting: Setting, sides: tuple[Side, Side], first, chosen: st
             replays.append(captured(side, first))
         except RuntimeError as failure:
             torch.cuda.synchronize()
-            return Measurement("refused", "graph", chosen, f"capturing {who}: {_in_words(failure)}")
+            return Measurement("refused", "graph", served, f"capturing {who}: {_in_words(failure)}")
     replay, results = replays[0]
     for result in results:
         result.detach().zero_()  # what the replay does not write stays wrong
@@ -153,9 +158,9 @@ def _measure_graph(setting: Setting, sides: tuple[Side, Side], first, chosen: st
     torch.cuda.synchronize()
     found = gate(results)
     if not all(error.ok for error in found):
-        return _wrong("graph", chosen, found)
+        return _wrong("graph", served, found)
     samples = interleave([replay for replay, _ in replays], [first], setting.pace, EventRounds(len(sides)))
-    return Measurement("ok", "graph", chosen, "", found[0], *map(spread, samples))
+    return Measurement("ok", "graph", served, "", found[0], *map(spread, samples))
 
 
 def _check_opponent(results: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
@@ -165,8 +170,8 @@ def _check_opponent(results: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
         raise Refused(f"the opponent's output is off by {found:.1e} of its largest value; allowed {OPPONENT_TOLERANCE}")
 
 
-def _wrong(launch: str, chosen: str, found: list[Error]) -> Measurement:
-    return Measurement("WRONG", launch, chosen, "; ".join(str(e) for e in found if not e.ok), found[0])
+def _wrong(launch: str, served: Served, found: list[Error]) -> Measurement:
+    return Measurement("WRONG", launch, served, "; ".join(str(e) for e in found if not e.ok), found[0])
 
 
 def _in_words(failure: Exception) -> str:
