@@ -63,7 +63,7 @@ class WeightStore {
         if (weight.defined()) total += padded(weight.numel());
       }
     }
-    memory_ = empty_pages({total}, args.options);
+    memory_ = empty_block({total}, args.options);
   }
 
   // An uninitialised tensor of such a shape, with a storage of its own that keeps the memory alive.
@@ -88,7 +88,7 @@ Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns, bool
   const bool own = transposed && dtype == at::kBFloat16 && kernel_for(dtype);
   const bool widened = dtype == at::kHalf || own;
   if (store && !widened) return store->take({rows, columns});
-  return empty_pages({rows, columns}, widened ? args.options.dtype(at::kFloat) : args.options);
+  return empty_block({rows, columns}, widened ? args.options.dtype(at::kFloat) : args.options);
 }
 
 // a^T b for rows that belong together, in the type of the call or a wider one.

@@ -70,7 +70,7 @@ void set_weights(const LayerArgs& args, Params* p) {
   }
 }
 
-Tensor scratch(size_t bytes) { return empty_pages({int64_t(bytes)}, at::TensorOptions(at::kByte)); }
+Tensor scratch(size_t bytes) { return empty_block({int64_t(bytes)}, at::TensorOptions(at::kByte)); }
 
 at::TensorOptions accumulate_options(const LayerArgs& args) {
   return args.options.dtype(args.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
@@ -96,13 +96,13 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
   Tensor gates, cells, hidden;
   Tensors saved;
   if (save && args.cell.saved > 0) {
-    saved.push_back(gates = empty_pages({args.D, args.N, args.cell.saved, args.H}, args.options));
+    saved.push_back(gates = empty_block({args.D, args.N, args.cell.saved, args.H}, args.options));
   }
   if (save && args.cell.saves_c) {
-    saved.push_back(cells = empty_pages({args.D, args.N, args.H}, accumulate_options(args)));
+    saved.push_back(cells = empty_block({args.D, args.N, args.H}, accumulate_options(args)));
   }
   if (save && args.projected)
-    saved.push_back(hidden = empty_pages({args.D, args.N, args.H}, args.options));
+    saved.push_back(hidden = empty_block({args.D, args.N, args.H}, args.options));
 
   cpu::ForwardParams p{};
   p.shape = shape_of(rows, cell);
@@ -161,12 +161,12 @@ Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors&
   const int64_t copies = args.cell.shared_gate_grad ? 1 : 2;
   const int64_t gate_rows = args.cell.gates * args.H;
   LayerGradients g;
-  g.gates = empty_pages({args.D, rows.N, copies, gate_rows}, args.options);
+  g.gates = empty_block({args.D, rows.N, copies, gate_rows}, args.options);
   if (needs[1]) g.states = rows.empty_states(grad_states);
   if (needs[2] && args.biases)
     g.bias = at::empty({args.D, copies, gate_rows}, accumulate_options(args));
   if (args.projected) {
-    g.h = empty_pages({args.D, rows.N, args.R}, args.options);
+    g.h = empty_block({args.D, rows.N, args.R}, args.options);
     g.hidden = args.checked(saved[next], "saved h before the projection", {args.D, args.N, args.H})
                    .flatten()
                    .narrow(0, 0, args.D * rows.N * args.H)
@@ -234,6 +234,9 @@ void bind_cpu(pybind11::module_& m) {
         "Uses another supported instruction set from now on.");
   m.def("outruns_onednn", &fastrnn::cpu::outruns_onednn,
         "Whether LSTMs were measured level with oneDNN's or ahead on such a CPU.");
+  m.def("cached_bytes", &fastrnn::cached_bytes, "Bytes of freed memory kept for later calls.");
+  m.def("cache_limit", &fastrnn::cache_limit,
+        "How many may be kept: FASTRNN_CPU_CACHE_MB, in bytes.");
   m.def("supported_isas", &fastrnn::cpu::supported_isas,
         "Instruction sets of this machine, lowest first.");
 }

@@ -1,12 +1,18 @@
-// Memory for what a layer call of the CPU backend leaves behind.
+// Memory for what a layer call of the CPU backend works in and leaves behind.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 namespace fastrnn {
 
-// An uninitialised tensor. For a large one Linux is asked for huge pages: it comes fresh from the
-// system at every call, and to enter it page by page takes as long as a good part of the kernels.
-at::Tensor empty_pages(at::IntArrayRef sizes, const at::TensorOptions& options);
+// An uninitialised tensor. A large one comes from memory that earlier calls have given back, as far
+// as there is some: fresh from the system, it would have to be entered page by page, which takes as
+// long as a good part of the kernels.
+at::Tensor empty_block(at::IntArrayRef sizes, const at::TensorOptions& options);
+
+// Bytes that are kept for later calls, and how many may be at most: the environment variable
+// FASTRNN_CPU_CACHE_MB in MiB, or 256 MiB.
+int64_t cached_bytes();
+int64_t cache_limit();
 
 }  // namespace fastrnn

@@ -77,7 +77,7 @@ void LayerRows::for_rows(int64_t bytes, const F& f) const {
 Tensor LayerRows::gather(const Tensor& tensor) const {
   const int64_t width = tensor.size(-1);
   if (order.empty()) return tensor.view({N, width});
-  const Tensor result = empty_pages({N, width}, tensor.options());
+  const Tensor result = empty_block({N, width}, tensor.options());
   const int64_t bytes = width * int64_t(tensor.element_size());
   const char* const from = (const char*)tensor.const_data_ptr();
   char* const to = (char*)result.mutable_data_ptr();
@@ -101,7 +101,7 @@ Tensor LayerRows::scatter(const Tensor& rows) const {
 }
 
 Tensor LayerRows::empty(int64_t width) const {
-  const Tensor result = empty_pages(args.rows_shape(width), args.options);
+  const Tensor result = empty_block(args.rows_shape(width), args.options);
   if (order.empty()) return result;
   const int64_t bytes = width * int64_t(result.element_size());
   char* const to = (char*)result.mutable_data_ptr();
@@ -121,7 +121,7 @@ std::vector<Tensor> LayerRows::empty_states(const std::vector<Tensor>& from) con
 }
 
 Tensor LayerRows::previous_h(const Tensor& output, int64_t d) const {
-  const Tensor result = empty_pages({N, args.R}, args.options);
+  const Tensor result = empty_block({N, args.R}, args.options);
   const int64_t bytes = args.R * int64_t(output.element_size());
   const char* const from = (const char*)output.const_data_ptr() + d * bytes;
   const char* const initial = (const char*)args.hx[0].const_data_ptr() + d * args.B * bytes;

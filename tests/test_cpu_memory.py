@@ -1,0 +1,106 @@
+"""The memory that the CPU kernels keep from call to call: bounded, and never in two hands at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import fastrnn
+from fastrnn import _ext, _ops
+
+pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def own_kernels():
+    with fastrnn.backend("cpu"):
+        yield
+
+
+def test_what_is_freed_serves_the_next_call():
+    module, x = fastrnn.GRU(64, 256), torch.randn(70, 4, 64)
+    with torch.no_grad():
+        output, _ = module(x)
+        pointer, nbytes = output.data_ptr(), output.nbytes
+        before = _ext.load().cpu.cached_bytes()
+        del output
+        kept = _ext.load().cpu.cached_bytes() - before
+        assert nbytes <= kept <= 1.25 * nbytes
+        assert module(x[:-1])[0].data_ptr() == pointer, "a sequence of nearly the same length gets the same memory"
+
+
+def test_a_result_stays_as_it_is_while_others_come_and_go():
+    module, results = fastrnn.LSTM(32, 96), []
+    inputs = [torch.randn(64, 8, 32) for _ in range(6)]
+    for x in inputs:
+        output, _ = module(x)
+        grads = torch.autograd.grad(output.sum(), list(module.parameters()))
+        results.append([output.detach(), *grads, *(t.clone() for t in (output.detach(), *grads))])
+    assert len({t.data_ptr() for tensors in results for t in tensors}) == sum(map(len, results))
+    for tensors in results:
+        half = len(tensors) // 2
+        torch.testing.assert_close(tensors[:half], tensors[half:], rtol=0, atol=0)
+
+
+def test_threads_share_the_memory():
+    module = fastrnn.LSTM(32, 128)
+    inputs = [torch.randn(40 + i, 8, 32) for i in range(8)]
+
+    def work(x):
+        output, _ = module(x)
+        return [output.detach(), *torch.autograd.grad(output.square().sum(), list(module.parameters()))]
+
+    alone = [work(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for results, expected in zip(pool.map(work, inputs), alone, strict=True):
+                torch.testing.assert_close(results, expected)
+
+
+def test_each_gradient_has_a_storage_of_its_own():
+    module = fastrnn.LSTM(16, 64, proj_size=8, bidirectional=True)
+    output, _ = module(torch.randn(5, 3, 16))
+    grads = torch.autograd.grad(output.sum(), list(module.parameters()))
+    assert len({g.untyped_storage().data_ptr() for g in grads}) == len(grads)
+    assert all(g.untyped_storage().nbytes() == g.nbytes and g.data_ptr() % 64 == 0 for g in grads)
+    for i, g in enumerate(grads):
+        g.fill_(i)
+    assert all((g == i).all() for i, g in enumerate(grads)), "what is written to one is seen in another"
+
+
+TRAINING = """
+import torch, fastrnn
+from fastrnn import _ext
+with fastrnn.backend("cpu"):
+    module, x = fastrnn.LSTM(64, 128), torch.randn(100, 16, 64)
+    for _ in range(3):
+        module(x)[0].sum().backward()
+print(_ext.load().cpu.cached_bytes(), _ext.load().cpu.cache_limit())
+"""
+
+
+def run_with(limit: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "FASTRNN_CPU_CACHE_MB": limit}
+    return subprocess.run([sys.executable, "-c", TRAINING], env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("limit", "least", "most"), [("0", 0, 0), ("2", MIB // 2, 2 * MIB), ("", 4 * MIB, 256 * MIB)])
+def test_no_more_is_kept_than_allowed(limit, least, most):
+    result = run_with(limit)
+    assert result.returncode == 0, result.stderr
+    kept, allowed = map(int, result.stdout.split())
+    assert least <= kept <= most == allowed
+
+
+@pytest.mark.parametrize("limit", ["many", "-1", "1.5", "99999999"])
+def test_a_limit_that_is_no_number_is_refused(limit):
+    result = run_with(limit)
+    assert result.returncode != 0
+    assert f"FASTRNN_CPU_CACHE_MB: expected a whole number of MiB, got '{limit}'" in result.stderr
