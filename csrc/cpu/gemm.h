@@ -104,15 +104,13 @@ class Product {
     const bool whole = (j + 1) * kMaxVecs * W <= p.N;
     for_row_groups(0, block.size(), row_limit<Op>(vecs), [&](int64_t m, int count) {
       float* const c = p.c + (block.begin + m) * p.ldc + columns.unit(j, 0);
-      if constexpr (Op::kCopies) {
-        if (whole) {
-          multiply_strided<kMaxVecs>(rows, m, count, panel, add ? c : kZeros, add ? p.ldc : 0, c,
-                                     p.ldc);
-          return;
+      if constexpr (!Op::kCopies) {
+        for (int r = 0; r < count; ++r) {
+          for (int v = 0; v < vecs; ++v) __builtin_prefetch(c + r * p.ldc + v * W, 1, 3);
         }
       }
-      for (int r = 0; r < count; ++r) {
-        for (int v = 0; v < vecs; ++v) __builtin_prefetch(c + r * p.ldc + v * W, 1, 3);
+      if (whole) {
+        return multiply_strided<kMaxVecs>(rows, m, count, panel, {kZeros, c, p.ldc, add});
       }
       float tile[Op::kMaxRows * kMaxVecs * W] __attribute__((aligned(64)));
       multiply<Op>(rows, m, count, vecs, panel, kZeros, tile, panel);

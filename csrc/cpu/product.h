@@ -117,14 +117,22 @@ constexpr int row_limit(int vecs) {
   return Op::kCopies || fit > Op::kMaxRows ? Op::kMaxRows : fit;
 }
 
-// tile[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]; with each step of k a line from
+// Where the rows of a product go, `stride` values apart, and what they begin with.
+template <class Op>
+struct Sums {
+  using A = Accumulate<typename Op::Storage>;
+  const A* init;  // the same for every row
+  A* out;
+  int64_t stride;
+  bool add;  // to what is in `out`, at the end
+};
+
+// out[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]; with each step of k a line from
 // `ahead` on comes nearer. Each run of k has sums of its own: shorter sums, smaller error.
 template <class Op, int kRows, int kVecs>
 __attribute__((noinline)) void multiply_block(const typename Op::Storage* const* rows,
                                               int64_t depth, const typename Op::Packed* panel,
-                                              const Accumulate<typename Op::Storage>* init,
-                                              Accumulate<typename Op::Storage>* tile,
-                                              const char* ahead) {
+                                              const Sums<Op>& sums, const char* ahead) {
   using S = typename Op::Storage;
   using V = VecOf<S>;
   constexpr int kStep = kVecs * kLanes<Op> * Op::kDepth;
@@ -142,7 +150,7 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
-        sum[0][r][v] = first == 0 ? V::load(init + v * kLanes<Op>) : V(0);
+        sum[0][r][v] = first == 0 ? V::load(sums.init + v * kLanes<Op>) : V(0);
         if constexpr (kChains == 2) sum[1][r][v] = V(0);
       }
     }
@@ -177,25 +185,31 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
-        Accumulate<S>* const out = tile + (r * kVecs + v) * kLanes<Op>;
+        Accumulate<S>* const out = sums.out + r * sums.stride + v * kLanes<Op>;
         if constexpr (kChains == 2) sum[0][r][v] = sum[0][r][v] + sum[1][r][v];
-        if (first > 0) sum[0][r][v] = sum[0][r][v] + V::load(out);
+        if (first > 0 || sums.add) sum[0][r][v] = sum[0][r][v] + V::load(out);
         sum[0][r][v].store(out);
       }
     }
   }
 }
 
-template <class Op, int kVecs, int kRows>
+template <class Op, int kVecs, int kRows = row_limit<Op>(kVecs)>
 FASTRNN_HD void multiply_rows(int count, const typename Op::Storage* const* rows, int64_t depth,
-                              const typename Op::Packed* panel,
-                              const Accumulate<typename Op::Storage>* init,
-                              Accumulate<typename Op::Storage>* tile, const char* ahead) {
+                              const typename Op::Packed* panel, const Sums<Op>& sums,
+                              const char* ahead) {
   if constexpr (kRows > 1) {
     if (count < kRows)
-      return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, init, tile, ahead);
+      return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, sums, ahead);
   }
-  multiply_block<Op, kRows, kVecs>(rows, depth, panel, init, tile, ahead);
+  multiply_block<Op, kRows, kVecs>(rows, depth, panel, sums, ahead);
+}
+
+// out = init + rows[first + r] . panel[v] for `count` rows, at most row_limit(kVecs).
+template <int kVecs, class Op>
+void multiply_strided(const Rows<Op>& rows, int64_t first, int count,
+                      const typename Op::Packed* panel, const Sums<Op>& sums) {
+  multiply_rows<Op, kVecs>(count, rows.row + first, rows.depth, panel, sums, (const char*)panel);
 }
 
 // tile[r][v] = init[v] + rows[first + r] . panel[v] for `count` rows, at most row_limit(vecs), and
@@ -210,19 +224,16 @@ void multiply(const Rows<Op>& rows, int64_t first, int count, int vecs,
       part < vecs ? (const char*)next + part * (padded_depth<Op>(rows.depth) / Op::kDepth) * kLine
                   : (const char*)panel;
   const auto* const* row = rows.row + first;
+  const Sums<Op> sums{init, tile, vecs * kLanes<Op>, false};
   switch (vecs) {
     case 1:
-      return multiply_rows<Op, 1, row_limit<Op>(1)>(count, row, rows.depth, panel, init, tile,
-                                                    ahead);
+      return multiply_rows<Op, 1>(count, row, rows.depth, panel, sums, ahead);
     case 2:
-      return multiply_rows<Op, 2, row_limit<Op>(2)>(count, row, rows.depth, panel, init, tile,
-                                                    ahead);
+      return multiply_rows<Op, 2>(count, row, rows.depth, panel, sums, ahead);
     case 3:
-      return multiply_rows<Op, 3, row_limit<Op>(3)>(count, row, rows.depth, panel, init, tile,
-                                                    ahead);
+      return multiply_rows<Op, 3>(count, row, rows.depth, panel, sums, ahead);
     default:
-      return multiply_rows<Op, 4, row_limit<Op>(4)>(count, row, rows.depth, panel, init, tile,
-                                                    ahead);
+      return multiply_rows<Op, 4>(count, row, rows.depth, panel, sums, ahead);
   }
 }
 

@@ -132,21 +132,19 @@ void multiply_tiles(const TileOperands& o, int count) {
   }
 }
 
-// As multiply(), with rows of `init` and of the sums so many values apart.
 template <int kVecs>
 void multiply_strided(const Rows<TiledBfloat16>& rows, int64_t first, int count,
-                      const Bfloat16* panel, const float* init, int64_t init_stride, float* sums,
-                      int64_t sum_stride) {
+                      const Bfloat16* panel, const Sums<TiledBfloat16>& sums) {
   if (*rows.tile_rows != count) configure_tiles(*rows.tile_rows = count);
   const TileOperands o{(const char*)(rows.copy + first * rows.stride),
                        (const char*)panel,
                        rows.depth,
                        rows.stride * int64_t(sizeof(Bfloat16)),
                        kVecs * 64,
-                       init,
-                       init_stride * int64_t(sizeof(float)),
-                       sums,
-                       sum_stride * int64_t(sizeof(float))};
+                       sums.add ? sums.out : sums.init,
+                       sums.add ? sums.stride * int64_t(sizeof(float)) : 0,
+                       sums.out,
+                       sums.stride * int64_t(sizeof(float))};
   order_memory();
   multiply_tiles<kVecs>(o, count);
   order_memory();
@@ -158,13 +156,13 @@ inline void multiply<TiledBfloat16>(const Rows<TiledBfloat16>& rows, int64_t fir
                                     const Bfloat16* /*next*/) {
   switch (vecs) {
     case 1:
-      return multiply_strided<1>(rows, first, count, panel, init, 0, tile, 16);
+      return multiply_strided<1>(rows, first, count, panel, {init, tile, 16, false});
     case 2:
-      return multiply_strided<2>(rows, first, count, panel, init, 0, tile, 32);
+      return multiply_strided<2>(rows, first, count, panel, {init, tile, 32, false});
     case 3:
-      return multiply_strided<3>(rows, first, count, panel, init, 0, tile, 48);
+      return multiply_strided<3>(rows, first, count, panel, {init, tile, 48, false});
     default:
-      return multiply_strided<4>(rows, first, count, panel, init, 0, tile, 64);
+      return multiply_strided<4>(rows, first, count, panel, {init, tile, 64, false});
   }
 }
 #elif FASTRNN_LEVEL == 3
