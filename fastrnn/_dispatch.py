@@ -87,16 +87,15 @@ def why_not(backend: str, call: Call) -> list[str]:
 
 def _torch_steps_faster(call: Call) -> bool:
     """Whether torch was measured ahead on a single step like this one."""
-    low = call.dtype in (torch.bfloat16, torch.float16)
+    low, hidden = call.dtype in (torch.bfloat16, torch.float16), call.H
     if not call.grad:  # the weights are read only once: packing them for our products is not worth it
-        wide = 1024 if call.mode == "LSTM" or low else 256
-        return call.B >= 8 and call.H >= wide
+        return call.B >= 8 and hidden >= (1024 if call.mode == "LSTM" or low else 256)
     if call.mode == "LSTM":
         return False
-    if low and call.H >= 1024:
+    if low and hidden >= 1024:
         return True
     # Recording one Elman step for autograd from Python takes longer than what the kernels save.
-    return call.mode != "GRU" and (call.H < 128 if low else call.B < 16)
+    return call.mode != "GRU" and (hidden < 128 if low else call.B < 16)
 
 
 def _torch_is_ahead(call: Call) -> bool:

@@ -104,3 +104,17 @@ def test_a_limit_that_is_no_number_is_refused(limit):
     result = run_with(limit)
     assert result.returncode != 0
     assert f"FASTRNN_CPU_CACHE_MB: expected a whole number of MiB, got '{limit}'" in result.stderr
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 5), (40, 30, 64)])
+def test_inputs_and_gradients_of_any_layout(shape):
+    T, B, I = shape
+    module = fastrnn.GRU(I, 33, dtype=torch.float64)
+    data, slope = torch.randn(B, T, I, dtype=torch.float64), torch.randn(33, T, B, dtype=torch.float64)
+    results = []
+    for x, grad in ((data.transpose(0, 1), slope.permute(1, 2, 0)), (data.transpose(0, 1).contiguous(), None)):
+        x = x.requires_grad_()
+        output, _ = module(x)
+        grad = slope.permute(1, 2, 0).contiguous() if grad is None else grad
+        results.append([output.detach(), *torch.autograd.grad(output, [x, *module.parameters()], grad)])
+    torch.testing.assert_close(*results, rtol=0, atol=0)

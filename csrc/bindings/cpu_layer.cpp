@@ -85,7 +85,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x
                                                    bool save, const std::optional<Tensor>& lengths,
                                                    const std::optional<Tensor>& resets,
                                                    bool reverse, bool with_cells) {
-  const LayerArgs args("fastrnn._C.cpu.layer_forward", cell, x, batch_sizes, hx, weights,
+  const LayerArgs args("fastrnn._C.cpu.layer_forward", cell, dense(x), batch_sizes, hx, weights,
                        {lengths, resets, reverse});
   const bool has_c = args.cell.states > 1;
   TORCH_CHECK(has_c || !with_cells, args.function, ": cells needs an LSTM, got ", args.cell.mode);
@@ -132,14 +132,14 @@ Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors&
                          const Tensors& saved, const std::vector<bool>& needs,
                          const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets,
                          bool reverse) {
-  const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, x, batch_sizes, hx, weights,
+  const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, dense(x), batch_sizes, hx, weights,
                        {lengths, resets, reverse});
   TORCH_CHECK(needs.size() == 3, args.function, ": needs must hold 3 flags (x, hx, weights), got ",
               needs.size());
   const bool has_c = args.cell.states > 1;
   const Tensor output = args.checked(output_given, "output", args.rows_shape(args.D * args.R));
   const Tensor grad_out =
-      args.checked(grad_output, "grad_output", args.rows_shape(args.D * args.R));
+      args.checked(dense(grad_output), "grad_output", args.rows_shape(args.D * args.R));
   Tensors grad_final = grad_hn;
   Tensor grad_cells;
   if (has_c && grad_hn.size() == 3) {

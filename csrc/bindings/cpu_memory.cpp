@@ -147,6 +147,11 @@ at::Tensor empty_block(at::IntArrayRef sizes, const at::TensorOptions& options) 
                                    options.dtype().toScalarType(), std::nullopt);
 }
 
+at::Tensor dense(const at::Tensor& tensor) {
+  if (tensor.is_contiguous() || !tensor.is_cpu()) return tensor;
+  return empty_block(tensor.sizes(), tensor.options()).copy_(tensor);
+}
+
 int64_t cached_bytes() { return int64_t(cache().bytes()); }
 
 int64_t cache_limit() { return int64_t(cache().limit); }

@@ -10,6 +10,9 @@ namespace fastrnn {
 // long as a good part of the kernels.
 at::Tensor empty_block(at::IntArrayRef sizes, const at::TensorOptions& options);
 
+// The tensor itself if it is contiguous, else a copy in such memory that is.
+at::Tensor dense(const at::Tensor& tensor);
+
 // Bytes that are kept for later calls, and how many may be at most: the environment variable
 // FASTRNN_CPU_CACHE_MB in MiB, or 256 MiB.
 int64_t cached_bytes();
