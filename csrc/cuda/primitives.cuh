@@ -184,8 +184,12 @@ inline uint32_t round_to_tf32(uint32_t bits) { return emulator::round_to_tf32(bi
 inline float shuffle_xor(float value, int mask) { return emulator::shuffle_xor(value, mask); }
 
 constexpr bool kHasClusters = true;
-inline void cluster_arrive() { emulator::cluster_arrive(); }
-inline void cluster_wait() { emulator::cluster_wait(); }
+inline void cluster_arrive(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::cluster_arrive(file, line);
+}
+inline void cluster_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::cluster_wait(file, line);
+}
 template <class T>
 inline void store_in_block(T* mine, int rank, const T& value) {
   *emulator::in_block(mine, rank) = value;

@@ -3,7 +3,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -103,18 +105,27 @@ cudaError_t launch(const Launch& launch, const void* kernel, const std::function
   return cudaSuccess;
 }
 
-void block_barrier() {
-  if (missing == Missing::kBlock) return;
+bool is_missing(const char* file, int line) {
+  if (missing_places.empty()) return false;
+  const std::string place =
+      std::filesystem::path(file).filename().string() + ":" + std::to_string(line);
+  return std::find(missing_places.begin(), missing_places.end(), place) != missing_places.end();
+}
+
+void block_barrier(const char* file, int line) {
+  if (missing == Missing::kBlock || is_missing(file, line)) return;
   Barrier& barrier = *self().block_barrier;
   barrier.wait(barrier.arrive());
 }
 
-void cluster_arrive() {
-  if (missing != Missing::kCluster) self().token = self().cluster_barrier->arrive();
+void cluster_arrive(const char* file, int line) {
+  if (missing == Missing::kCluster || is_missing(file, line)) return;
+  self().token = self().cluster_barrier->arrive();
 }
 
-void cluster_wait() {
-  if (missing != Missing::kCluster) self().cluster_barrier->wait(self().token);
+void cluster_wait(const char* file, int line) {
+  if (missing == Missing::kCluster || is_missing(file, line)) return;
+  self().cluster_barrier->wait(self().token);
 }
 
 const std::array<Fragments, 32>& exchange(const Fragments& mine) {

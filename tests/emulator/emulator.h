@@ -15,6 +15,8 @@
 #include <bit>
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "fibers.h"
 #include "include/cuda_runtime.h"
@@ -31,6 +33,9 @@ inline Device device;
 // The test of the tests: barriers of this kind do nothing, and then the race detector must speak.
 enum class Missing { kNone, kBlock, kCluster, kGrid };
 inline Missing missing = Missing::kNone;
+// The same for the barriers at single places in the kernels' sources, as "file.cuh:line".
+inline std::vector<std::string> missing_places;
+bool is_missing(const char* file, int line);
 
 struct Warp;
 
@@ -56,9 +61,9 @@ inline Launch last;  // of the launches so far
 cudaError_t launch(const Launch& launch, const void* kernel, const std::function<void()>& body);
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 
-void block_barrier();
-void cluster_arrive();
-void cluster_wait();
+void block_barrier(const char* file, int line);
+void cluster_arrive(const char* file, int line);
+void cluster_wait(const char* file, int line);
 
 // The same place in the shared memory of another block of the cluster.
 template <class T>
@@ -158,4 +163,4 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, Kernel*,
 #define threadIdx (::emulator::self().thread)
 #define blockIdx (::emulator::self().block)
 
-#define __syncthreads() ::emulator::block_barrier()
+#define __syncthreads() ::emulator::block_barrier(__FILE__, __LINE__)

@@ -1,7 +1,8 @@
 // Runs both passes of some kernels, with multiply-adds and with mma, for ThreadSanitizer to watch.
 // The numbers do not matter here, only who touches what when. The argument says which kernels
 // (step, cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets;
-// a second one leaves out a kind of barrier (block, cluster, grid).
+// a second one leaves out a kind of barrier (block, cluster, grid), or it and more name single
+// barriers to leave out, as file.cuh:line.
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -179,6 +180,9 @@ int main(int count, char** arguments) {
                       : without == "cluster" ? Missing::kCluster
                       : without == "grid"    ? Missing::kGrid
                                              : Missing::kNone;
+  if (emulator::missing == Missing::kNone) {
+    emulator::missing_places.assign(arguments + std::min(count, 2), arguments + count);
+  }
   bool ran = which == "cta" || which == "cluster" || which == "grid" || which == "step";
   for (const bool masked : {false, true}) {
     // Nine rows and 17 units: two tiles of eight rows, two or three members.
