@@ -118,3 +118,31 @@ def test_inputs_and_gradients_of_any_layout(shape):
         grad = slope.permute(1, 2, 0).contiguous() if grad is None else grad
         results.append([output.detach(), *torch.autograd.grad(output, [x, *module.parameters()], grad)])
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+OUT_OF_MEMORY = """
+import resource, torch, fastrnn
+from fastrnn import _ext
+with fastrnn.backend("cpu"), torch.no_grad():
+    module = fastrnn.LSTM(8, 64)
+    module(torch.randn(4000, 64, 8))
+    kept = _ext.load().cpu.cached_bytes()
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
+    output, _ = fastrnn.GRU(8, 60)(torch.ones(8).expand(3500, 64, 8))
+    print(kept > 2**25, _ext.load().cpu.cached_bytes() < kept)
+    del output
+    try:
+        module(torch.ones(8).expand(100_000, 64, 8))
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_what_is_kept_goes_before_memory_is_short():
+    result = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    first, error = result.stdout.splitlines()[:2]
+    assert first == "True True"
+    assert "not enough memory: tried to allocate" in error

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -34,6 +33,7 @@ size_t rounded(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// Null if there is no memory.
 Block* allocate_block(size_t size) {
   static std::atomic<size_t> count = 0;
   const size_t alignment = size >= kHugePage ? kHugePage : kPage;
@@ -42,7 +42,7 @@ Block* allocate_block(size_t size) {
   const size_t shift = count++ % 8 * (kPage / 8);
   const size_t whole = (size + kPage + alignment - 1) / alignment * alignment;
   void* const memory = std::aligned_alloc(alignment, whole);
-  if (!memory) throw std::bad_alloc();
+  if (!memory) return nullptr;
 #ifdef __linux__
   // A wish: where it is refused, the pages are small ones.
   if (size >= kHugePage)
@@ -78,11 +78,12 @@ class Cache {
     if (!lock || block->size > limit) return free_block(block);
     blocks_.push_back(block);
     bytes_ += block->size;
-    while (bytes_ > limit) {
-      bytes_ -= blocks_.front()->size;
-      free_block(blocks_.front());
-      blocks_.erase(blocks_.begin());
-    }
+    shrink(limit);
+  }
+
+  void empty() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (lock) shrink(0);
   }
 
   size_t bytes() {
@@ -100,6 +101,14 @@ class Cache {
   }();
 
  private:
+  void shrink(size_t most) {
+    while (bytes_ > most) {
+      bytes_ -= blocks_.front()->size;
+      free_block(blocks_.front());
+      blocks_.erase(blocks_.begin());
+    }
+  }
+
   std::mutex mutex_;
   std::vector<Block*> blocks_;
   size_t bytes_ = 0;
@@ -117,6 +126,11 @@ class BlockAllocator final : public c10::Allocator {
     const size_t size = rounded(bytes);
     Block* block = cache().take(size);
     if (!block) block = allocate_block(size);
+    if (!block) {
+      cache().empty();
+      block = allocate_block(size);
+    }
+    TORCH_CHECK(block, "fastrnn: not enough memory: tried to allocate ", bytes, " bytes");
     block->used = bytes;
     report(block->data, int64_t(bytes));
     return {block->data, block, &release, at::kCPU};
