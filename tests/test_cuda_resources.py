@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import cuda_resources
 
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 RESIDENT = {"cta": (8,), "cluster": (8, 32), "grid": (8, 32)}
 
 
@@ -27,7 +28,7 @@ def test_no_resident_kernel_spills_and_all_that_should_use_tensor_cores(rows):
 def test_every_resident_kernel_is_in_the_table(rows):
     listed = {(row["arch"], row["kernel"], row["arguments"]) for row in rows}
     cells = ("Lstm", "Gru", "Rnn<Tanh>", "Rnn<Relu>")
-    for arch, direction, cell in itertools.product(("sm_80", "sm_90"), ("forward", "backward"), cells):
+    for arch, direction, cell in itertools.product(ARCHITECTURES, ("forward", "backward"), cells):
         for tier, tiles in RESIDENT.items():
             for scalar, size in itertools.product(("float", "__nv_bfloat16", "__half"), tiles):
                 assert (arch, f"resident_{direction}_kernel", f"{cell}, {scalar}, true, {size}, {tier}") in listed
@@ -41,6 +42,9 @@ def test_the_program_sees_a_spill_and_a_product_without_tensor_cores():
     assert "8 bytes of stack" in cuda_resources.complaints([row | {"stack_bytes": "8"}])[0]
     assert "no tensor core" in cuda_resources.complaints([row | {"mma_instructions": "0"}])[0]
     assert cuda_resources.complaints([row | {"mma_instructions": "0", "registers": "4"}]) == []  # has no body
+    turing = row | {"mma_instructions": "0", "arch": "sm_75"}
+    assert "no tensor core" in cuda_resources.complaints([turing])[0]
+    assert cuda_resources.complaints([turing | {"arguments": "Lstm, float, true, 8, cta"}]) == []  # no tf32 there
 
 
 def test_names_are_the_projects():

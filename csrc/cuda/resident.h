@@ -75,11 +75,13 @@ struct ProductForm {
 
 // Of a lane's weights: as many as the compiler finds room for, with what else the kernel holds
 // (benchmarks/cuda_resources.py shows it).
-constexpr int weight_registers(Tier tier, bool tensor_cores, int rows, bool backward) {
+constexpr int weight_registers(Tier tier, int gates, bool tensor_cores, int rows, bool backward) {
   if (tier == Tier::kCta) return tensor_cores ? (backward ? 64 : 80) : (backward ? 48 : 64);
   const bool cluster = tier == Tier::kCluster;
   if (rows == 32) return backward ? (cluster ? 64 : 32) : (cluster ? 48 : 32);
-  return tensor_cores ? (cluster ? 128 : 96) : (cluster ? 96 : 80);
+  if (!tensor_cores) return cluster ? 96 : 80;
+  // With 128 three gates would spill on sm_100.
+  return cluster ? (gates == 3 && !backward ? 112 : 128) : 96;
 }
 
 // A cell with one gate takes two octets of units, so that a tensor core tile is full.

@@ -13,7 +13,7 @@ struct ResidentForward {
   static constexpr int kEach = kElements<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
   static constexpr ProductForm kForm =
-      forward_form(kGates, weight_registers(kTier, kTensorCores, kRows, false));
+      forward_form(kGates, weight_registers(kTier, kGates, kTensorCores, kRows, false));
   using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
   using Update = ForwardUpdate<Cell, Scalar>;
 

@@ -6,7 +6,7 @@ namespace fastrnn::cuda {
 int64_t shared_bytes(int gates, Dtype dtype, const Team& team, int64_t hidden, bool backward) {
   constexpr int64_t kQuad = 16, kFloat = 4;
   const int scalar = static_cast<int>(bytes(dtype));
-  const int registers = weight_registers(team.tier, team.tensor_cores, team.rows, backward);
+  const int registers = weight_registers(team.tier, gates, team.tensor_cores, team.rows, backward);
   const bool here = team.tier != Tier::kGrid;  // the exchange is in shared memory
   if (backward) {
     const ProductLayout layout = backward_layout(gates, scalar, team);
