@@ -51,65 +51,33 @@ void product(const Tensor& a_given, bool transposed, const Tensor& b_given, cons
   }
 }
 
-// Memory for the gradients of all weights of a call, in one piece: the C library keeps a freed
-// piece for the next call, where of several it would hand the most back to the system, to be
-// entered again page by page.
-class WeightStore {
- public:
-  explicit WeightStore(const LayerArgs& args) {
-    int64_t total = 0;
-    for (const DirectionTensors& w : args.weights) {
-      for (const Tensor& weight : {w.w_ih, w.w_hh, w.b_ih, w.b_hh, w.w_hr}) {
-        if (weight.defined()) total += padded(weight.numel());
-      }
-    }
-    memory_ = empty_block({total}, args.options);
-  }
-
-  // An uninitialised tensor of such a shape, with a storage of its own that keeps the memory alive.
-  Tensor take(at::IntArrayRef sizes) {
-    char* const data = static_cast<char*>(memory_.mutable_data_ptr()) + used_ * memory_.itemsize();
-    used_ += padded(c10::multiply_integers(sizes));
-    return at::from_blob(data, sizes, [memory = memory_](void*) {}, memory_.options());
-  }
-
- private:
-  static int64_t padded(int64_t count) { return (count + 31) / 32 * 32; }
-
-  Tensor memory_;
-  int64_t used_ = 0;
-};
-
-// An uninitialised result of products, in the type they are computed in; of the store, if that is
-// the type of the call.
-Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns, bool transposed,
-                      WeightStore* store) {
+// An uninitialised result of products, in the type they are computed in.
+Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns, bool transposed) {
   const at::ScalarType dtype = args.x.scalar_type();
   const bool own = transposed && dtype == at::kBFloat16 && kernel_for(dtype);
   const bool widened = dtype == at::kHalf || own;
-  if (store && !widened) return store->take({rows, columns});
   return empty_block({rows, columns}, widened ? args.options.dtype(at::kFloat) : args.options);
 }
 
-// a^T b for rows that belong together, in the type of the call or a wider one.
-Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b, WeightStore& store) {
-  const Tensor result = product_result(args, a.size(1), b.size(1), true, &store);
+// a^T b for rows that belong together.
+Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b) {
+  const Tensor result = product_result(args, a.size(1), b.size(1), true);
   product(a, true, b, result, false);
   return result;
 }
 
 Tensor recurrent_gradient(const LayerRows& rows, const Tensor& grad_h, const Tensor& output,
-                          int64_t d, WeightStore& store) {
+                          int64_t d) {
   const LayerArgs& args = rows.args;
   if (args.packed || !rows.order.empty() || rows.resets.defined()) {
-    return rows_product(args, grad_h, rows.previous_h(output, d), store);
+    return rows_product(args, grad_h, rows.previous_h(output, d));
   }
   // The previous h of all steps but one is the output, shifted by a step; no copy is needed.
   const bool backwards = rows.backwards(d);
   const int64_t shifted = args.N - args.B;
   const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
   const Tensor result = rows_product(args, grad_h.narrow(0, backwards ? shifted : 0, args.B),
-                                     args.hx[0].select(0, d), store);
+                                     args.hx[0].select(0, d));
   if (shifted > 0) {
     product(grad_h.narrow(0, backwards ? 0 : args.B, shifted), true,
             h.narrow(0, backwards ? args.B : 0, shifted), result, true);
@@ -121,7 +89,7 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& grad_h, const Ten
 
 Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const LayerArgs& args = rows.args;
-  const Tensor sum = product_result(args, rows.N, args.I, false, nullptr);
+  const Tensor sum = product_result(args, rows.N, args.I, false);
   for (int64_t d = 0; d < args.D; ++d) {
     product(grads.gates.select(0, d).select(1, 0), false, args.weights[d].w_ih, sum, d > 0);
   }
@@ -131,32 +99,22 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
 std::vector<Tensor> weight_gradients(const LayerRows& rows, const LayerGradients& grads,
                                      const Tensor& output) {
   const LayerArgs& args = rows.args;
+  const at::ScalarType dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
   const Tensor x = rows.gather(args.x);
-  WeightStore store(args);
   std::vector<Tensor> result;
-  // Tensors of their own in the type of the call: an optimizer may change them in place.
-  const auto add_copy = [&](const Tensor& grad) {
-    result.push_back(store.take(grad.sizes()));
-    result.back().copy_(grad);
-  };
-  const auto add = [&](const Tensor& grad) {
-    if (grad.scalar_type() == args.x.scalar_type()) {
-      result.push_back(grad);
-    } else {
-      add_copy(grad);
-    }
-  };
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d);
-    add(rows_product(args, gates.select(1, 0), x, store));
-    add(recurrent_gradient(rows, gates.select(1, last), output, d, store));
+    result.push_back(rows_product(args, gates.select(1, 0), x).to(dtype));
+    result.push_back(recurrent_gradient(rows, gates.select(1, last), output, d).to(dtype));
     if (args.biases) {
-      add_copy(grads.bias.select(0, d).select(0, 0));
-      add_copy(grads.bias.select(0, d).select(0, last));
+      // Both always get tensors of their own: an optimizer may change them in place.
+      result.push_back(grads.bias.select(0, d).select(0, 0).to(dtype, false, true));
+      result.push_back(grads.bias.select(0, d).select(0, last).to(dtype, false, true));
     }
     if (args.projected)
-      add(rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d), store));
+      result.push_back(
+          rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d)).to(dtype));
   }
   return result;
 }
