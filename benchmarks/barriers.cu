@@ -90,14 +90,23 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
+// Of `count` blocks as the resident kernels have them, with one attribute or none.
+cudaLaunchConfig_t blocks(int count, cudaLaunchAttribute* attribute, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(count);
+  config.blockDim = dim3(kResidentThreads);
+  config.stream = stream;
+  config.attrs = attribute;
+  config.numAttrs = attribute ? 1 : 0;
+  return config;
+}
+
 // A GPU that has been idle runs at a low clock for a while.
 void warm_up(cudaStream_t stream) {
   float* sink = nullptr;
   CHECK(cudaMalloc(&sink, sizeof(float)));
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(attribute(cudaDevAttrMultiProcessorCount));
-  config.blockDim = dim3(kResidentThreads);
-  config.stream = stream;
+  const cudaLaunchConfig_t config =
+      blocks(attribute(cudaDevAttrMultiProcessorCount), nullptr, stream);
   for (int i = 0; i < kWarmUps; ++i) CHECK(cudaLaunchKernelEx(&config, spin, sink, kSpins));
   CHECK(cudaStreamSynchronize(stream));
   CHECK(cudaFree(sink));
@@ -120,12 +129,7 @@ void time_clusters(cudaStream_t stream) {
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = size;
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(size);
-    config.blockDim = dim3(kResidentThreads);
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
+    const cudaLaunchConfig_t config = blocks(size, &cluster, stream);
     int room = 0;
     const cudaError_t error = cudaOccupancyMaxActiveClusters(&room, cluster_barriers, &config);
     if (error != cudaSuccess || room == 0) {
@@ -157,12 +161,7 @@ void time_grids(cudaStream_t stream) {
     cudaLaunchAttribute cooperative{};
     cooperative.id = cudaLaunchAttributeCooperative;
     cooperative.val.cooperative = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(size);
-    config.blockDim = dim3(kResidentThreads);
-    config.stream = stream;
-    config.attrs = &cooperative;
-    config.numAttrs = 1;
+    const cudaLaunchConfig_t config = blocks(size, &cooperative, stream);
     const auto of = [&](int count) {
       return time_of(stream, [&] {
         CHECK(cudaMemsetAsync(counter, 0, sizeof(unsigned), stream));

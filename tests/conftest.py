@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emulator import build
 from emulator.report import pytest_terminal_summary  # noqa: F401  pytest finds it here by its name
 from support import available
 
@@ -22,6 +23,19 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def _emulated():
+    return build.load()
+
+
+@pytest.fixture
+def cuda(_emulated):
+    """The CUDA backend in the emulator; whatever the test prescribes to it ends with the test."""
+    yield _emulated
+    _emulated.follow_plan()
+    _emulated.set_device()
 
 
 @pytest.fixture(params=available())

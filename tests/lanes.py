@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-CALLER = -1
+from fastrnn._wavefront import CALLER
 
 
 class Entry(NamedTuple):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import cotangents, like, name_of, random_states, tensors
+from support import build, cotangents, device_of, like, name_of, random_states, tensors
 from torch import Tensor, nn
 
+import fastrnn
 from fastrnn.registry import CELLS
 
 T, B = 6, 5
@@ -32,6 +33,13 @@ KINDS = [
 asked = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
 kinds = pytest.mark.parametrize("cell, options", KINDS)
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+
+
+def exact_module(cell, backend, *sizes, **options):
+    """A module of fastrnn's in both directions and float64, on the device of a backend."""
+    device = device_of(backend)
+    return build(fastrnn, cell, *sizes, bidirectional=True, dtype=torch.float64, device=device, **options)
+
 
 _STEP = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}
 

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from plain import LENGTHS, B, T, asked, cells, evaluate, kinds, ours, states_of
+from plain import LENGTHS, B, T, asked, cells, evaluate, exact_module, kinds, ours, states_of
 from support import build, device_of, tensors
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -19,9 +19,7 @@ import fastrnn
 def test_chunks_change_nothing(cell, options, asked, chunks, own_backend):
     """Up to rounding, for a gradient is summed over the chunks."""
     sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
-    module = build(
-        fastrnn, cell, *sizes, bidirectional=True, dtype=torch.float64, device=device_of(own_backend), **options
-    )
+    module = exact_module(cell, own_backend, *sizes, **options)
     x = torch.randn(T, B, 3)
     whole = evaluate(ours, module, x, hx, torch.float64, **asked)
     parts = evaluate(ours, module, x, hx, torch.float64, checkpoint_chunks=chunks, **asked)
@@ -32,9 +30,7 @@ def test_chunks_change_nothing(cell, options, asked, chunks, own_backend):
 @kinds
 def test_what_is_saved_changes_nothing(cell, options, asked, own_backend):
     sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
-    module = build(
-        fastrnn, cell, *sizes, bidirectional=True, dtype=torch.float64, device=device_of(own_backend), **options
-    )
+    module = exact_module(cell, own_backend, *sizes, **options)
     x = torch.randn(T, B, 3)
     full, states = (evaluate(ours, module, x, hx, torch.float64, save=save, **asked) for save in ("full", "states"))
     torch.testing.assert_close(states, full, rtol=1e-12, atol=1e-12)
@@ -42,9 +38,7 @@ def test_what_is_saved_changes_nothing(cell, options, asked, own_backend):
 
 @kinds
 def test_packed_batches_in_chunks_and_all_their_states(cell, options, own_backend):
-    module = build(
-        fastrnn, cell, 3, 7, 2, bidirectional=True, dtype=torch.float64, device=device_of(own_backend), **options
-    )
+    module = exact_module(cell, own_backend, 3, 7, 2, **options)
     x = torch.randn(T, B, 3, dtype=torch.float64, device=device_of(own_backend))
     lengths = LENGTHS.clamp(min=1)
     results = []

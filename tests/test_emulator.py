@@ -23,17 +23,6 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compile
 CASES = parameters(KERNELS)
 
 
-@pytest.fixture(scope="module")
-def cuda():
-    return build.load()
-
-
-@pytest.fixture(autouse=True)
-def restored(cuda):
-    yield
-    cuda.follow_plan()
-
-
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
 def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)

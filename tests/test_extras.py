@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain import LENGTHS, RESETS, B, T, asked, cells, evaluate, kinds, ours, run, states_of
+from plain import LENGTHS, RESETS, B, T, asked, cells, evaluate, exact_module, kinds, ours, run, states_of
 from support import build, check_all, device_of, name_of, tensors, twins
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, vmap
@@ -51,9 +51,7 @@ def test_one_step(cell, own_backend):
 
 @kinds
 def test_lengths_are_what_packing_gives(cell, options, own_backend):
-    module = build(
-        fastrnn, cell, 3, 7, 2, bidirectional=True, dtype=torch.float64, device=device_of(own_backend), **options
-    )
+    module = exact_module(cell, own_backend, 3, 7, 2, **options)
     x = torch.randn(T, B, 3, dtype=torch.float64, device=device_of(own_backend))
     lengths = LENGTHS.clamp(min=1)
     packed, hn = module(pack_padded_sequence(x, lengths, enforce_sorted=False))
@@ -97,9 +95,7 @@ def test_batch_first(cell, own_backend):
 @asked
 @kinds
 def test_gradcheck(cell, options, asked, own_backend):
-    module = build(
-        fastrnn, cell, 2, 5, bidirectional=True, dtype=torch.float64, device=device_of(own_backend), **options
-    )
+    module = exact_module(cell, own_backend, 2, 5, **options)
     x = torch.randn(T, B, 2, dtype=torch.float64, device=device_of(own_backend), requires_grad=True)
     names = list(dict(module.named_parameters()))
 

@@ -27,18 +27,6 @@ CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
 
-@pytest.fixture(scope="module")
-def cuda():
-    return build.load()
-
-
-@pytest.fixture(autouse=True)
-def restored(cuda):
-    yield
-    cuda.follow_plan()
-    cuda.set_device()
-
-
 def bits(layer, cuda):
     output, hn, saved = layer.forward(cuda)
     grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)

@@ -3,13 +3,11 @@
 import pytest
 import torch
 from emulator import build, oracle
-from emulator.cases import KERNELS, RESIDENT, Layer, timed_layers
+from emulator.cases import Layer, prescribe, timed_layers
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
 CELLS = range(len(oracle.MODES))
-STEP = {name: kernel for name, kernel, _ in KERNELS}
-WISHES = {name: wish for name, wish, _ in RESIDENT}
 FORMS = [
     ("update", ["float64", "float32", "bfloat16"]),
     ("fma8", ["float64", "float32"]),
@@ -22,24 +20,6 @@ CASES = [(name, precision) for name, precisions in FORMS for precision in precis
 class WithStates(Layer):
     def forward(self, cuda, save=2):
         return super().forward(cuda, save)
-
-
-@pytest.fixture(scope="module")
-def cuda():
-    return build.load()
-
-
-@pytest.fixture(autouse=True)
-def restored(cuda):
-    yield
-    cuda.follow_plan()
-
-
-def prescribe(cuda, form):
-    if form in STEP:
-        cuda.override_plan(**STEP[form])
-    else:
-        cuda.override_tier(**WISHES[form])
 
 
 def layers(cell, precision, make=WithStates, **named):

@@ -30,11 +30,6 @@ each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 each_room = pytest.mark.parametrize("sms", [2, 132], ids=["two-lanes", "a-lane-each"])
 
 
-@pytest.fixture(scope="module")
-def cuda():
-    return build.load()
-
-
 @pytest.fixture
 def log(cuda, monkeypatch):
     """The emulator in the place of the extension's CUDA part and of its streams, tier cta, in three chunks."""
@@ -47,8 +42,6 @@ def log(cuda, monkeypatch):
     cuda.override_wavefront(3)
     with fp32_precision("ieee"):
         yield log
-    cuda.follow_plan()
-    cuda.set_device()
 
 
 def marks(log) -> int:

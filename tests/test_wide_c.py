@@ -3,30 +3,12 @@
 import pytest
 import torch
 from emulator import build
-from emulator.cases import KERNELS, MIXED, RESIDENT, Layer
+from emulator.cases import KERNELS, MIXED, RESIDENT, Layer, prescribe
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-FORMS = {name: form for name, form, precisions in KERNELS + RESIDENT if "bfloat16" in precisions}
-each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-
-
-@pytest.fixture(scope="module")
-def cuda():
-    return build.load()
-
-
-@pytest.fixture(autouse=True)
-def restored(cuda):
-    yield
-    cuda.follow_plan()
-
-
-def prescribe(cuda, form):
-    if "tier" in form:
-        cuda.override_tier(**form)
-    else:
-        cuda.override_plan(**form)
+FORMS = [name for name, _, precisions in KERNELS + RESIDENT if "bfloat16" in precisions]
+each_form = pytest.mark.parametrize("form", FORMS)
 
 
 @each_form
