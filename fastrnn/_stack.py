@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import _VF, Tensor
+from torch import Tensor
 
-from . import _dispatch, _ops, _wavefront
+from . import _aten, _dispatch, _ops, _wavefront
 from ._autograd import layer, needs_grad
 from ._checks import check_call
 from ._chunks import in_chunks
@@ -16,7 +16,6 @@ from ._ops import STATES, is_watched
 from .reference import Timing, scan
 from .registry import Cell
 
-_ATEN = {"LSTM": _VF.lstm, "GRU": _VF.gru, "RNN_TANH": _VF.rnn_tanh, "RNN_RELU": _VF.rnn_relu}
 # On the CPU torch's autocast runs these in the low type as a whole; the others keep the type of their state.
 _CPU_AUTOCAST_LOW = frozenset({"LSTM", "RNN", "RNNCell"})
 
@@ -84,17 +83,6 @@ def describe(
         _dispatch.is_transformed(),
         extended,
     )
-
-
-def _run_aten(cell: Cell, input, batch_sizes, hx, weights, layers, directions, dropout, training):
-    state = [h.contiguous() for h in hx] if cell.states > 1 else hx[0].contiguous()
-    biases = len(weights) // (layers * directions) >= 4
-    options = (weights, biases, layers, dropout, training, directions == 2)
-    if batch_sizes is None:
-        output, *hn = _ATEN[cell.mode](input.contiguous(), state, *options, False)
-    else:
-        output, *hn = _ATEN[cell.mode](input.contiguous(), batch_sizes, state, *options)
-    return output, hn
 
 
 def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
@@ -201,7 +189,7 @@ def run(
     check_call(cell, call, input, hx, weights)
     backend = _dispatch.choose(call)
     if backend == "aten":
-        return *_run_aten(cell, input, batch_sizes, hx, weights, num_layers, directions, dropout, training), []
+        return *_aten.run(cell, input, batch_sizes, hx, weights, num_layers, directions, dropout, training), []
     timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)
     if backend == "cuda" and num_layers > 1:
         lanes, chunks = _plan_wavefront(call, input, extras)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import _VF, Tensor, nn
+from torch import Tensor, nn
 
-from . import _dispatch
+from . import _aten, _dispatch
 from ._autograd import layer
 from ._checks import check_call
 from ._stack import autocast, describe, is_autocast
 from .reference import Timing, scan
 from .registry import CELLS, Cell
-
-_ATEN = {"LSTM": _VF.lstm_cell, "GRU": _VF.gru_cell, "RNN_TANH": _VF.rnn_tanh_cell, "RNN_RELU": _VF.rnn_relu_cell}
 
 
 def _check(module: nn.RNNCellBase, input: Tensor, states: list[Tensor]) -> None:
@@ -86,8 +84,7 @@ def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]
     check_call(cell, call, data, hx, weights)
     backend = _dispatch.choose(call)
     if backend == "aten":
-        result = _ATEN[cell.mode](input, states if cell.states > 1 else states[0], *weights)
-        return list(result) if cell.states > 1 else [result]
+        return _aten.step(cell, input, states, weights)
     if call.transformed:
         _, final = scan(cell.index, data, Timing(), hx, weights)
     else:

@@ -34,7 +34,7 @@ PYTHON_ORDER = [
     {"_dispatch"},
     {"_graph"},
     {"_checks", "_chunks", "_extras"},
-    {"_wavefront"},
+    {"_aten", "_wavefront"},
     {"_stack"},
     {"functional"},
     {"cells", "modules"},

@@ -290,24 +290,51 @@ def test_where_our_kernels_are_ahead_little_goes_to_torch(monkeypatch):
     monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: True)
     for dtype, trains in itertools.product((torch.float32, torch.bfloat16), (False, True)):
         assert ranked_first(dtype=dtype, grad=trains) == ranked_first(dtype=dtype, grad=trains, B=64, H=1024) == "cpu"
-    assert ranked_first(T=1, H=1024) == "aten"
 
 
 def test_one_step_in_training():
     """An Elman step of few rows, or one whose 16-bit weights are small or large, is torch's; the others are ours."""
     elman, narrow = {"mode": "RNN_RELU", "T": 1, "B": 15, "H": 256, "grad": True}, {"dtype": torch.bfloat16}
     assert ranked_first(**elman) == ranked_first(**(elman | narrow | {"H": 127})) == "aten"
-    assert ranked_first(**(elman | narrow | {"H": 1024})) == ranked_first(T=1, H=1024) == "aten"
-    for other in ({"T": 2}, {"B": 16}, {"mode": "GRU"}, {"mode": "LSTM"}, {"packed": True}, narrow):
+    assert ranked_first(**(elman | {"B": 1, "H": 512})) == ranked_first(**(elman | narrow | {"H": 1024})) == "aten"
+    for other in ({"T": 2}, {"B": 16}, {"H": 512}, {"mode": "GRU"}, {"mode": "LSTM"}, {"packed": True}, narrow):
         assert ranked_first(**(elman | other)) == "cpu"
 
 
-def test_one_step_of_many_rows_goes_to_torch():
-    """Its weights are read once; packing them would take longer than an inference."""
-    step = {"mode": "GRU", "T": 1, "B": 8, "H": 256}
+def test_one_gru_step_of_large_narrow_weights_in_training():
+    step = {"mode": "GRU", "T": 1, "B": 8, "H": 1024, "dtype": torch.bfloat16, "grad": True}
     assert ranked_first(**step) == "aten"
+    for other in ({"B": 7}, {"H": 1023}, {"dtype": torch.float32}):
+        assert ranked_first(**(step | other)) == "cpu"
+
+
+def test_one_step_of_many_rows_goes_to_torch(monkeypatch):
+    """Its weights are read once; packing them would take longer than an inference."""
+    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: False)
+    step = {"mode": "GRU", "T": 1, "B": 8, "H": 256}
+    assert ranked_first(**step) == ranked_first(mode="LSTM", T=1, B=8, H=1024) == "aten"
     ours = {"B": 7}, {"T": 2}, {"H": 255}, {"packed": True}, {"dtype": torch.bfloat16}, {"mode": "LSTM"}, {"grad": True}
     assert all(ranked_first(**(step | other)) == "cpu" for other in ours)
+
+
+def test_one_step_where_packing_pays(monkeypatch):
+    """All but large 16-bit weights, and of these the LSTM's with many rows."""
+    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: True)
+    step = {"mode": "LSTM", "T": 1, "B": 8, "H": 1024, "dtype": torch.bfloat16}
+    assert ranked_first(**step) == ranked_first(**(step | {"mode": "GRU", "B": 128})) == "aten"
+    for other in ({"B": 32}, {"B": 7}, {"H": 512}, {"dtype": torch.float32}, {"mode": "RNN_TANH"}):
+        assert ranked_first(**(step | other)) == "cpu"
+
+
+def test_without_the_extension_the_faster_products_serve_inference(monkeypatch):
+    monkeypatch.setattr(_dispatch._ops, "missing", lambda backend: "the compiled extension is missing")
+    monkeypatch.setattr(_dispatch.reference, "outruns_torch", lambda device, dtype, rows: rows >= 8)
+
+    def served(**call):
+        return _dispatch.choose(_dispatch.Call(**{"device": "cpu", "dtype": torch.float32, "I": 8, "H": 8} | call))
+
+    assert served(mode="GRU", T=8, B=8) == served(mode="GRU", T=8, B=1, grad=True) == "reference"
+    assert served(mode="GRU", T=8, B=7) == served(mode="RNN_TANH", T=7, B=8) == served(mode="LSTM", T=8, B=8) == "aten"
 
 
 def test_cuda_kernels_are_opt_in_until_measured(monkeypatch):

@@ -14,8 +14,18 @@ the end.
 """
 
 from .layer import layer_backward, layer_forward, needs_scan
+from .products import outruns_torch
 from .rows import split_weights
 from .scan import scan, scan_gradients
 from .timing import Timing
 
-__all__ = ["Timing", "layer_backward", "layer_forward", "needs_scan", "scan", "scan_gradients", "split_weights"]
+__all__ = [
+    "Timing",
+    "layer_backward",
+    "layer_forward",
+    "needs_scan",
+    "outruns_torch",
+    "scan",
+    "scan_gradients",
+    "split_weights",
+]

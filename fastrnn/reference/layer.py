@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..registry import CELLS
+from .products import product
 from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
 from .scan import scan, scan_gradients
 from .steps import BACKWARD, FORWARD, GATE_ORDER
@@ -28,11 +29,11 @@ def _reordered(weights: Direction, mode: str) -> Direction:
 
 def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | None) -> Tensor:
     """The input product of all steps, with every bias that may be added outside the time loop."""
-    if weights.b_ih is None:
-        return torch.mm(data, weights.w_ih.t(), out=out)
+    bias = weights.b_ih
     # A GRU adds its hidden bias with the hidden product, whose n part is scaled by the reset gate.
-    bias = weights.b_ih if mode == "GRU" else weights.b_ih + weights.b_hh
-    return torch.addmm(bias, data, weights.w_ih.t(), out=out)
+    if bias is not None and mode != "GRU":
+        bias = bias + weights.b_hh
+    return product(data, weights.w_ih.t(), bias, out)
 
 
 def layer_forward(
@@ -172,11 +173,11 @@ def layer_backward(
         )
         grad_input, grad_hidden = run.grad_input(), run.grad_hidden
         if needs[0]:
-            product = grad_input @ group.w_ih
-            grad_data = product if grad_data is None else grad_data.add_(product)
+            part = product(grad_input, group.w_ih)
+            grad_data = part if grad_data is None else grad_data.add_(part)
         if needs[2]:
             h_before = previous(output[:, columns], initial[0], counts, backwards)
-            grad_weights += [grad_input.t() @ data, grad_hidden.t() @ h_before]
+            grad_weights += [product(grad_input.t(), data), product(grad_hidden.t(), h_before)]
             if group.b_ih is not None:
                 grad_weights += [grad_input.sum(0), grad_hidden.sum(0)]
             if group.w_hr is not None:

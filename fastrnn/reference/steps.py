@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .products import factor, product
 from .rows import Direction, previous
 
 State = tuple[Tensor, ...]
@@ -26,10 +27,6 @@ relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 # The order in which a forward wants the gates of its weights, where it is not torch's.
 GATE_ORDER = {"LSTM": (0, 1, 3, 2)}
-
-
-def _product(addend: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a, b) if addend is None else torch.addmm(addend, a, b)
 
 
 class LSTMForward:
@@ -43,7 +40,7 @@ class LSTMForward:
         cells = gates.new_empty(gates.size(0), hidden) if save else None
         self.saved = [gates, cells] if save else []
         self.cells = cells.split(counts) if save else [None] * len(counts)
-        self.recurrent = weights.w_hh.t()
+        self.recurrent = factor(weights.w_hh.t(), counts)
         self.projection = None if weights.w_hr is None else weights.w_hr.t()
         self.out = out
         self.gates = gates.split(counts)
@@ -52,7 +49,7 @@ class LSTMForward:
 
     def step(self, t: int, state: State) -> State:
         h, c = state
-        self.gates[t].addmm_(h, self.recurrent)
+        self.recurrent.add_to(self.gates[t], h)
         self.sigmoids[t].sigmoid_()
         c = torch.mul(c, self.f[t], out=self.cells[t]).addcmul_(self.i[t], self.g[t].tanh_())
         if self.projection is None:
@@ -77,7 +74,7 @@ class LSTMBackward:
         torch.addcmul(h, h, o, value=-1, out=for_o)
         self.slope = torch.addcmul(o, h, tanh_c, value=-1).split(counts)
         self.f = f.split(counts)
-        self.w_hh, self.w_hr = weights.w_hh, weights.w_hr
+        self.recurrent, self.w_hr = factor(weights.w_hh, counts), weights.w_hr
         self.grad_hidden = torch.empty_like(gates)
         self.grad_rows = self.grad_hidden.split(counts)
         self.for_ifg, self.grad_ifg = (
@@ -97,13 +94,13 @@ class LSTMBackward:
         dc = torch.addcmul(dc, dh, self.slope[t])
         torch.mul(dh, self.for_o[t], out=self.grad_o[t])
         torch.mul(dc.unsqueeze(1), self.for_ifg[t], out=self.grad_ifg[t])
-        return _product(addend, self.grad_rows[t], self.w_hh), dc.mul_(self.f[t])
+        return self.recurrent.times(self.grad_rows[t], addend), dc.mul_(self.f[t])
 
     def grad_input(self) -> Tensor:
         return self.grad_hidden
 
     def grad_projection(self) -> Tensor:
-        return self.grad_h.t() @ self.unprojected
+        return product(self.grad_h.t(), self.unprojected)
 
 
 class GRUForward:
@@ -113,22 +110,15 @@ class GRUForward:
         hidden = gates.size(1) // 3
         self.saved = [gates, gates.new_empty(gates.size(0), hidden)] if save else []
         self.hidden_n = self.saved[1].split(counts) if save else None
-        self.recurrent, self.b_hh = weights.w_hh.t(), weights.b_hh
-        self.product = gates.new_empty(max(counts), 3 * hidden)  # of one step
-        self.parts = self.product.split([2 * hidden, hidden], 1)
+        self.recurrent = factor(weights.w_hh.t(), counts, weights.b_hh)
+        self.parts = [2 * hidden, hidden]
         self.out = out
         self.r_and_z = gates[:, : 2 * hidden].split(counts)
         self.r, self.z, self.n = (gate.split(counts) for gate in gates.split(hidden, 1))
 
     def step(self, t: int, state: State) -> State:
         (h,) = state
-        product, r_and_z, hidden_n = self.product, *self.parts
-        if (rows := h.size(0)) != product.size(0):
-            product, r_and_z, hidden_n = product[:rows], r_and_z[:rows], hidden_n[:rows]
-        if self.b_hh is None:
-            torch.mm(h, self.recurrent, out=product)
-        else:
-            torch.addmm(self.b_hh, h, self.recurrent, out=product)
+        r_and_z, hidden_n = self.recurrent.times(h).split(self.parts, 1)
         self.r_and_z[t].add_(r_and_z).sigmoid_()
         if self.hidden_n is not None:
             self.hidden_n[t].copy_(hidden_n)
@@ -150,7 +140,7 @@ class GRUBackward:
         sigmoid_backward(previous(out, initial[0], counts, reverse).sub_(n), z, grad_input=for_z)
         torch.mul(for_n, r, out=for_hidden_n)
         self.factors = factors.unflatten(1, (4, hidden)).split(counts)
-        self.z, self.w_hh = z.split(counts), weights.w_hh
+        self.z, self.recurrent = z.split(counts), factor(weights.w_hh, counts)
         self.grads = torch.empty_like(factors)
         self.grad_gates = self.grads.unflatten(1, (4, hidden)).split(counts)
         self.grad_hidden = self.grads[:, hidden:]
@@ -160,7 +150,7 @@ class GRUBackward:
         (dh,) = grad_state
         torch.mul(dh.unsqueeze(1), self.factors[t], out=self.grad_gates[t])
         direct = dh * self.z[t] if addend is None else torch.addcmul(addend, dh, self.z[t])
-        return (direct.addmm_(self.grad_rows[t], self.w_hh),)
+        return (self.recurrent.add_to(direct, self.grad_rows[t]),)
 
     def grad_input(self) -> Tensor:
         n, r, z, _ = self.grads.chunk(4, 1)
@@ -172,18 +162,18 @@ class TanhForward:
 
     def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
         self.saved: list[Tensor] = []
-        self.recurrent = weights.w_hh.t()
+        self.recurrent = factor(weights.w_hh.t(), counts)
         self.out = out
 
     def step(self, t: int, state: State) -> State:
-        return (self.out[t].addmm_(state[0], self.recurrent).tanh_(),)
+        return (self.recurrent.add_to(self.out[t], state[0]).tanh_(),)
 
 
 class ReluForward(TanhForward):
     """h' = relu(x + h)."""
 
     def step(self, t: int, state: State) -> State:
-        return (self.out[t].addmm_(state[0], self.recurrent).relu_(),)
+        return (self.recurrent.add_to(self.out[t], state[0]).relu_(),)
 
 
 class TanhBackward:
@@ -191,7 +181,7 @@ class TanhBackward:
 
     def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
         self.out = out.split(counts)
-        self.w_hh = weights.w_hh
+        self.recurrent = factor(weights.w_hh, counts)
         self.grad_hidden = torch.empty_like(out, memory_format=torch.contiguous_format)
         self.grad_rows = self.grad_hidden.split(counts)
 
@@ -199,7 +189,7 @@ class TanhBackward:
         return tanh_backward(dh, self.out[t], grad_input=self.grad_rows[t])
 
     def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
-        return (_product(addend, self.through_activation(t, grad_state[0]), self.w_hh),)
+        return (self.recurrent.times(self.through_activation(t, grad_state[0]), addend),)
 
     def grad_input(self) -> Tensor:
         return self.grad_hidden

@@ -1,0 +1,70 @@
+"""A layer over one step on torch's backend, which runs torch's cells there: as torch.nn's layer, to the caller."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import compare, name_of, random_states, twins
+
+import fastrnn
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+
+
+@pytest.fixture(autouse=True)
+def aten():
+    with fastrnn.backend("aten"):
+        yield
+
+
+def operators(function) -> set[str]:
+    with torch.profiler.profile() as profile:
+        function()
+    return {event.name for event in profile.events()}
+
+
+@cells
+@pytest.mark.parametrize("B", [1, 31, 32, 65])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "bidirectional": True, "bias": False}], ids=["one", "stack"])
+def test_is_torchs_layer(cell, B, options):
+    modules = twins(cell, 7, 130, **options)
+    rows = modules[0].num_layers * (2 if modules[0].bidirectional else 1)
+    compare(modules, torch.randn(1, B, 7), random_states(cell, rows, B, 130))
+
+
+@cells
+def test_dropout_between_layers(cell):
+    """In training all of it here, so that the second layer sees zeros; in evaluation none."""
+    modules = twins(cell, 5, 6, 2, dropout=1.0)
+    for module in modules:
+        module.train()
+    compare(modules, torch.randn(1, 3, 5))
+    for module in modules:
+        module.eval()
+    compare(modules, torch.randn(1, 3, 5))
+
+
+@cells
+def test_results_share_no_memory(cell):
+    ours, _, _ = twins(cell, 5, 6)
+    with torch.no_grad():
+        output, hn = ours(torch.randn(1, 3, 5))
+    states = hn if cell.states > 1 else (hn,)
+    before = [state.clone() for state in states]
+    output.fill_(7)
+    assert all(torch.equal(state, value) for state, value in zip(states, before))
+    states[0].fill_(8)
+    assert (output == 7).all()
+
+
+def test_where_cells_serve():
+    """An LSTM's where the layer's weights would be brought into oneDNN's layout for few rows; and one without rows."""
+    for mode, kind in (("LSTM", "lstm"), ("GRU", "gru"), ("RNN", "rnn_tanh")):
+        module = getattr(fastrnn, mode)(5, 6)
+        assert f"aten::{kind}_cell" in operators(lambda: module(torch.randn(1, 31, 5)))  # noqa: B023
+        for T, B in ((2, 31), (1, 0)):
+            assert f"aten::{kind}" in operators(lambda: module(torch.randn(T, B, 5)))  # noqa: B023
+    assert "aten::lstm" in operators(lambda: fastrnn.LSTM(5, 6)(torch.randn(1, 32, 5)))
+    assert "aten::lstm" in operators(lambda: fastrnn.LSTM(5, 6, proj_size=3)(torch.randn(1, 3, 5)))
+    assert "aten::gru_cell" in operators(lambda: fastrnn.GRU(5, 6)(torch.randn(1, 32, 5)))

@@ -1,0 +1,102 @@
+"""The reference's float32 products, by torch and by oneDNN: which of them a machine takes must not show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import check, compare, name_of, random_states, twins
+
+import fastrnn
+from fastrnn import reference
+from fastrnn.reference import products
+from fastrnn.registry import CELLS
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch was built without oneDNN")
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "onednn"])
+def by_onednn(request, monkeypatch):
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: request.param)
+    return request.param
+
+
+def calls(function) -> int:
+    """How many products of oneDNN a call makes."""
+    with torch.profiler.profile() as profile:
+        function()
+    return sum(event.name == "mkldnn::_linear_pointwise" for event in profile.events())
+
+
+def check_product(found, a, b, addend=0):
+    exact = a.double() @ b.double() + (addend.double() if isinstance(addend, torch.Tensor) else addend)
+    check(found, a @ b + addend, exact)
+
+
+def transposed(*size):
+    return torch.randn(*reversed(size)).t()
+
+
+@pytest.mark.parametrize("M, K, N", [(64, 128, 257), (1031, 33, 65), (8, 512, 512)])
+def test_product(by_onednn, M, K, N):
+    for left, right in ((torch.randn, torch.randn), (transposed, transposed)):
+        a, b, bias = left(M, K), right(K, N), torch.randn(N)
+        check_product(products.product(a, b), a, b)
+        check_product(products.product(a, b, bias), a, b, bias)
+        columns = torch.full((M, 2 * N), 7.0)
+        assert products.product(a, b, bias, out=columns[:, N:]).data_ptr() == columns[:, N:].data_ptr()
+        check_product(columns[:, N:], a, b, bias)
+        assert (columns[:, :N] == 7).all()
+        assert calls(lambda: products.product(a, b)) == by_onednn  # noqa: B023
+
+
+@pytest.mark.parametrize("counts", [[16] * 8, [40, 33, 8, 1]], ids=["padded", "packed"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_factor(by_onednn, counts, biased):
+    matrix, bias = torch.randn(129, 257), torch.randn(257) if biased else None
+    factor = products.factor(matrix, counts, bias)
+    for rows in counts:
+        a, addend = torch.randn(rows, 129), torch.randn(rows, 300)[:, 43:]
+        check_product(factor.times(a), a, matrix, bias if biased else 0)
+        check_product(factor.times(a, addend), a, matrix, addend)
+        total = addend.clone()
+        assert factor.add_to(total, a) is total if not biased else True
+        if not biased:
+            check_product(total, a, matrix, addend)
+        assert calls(lambda: factor.times(a)) == by_onednn  # noqa: B023
+
+
+def test_what_stays_with_torch(monkeypatch):
+    """Few rows, little work, other types; and everything where the user turned oneDNN off."""
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
+    a, b = torch.randn(64, 256), torch.randn(256, 256)
+    assert calls(lambda: products.product(a, b)) == 1
+    assert calls(lambda: products.product(a[:7], torch.randn(256, 1024))) == 0
+    assert calls(lambda: products.product(a[:8], b[:, :8])) == 0
+    assert calls(lambda: products.product(a.double(), b.double())) == 0
+    assert calls(lambda: products.factor(b, [64]).times(a)) == 0  # one call does not repay the layout
+    assert not reference.outruns_torch("cuda", torch.float32, 64)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not reference.outruns_torch("cpu", torch.float32, 64)
+    assert calls(lambda: products.product(a, b)) == 0
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": False, "num_layers": 2}, {"bidirectional": True, "packed": True}, {"proj_size": 24}],
+    ids=["plain", "stacked", "packed", "projected"],
+)
+def test_layers(by_onednn, cell, dtype, options):
+    options = dict(options)
+    packed = options.pop("packed", False)
+    if cell.mode != "LSTM":
+        options.pop("proj_size", None)
+    T, B, I, H = 16, 20, 33, 96
+    modules = twins(cell, I, H, **options, dtype=dtype)
+    x = torch.randn(T, B, I)
+    hx = random_states(cell, modules[0].num_layers * (2 if modules[0].bidirectional else 1), B, H, modules[0].proj_size)
+    lengths = torch.randint(1, T + 1, (B,)) if packed else None
+    with fastrnn.backend("reference"):
+        compare(modules, x, hx, lengths)
+        assert (calls(lambda: modules[0](x.to(dtype))) > 0) is by_onednn
