@@ -1,7 +1,7 @@
 """Backend ``aten``: torch's own kernels, called as ``torch.nn`` calls them.
 
-A single step of a layer on the CPU runs on torch's kernels for cells: those for layers take longer, up to ten times as
-long where oneDNN's LSTM brings the weights into a layout of its own first. With many rows that pays.
+A single step of a layer on the CPU runs on torch's kernels for cells where those for layers were measured to take longer:
+up to ten times as long with oneDNN's LSTM, which brings the weights into a layout of its own first.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ def step(cell: Cell, input: Tensor, states: Sequence[Tensor], weights: Sequence[
 def _is_for_cells(cell: Cell, input: Tensor, hx: Sequence[Tensor]) -> bool:
     if not input.is_cpu or input.size(0) != 1 or input.size(1) == 0:
         return False
-    is_projected = hx[0].size(-1) != hx[-1].size(-1)  # torch's cells know no projection
-    return input.size(1) < 32 and not is_projected if cell.mode == "LSTM" else True
+    if cell.mode != "LSTM":
+        return torch.is_grad_enabled() or hx[0].size(-1) >= 512
+    return input.size(1) < 32 and hx[0].size(-1) == hx[1].size(-1)  # torch's cells know no projection
 
 
 def _step_of_stack(cell: Cell, input, hx, weights, layers, directions, dropout):
-    per_direction, after = len(weights) // (layers * directions), []
-    states, input = list(zip(*(h.unbind() for h in hx))), input.squeeze(0)
+    input = input.squeeze(0)
+    if layers * directions == 1:
+        after = step(cell, input, [h.squeeze(0) for h in hx], weights)
+        return after[0].unsqueeze(0), [h[None].clone() for h in after[:1]] + [c[None] for c in after[1:]]
+    per_direction, after, states = len(weights) // (layers * directions), [], list(zip(*hx))
     for layer in range(layers):
         rows = range(layer * directions, (layer + 1) * directions)
         groups = [weights[row * per_direction : (row + 1) * per_direction] for row in rows]

@@ -330,11 +330,16 @@ def test_without_the_extension_the_faster_products_serve_inference(monkeypatch):
     monkeypatch.setattr(_dispatch._ops, "missing", lambda backend: "the compiled extension is missing")
     monkeypatch.setattr(_dispatch.reference, "outruns_torch", lambda device, dtype, rows: rows >= 8)
 
-    def served(**call):
-        return _dispatch.choose(_dispatch.Call(**{"device": "cpu", "dtype": torch.float32, "I": 8, "H": 8} | call))
+    usual = {"mode": "GRU", "device": "cpu", "dtype": torch.float32, "T": 16, "B": 8, "I": 8, "H": 512}
 
-    assert served(mode="GRU", T=8, B=8) == served(mode="GRU", T=8, B=1, grad=True) == "reference"
-    assert served(mode="GRU", T=8, B=7) == served(mode="RNN_TANH", T=7, B=8) == served(mode="LSTM", T=8, B=8) == "aten"
+    def served(**call):
+        return _dispatch.choose(_dispatch.Call(**usual | call))
+
+    assert served() == served(mode="RNN_TANH", B=16, H=256) == "reference"
+    assert served(T=8, B=1, H=8, grad=True) == served(T=8, B=7, H=8, grad=True) == "reference"
+    for other in ({"B": 7, "H": 1024}, {"T": 15}, {"H": 511}, {"B": 64, "H": 128}, {"mode": "LSTM"}):
+        assert served(**other) == "aten"
+    assert served(T=7, grad=True) == served(mode="LSTM", grad=True) == "aten"
 
 
 def test_cuda_kernels_are_opt_in_until_measured(monkeypatch):

@@ -11,20 +11,10 @@ from ..registry import CELLS
 from .products import product
 from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
 from .scan import scan, scan_gradients
-from .steps import BACKWARD, FORWARD, GATE_ORDER
+from .steps import BACKWARD, FORWARD
 from .timing import Timing
 
 MODES = tuple(CELLS)
-
-
-def _reordered(weights: Direction, mode: str) -> Direction:
-    """The weights with their gates in the order the cell's forward wants."""
-    order = GATE_ORDER.get(mode)
-    if order is None:
-        return weights
-    stacked = weights[:4]
-    gates = [None if w is None else torch.cat([w.chunk(len(order))[i] for i in order]) for w in stacked]
-    return Direction(*gates, weights.w_hr)
 
 
 def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | None) -> Tensor:
@@ -78,7 +68,6 @@ def layer_forward(
     saved: list[Tensor] = []
 
     for d, group in enumerate(split_weights(weights, directions)):
-        group = _reordered(group, mode)
         columns = output[:, d * width : (d + 1) * width]
         gates = _input_product(data, group, mode, out=columns if CELLS[mode].gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)

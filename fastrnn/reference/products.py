@@ -53,10 +53,15 @@ class Factor:
     def __init__(self, matrix: Tensor, bias: Tensor | None = None) -> None:
         self.matrix, self.bias = matrix, bias
 
-    def times(self, a: Tensor, addend: Tensor | None = None) -> Tensor:
-        """``a @ matrix``, plus ``addend`` or else the bias."""
-        if addend is None:
-            addend = self.bias
+    def into(self, buffer: Tensor, a: Tensor) -> Tensor:
+        """``a @ matrix + bias``: the first rows of ``buffer``, which may be overwritten, or other memory."""
+        rows = buffer if a.size(0) == buffer.size(0) else buffer[: a.size(0)]
+        if self.bias is None:
+            return torch.mm(a, self.matrix, out=rows)
+        return torch.addmm(self.bias, a, self.matrix, out=rows)
+
+    def times(self, a: Tensor, addend: Tensor | None) -> Tensor:
+        """``a @ matrix``, plus ``addend`` if there is one."""
         return torch.mm(a, self.matrix) if addend is None else torch.addmm(addend, a, self.matrix)
 
     def add_to(self, out: Tensor, a: Tensor) -> Tensor:
@@ -70,13 +75,15 @@ class _OneDnnFactor(Factor):
     def __init__(self, matrix: Tensor, bias: Tensor | None, rows: int) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(matrix.t(), rows), bias)
 
-    def times(self, a: Tensor, addend: Tensor | None = None) -> Tensor:
-        bias = self.bias if addend is None else None
-        result = torch.ops.mkldnn._linear_pointwise(a, self.matrix, bias, "none", [], "")
+    def into(self, buffer: Tensor, a: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(a, self.matrix, self.bias, "none", [], "")
+
+    def times(self, a: Tensor, addend: Tensor | None) -> Tensor:
+        result = torch.ops.mkldnn._linear_pointwise(a, self.matrix, None, "none", [], "")
         return result if addend is None else result.add_(addend)
 
     def add_to(self, out: Tensor, a: Tensor) -> Tensor:
-        return out.add_(self.times(a))
+        return out.add_(self.times(a, None))
 
 
 def factor(matrix: Tensor, counts: Sequence[int], bias: Tensor | None = None) -> Factor:

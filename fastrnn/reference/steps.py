@@ -25,15 +25,9 @@ sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 relu_backward = torch.ops.aten.threshold_backward.grad_input
 
-# The order in which a forward wants the gates of its weights, where it is not torch's.
-GATE_ORDER = {"LSTM": (0, 1, 3, 2)}
-
 
 class LSTMForward:
-    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'), then projected if there is a ``w_hr``.
-
-    The gates stand in the order i f o g here (see ``GATE_ORDER``), so that one sigmoid serves three of them.
-    """
+    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'), then projected if there is a ``w_hr``."""
 
     def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
         hidden = gates.size(1) // 4
@@ -44,26 +38,27 @@ class LSTMForward:
         self.projection = None if weights.w_hr is None else weights.w_hr.t()
         self.out = out
         self.gates = gates.split(counts)
-        self.sigmoids = gates[:, : 3 * hidden].split(counts)
-        self.i, self.f, self.o, self.g = (gate.split(counts) for gate in gates.split(hidden, 1))
+        self.i_and_f = gates[:, : 2 * hidden].split(counts)
+        self.i, self.f, self.g, self.o = (gate.split(counts) for gate in gates.split(hidden, 1))
 
     def step(self, t: int, state: State) -> State:
         h, c = state
         self.recurrent.add_to(self.gates[t], h)
-        self.sigmoids[t].sigmoid_()
+        self.i_and_f[t].sigmoid_()
         c = torch.mul(c, self.f[t], out=self.cells[t]).addcmul_(self.i[t], self.g[t].tanh_())
+        o = self.o[t].sigmoid_()
         if self.projection is None:
-            return torch.mul(c.tanh(), self.o[t], out=self.out[t]), c
-        return torch.mm(c.tanh().mul_(self.o[t]), self.projection, out=self.out[t]), c
+            return torch.mul(c.tanh(), o, out=self.out[t]), c
+        return torch.mm(c.tanh().mul_(o), self.projection, out=self.out[t]), c
 
 
 class LSTMBackward:
-    """Gradients of i, f and g are dc times a factor, that of o is dh times one. Gates stand in the order i f g o."""
+    """Gradients of i, f and g are dc times a factor, that of o is dh times one."""
 
     def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
         gates, cells = saved
         hidden = cells.size(1)
-        i, f, o, g = gates.split(hidden, 1)
+        i, f, g, o = gates.split(hidden, 1)
         tanh_c = cells.tanh()
         h = o * tanh_c
         factors = torch.empty_like(gates)
@@ -111,14 +106,17 @@ class GRUForward:
         self.saved = [gates, gates.new_empty(gates.size(0), hidden)] if save else []
         self.hidden_n = self.saved[1].split(counts) if save else None
         self.recurrent = factor(weights.w_hh.t(), counts, weights.b_hh)
-        self.parts = [2 * hidden, hidden]
+        self.sizes = [2 * hidden, hidden]
+        self.product = gates.new_empty(max(counts), 3 * hidden)  # of one step
+        self.parts = self.product.split(self.sizes, 1)
         self.out = out
         self.r_and_z = gates[:, : 2 * hidden].split(counts)
         self.r, self.z, self.n = (gate.split(counts) for gate in gates.split(hidden, 1))
 
     def step(self, t: int, state: State) -> State:
         (h,) = state
-        r_and_z, hidden_n = self.recurrent.times(h).split(self.parts, 1)
+        product = self.recurrent.into(self.product, h)
+        r_and_z, hidden_n = self.parts if product is self.product else product.split(self.sizes, 1)
         self.r_and_z[t].add_(r_and_z).sigmoid_()
         if self.hidden_n is not None:
             self.hidden_n[t].copy_(hidden_n)
