@@ -1,7 +1,7 @@
 """Backend ``aten``: torch's own kernels, called as ``torch.nn`` calls them.
 
-A single step of a layer on the CPU runs on torch's kernels for cells where those for layers were measured to take longer:
-up to ten times as long with oneDNN's LSTM, which brings the weights into a layout of its own first.
+A single step of a layer on the CPU runs on torch's kernels for cells where those for layers were measured slower: up to
+ten times with oneDNN's LSTM, which brings the weights into a layout of its own first.
 """
 
 from __future__ import annotations
