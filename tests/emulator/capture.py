@@ -79,8 +79,8 @@ class _Methods(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name, named = getattr(function, "__name__", ""), kwargs or {}
-        moves = name in TO_HOST or (name == "to" and "cpu" in map(str, (*args[1:], named.get("device"))))
-        if moves and memory(args[0]) not in self.host:
+        devices = [str(value) for value in (*args[1:], *named.values()) if isinstance(value, (str, torch.device))]
+        if (name in TO_HOST or (name == "to" and "cpu" in devices)) and memory(args[0]) not in self.host:
             raise RuntimeError(f"captured: Tensor.{name} copies between host and device")
         return function(*args, **named)
 
@@ -96,7 +96,7 @@ class Capture(TorchDispatchMode):
         super().__init__()
         self.steps: list[Step] = []
         self.made: list[Tensor] = []
-        self.lane, self.host = CALLER, {memory(t) for t in host}
+        self.lane, self.host, self._kept = CALLER, {memory(t) for t in host}, list(host)
         poison(inputs)
         cuda.record(self._add)
         try:
@@ -123,6 +123,7 @@ class Capture(TorchDispatchMode):
         on_host = {memory(t) in self.host for t in given}
         if on_host == {True}:
             result = function(*args, **kwargs)
+            self._kept += tensors_in(result)  # or its address would be a tensor's of the device
             self.host |= {memory(t) for t in tensors_in(result)}
             return result
         if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
