@@ -8,6 +8,7 @@ told of every tensor that a lane uses and another has made.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -113,8 +114,8 @@ def lanes_of(log: Log) -> type:
     return Lanes
 
 
-def made_too_late(entries: list[Entry], last: int) -> list[Entry]:
-    """The ops that ran before their inputs were made, with lane ``last`` held back for as long as another can go on.
+def schedule(entries: list[Entry], last: int) -> Iterator[Entry]:
+    """The entries in the order of a device that holds lane ``last`` back for as long as another can go on.
 
     An op that nothing orders after one of this lane's runs before it in this schedule. So over all choices of ``last``
     every missing order shows.
@@ -122,8 +123,7 @@ def made_too_late(entries: list[Entry], last: int) -> list[Entry]:
     queues: dict[int, list[Entry]] = {}
     for entry in entries:
         queues.setdefault(entry.lane, []).append(entry)
-    unmade = {memory for entry in entries for memory in entry.makes}
-    marked, late = set(), []
+    marked = set()
 
     def can_go(lane: int) -> bool:
         return bool(queues[lane]) and (queues[lane][0].kind != "wait" or queues[lane][0].mark in marked)
@@ -134,6 +134,13 @@ def made_too_late(entries: list[Entry], last: int) -> list[Entry]:
         entry = queues[min(ready, key=lambda lane: lane == last)].pop(0)
         if entry.kind == "mark":
             marked.add(entry.mark)
+        yield entry
+
+
+def made_too_late(entries: list[Entry], last: int) -> list[Entry]:
+    """The ops that ran before their inputs were made, with lane ``last`` held back."""
+    unmade, late = {memory for entry in entries for memory in entry.makes}, []
+    for entry in schedule(entries, last):
         if entry.reads & unmade:
             late.append(entry)
         unmade -= entry.makes

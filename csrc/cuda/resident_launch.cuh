@@ -74,8 +74,10 @@ cudaError_t launch_resident(void (*kernel)(Params), int gates, Dtype dtype, bool
   if (!residency.launch) return cudaSuccess;
   if (team.tier == Tier::kGrid) {
     // Forward reads the padding of the exchange; backward reads what it has written.
-    const int64_t clear = backward ? 0 : exchange_bytes(dtype, team, directions, backward);
-    error = cudaMemsetAsync(params.exchange, 0, clear, stream);
+    if (!backward) {
+      const int64_t bytes_of_exchange = exchange_bytes(dtype, team, directions, backward);
+      error = cudaMemsetAsync(params.exchange, 0, bytes_of_exchange, stream);
+    }
     if (error == cudaSuccess)
       error = cudaMemsetAsync(params.arrivals, 0, arrival_bytes(team, directions), stream);
     if (error != cudaSuccess) return error;

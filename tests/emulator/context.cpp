@@ -1,4 +1,4 @@
-// The device of the CUDA backend's bindings, played by the CPU: CPU tensors, no streams, and a
+// The device of the CUDA backend's bindings, played by the CPU: CPU tensors, one stream, and a
 // plain loop in the place of cuBLAS, called with the very arguments that cuBLAS gets.
 #include "../../csrc/bindings/cuda_context.h"
 
@@ -24,6 +24,19 @@ void gemm(const BlasCall& call, bool add) {
   }
 }
 
+void multiply(Dtype dtype, const BlasCall& call, bool add) {
+  switch (dtype) {
+    case Dtype::kFloat64:
+      return gemm<double>(call, add);
+    case Dtype::kFloat32:
+      return gemm<float>(call, add);
+    case Dtype::kBFloat16:
+      return gemm<__nv_bfloat16>(call, add);
+    case Dtype::kFloat16:
+      return gemm<__half>(call, add);
+  }
+}
+
 class PlainLoop : public Library {
  public:
   explicit PlainLoop(Dtype dtype) : dtype_(dtype) {}
@@ -34,16 +47,12 @@ class PlainLoop : public Library {
                   rows_b = call.transpose_b ? call.n : call.k;
     TORCH_CHECK(call.lda >= rows_a && call.ldb >= rows_b && call.ldc >= call.m,
                 "a BLAS would refuse this");
-    switch (dtype_) {
-      case Dtype::kFloat64:
-        return gemm<double>(call, add);
-      case Dtype::kFloat32:
-        return gemm<float>(call, add);
-      case Dtype::kBFloat16:
-        return gemm<__nv_bfloat16>(call, add);
-      case Dtype::kFloat16:
-        return gemm<__half>(call, add);
-    }
+    const cudaError_t error =
+        emulator::issue(emulator::stream, {"product", [dtype = dtype_, call, add] {
+                                             multiply(dtype, call, add);
+                                             return cudaSuccess;
+                                           }});
+    TORCH_CHECK(error == cudaSuccess, "the emulator refused a product");
   }
 
  private:
@@ -59,11 +68,14 @@ struct Context::State {
 Context::Context(const at::Tensor&, Dtype dtype, bool) : state_(new State{PlainLoop(dtype)}) {}
 Context::~Context() = default;
 bool Context::serves(const at::Tensor& tensor) { return tensor.is_cpu(); }
-cudaStream_t Context::stream() const { return nullptr; }
+cudaStream_t Context::stream() const { return emulator::stream; }
 Library& Context::blas() const { return state_->library; }
 Device Context::device() const {
   return {90, emulator::device.sms, emulator::device.shared_per_block, 16};
 }
-const char* Context::error_text(cudaError_t) { return "the emulator refused the launch"; }
+const char* Context::error_text(cudaError_t error) {
+  return error == cudaErrorStreamCaptureImplicit ? "work for another stream than the captured one"
+                                                 : "the emulator refused the launch";
+}
 
 }  // namespace fastrnn::cuda

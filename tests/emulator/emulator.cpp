@@ -49,7 +49,7 @@ cudaError_t allow_shared_memory(const void* kernel, int bytes) {
 }
 
 Launch read(const cudaLaunchConfig_t& config) {
-  Launch launch{config.gridDim, config.blockDim, config.dynamicSmemBytes, 1, false};
+  Launch launch{config.gridDim, config.blockDim, config.dynamicSmemBytes, 1, false, config.stream};
   for (unsigned i = 0; i < config.numAttrs; ++i) {
     const cudaLaunchAttribute& attribute = config.attrs[i];
     if (attribute.id == cudaLaunchAttributeClusterDimension)
@@ -60,23 +60,22 @@ Launch read(const cudaLaunchConfig_t& config) {
   return launch;
 }
 
-cudaError_t launch(const Launch& launch, const void* kernel, const std::function<void()>& body) {
+cudaError_t issue(cudaStream_t on, Work work) {
+  if (!recorder) return work.run();
+  if (on != stream) return cudaErrorStreamCaptureImplicit;
+  recorder(std::move(work));
+  return cudaSuccess;
+}
+
+namespace {
+
+// Runs the blocks of a launch, `together` of them at the same time.
+void run_blocks(const Launch& launch, unsigned together, const std::function<void()>& body) {
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
-  const auto& [grid, block, bytes, cluster, cooperative] = launch;
-  const size_t most = allowed.count(kernel) ? allowed[kernel] : 0;
+  const dim3 &grid = launch.grid, &block = launch.block;
   const unsigned blocks = grid.x * grid.y * grid.z;
-  const bool fits = block.y == 1 && block.z == 1 && block.x % kWarp == 0 && block.x <= 1024 &&
-                    grid.y <= 65535 && grid.z <= 65535 && blocks > 0 &&
-                    bytes <= std::max<size_t>(most, 48 * 1024) && cluster >= 1 && cluster <= 16 &&
-                    grid.x % cluster == 0;
-  if (!fits) return cudaErrorInvalidValue;
-  if (cooperative && blocks > static_cast<unsigned>(device.sms))
-    return cudaErrorCooperativeLaunchTooLarge;
-
-  last = launch;
-  const unsigned together = cooperative ? blocks : cluster;
-  stride = (bytes + sizeof(Line) - 1) / sizeof(Line);
+  stride = (launch.shared_bytes + sizeof(Line) - 1) / sizeof(Line);
   shared.resize(stride * blocks);
   std::memset(static_cast<void*>(shared.data()), 0xff, shared.size() * sizeof(Line));  // NaN
   std::vector<std::unique_ptr<Barrier>> barriers;
@@ -102,7 +101,30 @@ cudaError_t launch(const Launch& launch, const void* kernel, const std::function
       body();
     }
   });
-  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body) {
+  const auto& [grid, block, bytes, cluster, cooperative, on] = launch;
+  const size_t most = allowed.count(kernel) ? allowed[kernel] : 0;
+  const unsigned blocks = grid.x * grid.y * grid.z;
+  const bool fits = block.y == 1 && block.z == 1 && block.x % kWarp == 0 && block.x <= 1024 &&
+                    grid.y <= 65535 && grid.z <= 65535 && blocks > 0 &&
+                    bytes <= std::max<size_t>(most, 48 * 1024) && cluster >= 1 && cluster <= 16 &&
+                    grid.x % cluster == 0;
+  if (!fits) return cudaErrorInvalidValue;
+  if (cooperative && blocks > static_cast<unsigned>(device.sms))
+    return cudaErrorCooperativeLaunchTooLarge;
+
+  last = launch;
+  const std::string what = "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
+                           " blocks of " + std::to_string(block.x) + " threads";
+  const unsigned together = cooperative ? blocks : cluster;
+  return issue(on, {what, [launch, together, body = std::move(body)] {
+                      run_blocks(launch, together, body);
+                      return cudaSuccess;
+                    }});
 }
 
 bool is_missing(const char* file, int line) {
@@ -157,4 +179,23 @@ float unpack<__nv_bfloat16>(uint32_t word, int i) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   *value = emulator::device.sms;
   return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  return emulator::issue(stream, {"memset", [=] {
+                                    std::memset(to, value, bytes);
+                                    return cudaSuccess;
+                                  }});
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  const auto copy = [=] {
+    for (size_t row = 0; row < height; ++row) {
+      std::memcpy(static_cast<char*>(to) + row * to_pitch,
+                  static_cast<const char*>(from) + row * from_pitch, width);
+    }
+    return cudaSuccess;
+  };
+  return emulator::issue(stream, {"memcpy", copy});
 }

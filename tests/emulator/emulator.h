@@ -3,11 +3,11 @@
 // kernels stay as they are; the folder include/ stands in for the toolkit's headers and this file
 // for its built-in variables and functions.
 //
-// A launch runs to its end before it returns. The blocks that may wait for each other (a cluster,
-// or all of a cooperative grid) are there at the same time; otherwise a block's threads go on to
-// the next block by themselves, and nothing holds the threads of one block back from starting on
-// it. Each block has shared memory of its own, poisoned, so a race between blocks is a race here
-// too.
+// A launch runs to its end before it returns, unless a recorder takes it (see Work). The blocks
+// that may wait for each other (a cluster, or all of a cooperative grid) are there at the same
+// time; otherwise a block's threads go on to the next block by themselves, and nothing holds the
+// threads of one block back from starting on it. Each block has shared memory of its own, poisoned,
+// so a race between blocks is a race here too.
 #pragma once
 
 #include <array>
@@ -51,14 +51,30 @@ struct Thread {
 };
 Thread& self();
 
+// The stream of the bindings' calls. Only what is issued on it can be captured, so not what goes to
+// the default stream.
+inline const cudaStream_t stream = &device;
+
+// What a stream is given to do, with everything that it takes to do it again, as a node of a CUDA
+// graph has it: nothing refers to memory of the host.
+struct Work {
+  std::string what;
+  std::function<cudaError_t()> run;
+};
+// While there is one, `stream` is being captured: its work is not done, but handed to the recorder.
+inline std::function<void(Work)> recorder;
+cudaError_t issue(cudaStream_t on, Work work);
+
 struct Launch {
   dim3 grid, block;
   size_t shared_bytes;
   unsigned cluster;  // blocks of a cluster, along x
   bool cooperative;
+  cudaStream_t stream;
 };
 inline Launch last;  // of the launches so far
-cudaError_t launch(const Launch& launch, const void* kernel, const std::function<void()>& body);
+// `body` is what one thread does.
+cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body);
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 
 void block_barrier(const char* file, int line);
@@ -135,7 +151,7 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
   return emulator::launch(emulator::read(*config), reinterpret_cast<const void*>(kernel),
-                          [&] { kernel(arguments...); });
+                          [kernel, arguments...] { kernel(arguments...); });
 }
 
 template <class Kernel>

@@ -8,8 +8,28 @@ namespace py = pybind11;
 
 void bind_cuda(py::module_& cuda);
 
+namespace {
+
+// From now on work is not done but handed to recorder(what it is, a function that does it); or,
+// with none, done again.
+void record(const py::object& recorder) {
+  if (recorder.is_none()) {
+    emulator::recorder = nullptr;
+    return;
+  }
+  emulator::recorder = [recorder](emulator::Work work) {
+    const py::gil_scoped_acquire gil;
+    recorder(work.what, py::cpp_function([run = work.run] { return run() == cudaSuccess; }));
+  };
+}
+
+}  // namespace
+
 PYBIND11_MODULE(fastrnn_emulated, m) {
   bind_cuda(m);
+  m.def("record", &record, py::arg("recorder").none(true));
+  m.def("default_stream_refuses",
+        [] { return cudaMemsetAsync(nullptr, 0, 0, nullptr) == cudaErrorStreamCaptureImplicit; });
   m.def(
       "set_device",
       [](int sms, int shared_per_block, int cluster_sms) {

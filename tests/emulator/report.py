@@ -1,10 +1,16 @@
 """Says at the end of a run how much of the CUDA backend the emulator has run."""
 
 PREFIXES = tuple(f"tests/test_{name}.py::test_every_kernel_against_the_formulas[" for name in ("emulator", "resident"))
+CAPTURED = "tests/test_capture.py::test_every_kernel["
 
 
 def pytest_terminal_summary(terminalreporter):
-    ran = [report for report in terminalreporter.stats.get("passed", []) if report.nodeid.startswith(PREFIXES)]
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
+    ran = sum(name.startswith(PREFIXES) for name in passed)
     if ran:
-        count = f"{2 * len(ran)} cases of CUDA kernel x cell x dtype ({len(ran)} forward, {len(ran)} backward)"
+        count = f"{2 * ran} cases of CUDA kernel x cell x dtype ({ran} forward, {ran} backward)"
         terminalreporter.write_line(f"emulator: {count} ran on the CPU and agree with the formulas")
+    captured = sum(name.startswith(CAPTURED) for name in passed)
+    if captured:
+        count = f"{captured} cases of CUDA kernel x cell x dtype, forward and backward"
+        terminalreporter.write_line(f"emulator: {count}, captured and replayed on other inputs: the same bits")

@@ -19,7 +19,8 @@ using std::min;
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
-  cudaErrorCooperativeLaunchTooLarge = 720
+  cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorStreamCaptureImplicit = 906
 };
 using cudaStream_t = void*;
 
@@ -59,15 +60,10 @@ enum cudaFuncAttribute {
 
 enum cudaMemcpyKind { cudaMemcpyDeviceToDevice };
 
-// A stream here runs everything at once, in the order of the calls.
-inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
-                                     size_t width, size_t height, cudaMemcpyKind, cudaStream_t) {
-  for (size_t row = 0; row < height; ++row) {
-    std::memcpy(static_cast<char*>(to) + row * to_pitch,
-                static_cast<const char*>(from) + row * from_pitch, width);
-  }
-  return cudaSuccess;
-}
+// Unless it is captured, a stream here does everything at once, in the order of the calls.
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 
 // Calls return their errors here, and none is left behind.
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -78,11 +74,6 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
-
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  std::memset(to, value, bytes);
-  return cudaSuccess;
-}
 
 // Last, because it builds on the types above.
 #include "../emulator.h"
