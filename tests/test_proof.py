@@ -59,7 +59,7 @@ def test_a_write_that_fails_leaves_the_old_verdict_alone(monkeypatch, failing):
     assert len(os.listdir(_proof.path_of(GPU).parent)) == 1
 
 
-@pytest.mark.parametrize("name", list(_proof.stamp()))
+@pytest.mark.parametrize("name", [*_proof._surroundings(), "extension"])
 def test_a_verdict_found_with_something_else_counts_for_nothing(name):
     _proof.save(verdict({"LSTM float16 forward": Finding(RIGHT, speeds=PLAIN)}, **{name: "another"}))
     assert order() == AFTER
@@ -283,6 +283,7 @@ def test_forcing_still_forces():
         assert said() == "backend 'aten' is forced"
 
 
+@compiled
 def test_calls_on_the_cpu_ask_nothing(monkeypatch):
     monkeypatch.setattr(_proof, "why_not", None)
     monkeypatch.setattr(_proof, "why_not_in_graphs", None)

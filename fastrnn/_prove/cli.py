@@ -84,7 +84,8 @@ def prove(task: Task, gpu: Gpu, patience: Patience = PATIENCE, doing: Callable =
     """
     verdict = Verdict(gpu, datetime.now(timezone.utc).strftime("%Y-%m-%d"), _proof.stamp(), {})
     path = _proof.save(verdict)
-    print(f"{gpu.name}, compute capability {gpu.capability}, torch {torch.__version__}, {len(task.pairs)} pairs")
+    heading = f"{gpu.name}, compute capability {gpu.capability}, torch {torch.__version__}"
+    print(f"{heading}: {len(task.pairs)} pairs of cell and dtype", flush=True)
     for pair, rows, why in outcomes(task, _print, patience, doing):
         if why:
             print(f"{pair}: FAILED  {why}", flush=True)
