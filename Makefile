@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all the set-up themselves: virtual environment, torch, build tools, the extension.
 #
-#   make demo                       what was built, a check against torch.nn, then a language model trained both ways
+#   make demo                       what was built, a check against torch.nn, the CUDA kernels' proof where there is a
+#                                   GPU, then a language model trained both ways
 #   make test ARGS="-k packed"      the tests; ARGS goes to pytest
 #   make lint bench clean
 #
@@ -30,6 +31,8 @@ shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(cs
 demo: build
 	$(BIN)/python -m fastrnn info
 	$(BIN)/python -m fastrnn check
+# 2: there is no GPU, or there are no kernels for it; 1: what it has just called wrong is never chosen.
+	$(BIN)/python -m fastrnn prove || [ $$? -le 2 ]
 	$(BIN)/python examples/char_lm.py --out runs/demo $(ARGS)
 
 # Workers share the cores, so idle OpenMP threads must sleep rather than spin.

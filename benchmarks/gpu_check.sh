@@ -88,6 +88,11 @@ barriers() {
   cat "$out/barriers.csv"
 }
 
+# What a user's GPU does once, shortened: every kind of call right and timed, and the verdict left in FOLDER.
+prove() {
+  FASTRNN_CACHE_DIR=$out "$python" -m fastrnn prove --quick
+}
+
 # grid FILE SECONDS TIER ARGUMENTS... The tier is FASTRNN_CUDA_TIER: step, a launch a step, is the default of
 # fastrnn; with auto the kernels that run a whole sequence in one launch serve where they can. A grid larger
 # than its time is measured in a mixed order, so that what is measured stands for all of it.
@@ -110,7 +115,7 @@ tables() {
   "$python" benchmarks/summary.py "$out"/bench-*.csv
 }
 
-export -f machine architecture build resources sanitize flashrnn ceilings barriers grid figures tables
+export -f machine architecture build resources sanitize flashrnn ceilings barriers prove grid figures tables
 
 part machine 20 machine # the first import of torch may have to come from a slow disk
 part build 120 build
@@ -121,26 +126,27 @@ part racecheck 105 sanitize racecheck &
 [ -d wheels ] && part flashrnn 105 flashrnn &
 part gpu-tests 105 "$python" -m pytest -q -m gpu tests
 wait # nothing else runs while times are taken
-part ceilings 25 ceilings
-part barriers 25 barriers
+part prove 42 prove # one that is cut off leaves a verdict on what it got to
+part ceilings 20 ceilings
+part barriers 20 barriers
 rm -f "$out"/bench-*.csv
 
 bench() {
   part "bench-$1" "$2" grid "bench-$1" "${@:2}"
 }
 # Grids of a few dozen cases first. Those of hundreds get a sample; run.py without --stop-after takes all.
-bench cudnn-best-auto 20 auto --grid cudnn-best
-bench rl-auto 25 auto --grid rl
-bench packed-auto 20 auto --grid packed
+bench cudnn-best-auto 18 auto --grid cudnn-best
+bench rl-auto 18 auto --grid rl
+bench packed-auto 18 auto --grid packed
 bench decode-step 15 step --grid decode
-bench long-auto 25 auto --grid long
+bench long-auto 18 auto --grid long
 find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends
-[ -d wheels ] && bench long-flashrnn 20 auto --grid long --filter cell=LSTM,B=16 --opponent flashrnn
-bench sizes-auto 25 auto --grid sizes
+[ -d wheels ] && bench long-flashrnn 18 auto --grid long --filter cell=LSTM,B=16 --opponent flashrnn
+bench sizes-auto 18 auto --grid sizes
 bench sizes-step 15 step --grid sizes
 bench odd-auto 15 auto --grid odd
 bench odd-step 15 step --grid odd
-part figures 30 figures
+part figures 25 figures
 part tables 10 tables
 
 cat "$out/tables.log" "$out/summary.txt"

@@ -1,22 +1,23 @@
-"""``python -m fastrnn info | check | bench``."""
+"""``python -m fastrnn info | check | prove | bench``."""
 
 from __future__ import annotations
 
 import sys
 
-from . import _bench, _check, _info
+from . import _bench, _check, _info, _prove
 
 _USAGE = """usage: python -m fastrnn COMMAND
 
   info     what was built against what, what is active, and why anything is not
   check    every layer and cell against torch.nn on every device and backend here, with gradcheck
+  prove    the CUDA kernels against torch.nn on a GPU: where they are right and no slower, they then run by themselves
   bench    torch.nn against fastrnn on a shape of yours (--help lists the options)
 """
 
 
 def main(argv: list[str]) -> int:
     """Runs a command; returns the exit status."""
-    commands = {"check": _check.main, "bench": _bench.main}
+    commands = {"check": _check.main, "prove": _prove.main, "bench": _bench.main}
     if argv == ["info"]:
         print(_info.report())
         return 0

@@ -17,45 +17,19 @@ import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from . import _ops, reference
+from . import _ops, _proof, reference
+from ._call import Call
 
 BACKENDS = ("cuda", "cpu", "aten", "reference")
 _COMPILED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Whether committed measurements on a GPU show the CUDA kernels right and fast there. Until then they are opt-in.
-CUDA_PROVEN = False
 _forced: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 _environment = os.environ.get("FASTRNN_BACKEND") or None  # read once, when fastrnn is imported
-
-
-class Call(NamedTuple):
-    """What the choice depends on.
-
-    ``mode`` is the cell's; ``T B I H P`` are time, batch, input, hidden and projection size (0: none); ``grad`` says
-    that a gradient may be asked for, ``transformed`` that ``torch.func`` or forward-mode AD is looking on, and
-    ``extended`` that something is asked for which ``torch.nn`` does not have (``_extras``).
-    """
-
-    mode: str
-    device: str
-    dtype: torch.dtype
-    T: int
-    B: int
-    I: int
-    H: int
-    P: int = 0
-    layers: int = 1
-    directions: int = 1
-    packed: bool = False
-    grad: bool = False
-    transformed: bool = False
-    extended: bool = False
 
 
 def is_transformed() -> bool:
@@ -128,13 +102,21 @@ def _reference_is_ahead(call: Call) -> bool:
     return large and reference.outruns_torch(call.device, call.dtype, call.B)
 
 
+def _why_not_proven(call: Call) -> str | None:
+    """Why the automatic choice does not put backend cuda first for a call on a GPU; None if it does."""
+    if _ops.is_watched():  # sizes may be symbolic
+        return _proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, _proof.variants_of(call))
+    return _proof.why_not(call)
+
+
 def ranking(call: Call) -> tuple[str, ...]:
-    """The backends from most to least preferred, by what was measured (benchmarks/NOTES.md).
+    """The backends from most to least preferred, by what was measured (on CPUs: benchmarks/NOTES.md; on a GPU: by
+    ``python -m fastrnn prove`` on that very one).
 
     The compiled backend of a device that the tensors are not on stands last, for it cannot serve.
     """
     own, other = ("cpu", "cuda") if call.device == "cpu" else ("cuda", "cpu")
-    if call.device == "cuda" and not CUDA_PROVEN:
+    if call.device == "cuda" and _why_not_proven(call):
         return ("aten", "reference", own, other)
     if call.device == "cpu" and _torch_is_ahead(call):
         return ("aten", own, "reference", other)
@@ -173,7 +155,7 @@ def choose(call: Call) -> str:
         if reasons:
             raise RuntimeError(_refusal(name, reasons))
         return name
-    if _ops.is_watched() and not call.transformed and (call.device != "cuda" or CUDA_PROVEN):
+    if _ops.is_watched() and not call.transformed and (call.device != "cuda" or not _why_not_proven(call)):
         return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
     for candidate in ranking(call):
         if not why_not(candidate, call):
@@ -193,7 +175,7 @@ def _choose_for_graph(call: Call) -> str:
         raise RuntimeError(_refusal("aten", why_not("aten", call)))
     if _environment == "aten":
         return "aten"
-    if call.device == "cuda" and not CUDA_PROVEN and _environment is None:
+    if call.device == "cuda" and _environment is None and _why_not_proven(call):
         return "reference" if call.extended else "aten"
     return call.device
 
@@ -257,10 +239,9 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _preference(chosen: str, other: str) -> str:
-    if other == "cuda" and not CUDA_PROVEN:
-        return "its kernels have not been measured on a GPU yet: opt in with fastrnn.backend('cuda')"
-    return f"{chosen} is preferred for this call"
+def _preference(call: Call, chosen: str, other: str) -> str:
+    unproven = _why_not_proven(call) if other == "cuda" else None
+    return unproven or f"{chosen} is preferred for this call"
 
 
 def explanation(call: Call, like: torch.Tensor | None = None, recomputed: bool = False) -> Explanation:
@@ -275,7 +256,7 @@ def explanation(call: Call, like: torch.Tensor | None = None, recomputed: bool =
             continue
         against = why_not(other, call)
         if not against:
-            against = [f"backend {name!r} is forced" if name else _preference(chosen, other)]
+            against = [f"backend {name!r} is forced" if name else _preference(call, chosen, other)]
         reasons[other] = against
     if chosen != "cuda" or like is None:
         return Explanation(chosen, reasons, call)

@@ -8,11 +8,12 @@ from importlib import metadata
 
 import torch
 
-from . import _ext
+from . import _ext, _proof
 
 # Settings that change what runs or how fast; PREFIX* stands for all that start so.
 _VARIABLES = (
     "FASTRNN_*",
+    "XDG_CACHE_HOME",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME",
     "TORCH_CUDA_ARCH_LIST",
@@ -63,6 +64,9 @@ def _cuda() -> list[tuple[str, str]]:
         why_not = None if missing else _ext.why_not_device(capability, _ext.build.cuda_archs)
         text = f"{name}, compute capability {capability[0]}.{capability[1]}"
         rows.append((f"cuda:{index}", f"{text}, not served: {why_not}" if why_not else text))
+        if not missing and not why_not:
+            proof = _proof.verdict_of(index)
+            rows.append((f"cuda:{index} proof", f"none: {proof}" if isinstance(proof, str) else str(proof)))
     if count == 0:
         why = "no GPU is visible" if torch.version.cuda else "this torch has no CUDA"
         rows.append(("devices", f"cpu only: {why}"))

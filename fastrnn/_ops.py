@@ -121,5 +121,7 @@ def _opt_in(extension, tier: str | None, chunks: str | None = None) -> None:
         extension.cuda.override_wavefront(int(chunks))
 
 
-_opt_in(_ext.load(), os.environ.get("FASTRNN_CUDA_TIER"), os.environ.get("FASTRNN_CUDA_WAVEFRONT"))
+TIER, WAVEFRONT = os.environ.get("FASTRNN_CUDA_TIER"), os.environ.get("FASTRNN_CUDA_WAVEFRONT")
+"""As they are when fastrnn is imported, and in force from then on."""
+_opt_in(_ext.load(), TIER, WAVEFRONT)
 LIBRARY = _define()  # what is registered lives as long as this object

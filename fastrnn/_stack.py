@@ -58,6 +58,7 @@ def describe(
     layers: int = 1,
     directions: int = 1,
     extended: bool = False,
+    step: bool = False,
 ) -> _dispatch.Call:
     """The call that these arguments make, as the backend choice sees it."""
     packed, width, H = batch_sizes is not None, hx[0].size(-1), hx[-1].size(-1)
@@ -82,6 +83,8 @@ def describe(
         needs_grad(input, hx, weights),
         _dispatch.is_transformed(),
         extended,
+        step,
+        0 if input.is_cpu else input.device.index or 0,
     )
 
 

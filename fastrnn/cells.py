@@ -80,7 +80,7 @@ class _Step(nn.RNNCellBase):
 
 def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
-    call = describe(cell, data, None, hx, weights)
+    call = describe(cell, data, None, hx, weights, step=True)
     check_call(cell, call, data, hx, weights)
     backend = _dispatch.choose(call)
     if backend == "aten":
@@ -133,4 +133,4 @@ def explain_cell(module: _Step, input: Tensor, hx=None) -> _dispatch.Explanation
     cell = CELLS[module._mode()]
     data, states, weights = autocast(cell.step, *module._prepare(input, hx))
     hx = [h.unsqueeze(0) for h in states]
-    return _dispatch.explanation(describe(cell, data.unsqueeze(0), None, hx, weights))
+    return _dispatch.explanation(describe(cell, data.unsqueeze(0), None, hx, weights, step=True))

@@ -30,7 +30,8 @@ PYTHON_ORDER = [
     {"reference"},
     {"_ext"},
     {"_ops"},
-    {"_autograd"},
+    {"_call", "_autograd"},
+    {"_proof"},
     {"_dispatch"},
     {"_graph"},
     {"_checks", "_chunks", "_extras"},
@@ -40,7 +41,7 @@ PYTHON_ORDER = [
     {"cells", "modules"},
     {"compilation", "conversion"},
     {"__init__"},
-    {"_info", "_check", "_bench", "__main__"},
+    {"_info", "_check", "_bench", "_prove", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(PYTHON_ORDER) for name in names}
 # Written or compiled by setup.py, and imported by _ext alone.

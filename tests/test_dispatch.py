@@ -342,8 +342,11 @@ def test_without_the_extension_the_faster_products_serve_inference(monkeypatch):
     assert served(T=7, grad=True) == served(mode="LSTM", grad=True) == "aten"
 
 
-def test_cuda_kernels_are_opt_in_until_measured(monkeypatch):
+def test_cuda_kernels_are_opt_in_until_proven(monkeypatch):
+    call, verdict = _dispatch.Call("LSTM", "cuda", torch.float32, T=10, B=32, I=8, H=8), "not proven"
+    monkeypatch.setattr(_dispatch._proof, "why_not", lambda call: verdict)
     assert ranked_first(device="cuda") == ranked_first(mode="GRU", device="cuda", grad=True) == "aten"
-    assert "opt in" in _dispatch._preference("aten", "cuda")
-    monkeypatch.setattr(_dispatch, "CUDA_PROVEN", True)
+    assert _dispatch._preference(call, "aten", "cuda") == verdict
+    verdict = None
     assert ranked_first(device="cuda") == "cuda"
+    assert _dispatch._preference(call, "cuda", "aten") == "cuda is preferred for this call"

@@ -337,3 +337,28 @@ def test_modules_run_on_these_kernels(cuda):
     torch.testing.assert_close(output.cpu(), want, rtol=1e-5, atol=1e-6)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad.cpu(), other.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_kernels_prove_here_decides(tmp_path, monkeypatch):
+    """A short proof of one cell in one type: the default choice is what its verdict says."""
+    import fastrnn
+    from fastrnn import _dispatch, _proof
+    from fastrnn._prove import cli
+    from fastrnn._prove.worker import Pair, Task
+
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(_dispatch, "_environment", None)
+    _proof.verdict_of.cache_clear()
+    gpu, layer, x = _proof.gpu_at(0), fastrnn.LSTM(32, 32).half().cuda(), torch.randn(7, 3, 32).half().cuda()
+    said = fastrnn.explain(layer, x)
+    assert said.backend == "aten" and said.reasons["cuda"] == [_proof.UNPROVEN]
+    try:
+        assert cli.prove(Task((Pair("LSTM", "float16"),), "cuda:0", seconds=0.02, quick=True), gpu) == 0
+        for name, finding in _proof.verdict_of(0).findings.items():
+            for T, B, H, ratio in finding.speeds[_proof.PLAIN]:
+                layer, x = fastrnn.LSTM(H, H).half().cuda(), torch.randn(T, B, H).half().cuda()
+                with torch.set_grad_enabled("training" in name):
+                    said = fastrnn.explain(layer, x)
+                assert said.backend == ("cuda" if ratio >= 1 else "aten"), said
+    finally:
+        _proof.verdict_of.cache_clear()

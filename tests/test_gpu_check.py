@@ -24,7 +24,7 @@ BENCHES = [
     "bench-odd-auto",
     "bench-odd-step",
 ]
-PARTS = ["machine", "build", *sorted(TOGETHER), "ceilings", "barriers", *BENCHES, "figures", "tables"]
+PARTS = ["machine", "build", *sorted(TOGETHER), "prove", "ceilings", "barriers", *BENCHES, "figures", "tables"]
 
 # Writes down how it was called and does what the part needs to go on; FAIL and HANG name parts of a command line.
 PYTHON = """\
@@ -112,6 +112,7 @@ def test_all_parts_run_in_order_and_within_the_limit(rehearse):
     figures = next(call for call in calls if "roofline.py" in call)
     assert figures.count("bench-") == len(BENCHES)
     assert f"--ceilings {out}/ceilings.csv --barriers {out}/barriers.csv" in figures
+    assert "python tier= -m fastrnn prove --quick" in calls
     assert any("-arch=sm_90 -o" in call and "barriers.cu" in call for call in calls)
 
 

@@ -54,6 +54,35 @@ class Case:
     def __str__(self) -> str:
         return f"{self.cell} {self.shape} {self.dtype} {self.mode}"
 
+    # What follows is all that a case of another kind (fastrnn._prove.shapes) changes.
+
+    def layer(self, space) -> type[nn.Module]:
+        """Its class in `space`, which is torch.nn or fastrnn."""
+        return getattr(space, self.cell)
+
+    @property
+    def options(self) -> dict:
+        """What the class is made with besides I and H."""
+        return {"num_layers": self.layers, "bidirectional": self.directions == 2}
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """Of the input, unless it is packed."""
+        return (self.T, self.B, self.I)
+
+    @property
+    def state_sizes(self) -> list[tuple[int, ...]]:
+        """Of each initial state."""
+        return [(self.layers * self.directions, self.B, self.H)] * (2 if self.cell == "LSTM" else 1)
+
+    def weights(self, drawn: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its weights, made of those that torch drew."""
+        return drawn
+
+    def values(self, drawn: Tensor) -> Tensor:
+        """Its inputs and states, made of normally distributed ones."""
+        return drawn
+
 
 class Inputs(NamedTuple):
     """One set of inputs; `leaves` are the tensors in it that gradients are taken for."""
@@ -73,19 +102,12 @@ def make_weights(case: Case) -> dict[str, Tensor]:
     """The weights that every side of a case starts from: torch's own initialisation under a fixed seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(WEIGHT_SEED)
-        return build(getattr(nn, case.cell), case, "cpu").state_dict()
+        return case.weights(build(case.layer(nn), case, "cpu").state_dict())
 
 
 def build(cls, case: Case, device, weights: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None):
     """An instance of the nn.LSTM-like class `cls` for the case, with `weights` copied into it."""
-    module = cls(
-        case.I,
-        case.H,
-        num_layers=case.layers,
-        bidirectional=case.directions == 2,
-        device=device,
-        dtype=dtype or case.torch_dtype,
-    )
+    module = cls(case.I, case.H, device=device, dtype=dtype or case.torch_dtype, **case.options)
     if weights is not None:
         module.load_state_dict(weights)
     return module.train(case.mode == "training")
@@ -97,20 +119,19 @@ def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
 
     def leaf(*shape):
         values = torch.randn(*shape, generator=generator, device=device, dtype=torch.float32)
-        return values.to(case.torch_dtype).requires_grad_()
+        return case.values(values).to(case.torch_dtype).requires_grad_()
 
     layout = _packed_layout(case, device) if case.packed else None
     resets = _reset_mask(case).to(device) if case.resets else None
-    states = 2 if case.cell == "LSTM" else 1
     sets = []
     for _ in range(count):
         if layout is None:
-            data = x = leaf(case.T, case.B, case.I)
+            data = x = leaf(*case.input_sizes)
         else:
             data = leaf(int(layout.batch_sizes.sum()), case.I)
             x = layout._replace(data=data)
-        hx = tuple(leaf(case.layers * case.directions, case.B, case.H) for _ in range(states))
-        sets.append(Inputs(x, hx if states == 2 else hx[0], (data, *hx), resets))
+        hx = tuple(leaf(*sizes) for sizes in case.state_sizes)
+        sets.append(Inputs(x, hx if len(hx) == 2 else hx[0], (data, *hx), resets))
     return sets
 
 

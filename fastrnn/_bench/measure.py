@@ -89,10 +89,10 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
     if case.resets and (case.packed or case.directions == 2):
         raise Refused("resets: measured on padded input in one direction")
     device = setting.device
-    weights = build(getattr(nn, case.cell), case, device, make_weights(case)).state_dict()
+    weights = build(case.layer(nn), case, device, make_weights(case)).state_dict()
     first = make_inputs(case, device)[0]
     exact = exact_results(case, weights, first, device)
-    ours = Side(build(getattr(fastrnn, case.cell), case, device, weights), case)
+    ours = Side(build(case.layer(fastrnn), case, device, weights), case)
     torchs = torch_side(case, device, weights, first)
     other = opponent(case, device, weights) if opponent else torchs
     other.prepare(first)

@@ -25,7 +25,7 @@ ROUNDS = 3  # calls of each writing, to find the faster
 
 def torch_class(case: Case, writing: str = "segments") -> type[nn.Module]:
     """torch.nn's class of the case's cell; with resets, one that is called with a reset_mask (B, T) besides."""
-    layer = getattr(nn, case.cell)
+    layer = case.layer(nn)
     if not case.resets:
         return layer
     return type(f"{case.cell}By{writing.title()}", (WRITINGS[writing], layer), {"_mask": None})

@@ -1,0 +1,299 @@
+"""The kernels' proof on a GPU: the verdict's file, and the choices that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import types
+
+import pytest
+import torch
+from stand_in import AFTER, CALL, GPU, ORDER, PLAIN, compiled, gpu, known, order, said, verdict  # noqa: F401
+from torch._dynamo.testing import CompileCounter
+
+import fastrnn
+from fastrnn import _dispatch, _ext, _ops, _proof
+from fastrnn._proof import RIGHT, WRONG, Finding, Gpu, Kind, Speed
+
+
+def test_a_verdict_comes_back_as_it_was_written():
+    finding = Finding(RIGHT, "", PLAIN, {"projected": "no room"})
+    wrong = Finding(WRONG, "T=7: output: error 1")
+    written = verdict({"LSTM float16 forward": finding, "GRU float32 tf32 training": wrong})
+    path = _proof.save(written)
+    back = _proof.read(GPU)
+    assert dataclasses.asdict(back) == dataclasses.asdict(written)
+    assert all(isinstance(speed, Speed) for speed in back.findings["LSTM float16 forward"].speeds["plain"])
+    assert path.name == "verdict-stand-in-3000-9.0.json" and os.listdir(path.parent) == [path.name]
+
+
+def test_another_gpu_has_another_file():
+    known()
+    assert _proof.read(Gpu(GPU.name, "8.0")) == _proof.read(Gpu("Stand-in", "9.0")) == _proof.UNPROVEN
+
+
+def test_where_the_file_is(monkeypatch, tmp_path):
+    assert _proof.path_of(GPU).parent == tmp_path / "cache"
+    monkeypatch.delenv("FASTRNN_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert str(_proof.path_of(GPU).parent) == "/xdg/fastrnn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(_proof.path_of(GPU).parent) == "/home/me/.cache/fastrnn"
+
+
+@pytest.mark.parametrize("failing", ["replace", "fsync"])
+def test_a_write_that_fails_leaves_the_old_verdict_alone(monkeypatch, failing):
+    before = known()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, fail)
+        with pytest.raises(OSError, match="disk full"):
+            _proof.save(verdict({}))
+    assert _proof.read(GPU).findings == before.findings
+    assert len(os.listdir(_proof.path_of(GPU).parent)) == 1
+
+
+@pytest.mark.parametrize("name", [*_proof._surroundings(), "extension"])
+def test_a_verdict_found_with_something_else_counts_for_nothing(name):
+    _proof.save(verdict({"LSTM float16 forward": Finding(RIGHT, speeds=PLAIN)}, **{name: "another"}))
+    assert order() == AFTER
+    what = "the kernels were built anew" if name == "extension" else f"{name} was another and is "
+    assert what in said() and "run python -m fastrnn prove again" in said()
+
+
+def test_the_file_of_the_extension_is_read_only_where_the_rest_agrees(monkeypatch):
+    def no_reading():
+        raise AssertionError("the extension was read")
+
+    other = verdict({}, torch="1.0")
+    monkeypatch.setattr(_proof, "_digest", no_reading)
+    assert "torch was 1.0" in _proof._outdated(other.stamp)
+    assert _proof.read(GPU) == _proof.UNPROVEN
+
+
+@compiled
+def test_the_extensions_identity(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    path = tmp_path / "kernels"
+    monkeypatch.setattr(_ext, "_module", types.SimpleNamespace(__file__=str(path)))
+    seen = []
+    for content in (b"one", b"two", b"one"):
+        path.write_bytes(content)
+        _proof._digest.cache_clear()
+        seen.append(_proof._digest())
+    _proof._digest.cache_clear()
+    assert seen[0] == seen[2] != seen[1]
+
+
+DAMAGED = ["", "{", "[]", "null", '{"findings": {}}', '{"gpu": 3, "findings": {"a": {}}}', "\x00"]
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, "state", "shape", "about"])
+def test_a_damaged_file_is_no_verdict_and_no_error(text):
+    known()
+    path = _proof.path_of(GPU)
+    given = json.loads(path.read_text())
+    if text == "state":
+        given["findings"]["LSTM float16 forward"]["state"] = "fine"
+    elif text == "shape":
+        given["findings"]["LSTM float16 forward"]["speeds"]["plain"] = [[1, 2, 1.5]]
+    elif text == "about":
+        given["gpu"] = ["Another", "9.0"]
+    path.write_text(text if text in DAMAGED else json.dumps(given))
+    _proof.verdict_of.cache_clear()
+    assert order() == AFTER
+    assert "is damaged" in said() and "run python -m fastrnn prove again" in said()
+
+
+def test_a_file_that_cannot_be_read_is_no_error():
+    _proof.path_of(GPU).mkdir(parents=True)
+    assert "cannot be read" in said() and order() == AFTER
+
+
+def test_the_file_is_read_once(monkeypatch):
+    known()
+    assert order() == ORDER
+    monkeypatch.setattr(_proof, "read", None)
+    assert order() == ORDER and order(T=3) == ORDER
+    assert order(index=1) == AFTER  # a GPU that is not there
+
+
+# --- the choice --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_verdict_the_kernels_are_opt_in():
+    assert order() == order(grad=True) == AFTER
+    reason = "its kernels have not been proven on this GPU: run python -m fastrnn prove, or opt in with fastrnn.backend"
+    assert said().startswith(reason)
+    assert _dispatch.choose(CALL) == "aten" and _dispatch.choose(CALL._replace(extended=True)) == "reference"
+
+
+def test_the_nearest_shape_decides():
+    known()
+    assert order() == order(T=1000, B=100, H=500) == ORDER
+    assert _dispatch.choose(CALL) == "cuda"
+    assert order(T=1, B=2, H=200) == AFTER and _dispatch.choose(CALL._replace(T=1, B=2, H=200)) == "aten"
+    assert said(T=1, B=2) == "measured at 0.83 of torch's speed on this GPU at T=1 B=1 H=256"
+    assert said(B=0) == "an empty batch launches nothing" and order(T=0)
+
+
+def test_of_shapes_equally_near_all_decide():
+    known(speeds={"plain": [Speed(32, 32, 128, 1.2), Speed(128, 32, 128, 0.9)]})
+    assert order() == AFTER and order(T=63) == ORDER and order(T=65) == AFTER
+    known(speeds={"plain": [Speed(64, 32, 128, 1.0)]})
+    assert order() == ORDER
+    known(speeds={"plain": [Speed(64, 32, 128, float("nan"))]})
+    assert order() == AFTER
+
+
+def test_only_the_kind_that_was_proven():
+    known()
+    for other in ({"mode": "GRU"}, {"grad": True}, {"dtype": torch.float32}, {"dtype": torch.bfloat16}):
+        assert order(**other) == AFTER
+        assert "was left out when its kernels were proven on this GPU" in said(**other)
+    assert _dispatch.choose(CALL._replace(transformed=True)) == "reference"
+
+
+@pytest.mark.parametrize("state", [WRONG, "failed"])
+def test_what_is_not_right_is_never_chosen(state):
+    known(state, detail="of this")
+    for more in ({}, {"extended": True}, {"step": True, "T": 1}):
+        assert order(**more)[0] != "cuda" and _dispatch.choose(CALL._replace(**more)) != "cuda"
+        assert state in said(**more) and "of this" in said(**more)
+    assert _proof.why_not_in_graphs(0, "LSTM", torch.float16, False, ("plain",))
+
+
+FEATURES = {"layers": {"layers": 2}, "directions": {"directions": 2}, "packed": {"packed": True}, "projected": {"P": 5}}
+
+
+@pytest.mark.parametrize("variant", FEATURES)
+def test_every_variant_of_a_call_has_to_be_measured(variant):
+    asked = FEATURES[variant]
+    known()
+    assert order() == ORDER and order(**asked) == AFTER and "has not been timed" in said(**asked)
+    known(speeds=PLAIN | {variant: [Speed(8, 8, 8, 2.0)]})
+    assert order(**asked) == ORDER
+    known(speeds=PLAIN | {variant: [Speed(8, 8, 8, 0.5)]})
+    assert order() == ORDER and order(**asked) == AFTER and f"B=8 H=8 ({variant})" in said(**asked)
+    known(lacking={variant: "no room"})
+    assert order() == ORDER and order(**asked) == AFTER and "no room" in said(**asked)
+
+
+def test_a_cells_step_is_measured_by_itself():
+    known()
+    assert order(step=True, T=1) == AFTER
+    known(speeds={"step": [Speed(1, 8, 64, 1.1)]})
+    assert order(step=True, T=1) == ORDER and order() == AFTER
+
+
+def test_what_torch_does_not_have_runs_on_kernels_that_are_right():
+    known(speeds={"plain": [Speed(64, 32, 128, 0.1)]})
+    assert order() == AFTER and order(extended=True) == ORDER
+    assert _dispatch.choose(CALL._replace(extended=True)) == "cuda"
+    known(lacking={"extended": "no room"})
+    assert order(extended=True) == AFTER
+
+
+def single(precision: str, ratio=2.0, variant="plain") -> dict[str, Finding]:
+    return {str(Kind("GRU", "float32", precision, False)): Finding(RIGHT, speeds={variant: [Speed(9, 9, 9, ratio)]})}
+
+
+def test_float32_goes_by_the_precision_in_force(monkeypatch):
+    call = {"mode": "GRU", "dtype": torch.float32}
+    force = {"rnn": "tf32", "matmul": "none"}
+    monkeypatch.setattr(_proof, "_PRECISION", lambda _, op: force[op])
+    _proof.save(verdict(single("ieee") | single("tf32", 0.5)))
+    assert order(**call) == AFTER
+    for other in ("ieee", "none"):
+        force["rnn"] = other
+        assert order(**call) == ORDER
+    assert "speed" in _proof.why_not_in_graphs(0, "GRU", torch.float32, False, ("plain",))
+    monkeypatch.setattr(_proof, "_PRECISION", None)  # torch before 2.9
+    assert order(**call) == AFTER
+
+
+def test_the_precision_in_force_is_torchs():
+    if _proof._PRECISION is None:
+        pytest.skip("torch has no fp32_precision before 2.9")
+    rnn, before = torch.backends.cudnn.rnn, torch.backends.cudnn.rnn.fp32_precision
+    try:
+        for value in ("ieee", "tf32"):
+            rnn.fp32_precision = value
+            assert _proof.precision_in_force(torch.float32) == value
+    finally:
+        rnn.fp32_precision = before
+    assert _proof.precision_in_force(torch.float16) == ""
+
+
+def test_a_cell_is_not_rounded_more_than_torchs(monkeypatch):
+    """torch's cells multiply as matmul does, in full float32 by default; the kernels as cuDNN's layers do."""
+    force = {"rnn": "tf32", "matmul": "none"}
+    monkeypatch.setattr(_proof, "_PRECISION", lambda _, op: force[op])
+    _proof.save(verdict(single("ieee", variant="step") | single("tf32", variant="step")))
+    call = {"mode": "GRU", "dtype": torch.float32, "T": 1, "step": True}
+    assert order(**call) == AFTER and "fp32_precision, which is not tf32" in said(**call)
+    force["matmul"] = "tf32"
+    assert order(**call) == ORDER
+    force["rnn"] = "ieee"
+    assert order(**call) == ORDER
+
+
+def in_graph(x, extended=False):
+    call = CALL._replace(T=x.size(0), B=x.size(1), extended=extended)
+    return x + (1 if _dispatch._choose_for_graph(call) == "cuda" else 0)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_in_a_graph_every_shape_has_to_be_fast(slow):
+    """Its sizes may be symbolic, and stay so."""
+    known(speeds=PLAIN if slow else {"plain": [Speed(1, 1, 256, 1.0), Speed(64, 32, 128, 1.5)]})
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    run = torch.compile(in_graph, backend=counter, fullgraph=True, dynamic=True)
+    for T, B in ((3, 4), (7, 5)):
+        assert run(torch.zeros(T, B)).unique().item() == (0 if slow else 1)
+        assert run(torch.zeros(T, B), extended=True).unique().item() == 1
+    assert counter.frame_count == 2
+    _proof.forget(GPU)
+    torch._dynamo.reset()
+    assert run(torch.zeros(3, 4)).unique().item() == 0
+
+
+def test_what_torch_follows_goes_by_the_rule_of_graphs(monkeypatch):
+    known()
+    monkeypatch.setattr(_ops, "is_watched", lambda: True)
+    assert _dispatch.choose(CALL) == "aten"
+    known(speeds={"plain": [Speed(1, 1, 1, 1.0)]})
+    assert _dispatch.choose(CALL) == "cuda"
+
+
+def test_forcing_still_forces():
+    known(WRONG)
+    with fastrnn.backend("cuda"):
+        assert _dispatch.choose(CALL) == "cuda"
+    known()
+    with fastrnn.backend("aten"):
+        assert _dispatch.choose(CALL) == "aten"
+        assert said() == "backend 'aten' is forced"
+
+
+@compiled
+def test_calls_on_the_cpu_ask_nothing(monkeypatch):
+    monkeypatch.setattr(_proof, "why_not", None)
+    monkeypatch.setattr(_proof, "why_not_in_graphs", None)
+    fastrnn.LSTM(4, 5)(torch.randn(3, 2, 4))
+    fastrnn.GRUCell(4, 5)(torch.randn(2, 4))
+
+
+def test_the_price_of_a_call():
+    known()
+    began = time.perf_counter()
+    for _ in range(1000):
+        _proof.why_not(CALL)
+    assert (time.perf_counter() - began) / 1000 < 5e-5
