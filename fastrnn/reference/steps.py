@@ -61,21 +61,18 @@ class LSTMBackward:
         i, f, g, o = gates.split(hidden, 1)
         tanh_c = cells.tanh()
         h = o * tanh_c
-        factors = torch.empty_like(gates)
-        for_i, for_f, for_g, for_o = factors.split(hidden, 1)
+        self.grad_hidden = torch.empty_like(gates)  # the factors, until each has met its gradient
+        for_i, for_f, for_g, for_o = self.grad_hidden.split(hidden, 1)
         sigmoid_backward(g, i, grad_input=for_i)
         sigmoid_backward(previous(cells, initial[1], counts, reverse), f, grad_input=for_f)
         tanh_backward(i, g, grad_input=for_g)
         torch.addcmul(h, h, o, value=-1, out=for_o)
-        self.slope = torch.addcmul(o, h, tanh_c, value=-1).split(counts)
+        self.slope = torch.addcmul(o, h, tanh_c, value=-1, out=tanh_c).split(counts)
         self.f = f.split(counts)
         self.recurrent, self.w_hr = factor(weights.w_hh, counts), weights.w_hr
-        self.grad_hidden = torch.empty_like(gates)
         self.grad_rows = self.grad_hidden.split(counts)
-        self.for_ifg, self.grad_ifg = (
-            buffer[:, : 3 * hidden].unflatten(1, (3, hidden)).split(counts) for buffer in (factors, self.grad_hidden)
-        )
-        self.for_o, self.grad_o = for_o.split(counts), self.grad_hidden[:, 3 * hidden :].split(counts)
+        self.for_ifg = self.grad_hidden[:, : 3 * hidden].unflatten(1, (3, hidden)).split(counts)
+        self.for_o = for_o.split(counts)
         if self.w_hr is not None:
             self.unprojected = h
             self.grad_h = cells.new_empty(cells.size(0), self.w_hr.size(0))
@@ -87,8 +84,8 @@ class LSTMBackward:
             self.grad_h_rows[t].copy_(dh)
             dh = torch.mm(dh, self.w_hr)
         dc = torch.addcmul(dc, dh, self.slope[t])
-        torch.mul(dh, self.for_o[t], out=self.grad_o[t])
-        torch.mul(dc.unsqueeze(1), self.for_ifg[t], out=self.grad_ifg[t])
+        self.for_o[t].mul_(dh)
+        self.for_ifg[t].mul_(dc.unsqueeze(1))
         return self.recurrent.times(self.grad_rows[t], addend), dc.mul_(self.f[t])
 
     def grad_input(self) -> Tensor:
@@ -131,22 +128,20 @@ class GRUBackward:
         gates, hidden_n = saved
         rows, hidden = hidden_n.shape
         r, z, n = gates.split(hidden, 1)
-        factors = gates.new_empty(rows, 4 * hidden)
-        for_n, for_r, for_z, for_hidden_n = factors.split(hidden, 1)
+        self.grads = gates.new_empty(rows, 4 * hidden)  # the factors, until each has met its gradient
+        for_n, for_r, for_z, for_hidden_n = self.grads.split(hidden, 1)
         tanh_backward(1 - z, n, grad_input=for_n)
         sigmoid_backward(for_n * hidden_n, r, grad_input=for_r)
         sigmoid_backward(previous(out, initial[0], counts, reverse).sub_(n), z, grad_input=for_z)
         torch.mul(for_n, r, out=for_hidden_n)
-        self.factors = factors.unflatten(1, (4, hidden)).split(counts)
         self.z, self.recurrent = z.split(counts), factor(weights.w_hh, counts)
-        self.grads = torch.empty_like(factors)
         self.grad_gates = self.grads.unflatten(1, (4, hidden)).split(counts)
         self.grad_hidden = self.grads[:, hidden:]
         self.grad_rows = self.grad_hidden.split(counts)
 
     def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
         (dh,) = grad_state
-        torch.mul(dh.unsqueeze(1), self.factors[t], out=self.grad_gates[t])
+        self.grad_gates[t].mul_(dh.unsqueeze(1))
         direct = dh * self.z[t] if addend is None else torch.addcmul(addend, dh, self.z[t])
         return (self.recurrent.add_to(direct, self.grad_rows[t]),)
 
