@@ -23,31 +23,41 @@ cpu::ProductKernel kernel_for(at::ScalarType dtype) {
   return nullptr;
 }
 
-// a b, or a^T b, written to `out` or added to it. Rows of all three may lie apart. `out` has the
-// type of product_result().
-void product(const Tensor& a_given, bool transposed, const Tensor& b_given, const Tensor& out,
-             bool add) {
-  Tensor target = out;
-  if (b_given.size(0) == 0) {
-    if (!add) target.zero_();
-    return;
+// A right-hand side of a product, and its result, which has the type of product_result().
+struct Side {
+  Tensor b, out;
+};
+
+// a b, or a^T b, written to `out` or added to it, for one or two sides. Rows of all may lie apart.
+void product(const Tensor& a_given, bool transposed, std::vector<Side> sides, bool add) {
+  const Tensor a = for_product(a_given);
+  const int64_t M = a.size(transposed), K = a.size(!transposed);
+  for (Side& side : sides) {
+    side.b = for_product(side.b);
+    if (K == 0 && !add) side.out.zero_();
   }
-  const Tensor a = for_product(a_given), b = for_product(b_given);
+  if (K == 0) return;
   // With few rows the kernel would spend on packing `b` what it saves.
   constexpr int64_t kManyRows = 32;
-  const bool pays = transposed || out.size(0) >= kManyRows;
+  const bool pays = transposed || M >= kManyRows;
   const cpu::ProductKernel kernel = kernel_for(a.scalar_type());
-  if (kernel && pays && out.scalar_type() == at::kFloat) {
-    kernel({out.size(0), out.size(1), b.size(0), a.const_data_ptr(), b.const_data_ptr(),
-            out.mutable_data_ptr<float>(), a.stride(0), b.stride(0), out.stride(0), transposed, add,
-            cpu::usable_threads(at::get_num_threads())});
-    return;
+  if (kernel && pays && sides[0].out.scalar_type() == at::kFloat) {
+    const int threads = cpu::usable_threads(at::get_num_threads());
+    cpu::ProductParams p{M, K, a.const_data_ptr(), a.stride(0), transposed, add, threads, {}};
+    for (size_t i = 0; i < sides.size(); ++i) {
+      const auto& [b, out] = sides[i];
+      p.sides[i] = {out.size(1), b.const_data_ptr(), out.mutable_data_ptr<float>(), b.stride(0),
+                    out.stride(0)};
+    }
+    return kernel(p);
   }
   const Tensor left = transposed ? a.t() : a;
-  if (add) {
-    target.addmm_(left, b);
-  } else {
-    at::mm_out(target, left, b);
+  for (Side& side : sides) {
+    if (add) {
+      side.out.addmm_(left, side.b);
+    } else {
+      at::mm_out(side.out, left, side.b);
+    }
   }
 }
 
@@ -62,27 +72,34 @@ Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns, bool
 // a^T b for rows that belong together.
 Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b) {
   const Tensor result = product_result(args, a.size(1), b.size(1), true);
-  product(a, true, b, result, false);
+  product(a, true, {{b, result}}, false);
   return result;
 }
 
-Tensor recurrent_gradient(const LayerRows& rows, const Tensor& grad_h, const Tensor& output,
-                          int64_t d) {
+// Whether a step's previous h stands in the output as it is, a step before.
+bool is_shifted(const LayerRows& rows) {
+  return !rows.args.packed && rows.order.empty() && !rows.resets.defined();
+}
+
+// The gradient of w_hh in `result`; and of w_ih, where it comes from the same gates, in that of
+// `x`.
+void recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tensor& output, int64_t d,
+                        const Tensor& result, const Side* x) {
   const LayerArgs& args = rows.args;
-  if (args.packed || !rows.order.empty() || rows.resets.defined()) {
-    return rows_product(args, grad_h, rows.previous_h(output, d));
-  }
-  // The previous h of all steps but one is the output, shifted by a step; no copy is needed.
+  const auto add_up = [&](int64_t begin, int64_t count, const Tensor& h, bool add) {
+    std::vector<Side> sides{{h, result}};
+    if (x) sides.push_back({x->b.narrow(0, begin, count), x->out});
+    product(gates.narrow(0, begin, count), true, sides, add);
+  };
+  if (!is_shifted(rows)) return add_up(0, rows.N, rows.previous_h(output, d), false);
+  // No copy is needed but for the step that starts from the initial h.
   const bool backwards = rows.backwards(d);
   const int64_t shifted = args.N - args.B;
   const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
-  const Tensor result = rows_product(args, grad_h.narrow(0, backwards ? shifted : 0, args.B),
-                                     args.hx[0].select(0, d));
+  add_up(backwards ? shifted : 0, args.B, args.hx[0].select(0, d), false);
   if (shifted > 0) {
-    product(grad_h.narrow(0, backwards ? 0 : args.B, shifted), true,
-            h.narrow(0, backwards ? args.B : 0, shifted), result, true);
+    add_up(backwards ? 0 : args.B, shifted, h.narrow(0, backwards ? args.B : 0, shifted), true);
   }
-  return result;
 }
 
 }  // namespace
@@ -91,7 +108,7 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const LayerArgs& args = rows.args;
   const Tensor sum = product_result(args, rows.N, args.I, false);
   for (int64_t d = 0; d < args.D; ++d) {
-    product(grads.gates.select(0, d).select(1, 0), false, args.weights[d].w_ih, sum, d > 0);
+    product(grads.gates.select(0, d).select(1, 0), false, {{args.weights[d].w_ih, sum}}, d > 0);
   }
   return rows.scatter(sum.to(args.x.scalar_type()));
 }
@@ -101,12 +118,19 @@ std::vector<Tensor> weight_gradients(const LayerRows& rows, const LayerGradients
   const LayerArgs& args = rows.args;
   const at::ScalarType dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
+  // Our float32 product turns a into rows for both at once; in bfloat16 that brought nothing.
+  const bool together = last == 0 && dtype == at::kFloat && kernel_for(dtype);
   const Tensor x = rows.gather(args.x);
   std::vector<Tensor> result;
   for (int64_t d = 0; d < args.D; ++d) {
-    const Tensor gates = grads.gates.select(0, d);
-    result.push_back(rows_product(args, gates.select(1, 0), x).to(dtype));
-    result.push_back(recurrent_gradient(rows, gates.select(1, last), output, d).to(dtype));
+    const Tensor gates = grads.gates.select(0, d), input = gates.select(1, 0);
+    const Tensor w_ih = product_result(args, input.size(1), args.I, true);
+    const Tensor w_hh = product_result(args, input.size(1), args.R, true);
+    const Side side{x, w_ih};
+    if (!together) product(input, true, {side}, false);
+    recurrent_gradient(rows, gates.select(1, last), output, d, w_hh, together ? &side : nullptr);
+    result.push_back(w_ih.to(dtype));
+    result.push_back(w_hh.to(dtype));
     if (args.biases) {
       // Both always get tensors of their own: an optimizer may change them in place.
       result.push_back(grads.bias.select(0, d).select(0, 0).to(dtype, false, true));

@@ -18,9 +18,11 @@ class Product {
   static constexpr int64_t kRows = 8 * W;                      // of c at a time: so do rows of a
 
  public:
-  explicit Product(const ProductParams& params) : p(params), columns(p.N, W, kMaxVecs, 1) {
+  explicit Product(const ProductParams& params)
+      : p(params), columns{{p.sides[0].N, W, kMaxVecs, 1}, {p.sides[1].N, W, kMaxVecs, 1}} {
     constexpr double kWorthAThread = 1e5;  // multiply-adds
-    const double most = double(p.M) * double(p.N) * double(p.K) / kWorthAThread;
+    const double N = double(p.sides[0].N + p.sides[1].N);
+    const double most = double(p.M) * N * double(p.K) / kWorthAThread;
     threads = int(larger(1, smaller(p.threads, smaller(int64_t(most), squares()))));
     lay_out(nullptr);
     allocated = (char*)__builtin_malloc(arena.used + 64);
@@ -31,23 +33,29 @@ class Product {
   void run(int thread) {
     const Range part = part_of(squares(), threads, thread);
     const Range mine{part.begin * W, smaller(part.end * W, p.M)};
-    Packed* const panels = all_panels + thread * panels_size();
+    Packed* const panels[2] = {all_panels + thread * panels_size(),
+                               all_panels + thread * panels_size() + panels_size(0)};
     int tile_rows = 0;
     Rows<Op> rows{pointers + thread * kRows, 0, blocks + thread * kRows * kStride, kStride,
                   &tile_rows};
     for (int64_t k = 0; k < p.K; k += kDepth) {
       rows.depth = smaller(kDepth, p.K - k);
-      for (int64_t j = 0; j < columns.count; ++j) {
-        pack_panel<Op>((const S*)p.b + k * p.ldb, rows.depth, p.ldb, 1, columns.columns(j),
-                       panels + panel_size<Op>(rows.depth, 1) / W * columns.offset(j));
+      for (int side = 0; side < 2; ++side) {
+        const auto& [N, b, c, ldb, ldc] = p.sides[side];
+        for (int64_t j = 0; j < columns[side].count; ++j) {
+          pack_panel<Op>((const S*)b + k * ldb, rows.depth, ldb, 1, columns[side].columns(j),
+                         panel<Op>(panels[side], columns[side], j, rows.depth));
+        }
       }
       for (int64_t m = mine.begin; m < mine.end; m += kRows) {
         const Range block{m, smaller(m + kRows, mine.end)};
         gather(k, block, &rows);
-        for (int64_t j = 0; j < columns.count; ++j) {
-          multiply_panel(rows, block, j,
-                         panels + panel_size<Op>(rows.depth, 1) / W * columns.offset(j),
-                         p.accumulate || k > 0);
+        for (int side = 0; side < 2; ++side) {
+          for (int64_t j = 0; j < columns[side].count; ++j) {
+            multiply_panel(rows, block, side, j,
+                           panel<Op>(panels[side], columns[side], j, rows.depth),
+                           p.accumulate || k > 0);
+          }
         }
       }
     }
@@ -58,7 +66,8 @@ class Product {
 
  private:
   int64_t squares() const { return (p.M + W - 1) / W; }
-  int64_t panels_size() const { return panel_size<Op>(kDepth, columns.unit_vectors); }
+  int64_t panels_size(int side) const { return panel_size<Op>(kDepth, columns[side].unit_vectors); }
+  int64_t panels_size() const { return panels_size(0) + panels_size(1); }
 
   void lay_out(char* base) {
     arena = Arena{base};
@@ -97,27 +106,28 @@ class Product {
     }
   }
 
-  void multiply_panel(const Rows<Op>& rows, Range block, int64_t j, const Packed* panel,
+  void multiply_panel(const Rows<Op>& rows, Range block, int side, int64_t j, const Packed* panel,
                       bool add) const {
     static constexpr float kZeros[kMaxVecs * W] = {};
-    const int vecs = columns.vecs(j);
-    const bool whole = (j + 1) * kMaxVecs * W <= p.N;
+    const auto& [N, b, to, ldb, ldc] = p.sides[side];
+    const int vecs = columns[side].vecs(j);
+    const bool whole = (j + 1) * kMaxVecs * W <= N;
     for_row_groups(0, block.size(), row_limit<Op>(vecs), [&](int64_t m, int count) {
-      float* const c = p.c + (block.begin + m) * p.ldc + columns.unit(j, 0);
+      float* const c = to + (block.begin + m) * ldc + columns[side].unit(j, 0);
       if constexpr (!Op::kCopies) {
         for (int r = 0; r < count; ++r) {
-          for (int v = 0; v < vecs; ++v) __builtin_prefetch(c + r * p.ldc + v * W, 1, 3);
+          for (int v = 0; v < vecs; ++v) __builtin_prefetch(c + r * ldc + v * W, 1, 3);
         }
       }
       if (whole) {
-        return multiply_strided<kMaxVecs>(rows, m, count, panel, {kZeros, c, p.ldc, add});
+        return multiply_strided<kMaxVecs>(rows, m, count, panel, {kZeros, c, ldc, add});
       }
       float tile[Op::kMaxRows * kMaxVecs * W] __attribute__((aligned(64)));
       multiply<Op>(rows, m, count, vecs, panel, kZeros, tile, panel);
       for (int r = 0; r < count; ++r) {
         for (int v = 0; v < vecs; ++v) {
-          float* const out = c + r * p.ldc + v * W;
-          const int64_t valid = p.N - columns.unit(j, v);
+          float* const out = c + r * ldc + v * W;
+          const int64_t valid = N - columns[side].unit(j, v);
           const Vec<float> sum = Vec<float>::load(tile + (r * vecs + v) * W);
           store(out, add ? load((const float*)out, valid) + sum : sum, valid);
         }
@@ -126,10 +136,10 @@ class Product {
   }
 
   const ProductParams& p;
-  const Blocks columns;
+  const Blocks columns[2];  // of each side
   char* allocated;
   Arena arena{nullptr};
-  Packed* all_panels;  // of each thread: all columns of b for kDepth of K
+  Packed* all_panels;  // of each thread: all columns of both b for kDepth of K
   S* blocks;           // of each thread: kRows rows, kStride apart
   const S** pointers;
 };

@@ -77,17 +77,22 @@ struct BackwardParams {
   void* workspace;   // backward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
-// c = a b, or c += a b, for a and b of one storage type; c has the shape (M, N) and does not
-// overlap a or b.
+// c = a b, or c += a b, for one or two b of the same rows. All of a and b are of one storage type;
+// c has the shape (M, N) and overlaps nothing else.
 struct ProductParams {
-  int64_t M, N, K;
+  struct Side {
+    int64_t N = 0;            // 0: there is none
+    const void* b = nullptr;  // (K, N) with rows `ldb` apart
+    float* c = nullptr;       // (M, N) with rows `ldc` apart
+    int64_t ldb = 0, ldc = 0;
+  };
+  int64_t M, K;
   const void* a;  // (M, K) with rows `lda` apart; transposed: (K, M) with rows `lda` apart
-  const void* b;  // (K, N) with rows `ldb` apart
-  float* c;       // (M, N) with rows `ldc` apart
-  int64_t lda, ldb, ldc;
+  int64_t lda;
   bool a_transposed;
   bool accumulate;  // add to what is in c
   int threads;      // upper bound
+  Side sides[2];
 };
 
 using ProductKernel = void (*)(const ProductParams&);

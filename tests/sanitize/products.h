@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstdio>
+#include <deque>
+#include <optional>
 #include <string>
 
 #include "../../csrc/cpu/dispatch.h"
@@ -16,6 +18,39 @@ struct ProductShape {
 constexpr ProductShape kProductShapes[] = {
     {1, 1, 1}, {3, 17, 33}, {17, 33, 1}, {33, 3, 17}, {245, 33, 259}};
 
+// A b, and the c that it goes into, with `pad` values between the rows of both.
+class ProductSide {
+ public:
+  template <class Draw>
+  ProductSide(int64_t N, int64_t pad, int64_t K, int64_t M, Dtype dtype, const Draw& draw)
+      : N(N), stride(N + pad), b(dtype, draw(K * stride - pad)), before(draw(M * stride - pad)) {}
+
+  fastrnn::cpu::ProductParams::Side params() {
+    c.emplace(Dtype::kFloat32, before);
+    return {N, b.get(), (float*)c->get(), stride, stride};
+  }
+
+  // Whether c holds left b, added to what it held if `add`, and nothing else has changed.
+  template <class Left>
+  bool check(int64_t K, const Left& left, bool add) {
+    const Values b_read = b.values(), actual = c->values();
+    bool right = !b.changed();
+    for (int64_t i = 0; i < int64_t(actual.size()); ++i) {
+      const int64_t m = i / stride, n = i % stride;
+      double truth = n < N && !add ? 0 : before[i];
+      for (int64_t k = 0; n < N && k < K; ++k) truth += left(m, k) * b_read[k * stride + n];
+      right = right && std::fabs(actual[i] - truth) <= (n < N ? 1e-4 : 0);
+    }
+    return right;
+  }
+
+ private:
+  int64_t N, stride;
+  Buffer b;
+  Values before;
+  std::optional<Buffer> c;
+};
+
 // Returns the number of failures; adds to `runs`. `dtype` is that of a and b.
 template <class Draw>
 int check_products(const std::string& isa, fastrnn::cpu::ProductKernel kernel, Dtype dtype,
@@ -23,29 +58,24 @@ int check_products(const std::string& isa, fastrnn::cpu::ProductKernel kernel, D
   if (!kernel) return 0;
   int failures = 0;
   for (const auto& [M, N, K] : kProductShapes) {
-    for (int variant = 0; variant < 8; ++variant) {
+    for (int variant = 0; variant < 16; ++variant) {
       const bool transposed = variant & 1, add = variant & 2;
-      const int64_t pad = variant & 4 ? 3 : 0;
-      const int64_t lda = (transposed ? M : K) + pad, ldb = N + pad, ldc = N + pad;
+      const int64_t pad = variant & 4 ? 3 : 0, lda = (transposed ? M : K) + pad;
       // The last row ends where its values end: what would follow belongs to somebody else.
-      const Values a = draw((transposed ? K : M) * lda - pad), b = draw(K * ldb - pad),
-                   c = draw(M * ldc - pad);
-      const Buffer a_data(dtype, a), b_data(dtype, b);
-      const Values a_read = a_data.values(), b_read = b_data.values();
+      const Buffer a(dtype, draw((transposed ? K : M) * lda - pad));
+      const Values a_read = a.values();
+      std::deque<ProductSide> sides;  // which stay where they are
+      sides.emplace_back(N, pad, K, M, dtype, draw);
+      if (variant & 8) sides.emplace_back(N + 18, 2 * pad, K, M, dtype, draw);
       for (int threads = 1; threads <= 3; ++threads) {
-        const Buffer c_data(Dtype::kFloat32, c);
-        kernel({M, N, K, a_data.get(), b_data.get(), (float*)c_data.get(), lda, ldb, ldc,
-                transposed, add, threads});
-        const Values actual = c_data.values();
-        bool right = !a_data.changed() && !b_data.changed();
-        for (int64_t i = 0; i < int64_t(actual.size()); ++i) {
-          const int64_t m = i / ldc, n = i % ldc;
-          double truth = n < N && !add ? 0 : c[i];
-          for (int64_t k = 0; n < N && k < K; ++k)
-            truth += a_read[transposed ? k * lda + m : m * lda + k] * b_read[k * ldb + n];
-          // Between the rows nothing may change.
-          right = right && std::fabs(actual[i] - truth) <= (n < N ? 1e-4 : 0);
-        }
+        fastrnn::cpu::ProductParams params{M, K, a.get(), lda, transposed, add, threads, {}};
+        for (size_t i = 0; i < sides.size(); ++i) params.sides[i] = sides[i].params();
+        kernel(params);
+        const auto left = [&](int64_t m, int64_t k) {
+          return a_read[transposed ? k * lda + m : m * lda + k];
+        };
+        bool right = !a.changed();
+        for (ProductSide& side : sides) right = side.check(K, left, add) && right;
         ++*runs;
         if (right) continue;
         ++failures;
