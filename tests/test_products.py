@@ -66,6 +66,7 @@ def test_factor(by_onednn, counts):
         assert calls(lambda: factor.times(a, None)) == by_onednn  # noqa: B023
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # said by flags(), of GPUs
 def test_what_stays_with_torch(monkeypatch):
     """Few rows, little work, other types; and everything where the user turned oneDNN off."""
     monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
@@ -76,9 +77,9 @@ def test_what_stays_with_torch(monkeypatch):
     assert calls(lambda: products.product(a.double(), b.double())) == 0
     assert calls(lambda: products.factor(b, [64]).times(a, None)) == 0  # one call does not repay the layout
     assert not reference.outruns_torch("cuda", torch.float32, 64)
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    assert not reference.outruns_torch("cpu", torch.float32, 64)
-    assert calls(lambda: products.product(a, b)) == 0
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not reference.outruns_torch("cpu", torch.float32, 64)
+        assert calls(lambda: products.product(a, b)) == 0
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
