@@ -12,6 +12,9 @@ import fastrnn
 
 # The cases are small and the machine may be shared: threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)
+# At the first backward autograd counts the devices. A test may have pretended by then that there is a GPU
+# (FakeTensorMode on a torch with CUDA), and no forked child could run backward any more (test_cpu_threads.py).
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 def pytest_configure(config):
