@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..registry import CELLS
-from .products import product
+from .products import product, products_across
 from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
 from .scan import scan, scan_gradients
+from .scratch import Scratch
 from .steps import BACKWARD, FORWARD
 from .timing import Timing
 
@@ -24,6 +25,18 @@ def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | No
     if bias is not None and mode != "GRU":
         bias = bias + weights.b_hh
     return product(data, weights.w_ih.t(), bias, out)
+
+
+@torch.inference_mode()  # each of its many small operations is a little quicker for it
+def _recurrence(run, initial: list[Tensor], final: list[Tensor], counts: list[int], order: range) -> None:
+    """Walks one direction from its first step to its last; fills ``run``'s buffers and ``final``."""
+    state = tuple(s[: counts[order[0]]] for s in initial)
+    for t in order:
+        if state[0].size(0) != counts[t]:
+            state = tuple(resized(s, counts[t], *ends) for s, *ends in zip(state, initial, final))
+        state = run.step(t, state)
+    for end, value in zip(final, state):
+        end[: value.size(0)] = value
 
 
 def layer_forward(
@@ -71,15 +84,7 @@ def layer_forward(
         columns = output[:, d * width : (d + 1) * width]
         gates = _input_product(data, group, mode, out=columns if CELLS[mode].gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)
-        order = walk(len(counts), reverse or d == 1)
-        initial, final = [s[d] for s in hx], [s[d] for s in finals]
-        state = tuple(s[: counts[order[0]]] for s in initial)
-        for t in order:
-            if state[0].size(0) != counts[t]:
-                state = tuple(resized(s, counts[t], *ends) for s, *ends in zip(state, initial, final))
-            state = run.step(t, state)
-        for end, value in zip(final, state):
-            end[: value.size(0)] = value
+        _recurrence(run, [s[d] for s in hx], [s[d] for s in finals], counts, walk(len(counts), reverse or d == 1))
         saved += run.saved
 
     output = output.view(*x.shape[:-1], directions * width)
@@ -99,6 +104,24 @@ def _recurrence_backward(run, grad_output: Tensor, grad_final, grad_initial, cou
             grads = (grads[0] + grad_rows[following], *grads[1:])
     for end, value in zip(grad_initial, grads):
         end[: value.size(0)] = value
+
+
+def _weight_gradients(
+    run, grad_input: Tensor, data: Tensor, h_before: Tensor, weights: Direction, scratch: Scratch
+) -> list[Tensor]:
+    """The gradients of one direction's weights, in torch's order."""
+    grad_hidden = run.grad_hidden
+    are_same = grad_input is grad_hidden
+    if are_same:
+        grads = products_across(grad_hidden, [data, h_before], scratch)
+    else:
+        grads = [*products_across(grad_input, [data], scratch), *products_across(grad_hidden, [h_before], scratch)]
+    if weights.b_ih is not None:
+        grad_bias = grad_hidden.sum(0)
+        grads += [grad_bias.clone() if are_same else grad_input.sum(0), grad_bias]
+    if weights.w_hr is not None:
+        grads.append(run.grad_projection())
+    return grads
 
 
 def needs_scan(timing: Timing, hx: Sequence[Tensor], grad_hn: Sequence[Tensor]) -> bool:
@@ -155,22 +178,20 @@ def layer_backward(
         columns = slice(d * width, (d + 1) * width)
         initial = [s[d] for s in hx]
         kept = saved[d * per_direction : (d + 1) * per_direction]
-        run = BACKWARD[mode](kept, output[:, columns], initial, group, counts, backwards)
         order = walk(len(counts), not backwards)
-        _recurrence_backward(
-            run, grad_output[:, columns], [g[d] for g in grad_hn], [g[d] for g in grad_hx], counts, order
-        )
-        grad_input, grad_hidden = run.grad_input(), run.grad_hidden
-        if needs[0]:
-            part = product(grad_input, group.w_ih)
-            grad_data = part if grad_data is None else grad_data.add_(part)
-        if needs[2]:
-            h_before = previous(output[:, columns], initial[0], counts, backwards)
-            grad_weights += [product(grad_input.t(), data), product(grad_hidden.t(), h_before)]
-            if group.b_ih is not None:
-                grad_weights += [grad_input.sum(0), grad_hidden.sum(0)]
-            if group.w_hr is not None:
-                grad_weights.append(run.grad_projection())
+        with Scratch(data) as scratch:
+            with torch.inference_mode():
+                run = BACKWARD[mode](kept, output[:, columns], initial, group, counts, backwards, scratch)
+                _recurrence_backward(
+                    run, grad_output[:, columns], [g[d] for g in grad_hn], [g[d] for g in grad_hx], counts, order
+                )
+            grad_input = run.grad_input()
+            if needs[0]:
+                part = product(grad_input, group.w_ih)
+                grad_data = part if grad_data is None else grad_data.add_(part)
+            if needs[2]:
+                h_before = previous(output[:, columns], initial[0], counts, backwards, scratch)
+                grad_weights += _weight_gradients(run, grad_input, data, h_before, group, scratch)
 
     return (
         grad_data.view(x.shape).to(dtype) if needs[0] else None,

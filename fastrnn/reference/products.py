@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .scratch import Scratch
+
 # Below these a call of oneDNN takes longer than the product: rows, and multiplications of all calls together.
 _ROWS, _WORK = 8, 1 << 20
 
@@ -46,6 +48,14 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None
     return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
 
 
+def products_across(a: Tensor, others: Sequence[Tensor], scratch: Scratch) -> list[Tensor]:
+    """``a.t() @ b`` for every b of ``others``; oneDNN would turn ``a`` anew for each."""
+    across, narrowest = a.t(), min(b.size(1) for b in others)
+    if len(others) > 1 and _is_for_onednn(a, narrowest, a.numel() * narrowest):
+        across = scratch.empty(*across.shape).copy_(across)
+    return [product(across, b) for b in others]
+
+
 class Factor:
     """The right-hand side (K, N) of the products of a time loop."""
 
@@ -67,6 +77,10 @@ class Factor:
         """Adds ``a @ matrix`` to ``out``."""
         return out.addmm_(a, self.matrix)
 
+    def plus(self, addend: Tensor, a: Tensor, out: Tensor) -> Tensor:
+        """``addend + a @ matrix`` in ``out``."""
+        return torch.addmm(addend, a, self.matrix, out=out)
+
 
 class _OneDnnFactor(Factor):
     """The same in oneDNN's layout for products with about ``rows`` rows."""
@@ -83,6 +97,9 @@ class _OneDnnFactor(Factor):
 
     def add_to(self, out: Tensor, a: Tensor) -> Tensor:
         return out.add_(self.times(a, None))
+
+    def plus(self, addend: Tensor, a: Tensor, out: Tensor) -> Tensor:
+        return torch.add(addend, self.times(a, None), out=out)
 
 
 def factor(matrix: Tensor, counts: Sequence[int], bias: Tensor | None = None) -> Factor:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .scratch import Scratch
+
 
 class Direction(NamedTuple):
     """The weights of one direction of a layer. Biases and the projection may be absent."""
@@ -70,10 +72,13 @@ def resized(state: Tensor, rows: int, waiting: Tensor, finished: Tensor | None =
     return state
 
 
-def previous(sequence: Tensor, initial: Tensor, counts: Sequence[int], reverse: bool) -> Tensor:
+def previous(sequence: Tensor, initial: Tensor, counts: Sequence[int], reverse: bool, scratch: Scratch) -> Tensor:
     """For every row of ``sequence`` the state its step started from, as one tensor shaped like it."""
+    if counts[0] == counts[-1]:
+        rest = sequence[counts[0] :] if reverse else sequence[: len(sequence) - counts[0]]
+        return torch.cat([rest, initial] if reverse else [initial, rest], out=scratch.empty(*sequence.shape))
     rows = sequence.split(counts)
     order = walk(len(counts), reverse)
     pieces = [initial[: counts[order[0]]]]
     pieces += [resized(rows[before], counts[t], initial) for before, t in pairwise(order)]
-    return torch.cat(pieces[::-1] if reverse else pieces)
+    return torch.cat(pieces[::-1] if reverse else pieces, out=scratch.empty(*sequence.shape))

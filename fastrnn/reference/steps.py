@@ -1,14 +1,14 @@
 """One time step of every cell, forward and backward, on preallocated whole-sequence buffers.
 
 Forward: ``Forward(gates, weights, out, counts, save)`` binds the buffers of one direction. ``gates`` (N, G*H) holds the
-input product and is turned into the activated gates; ``out`` are the step-wise views of the layer's output columns.
-``step(t, state)`` returns the next state and ``saved`` is what backward needs.
+input product and is overwritten, with the activated gates if they are to be saved; ``out`` are the step-wise views of
+the layer's output columns. ``step(t, state)`` returns the next state and ``saved`` is what backward needs.
 
-Backward: ``Backward(saved, out, initial, weights, counts, reverse)`` folds what it can into coefficients of the whole
-sequence. ``step(t, grad_state, addend)`` turns the gradient of the state after step t into that of the state before
-it, recurrent product included; ``addend``, if given, is added to the gradient of h on the way. Afterwards
-``grad_hidden`` (N, G*H) holds the gradients of the hidden product, ``grad_input()`` those of the input product and
-``grad_projection()`` that of ``w_hr``.
+Backward: ``Backward(saved, out, initial, weights, counts, reverse, scratch)`` folds what it can into coefficients of
+the whole sequence, in memory of a :class:`~.scratch.Scratch`. ``step(t, grad_state, addend)`` turns the gradient of the
+state after step t into that of the state before it, recurrent product included; ``addend``, if given, is added to the
+gradient of h on the way. Afterwards ``grad_hidden`` (N, G*H) holds the gradients of the hidden product,
+``grad_input()`` those of the input product and ``grad_projection()`` that of ``w_hr``.
 """
 
 from __future__ import annotations
@@ -27,55 +27,63 @@ relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 class LSTMForward:
-    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'), then projected if there is a ``w_hr``."""
+    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'), then projected if there is a ``w_hr``.
+
+    A step computes in a place of its own, whose parts are cut out once: a view takes as long as a small operation.
+    """
 
     def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
-        hidden = gates.size(1) // 4
-        cells = gates.new_empty(gates.size(0), hidden) if save else None
-        self.saved = [gates, cells] if save else []
-        self.cells = cells.split(counts) if save else [None] * len(counts)
+        like_c = gates.size(0), gates.size(1) // 4
+        self.saved = [gates, gates.new_empty(like_c), gates.new_empty(like_c)] if save else []
+        self.cells, self.tanh_c = (t.split(counts) for t in self.saved[1:]) if save else [[None] * len(counts)] * 2
         self.recurrent = factor(weights.w_hh.t(), counts)
         self.projection = None if weights.w_hr is None else weights.w_hr.t()
-        self.out = out
-        self.gates = gates.split(counts)
-        self.i_and_f = gates[:, : 2 * hidden].split(counts)
-        self.i, self.f, self.g, self.o = (gate.split(counts) for gate in gates.split(hidden, 1))
+        self.gates, self.out = gates.split(counts), out
+        self.rows = -1
+
+    def _make_room(self, rows: int) -> None:
+        gates, self.rows = self.gates[0], rows
+        hidden = gates.size(1) // 4
+        self.sums, self.activated = gates.new_empty(2, rows, 4 * hidden)
+        self.sum_of_g = self.sums[:, 2 * hidden : 3 * hidden]
+        self.i, self.f, self.g, self.o = self.activated.split(hidden, 1)
 
     def step(self, t: int, state: State) -> State:
         h, c = state
-        self.recurrent.add_to(self.gates[t], h)
-        self.i_and_f[t].sigmoid_()
-        c = torch.mul(c, self.f[t], out=self.cells[t]).addcmul_(self.i[t], self.g[t].tanh_())
-        o = self.o[t].sigmoid_()
+        if self.rows != h.size(0):
+            self._make_room(h.size(0))
+        torch.sigmoid(self.recurrent.plus(self.gates[t], h, out=self.sums), out=self.activated)
+        torch.tanh(self.sum_of_g, out=self.g)
+        c = torch.mul(c, self.f, out=self.cells[t]).addcmul_(self.i, self.g)
+        if self.saved:
+            self.gates[t].copy_(self.activated)
         if self.projection is None:
-            return torch.mul(c.tanh(), o, out=self.out[t]), c
-        return torch.mm(c.tanh().mul_(o), self.projection, out=self.out[t]), c
+            return torch.mul(torch.tanh(c, out=self.tanh_c[t]), self.o, out=self.out[t]), c
+        return torch.mm(torch.tanh(c, out=self.tanh_c[t]) * self.o, self.projection, out=self.out[t]), c
 
 
 class LSTMBackward:
     """Gradients of i, f and g are dc times a factor, that of o is dh times one."""
 
-    def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
-        gates, cells = saved
+    def __init__(self, saved, out: Tensor, initial, weights: Direction, counts: list[int], reverse: bool, scratch):
+        gates, cells, tanh_c = saved
         hidden = cells.size(1)
         i, f, g, o = gates.split(hidden, 1)
-        tanh_c = cells.tanh()
-        h = o * tanh_c
-        self.grad_hidden = torch.empty_like(gates)  # the factors, until each has met its gradient
+        self.grad_hidden = scratch.empty(*gates.shape)  # the factors, until each has met its gradient
         for_i, for_f, for_g, for_o = self.grad_hidden.split(hidden, 1)
         sigmoid_backward(g, i, grad_input=for_i)
-        sigmoid_backward(previous(cells, initial[1], counts, reverse), f, grad_input=for_f)
+        sigmoid_backward(previous(cells, initial[1], counts, reverse, scratch), f, grad_input=for_f)
         tanh_backward(i, g, grad_input=for_g)
-        torch.addcmul(h, h, o, value=-1, out=for_o)
-        self.slope = torch.addcmul(o, h, tanh_c, value=-1, out=tanh_c).split(counts)
+        sigmoid_backward(tanh_c, o, grad_input=for_o)
+        self.unprojected = None if weights.w_hr is None else o * tanh_c
+        self.slope = tanh_backward(o, tanh_c, grad_input=scratch.empty(*cells.shape)).split(counts)
         self.f = f.split(counts)
         self.recurrent, self.w_hr = factor(weights.w_hh, counts), weights.w_hr
         self.grad_rows = self.grad_hidden.split(counts)
-        self.for_ifg = self.grad_hidden[:, : 3 * hidden].unflatten(1, (3, hidden)).split(counts)
+        self.for_ifg = self.grad_hidden[:, : 3 * hidden].unflatten(1, (3, hidden)).transpose(0, 1).split(counts, 1)
         self.for_o = for_o.split(counts)
         if self.w_hr is not None:
-            self.unprojected = h
-            self.grad_h = cells.new_empty(cells.size(0), self.w_hr.size(0))
+            self.grad_h = scratch.empty(cells.size(0), self.w_hr.size(0))
             self.grad_h_rows = self.grad_h.split(counts)
 
     def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
@@ -85,7 +93,7 @@ class LSTMBackward:
             dh = torch.mm(dh, self.w_hr)
         dc = torch.addcmul(dc, dh, self.slope[t])
         self.for_o[t].mul_(dh)
-        self.for_ifg[t].mul_(dc.unsqueeze(1))
+        self.for_ifg[t].mul_(dc)
         return self.recurrent.times(self.grad_rows[t], addend), dc.mul_(self.f[t])
 
     def grad_input(self) -> Tensor:
@@ -124,24 +132,24 @@ class GRUForward:
 class GRUBackward:
     """Every gate gradient is dh times a factor. The buffers hold four a unit: the input's n, then the hidden r z n."""
 
-    def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
+    def __init__(self, saved, out: Tensor, initial, weights: Direction, counts: list[int], reverse: bool, scratch):
         gates, hidden_n = saved
         rows, hidden = hidden_n.shape
         r, z, n = gates.split(hidden, 1)
-        self.grads = gates.new_empty(rows, 4 * hidden)  # the factors, until each has met its gradient
+        self.grads = scratch.empty(rows, 4 * hidden)  # the factors, until each has met its gradient
         for_n, for_r, for_z, for_hidden_n = self.grads.split(hidden, 1)
         tanh_backward(1 - z, n, grad_input=for_n)
         sigmoid_backward(for_n * hidden_n, r, grad_input=for_r)
-        sigmoid_backward(previous(out, initial[0], counts, reverse).sub_(n), z, grad_input=for_z)
+        sigmoid_backward(previous(out, initial[0], counts, reverse, scratch).sub_(n), z, grad_input=for_z)
         torch.mul(for_n, r, out=for_hidden_n)
         self.z, self.recurrent = z.split(counts), factor(weights.w_hh, counts)
-        self.grad_gates = self.grads.unflatten(1, (4, hidden)).split(counts)
+        self.grad_gates = self.grads.unflatten(1, (4, hidden)).transpose(0, 1).split(counts, 1)
         self.grad_hidden = self.grads[:, hidden:]
         self.grad_rows = self.grad_hidden.split(counts)
 
     def step(self, t: int, grad_state: State, addend: Tensor | None) -> State:
         (dh,) = grad_state
-        self.grad_gates[t].mul_(dh.unsqueeze(1))
+        self.grad_gates[t].mul_(dh)
         direct = dh * self.z[t] if addend is None else torch.addcmul(addend, dh, self.z[t])
         return (self.recurrent.add_to(direct, self.grad_rows[t]),)
 
@@ -172,10 +180,10 @@ class ReluForward(TanhForward):
 class TanhBackward:
     """The gradient of the one gate is dh times the slope at the output."""
 
-    def __init__(self, saved, out: Tensor, initial: list[Tensor], weights: Direction, counts: list[int], reverse: bool):
+    def __init__(self, saved, out: Tensor, initial, weights: Direction, counts: list[int], reverse: bool, scratch):
         self.out = out.split(counts)
         self.recurrent = factor(weights.w_hh, counts)
-        self.grad_hidden = torch.empty_like(out, memory_format=torch.contiguous_format)
+        self.grad_hidden = scratch.empty(*out.shape)
         self.grad_rows = self.grad_hidden.split(counts)
 
     def through_activation(self, t: int, dh: Tensor) -> Tensor:

@@ -1,0 +1,142 @@
+"""Memory that one backward pass of the reference leaves to the next."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fastrnn
+from fastrnn.reference import scratch
+from fastrnn.reference.scratch import Scratch
+
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(scratch, "_kept", {})
+
+
+def addresses(like, *counts) -> list[int]:
+    with Scratch(like) as memory:
+        return [memory.empty(count).data_ptr() for count in counts]
+
+
+def test_tensors_of_a_block_share_no_memory():
+    for _ in range(2):  # the second time in what the first has left
+        with Scratch(torch.empty(0)) as memory:
+            tensors = [
+                memory.empty(*sizes).fill_(value) for value, sizes in enumerate([(3, 5), (1,), (0, 7), (20, 20)])
+            ]
+            assert [tuple(t.shape) for t in tensors] == [(3, 5), (1,), (0, 7), (20, 20)]
+            assert all((t == value).all() for value, t in enumerate(tensors))
+
+
+def test_the_next_block_gets_the_same_memory():
+    like = torch.empty(0)
+    addresses(like, 100, 1000)
+    second = addresses(like, 100, 1000)
+    assert addresses(like, 100, 1000) == second
+    assert addresses(like, 50) == second[:1]
+
+
+def test_a_larger_block_gets_what_it_asks_for():
+    like = torch.empty(0)
+    for size in (10, 10_000, 100_000):
+        with Scratch(like) as memory:
+            first, second = memory.empty(size).fill_(1), memory.empty(size).fill_(2)
+            assert first.sum() == size and second.sum() == 2 * size
+
+
+def test_a_block_within_a_block_has_memory_of_its_own():
+    like = torch.empty(0)
+    addresses(like, 1000)
+    with Scratch(like) as outer:
+        kept = outer.empty(1000).fill_(1)
+        with Scratch(like) as inner:
+            inner.empty(1000).fill_(2)
+        assert (kept == 1).all()
+
+
+def test_memory_outlives_an_error_within_the_block():
+    like = torch.empty(0)
+    addresses(like, 1000)
+    with pytest.raises(KeyError), Scratch(like) as memory:
+        used = memory.empty(1000).data_ptr()
+        raise KeyError
+    assert addresses(like, 1000) == [used]
+
+
+def test_an_open_block_shares_with_no_thread_and_no_dtype():
+    like = torch.empty(0)
+    addresses(like, 1000)
+    with Scratch(like) as memory:
+        mine, theirs = memory.empty(1000), []
+        thread = threading.Thread(target=lambda: [theirs.append(addresses(like, 1000)) for _ in range(2)])
+        thread.start()
+        thread.join()
+        with Scratch(like.double()) as other:
+            assert other.empty(3).dtype == torch.float64
+    assert [mine.data_ptr()] not in theirs
+
+
+def test_fake_tensors_leave_nothing():
+    with FakeTensorMode():
+        addresses_of = Scratch(torch.empty(0))
+        with addresses_of as memory:
+            memory.empty(1000)
+    assert not scratch._kept
+
+
+KEPT = """
+import torch, fastrnn
+from fastrnn.reference import scratch
+with fastrnn.backend("reference"):
+    module, x = fastrnn.LSTM(64, 128), torch.randn(100, 16, 64)
+    for _ in range(3):
+        module(x)[0].sum().backward()
+print(sum(memory.nbytes for memory in scratch._kept.values()))
+"""
+
+
+def run_with(limit: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "FASTRNN_CPU_CACHE_MB": limit}
+    return subprocess.run([sys.executable, "-c", KEPT], env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("limit", "least", "most"), [("0", 0, 0), ("2", 2 * MIB, 2 * MIB), ("", 4 * MIB, 16 * MIB)])
+def test_no_more_is_kept_than_allowed(limit, least, most):
+    result = run_with(limit)
+    assert result.returncode == 0, result.stderr
+    assert least <= int(result.stdout) <= most
+
+
+@pytest.mark.parametrize("limit", ["many", "-1", "1.5", "99999999"])
+def test_a_limit_that_is_no_number_is_refused(limit):
+    result = run_with(limit)
+    assert result.returncode != 0
+    assert f"FASTRNN_CPU_CACHE_MB: expected a whole number of MiB, got '{limit}'" in result.stderr
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_gradients_outlive_the_passes_after_theirs(cell):
+    """Nothing that a backward pass hands out lies in what the next one writes."""
+    torch.manual_seed(0)
+    module, x = getattr(fastrnn, cell)(5, 7, bidirectional=True).double(), torch.randn(6, 3, 5, dtype=torch.float64)
+    expected = getattr(torch.nn, cell)(5, 7, bidirectional=True).double()
+    expected.load_state_dict(module.state_dict())
+    held = []
+    with fastrnn.backend("reference"):
+        for factor in (1.0, 2.0, 3.0):
+            given = (factor * x).requires_grad_()
+            held.append((given, torch.autograd.grad(module(given)[0].square().sum(), [given, *module.parameters()])))
+    for given, grads in held:
+        wanted = torch.autograd.grad(expected(given)[0].square().sum(), [given, *expected.parameters()])
+        for got, want in zip(grads, wanted):
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
