@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import _VF, Tensor
 
+from ._call import Call
 from .registry import Cell
 
 _LAYERS = {"LSTM": _VF.lstm, "GRU": _VF.gru, "RNN_TANH": _VF.rnn_tanh, "RNN_RELU": _VF.rnn_relu}
@@ -24,19 +25,22 @@ def step(cell: Cell, input: Tensor, states: Sequence[Tensor], weights: Sequence[
     return [_STEPS[cell.mode](input, states[0], *weights)]
 
 
-def _is_for_cells(cell: Cell, input: Tensor, hx: Sequence[Tensor]) -> bool:
-    if not input.is_cpu or input.size(0) != 1 or input.size(1) == 0:
+def _is_for_cells(call: Call) -> bool:
+    if call.T != 1 or call.packed or call.device != "cpu" or call.B == 0:
         return False
-    if cell.mode != "LSTM":
-        return torch.is_grad_enabled() or hx[0].size(-1) >= 512
-    return input.size(1) < 32 and hx[0].size(-1) == hx[1].size(-1)  # torch's cells know no projection
+    return call.mode != "LSTM" or (call.B < 32 and not call.P)  # torch's cells know no projection
+
+
+def _step_of_layer(cell: Cell, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]):
+    h, *c = step(cell, input.squeeze(0), [h.squeeze(0) for h in hx], weights)
+    output = h.unsqueeze(0)
+    return output, [output.clone(), *[c.unsqueeze(0) for c in c]]
 
 
 def _step_of_stack(cell: Cell, input, hx, weights, layers, directions, dropout):
-    input = input.squeeze(0)
     if layers * directions == 1:
-        after = step(cell, input, [h.squeeze(0) for h in hx], weights)
-        return after[0].unsqueeze(0), [h[None].clone() for h in after[:1]] + [c[None] for c in after[1:]]
+        return _step_of_layer(cell, input, hx, weights)
+    input = input.squeeze(0)
     per_direction, after, states = len(weights) // (layers * directions), [], list(zip(*hx))
     for layer in range(layers):
         rows = range(layer * directions, (layer + 1) * directions)
@@ -49,18 +53,18 @@ def _step_of_stack(cell: Cell, input, hx, weights, layers, directions, dropout):
 
 
 def run(
+    call: Call,
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
-    layers: int,
-    directions: int,
     dropout: float,
     training: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    """A stack of layers; arguments and results as of :func:`fastrnn._stack.run`."""
-    if batch_sizes is None and _is_for_cells(cell, input, hx):
+    """The stack of layers that ``call`` describes; arguments and results as of :func:`fastrnn._stack.run`."""
+    layers, directions = call.layers, call.directions
+    if _is_for_cells(call):
         return _step_of_stack(cell, input, hx, weights, layers, directions, dropout if training else 0.0)
     state = [h.contiguous() for h in hx] if cell.states > 1 else hx[0].contiguous()
     biases = len(weights) // (layers * directions) >= 4

@@ -45,7 +45,7 @@ def check_call(cell: Cell, call: Call, input: Tensor, hx: Sequence[Tensor], weig
 
     device, dtype, tensors = input.device, input.dtype, (*hx, *weights)
     for t, shape in zip(tensors, shapes):
-        if t.shape != shape or t.dtype != dtype or t.device != device:
+        if t.shape != shape or t.dtype is not dtype or t.device != device:
             raise _misfit(cell, input, tensors, shapes, count * call.directions)
 
 

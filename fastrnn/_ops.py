@@ -50,6 +50,11 @@ class LayerOps(NamedTuple):
     backward: Callable
 
 
+def has_extension() -> bool:
+    """Whether the compiled extension is there, with whatever kernels."""
+    return _ext.load() is not None
+
+
 def missing(backend: str) -> str | None:
     """Why this backend's operations cannot be called, or None if they can."""
     extension = _ext.load()
@@ -64,12 +69,12 @@ def missing(backend: str) -> str | None:
 
 def has_cpu_tiles() -> bool:
     """Whether the CPU kernels in use multiply bfloat16 on the CPU's matrix unit (AMX)."""
-    return _ext.load() is not None and _ext.load().cpu.isa() == "amx_bf16"
+    return has_extension() and _ext.load().cpu.isa() == "amx_bf16"
 
 
 def outruns_onednn() -> bool:
     """Whether LSTMs were measured level with oneDNN's or ahead on a CPU like this one."""
-    return _ext.load() is not None and _ext.load().cpu.outruns_onednn()
+    return has_extension() and _ext.load().cpu.outruns_onednn()
 
 
 def layer_ops(backend: str) -> LayerOps:

@@ -61,7 +61,8 @@ def describe(
     step: bool = False,
 ) -> _dispatch.Call:
     """The call that these arguments make, as the backend choice sees it."""
-    packed, width, H = batch_sizes is not None, hx[0].size(-1), hx[-1].size(-1)
+    packed, H = batch_sizes is not None, hx[-1].size(-1)
+    width = hx[0].size(-1) if cell.states > 1 else H
     if packed:
         T, I = batch_sizes.size(0), input.size(-1)
         B = int(batch_sizes[0]) if T else 0
@@ -192,7 +193,7 @@ def run(
     check_call(cell, call, input, hx, weights)
     backend = _dispatch.choose(call)
     if backend == "aten":
-        return *_aten.run(cell, input, batch_sizes, hx, weights, num_layers, directions, dropout, training), []
+        return *_aten.run(call, cell, input, batch_sizes, hx, weights, dropout, training), []
     timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)
     if backend == "cuda" and num_layers > 1:
         lanes, chunks = _plan_wavefront(call, input, extras)

@@ -33,7 +33,10 @@ def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -
 
 def _check_state_dims(hx: list[Tensor], batched: bool) -> None:
     dims = 3 if batched else 2
-    if all(h.dim() == dims for h in hx):
+    for h in hx:
+        if h.dim() != dims:
+            break
+    else:
         return
     case = "batched 3-D" if batched else "unbatched 2-D"
     got = [f"{h.dim()}-D" for h in hx]
@@ -101,8 +104,9 @@ class _Layer(nn.RNNBase):
         if not batched:
             hx = [h.unsqueeze(1) for h in hx]
         for index, (state, width) in enumerate(zip(hx, widths)):
-            which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
-            self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
+            if state.shape != (rows, batch, width):
+                which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
+                self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
         if sorted_indices is not None:
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes

@@ -59,7 +59,7 @@ def test_results_share_no_memory(cell):
 
 
 def test_where_cells_serve():
-    """Where they were measured to be faster: LSTMs of few rows, others in training and with large weights."""
+    """Where they were measured to be no slower: LSTMs of few rows, others always."""
     for mode, kind in (("LSTM", "lstm"), ("GRU", "gru"), ("RNN", "rnn_tanh")):
         module = getattr(fastrnn, mode)(5, 6)
         assert f"aten::{kind}_cell" in operators(lambda: module(torch.randn(1, 31, 5)))  # noqa: B023
@@ -68,6 +68,5 @@ def test_where_cells_serve():
     assert "aten::lstm" in operators(lambda: fastrnn.LSTM(5, 6)(torch.randn(1, 32, 5)))
     assert "aten::lstm" in operators(lambda: fastrnn.LSTM(5, 6, proj_size=3)(torch.randn(1, 3, 5)))
     with torch.no_grad():
-        assert "aten::gru" in operators(lambda: fastrnn.GRU(5, 511)(torch.randn(1, 32, 5)))
-        assert "aten::gru_cell" in operators(lambda: fastrnn.GRU(5, 512)(torch.randn(1, 32, 5)))
+        assert "aten::gru_cell" in operators(lambda: fastrnn.GRU(5, 6)(torch.randn(1, 32, 5)))
         assert "aten::lstm_cell" in operators(lambda: fastrnn.LSTM(5, 6)(torch.randn(1, 31, 5)))
