@@ -10,7 +10,7 @@ _USAGE = """usage: python -m fastrnn COMMAND
 
   info     what was built against what, what is active, and why anything is not
   check    every layer and cell against torch.nn on every device and backend here, with gradcheck
-  prove    the CUDA kernels against torch.nn on a GPU: where they are right and no slower, they then run by themselves
+  prove    the CUDA kernels against torch.nn on a GPU, ahead of first calls: they run where they are right and no slower
   bench    torch.nn against fastrnn on a shape of yours (--help lists the options)
 """
 

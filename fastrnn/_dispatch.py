@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 import torch
 from torch._C._functorch import peek_interpreter_stack
+from torch._guards import detect_fake_mode
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from . import _ops, _proof, reference
+from . import _first_call, _ops, _proof, reference
 from ._call import Call
 
 BACKENDS = ("cuda", "cpu", "aten", "reference")
@@ -109,14 +110,35 @@ def _why_not_proven(call: Call) -> str | None:
     return _proof.why_not(call)
 
 
-def ranking(call: Call) -> tuple[str, ...]:
+def _is_unproven(call: Call, input: torch.Tensor | None) -> bool:
+    """Whether :func:`_why_not_proven` has a reason. Where that is for want of a proof and the call is about to be made,
+    with ``input``, it is proven first."""
+    if not _why_not_proven(call):
+        return False
+    if input is None or _first_call.is_over(call.index, call.mode, call.dtype):
+        return True
+    if detect_fake_mode((input,)) is not None or why_not("cuda", call):
+        return True
+    _first_call.prove(call.index, call.mode, call.dtype)
+    return _why_not_proven(call) is not None
+
+
+def _prove_for_graph(index: int, mode: str, dtype: torch.dtype) -> None:
+    if _forced.get() is None:
+        _first_call.prove(index, mode, dtype)
+
+
+_prove_for_graph._dynamo_marked_constant = True  # done while it traces, and no part of the graph; see _proof
+
+
+def ranking(call: Call, input: torch.Tensor | None = None) -> tuple[str, ...]:
     """The backends from most to least preferred, by what was measured (on CPUs: benchmarks/NOTES.md; on a GPU: by
-    ``python -m fastrnn prove`` on that very one).
+    ``python -m fastrnn prove`` on that very one; with ``input``, now if it has not been done).
 
     The compiled backend of a device that the tensors are not on stands last, for it cannot serve.
     """
     own, other = ("cpu", "cuda") if call.device == "cpu" else ("cuda", "cpu")
-    if call.device == "cuda" and _why_not_proven(call):
+    if call.device == "cuda" and _is_unproven(call, input):
         return ("aten", "reference", own, other)
     if call.device == "cpu" and _torch_is_ahead(call):
         return ("aten", own, "reference", other)
@@ -138,8 +160,10 @@ def _refusal(name: str, reasons: list[str]) -> str:
     return f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
 
 
-def choose(call: Call) -> str:
+def choose(call: Call, input: torch.Tensor | None = None) -> str:
     """The backend that serves ``call``.
+
+    With ``input`` the call is about to be made: the first of its kind on a GPU proves the kernels (``_first_call``).
 
     Where none is forced and torch looks on (:func:`_ops.is_watched`), that is the operators of ``torch.ops.fastrnn``,
     named by the device.
@@ -155,11 +179,11 @@ def choose(call: Call) -> str:
         if reasons:
             raise RuntimeError(_refusal(name, reasons))
         return name
-    if _ops.is_watched() and not call.transformed and (call.device != "cuda" or not _why_not_proven(call)):
+    if _ops.is_watched() and not call.transformed and (call.device != "cuda" or not _is_unproven(call, input)):
         return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
-    for candidate in ranking(call):
+    for candidate in ranking(call, input):
         if candidate in ("cpu", "cuda") and not _ops.has_extension():
-            continue  # seen sooner than said
+            continue  # why_not would find it too, more slowly
         if not why_not(candidate, call):
             return candidate
     raise AssertionError("the reference serves every call")
@@ -177,8 +201,11 @@ def _choose_for_graph(call: Call) -> str:
         raise RuntimeError(_refusal("aten", why_not("aten", call)))
     if _environment == "aten":
         return "aten"
-    if call.device == "cuda" and _environment is None and _why_not_proven(call):
-        return "reference" if call.extended else "aten"
+    if call.device == "cuda" and _environment is None:
+        if not call.transformed and call.dtype in _COMPILED_DTYPES:
+            _prove_for_graph(call.index, call.mode, call.dtype)
+        if _why_not_proven(call):
+            return "reference" if call.extended else "aten"
     return call.device
 
 
@@ -243,7 +270,9 @@ class Explanation:
 
 def _preference(call: Call, chosen: str, other: str) -> str:
     unproven = _why_not_proven(call) if other == "cuda" else None
-    return unproven or f"{chosen} is preferred for this call"
+    if unproven:
+        return unproven + _first_call.outlook(call.index, call.mode, call.dtype)
+    return f"{chosen} is preferred for this call"
 
 
 def explanation(call: Call, like: torch.Tensor | None = None, recomputed: bool = False) -> Explanation:

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import torch
 
-from . import _ext, _proof
+from . import _ext, _first_call, _proof
 
 # Settings that change what runs or how fast; PREFIX* stands for all that start so.
 _VARIABLES = (
@@ -66,7 +66,9 @@ def _cuda() -> list[tuple[str, str]]:
         rows.append((f"cuda:{index}", f"{text}, not served: {why_not}" if why_not else text))
         if not missing and not why_not:
             proof = _proof.verdict_of(index)
-            rows.append((f"cuda:{index} proof", f"none: {proof}" if isinstance(proof, str) else str(proof)))
+            rows.append(
+                (f"cuda:{index} proof", f"none: {proof}{_first_call.habit()}" if isinstance(proof, str) else str(proof))
+            )
     if count == 0:
         why = "no GPU is visible" if torch.version.cuda else "this torch has no CUDA"
         rows.append(("devices", f"cpu only: {why}"))

@@ -1,9 +1,10 @@
 """Whether the CUDA kernels have proven themselves on the GPU at hand, and what follows for a call.
 
-``python -m fastrnn prove`` (``_prove``) measures and writes a verdict; here it is read, once per process and device,
-and asked about calls. A verdict is one JSON file per GPU name and compute capability, in ``$FASTRNN_CACHE_DIR``,
-``$XDG_CACHE_HOME/fastrnn`` or ``~/.cache/fastrnn``. Its stamp says what it was found with; where anything of that has
-changed since, it counts for nothing. No file, however damaged, makes a call fail.
+``python -m fastrnn prove`` (``_prove``), started by a user or by the first call of a kind (``_first_call``), measures
+and writes a verdict; here it is read, once per process and device, and asked about calls. A verdict is one JSON file
+per GPU name and compute capability, in ``$FASTRNN_CACHE_DIR``, ``$XDG_CACHE_HOME/fastrnn`` or ``~/.cache/fastrnn``. Its
+stamp says what it was found with; where anything of that has changed since, it counts for nothing. No file, however
+damaged, makes a call fail.
 
 What is found is found for a kind of call: mode, dtype, precision of float32 products, with or without gradients. A
 kind is ``right`` if every result was, ``wrong`` or ``failed`` otherwise. Times are kept by variant of the call
@@ -23,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +65,12 @@ class Kind(NamedTuple):
     def __str__(self) -> str:
         parts = self.mode, self.dtype, self.precision, "training" if self.grad else "forward"
         return " ".join(part for part in parts if part)
+
+
+def kinds_of(mode: str, dtype: str) -> list[Kind]:
+    """All kinds of call of a cell in a dtype."""
+    precisions = ("ieee", "tf32") if dtype == "float32" else ("",)
+    return [Kind(mode, dtype, precision, grad) for precision in precisions for grad in (False, True)]
 
 
 class Speed(NamedTuple):
@@ -199,6 +207,15 @@ def save(verdict: Verdict) -> Path:
     return path
 
 
+def add(gpu: Gpu, findings: dict[str, Finding], afresh: bool = False) -> Verdict:
+    """Writes findings down, beside those of the GPU's verdict if that counts; ``afresh``: in its place."""
+    known = UNPROVEN if afresh else read(gpu)
+    kept = {} if isinstance(known, str) else known.findings
+    verdict = Verdict(gpu, datetime.now(timezone.utc).strftime("%Y-%m-%d"), stamp(), kept | findings)
+    save(verdict)
+    return verdict
+
+
 def forget(gpu: Gpu) -> bool:
     """Deletes the GPU's verdict; whether there was one."""
     there = path_of(gpu).exists()
@@ -242,6 +259,14 @@ def verdict_of(index: int) -> Verdict | str:
     """The verdict on ``cuda:index``, or why there is none; read once per process."""
     gpu = gpu_at(index)
     return gpu if isinstance(gpu, str) else read(gpu)
+
+
+def is_open(index: int, mode: str, dtype: str) -> bool:
+    """Whether kernels are there for ``cuda:index``, and no finding that counts on a cell in a dtype."""
+    verdict = verdict_of(index)
+    if isinstance(verdict, str):
+        return not isinstance(gpu_at(index), str)
+    return not any(str(kind) in verdict.findings for kind in kinds_of(mode, dtype))
 
 
 def variants_of(call: Call) -> tuple[str, ...]:

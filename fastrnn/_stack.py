@@ -191,7 +191,7 @@ def run(
     directions = 2 if bidirectional else 1
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, extras is not None)
     check_call(cell, call, input, hx, weights)
-    backend = _dispatch.choose(call)
+    backend = _dispatch.choose(call, input)
     if backend == "aten":
         return *_aten.run(call, cell, input, batch_sizes, hx, weights, dropout, training), []
     timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)

@@ -82,7 +82,7 @@ def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
     call = describe(cell, data, None, hx, weights, step=True)
     check_call(cell, call, data, hx, weights)
-    backend = _dispatch.choose(call)
+    backend = _dispatch.choose(call, input)
     if backend == "aten":
         return _aten.step(cell, input, states, weights)
     if call.transformed:

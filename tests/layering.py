@@ -32,6 +32,7 @@ PYTHON_ORDER = [
     {"_ops"},
     {"_call", "_autograd"},
     {"_proof"},
+    {"_first_call"},
     {"_dispatch"},
     {"_graph"},
     {"_checks", "_chunks", "_extras"},

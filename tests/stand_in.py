@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from fastrnn import _dispatch, _ext, _ops, _proof
+from fastrnn import _dispatch, _ext, _first_call, _ops, _proof
 from fastrnn._call import Call
 from fastrnn._proof import RIGHT, Finding, Gpu, Speed, Verdict
 
@@ -17,14 +19,30 @@ ORDER = ["cuda", "aten", "reference", "cpu"]
 AFTER = ["aten", "reference", "cuda", "cpu"]
 
 
+# A GPU that all kernels are built for, but that none can be started on; a call's proof is stand_in_prover.py's.
+IN_PLACE = (
+    (_proof, "gpu_at", lambda index: GPU if index == 0 else f"there is no cuda:{index}"),
+    (_proof, "_digest", lambda: "as built"),
+    (_ops, "missing", lambda backend: None),
+    (_dispatch, "_environment", None),
+    (_first_call, "PROGRAM", (str(Path(__file__).with_name("stand_in_prover.py")),)),
+)
+
+
+def pretend() -> None:
+    """All that in a process of its own."""
+    for module, name, value in IN_PLACE:
+        setattr(module, name, value)
+
+
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch, tmp_path):
-    """A folder of its own, and a GPU that all kernels are built for, but that none can be started on."""
+    """All that, and a folder of its own."""
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(_proof, "gpu_at", lambda index: GPU if index == 0 else f"there is no cuda:{index}")
-    monkeypatch.setattr(_proof, "_digest", lambda: "as built")
-    monkeypatch.setattr(_ops, "missing", lambda backend: None)
-    monkeypatch.setattr(_dispatch, "_environment", None)
+    for module, name, value in IN_PLACE:
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(_first_call, "_tried", {})
+    monkeypatch.setattr(_first_call, "_spent", 0.0)
     _proof.verdict_of.cache_clear()
     yield GPU
     _proof.verdict_of.cache_clear()

@@ -293,7 +293,7 @@ def stack(cuda, monkeypatch):
     """stack(function, inputs, host) captures ``function()``, a call of modules; then its inputs are new ones."""
     extension = types.SimpleNamespace(cuda=cuda, cpu=cuda)
     monkeypatch.setattr(_ext, "load", lambda: extension)
-    monkeypatch.setattr(_dispatch, "choose", lambda call: "cuda")
+    monkeypatch.setattr(_dispatch, "choose", lambda call, input=None: "cuda")
     for module in (_autograd, _stack):  # a graph does not watch; extras are checked by values where nobody does
         monkeypatch.setattr(module, "is_watched", lambda: False)
     cuda.override_tier("cta")

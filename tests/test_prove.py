@@ -12,11 +12,11 @@ import types
 
 import pytest
 import torch
-from stand_in import AFTER, GPU, ORDER, compiled, gpu, known, order, said, verdict  # noqa: F401
+from stand_in import AFTER, GPU, ORDER, PLAIN, compiled, gpu, known, order, said, verdict  # noqa: F401
 
 import fastrnn
 from fastrnn import __main__ as command
-from fastrnn import _dispatch, _ext, _info, _ops, _proof
+from fastrnn import _dispatch, _ext, _first_call, _info, _ops, _proof
 from fastrnn._call import Call
 from fastrnn._proof import RIGHT, WRONG, Finding, Kind, Speed
 from fastrnn._prove import cli, shapes
@@ -137,6 +137,93 @@ def test_what_was_known_before_is_gone_when_a_run_begins():
     assert order() == AFTER and "LSTM float16 forward was left out" in said()
 
 
+# --- some pairs only ---------------------------------------------------------------------------------------------
+
+
+def prescribed(monkeypatch, *ends) -> list:
+    """What the supervisor says, whatever is asked; the tasks that it was given."""
+    tasks = []
+    monkeypatch.setattr(cli, "outcomes", lambda task, *_: tasks.append(task) or iter(ends))
+    return tasks
+
+
+def only(*pairs: str, more=()) -> int:
+    return command.main(["prove", "--only", *pairs, *more])
+
+
+def test_only_some_pairs_beside_what_is_known(monkeypatch):
+    lstm, gru = Pair("LSTM", "float32"), Pair("GRU", "float16")
+    known()
+    tasks = prescribed(monkeypatch, (lstm, [], "a crash"), (gru, [row(gru)], ""))
+    assert only("LSTM:float32", "GRU:float16", more=["--quick"]) == 1
+    assert tasks == [Task((lstm, gru), "cuda:0", seconds=cli.QUICK_SECONDS, quick=True)]
+    found = _proof.read(GPU).findings
+    assert [finding.state for finding in found.values()] == [RIGHT, *["failed"] * 4, RIGHT]
+    prescribed(monkeypatch, (lstm, [row(lstm)], ""))
+    assert only("LSTM:float32") == 0 and _proof.read(GPU).findings["GRU float16 forward"].state == RIGHT
+
+
+def test_only_some_pairs_do_not_make_an_outdated_verdict_count(monkeypatch):
+    _proof.save(verdict({"LSTM float16 forward": Finding(RIGHT, speeds=PLAIN)}, torch="1.0"))
+    prescribed(monkeypatch, (Pair("GRU", "float16"), [row(("GRU", "float16"))], ""))
+    assert only("GRU:float16") == 0
+    assert list(_proof.read(GPU).findings) == ["GRU float16 forward"]
+
+
+def test_what_others_write_meanwhile_stays(monkeypatch):
+    gru = Pair("GRU", "float16")
+
+    def outcomes(*_):
+        known()
+        yield gru, [row(gru)], ""
+
+    monkeypatch.setattr(cli, "outcomes", outcomes)
+    for arguments in (["prove"], ["prove", "--only", "GRU:float16"]):
+        assert command.main(arguments) == 0
+        assert sorted(_proof.read(GPU).findings) == ["GRU float16 forward", "LSTM float16 forward"]
+        _proof.forget(GPU)
+
+
+PAIR = Pair("LSTM", "float16")
+NO_MEMORY = row(PAIR)._replace(status="error", ratio=0.0, detail="OutOfMemoryError: CUDA out of memory. Tried to")
+
+
+@pytest.mark.parametrize(
+    "rows, why",
+    [
+        ([row(PAIR), NO_MEMORY._replace(variant="projected")], ""),
+        ([NO_MEMORY._replace(detail="RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED")], ""),
+        ([], "CUDA-capable device(s) is/are busy or unavailable, before anything was measured"),
+        ([row(PAIR)], "the process was ended by SIGKILL"),
+    ],
+)
+def test_what_may_pass_is_not_written_down(monkeypatch, capsys, rows, why):
+    before = known("wrong", detail="of this")
+    prescribed(monkeypatch, (PAIR, rows, why))
+    assert only("LSTM:float16") == 3
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("python -m fastrnn prove: LSTM float16 could not be judged: ")
+    assert (why or rows[-1].detail) in said[-1]
+    assert _proof.read(GPU).findings == before.findings
+    prescribed(monkeypatch, (PAIR, [*rows, row(PAIR)._replace(status="WRONG", detail="off")], ""))
+    assert only("LSTM:float16") == 1 and "off" in _proof.read(GPU).findings["LSTM float16 forward"].detail
+    prescribed(monkeypatch, (PAIR, rows, why))
+    assert command.main(["prove"]) in (0, 1)  # told to prove all, it says what it found of each
+
+
+def test_a_device_that_lets_nobody_in_says_why():
+    ends = list(outcomes(Task((PAIR,), "cuda:7"), print, Patience(60, 60)))
+    assert len(ends) == 1 and ends[0][2].endswith(", before anything was measured")
+    assert "exit status" not in ends[0][2] and cli._passing([], ends[0][2])
+
+
+@pytest.mark.parametrize("pair", ["LSTM", "LSTM:", "LSTM:int8", "lstm:float16", "RNN:float32"])
+def test_a_pair_that_there_is_not(pair, capsys):
+    with pytest.raises(SystemExit) as end:
+        only(pair)
+    assert end.value.code == 2 and "expected a pair such as LSTM:float32" in capsys.readouterr().err
+
+
 def test_a_variant_that_cannot_be_run_is_lacking():
     good, bad = row(("LSTM", "float16")), row(("LSTM", "float16"))._replace(status="error", ratio=0.0, detail="no room")
     finding = cli._finding([good, bad._replace(variant="projected")])
@@ -225,7 +312,7 @@ def test_info_has_a_line_for_every_gpu(monkeypatch):
     monkeypatch.setattr(_ext, "why_no_cuda", lambda: None)
     monkeypatch.setattr(_ext, "load", lambda: types.SimpleNamespace(cuda=None))
     monkeypatch.setattr(_ext, "build", types.SimpleNamespace(cuda_archs="9.0"))
-    assert ("cuda:0 proof", f"none: {_proof.UNPROVEN}") in _info._cuda()
+    assert ("cuda:0 proof", f"none: {_proof.UNPROVEN}{_first_call.habit()}") in _info._cuda()
     _proof.save(verdict({"LSTM float16 forward": Finding(RIGHT), "GRU float16 forward": Finding(WRONG)}))
     line = "proven 2026-01-02: 1 of 2 kinds of call right; GRU float16 forward wrong"
     assert ("cuda:0 proof", line) in _info._cuda()

@@ -154,7 +154,7 @@ def test_the_plan_explains_itself(cuda):
 def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
     """As on a GPU, with the emulator in the place of the extension's CUDA part."""
     monkeypatch.setattr(_dispatch._ops._ext, "load", lambda: types.SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(_dispatch, "choose", lambda call: "cuda")
+    monkeypatch.setattr(_dispatch, "choose", lambda call, input=None: "cuda")
     call = _dispatch.Call("GRU", "cuda", torch.float16, T=5, B=3, I=2, H=40, directions=2)
     text = str(_dispatch.explanation(call, torch.empty(0, dtype=torch.float16)))
     assert text.startswith(

@@ -36,7 +36,7 @@ def log(cuda, monkeypatch):
     log = Log()
     extension = types.SimpleNamespace(cuda=Kernels(cuda, log), cpu=cuda)
     monkeypatch.setattr(_ext, "load", lambda: extension)
-    monkeypatch.setattr(_dispatch, "choose", lambda call: "cuda")
+    monkeypatch.setattr(_dispatch, "choose", lambda call, input=None: "cuda")
     monkeypatch.setattr(_wavefront, "Lanes", lanes_of(log))
     cuda.override_tier("cta")
     cuda.override_wavefront(3)

@@ -101,9 +101,9 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
         return errors(ours.names, our_results, torchs(first), exact, floor(case, setting.precision))
 
     with _forced(setting.backend):
-        with torch.set_grad_enabled(ours.training):
-            served = served_by(fastrnn.explain(ours.module, first.x, **first.asked), ours.training)
         found = gate(ours(first))
+        with torch.set_grad_enabled(ours.training):  # after the first call, which may change the choice
+            served = served_by(fastrnn.explain(ours.module, first.x, **first.asked), ours.training)
         if not all(error.ok for error in found):
             return [_wrong("eager", served, found)]
         if other is not torchs:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 
 import torch
 
 from .. import _proof
-from .._proof import COMMAND, FAILED, RIGHT, VARIANTS, WRONG, Finding, Gpu, Kind, Speed, Verdict
+from .._proof import COMMAND, FAILED, RIGHT, VARIANTS, WRONG, Finding, Gpu, Speed, Verdict
 from ..registry import CELLS
-from .supervisor import PATIENCE, Patience, outcomes
+from .supervisor import PATIENCE, UNREADY, Patience, outcomes
 from .worker import Pair, Row, Task, work
 
 # What most users run comes first: a run that is cut short keeps what it has found.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PAIRS = tuple(Pair(mode, dtype) for dtype in DTYPES for mode in CELLS)
 QUICK_SECONDS = 0.02
+# With --only someone may be waiting (fastrnn._first_call); what is to be told in time is told before they give up.
+HASTY = Patience(60.0, 60.0)
+# What says nothing of the kernels, in the words of torch, CUDA's libraries and the supervisor.
+_PASSING = re.compile(
+    rf"out of memory|OutOfMemory|MemoryError|ALLOC_FAILED|allocate memory|SIG(KILL|TERM|INT)|{UNREADY}"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 if all was right, 1 if something was wrong or failed, 2 if there is nothing to prove, 130 if interrupted."""
+    """0 if all was right, 1 if something was wrong or failed, 2 if there is nothing to prove, 130 if interrupted; with
+    --only 3 if a pair could not be judged, for a reason that may pass."""
     parser = _parser()
     args = parser.parse_args(argv)
     try:
@@ -37,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"forgotten: {_proof.path_of(gpu)}" if there else f"{gpu.name} has no verdict to forget")
             return 0
         seconds = args.seconds or (QUICK_SECONDS if args.quick else Task.seconds)
-        return prove(Task(PAIRS, str(device), seconds=seconds, quick=args.quick), gpu)
+        task = Task(tuple(args.only or PAIRS), str(device), seconds=seconds, quick=args.quick)
+        return prove(task, gpu, HASTY if args.only else PATIENCE, afresh=not args.only)
     except KeyboardInterrupt:
         print("interrupted: the verdict holds what was found so far", file=sys.stderr)
         return 130
@@ -55,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda:0", help="default: %(default)s")
     parser.add_argument("--seconds", type=_positive, help=f"for each time taken (default: {Task.seconds})")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, shorter times: a rougher verdict")
+    parser.add_argument(
+        "--only", type=_pair, nargs="+", metavar="CELL:DTYPE", help="these pairs alone; what is known of others stays"
+    )
     parser.add_argument("--forget", action="store_true", help="delete the verdict on this GPU instead")
     return parser
 
@@ -64,6 +75,14 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
     return value
+
+
+def _pair(text: str) -> Pair:
+    pair = Pair(*text.partition(":")[::2])
+    if pair not in PAIRS:
+        known = f"{', '.join(CELLS)} with {', '.join(DTYPES)}"
+        raise argparse.ArgumentTypeError(f"expected a pair such as LSTM:float32 ({known}), got {text!r}")
+    return pair
 
 
 def _device(text: str) -> torch.device:
@@ -77,22 +96,37 @@ def _device(text: str) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-def prove(task: Task, gpu: Gpu, patience: Patience = PATIENCE, doing: Callable = work) -> int:
+def prove(task: Task, gpu: Gpu, patience: Patience = PATIENCE, doing: Callable = work, afresh: bool = True) -> int:
     """Measures the task's pairs and keeps the verdict up to date in its file; the exit status.
 
-    What is known of the GPU from before is forgotten at once: the file has nothing that this run did not find.
+    ``afresh``: what is known of the GPU from before is forgotten at once, and the file has what this run finds. Else it
+    stays, if it counts, and pairs that could not be judged are left out.
     """
-    verdict = Verdict(gpu, datetime.now(timezone.utc).strftime("%Y-%m-%d"), _proof.stamp(), {})
-    path = _proof.save(verdict)
+    verdict = _proof.add(gpu, {}, afresh)
     heading = f"{gpu.name}, compute capability {gpu.capability}, torch {torch.__version__}"
     print(f"{heading}: {len(task.pairs)} pairs of cell and dtype", flush=True)
+    found, unjudged = {}, []
     for pair, rows, why in outcomes(task, _print, patience, doing):
         if why:
             print(f"{pair}: FAILED  {why}", flush=True)
-        verdict = replace(verdict, findings=verdict.findings | findings(pair, rows, why))
-        _proof.save(verdict)
-    print(f"\n{table(verdict)}\n\n{_closing(verdict)}\nwritten to {path}")
-    return 0 if all(found.state == RIGHT for found in verdict.findings.values()) else 1
+        if not afresh and (passing := _passing(rows, why)):
+            unjudged.append(f"{pair} could not be judged: {passing}")
+            continue
+        found |= findings(pair, rows, why)
+        verdict = _proof.add(gpu, found)
+    verdict = replace(verdict, findings=found)
+    print(f"\n{table(verdict)}\n\n{_closing(verdict)}\nwritten to {_proof.path_of(gpu)}")
+    for line in unjudged:
+        print(f"{COMMAND}: {line}", file=sys.stderr)
+    return 3 if unjudged else 0 if all(finding.state == RIGHT for finding in found.values()) else 1
+
+
+def _passing(rows: list[Row], why: str) -> str | None:
+    """What kept a pair from being judged that may not do so the next time; a wrong result is judged in any case."""
+    if any(row.status == "WRONG" for row in rows):
+        return None
+    said = (why, *(f"{row.shape}: {row.detail}" for row in rows if row.status == "error"))
+    return next((text for text in said if _PASSING.search(text)), None)
 
 
 def _print(row: Row) -> None:
@@ -106,9 +140,7 @@ def _print(row: Row) -> None:
 def findings(pair: Pair, rows: list[Row], why: str) -> dict[str, Finding]:
     """What the rows of a pair say of its kinds; ``why`` it failed, if it did."""
     if why:
-        precisions = ("ieee", "tf32") if pair.dtype == "float32" else ("",)
-        kinds = [Kind(*pair, precision, grad) for precision in precisions for grad in (False, True)]
-        return {str(kind): Finding(FAILED, why) for kind in kinds}
+        return {str(kind): Finding(FAILED, why) for kind in _proof.kinds_of(*pair)}
     found = {}
     for kind in dict.fromkeys(row.kind for row in rows):
         found[str(kind)] = _finding([row for row in rows if row.kind == kind])

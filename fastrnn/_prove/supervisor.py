@@ -19,6 +19,7 @@ class Patience:
 
 
 PATIENCE = Patience()
+UNREADY = "before anything was measured"
 
 
 class _Child:
@@ -69,7 +70,7 @@ def outcomes(
             said = child.hear(patience.start)
             if isinstance(said, Broken):
                 for pair in left:
-                    yield pair, [], f"{said.why}, before anything was measured"
+                    yield pair, [], f"{said.why}, {UNREADY}"
                 return
             while left and not isinstance(said, Broken):
                 rows: list[Row] = []

@@ -65,9 +65,13 @@ class Broken(NamedTuple):
 def work(pipe: Connection, task: Task) -> None:
     """Measures the task's pairs in order, and sends a Row for every shape."""
     device = torch.device(task.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    torch.zeros(1, device=device).item()
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # of whatever type, it is about the device
+        pipe.send(Broken(f"{type(error).__name__}: {error}".splitlines()[0]))
+        return
     gc.freeze()  # each time taken begins with a collection: it need not look through all of torch
     pipe.send(Ready())
     for pair in task.pairs:
