@@ -33,9 +33,8 @@ class LSTMForward:
     """
 
     def __init__(self, gates: Tensor, weights: Direction, out: list[Tensor], counts: list[int], save: bool):
-        like_c = gates.size(0), gates.size(1) // 4
-        self.saved = [gates, gates.new_empty(like_c), gates.new_empty(like_c)] if save else []
-        self.cells, self.tanh_c = (t.split(counts) for t in self.saved[1:]) if save else [[None] * len(counts)] * 2
+        self.saved = [gates, gates.new_empty(gates.size(0), gates.size(1) // 4)] if save else []
+        self.cells = self.saved[1].split(counts) if save else [None] * len(counts)
         self.recurrent = factor(weights.w_hh.t(), counts)
         self.projection = None if weights.w_hr is None else weights.w_hr.t()
         self.gates, self.out = gates.split(counts), out
@@ -58,17 +57,18 @@ class LSTMForward:
         if self.saved:
             self.gates[t].copy_(self.activated)
         if self.projection is None:
-            return torch.mul(torch.tanh(c, out=self.tanh_c[t]), self.o, out=self.out[t]), c
-        return torch.mm(torch.tanh(c, out=self.tanh_c[t]) * self.o, self.projection, out=self.out[t]), c
+            return torch.mul(c.tanh(), self.o, out=self.out[t]), c
+        return torch.mm(c.tanh().mul_(self.o), self.projection, out=self.out[t]), c
 
 
 class LSTMBackward:
     """Gradients of i, f and g are dc times a factor, that of o is dh times one."""
 
     def __init__(self, saved, out: Tensor, initial, weights: Direction, counts: list[int], reverse: bool, scratch):
-        gates, cells, tanh_c = saved
+        gates, cells = saved
         hidden = cells.size(1)
         i, f, g, o = gates.split(hidden, 1)
+        tanh_c = torch.tanh(cells, out=scratch.empty(*cells.shape))
         self.grad_hidden = scratch.empty(*gates.shape)  # the factors, until each has met its gradient
         for_i, for_f, for_g, for_o = self.grad_hidden.split(hidden, 1)
         sigmoid_backward(g, i, grad_input=for_i)
@@ -76,7 +76,7 @@ class LSTMBackward:
         tanh_backward(i, g, grad_input=for_g)
         sigmoid_backward(tanh_c, o, grad_input=for_o)
         self.unprojected = None if weights.w_hr is None else o * tanh_c
-        self.slope = tanh_backward(o, tanh_c, grad_input=scratch.empty(*cells.shape)).split(counts)
+        self.slope = tanh_backward(o, tanh_c, grad_input=tanh_c).split(counts)
         self.f = f.split(counts)
         self.recurrent, self.w_hr = factor(weights.w_hh, counts), weights.w_hr
         self.grad_rows = self.grad_hidden.split(counts)
