@@ -25,7 +25,8 @@ def step(cell: Cell, input: Tensor, states: Sequence[Tensor], weights: Sequence[
     return [_STEPS[cell.mode](input, states[0], *weights)]
 
 
-def _is_for_cells(call: Call) -> bool:
+def is_step(call: Call) -> bool:
+    """Whether torch's cells compute the call."""
     if call.T != 1 or call.packed or call.device != "cpu" or call.B == 0:
         return False
     return call.mode != "LSTM" or (call.B < 32 and not call.P)  # torch's cells know no projection
@@ -64,7 +65,7 @@ def run(
 ) -> tuple[Tensor, list[Tensor]]:
     """The stack of layers that ``call`` describes; arguments and results as of :func:`fastrnn._stack.run`."""
     layers, directions = call.layers, call.directions
-    if _is_for_cells(call):
+    if is_step(call):
         return _step_of_stack(cell, input, hx, weights, layers, directions, dropout if training else 0.0)
     state = [h.contiguous() for h in hx] if cell.states > 1 else hx[0].contiguous()
     biases = len(weights) // (layers * directions) >= 4

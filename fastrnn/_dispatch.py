@@ -182,7 +182,7 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
     if _ops.is_watched() and not call.transformed and (call.device != "cuda" or not _is_unproven(call, input)):
         return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
     for candidate in ranking(call, input):
-        if candidate in ("cpu", "cuda") and not _ops.has_extension():
+        if candidate == "cpu" and not _ops.has_extension():
             continue  # why_not would find it too, more slowly
         if not why_not(candidate, call):
             return candidate

@@ -126,7 +126,7 @@ class _Layer(nn.RNNBase):
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
         output, hn, sequences = run(
             cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes,
-            extras,
+            extras, is_module=True,
         )  # fmt: skip
         if batch_sizes is not None:
             if input.unsorted_indices is not None:

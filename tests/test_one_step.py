@@ -70,3 +70,27 @@ def test_where_cells_serve():
     with torch.no_grad():
         assert "aten::gru_cell" in operators(lambda: fastrnn.GRU(5, 6)(torch.randn(1, 32, 5)))
         assert "aten::lstm_cell" in operators(lambda: fastrnn.LSTM(5, 6)(torch.randn(1, 31, 5)))
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("position", range(4))
+def test_a_weight_that_does_not_fit_is_noticed(cell, position):
+    """By torch's cells, to which a module's step leaves it, or before."""
+    for shape in ((7, 5), (24, 7), (7,), (23,), (48,)):
+        module = getattr(fastrnn, cell)(5, 6)
+        name = module._flat_weights_names[position]
+        if getattr(module, name).dim() != len(shape):
+            continue
+        setattr(module, name, torch.nn.Parameter(torch.randn(shape)))
+        with fastrnn.backend("aten"), pytest.raises(RuntimeError):
+            module(torch.randn(1, 3, 5))
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_a_weight_of_another_dtype_is_noticed(cell):
+    for position in range(4):
+        module = getattr(fastrnn, cell)(5, 6)
+        name = module._flat_weights_names[position]
+        setattr(module, name, torch.nn.Parameter(getattr(module, name).double()))
+        with fastrnn.backend("aten"), pytest.raises((RuntimeError, ValueError)):
+            module(torch.randn(1, 3, 5))
