@@ -292,6 +292,13 @@ def precision_in_force(dtype: torch.dtype, op: str = "rnn") -> str:
     return "tf32" if _PRECISION("cuda", op) == "tf32" else "ieee"
 
 
+def precision_of(call: Call) -> str:
+    """In which precision the kernels multiply float32: one step in tf32 only where that is allowed to layers and, as
+    torch's cells have it, to matmul."""
+    precision = precision_in_force(call.dtype)
+    return precision_in_force(call.dtype, "matmul") if precision == "tf32" and call.T == 1 else precision
+
+
 def _slow(speeds: Iterable[Speed]) -> str | None:
     """The slowest measurement, in words, if it was slower than torch."""
     slowest = min(speeds, key=lambda speed: speed.ratio)
@@ -340,13 +347,7 @@ def why_not(call: Call) -> str | None:
     verdict = verdict_of(call.index)
     if isinstance(verdict, str):
         return verdict
-    precision = precision_in_force(call.dtype)
-    if call.step and precision == "tf32" and precision_in_force(call.dtype, "matmul") != "tf32":
-        return (
-            "torch's cells follow torch.backends.cuda.matmul.fp32_precision, which is not tf32; "
-            "the kernels follow torch.backends.cudnn.rnn.fp32_precision, which is"
-        )
-    return _against_call(verdict, call, precision)
+    return _against_call(verdict, call, precision_of(call))
 
 
 def why_not_in_graphs(index: int, mode: str, dtype: torch.dtype, grad: bool, variants: tuple[str, ...]) -> str | None:

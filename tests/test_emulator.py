@@ -11,6 +11,7 @@ from emulator.cases import (
     KERNELS,
     Layer,
     check_unread_states,
+    fp32_precision,
     parameters,
     small_layers,
     timed_layers,
@@ -175,6 +176,22 @@ def test_a_call_that_makes_no_sense_says_why(cuda):
     assert "hx must hold 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
     assert "w_hh must have shape" in message(lambda layer: layer.weights.__setitem__(1, torch.ones(24, 5)))
     assert "cell must be in 0 .. 3, got 7" in message(lambda layer: setattr(layer, "cell", 7))
+
+
+@pytest.mark.parametrize("cell", range(4))
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_step_is_rounded_to_tf32_only_where_matmul_is(cuda, cell, steps):
+    """It may be a cell's, and torch's cells multiply as matmul does."""
+    layer = Layer(cell, "float32", (steps, 20, 24, 40))
+
+    def output(rnn, matmul):
+        with fp32_precision(rnn, matmul):
+            return cuda.layer_forward(cell, layer.x, None, layer.hx, layer.weights, False)[0]
+
+    exact, rounded = output("ieee", "ieee"), output("tf32", "tf32")
+    assert not torch.equal(exact, rounded)
+    assert torch.equal(output("ieee", "tf32"), exact)
+    assert torch.equal(output("tf32", "ieee"), exact if steps == 1 else rounded)
 
 
 def test_a_refused_launch_is_reported_with_kernel_and_shape(cuda):

@@ -232,16 +232,15 @@ def test_the_precision_in_force_is_torchs():
 
 
 def test_a_cell_is_not_rounded_more_than_torchs(monkeypatch):
-    """torch's cells multiply as matmul does, in full float32 by default; the kernels as cuDNN's layers do."""
-    force = {"rnn": "tf32", "matmul": "none"}
+    """torch's cells multiply as matmul does, in full float32 by default, its layers in tf32."""
+    force = {}
     monkeypatch.setattr(_proof, "_PRECISION", lambda _, op: force[op])
-    _proof.save(verdict(single("ieee", variant="step") | single("tf32", variant="step")))
-    call = {"mode": "GRU", "dtype": torch.float32, "T": 1, "step": True}
-    assert order(**call) == AFTER and "fp32_precision, which is not tf32" in said(**call)
-    force["matmul"] = "tf32"
-    assert order(**call) == ORDER
-    force["rnn"] = "ieee"
-    assert order(**call) == ORDER
+    call = {"mode": "GRU", "dtype": torch.float32, "T": 1}
+    for variant, step in (("step", True), ("plain", False)):
+        _proof.save(verdict(single("ieee", variant=variant) | single("tf32", 0.5, variant)))
+        for rnn, matmul, found in (("tf32", "none", ORDER), ("tf32", "tf32", AFTER), ("ieee", "tf32", ORDER)):
+            force.update(rnn=rnn, matmul=matmul)
+            assert order(**call, step=step) == found
 
 
 def in_graph(x, extended=False):

@@ -27,6 +27,26 @@ bool allows_tf32(const at::Context& context, bool (at::Context::*ask)(std::optio
   return (context.*ask)();
 }
 
+// torch.backends.cuda.matmul.fp32_precision: named by enumerators, by names, or, before torch 2.9,
+// asked for by a question of its own, which later ones refuse to answer in some states.
+template <class Backend, class Op, class Precision>
+bool is_tf32(const at::Context& context, Precision (at::Context::*ask)(Backend, Op) const) {
+  return (context.*ask)(Backend::CUDA, Op::MATMUL) == Precision::TF32;
+}
+[[maybe_unused]] bool is_tf32(const at::Context& context,
+                              std::string (at::Context::*ask)(const std::string&,
+                                                              const std::string&) const) {
+  return (context.*ask)("cuda", "matmul") == "tf32";
+}
+template <class Settings>  // at::Context, of whatever version
+bool matmul_uses_tf32(const Settings& settings) {
+  if constexpr (requires { &Settings::float32Precision; }) {
+    return is_tf32(settings, &Settings::float32Precision);
+  } else {
+    return settings.allowTF32CuBLAS();
+  }
+}
+
 // float32 where c is float32 beside 16-bit tensors: a part of a sequence takes c from the part
 // before, and hands it on, as the kernels have it.
 std::optional<at::ScalarType> wide_c_of(const at::Tensor& x, const Tensors& hx) {
@@ -52,8 +72,10 @@ Dtype dtype_of(const char* function, const at::Tensor& x) {
   }
 }
 
-bool uses_tf32(Dtype dtype) {
-  return dtype == Dtype::kFloat32 && allows_tf32(at::globalContext(), &at::Context::allowTF32CuDNN);
+bool uses_tf32(Dtype dtype, int64_t steps) {
+  const at::Context& context = at::globalContext();
+  if (dtype != Dtype::kFloat32 || !allows_tf32(context, &at::Context::allowTF32CuDNN)) return false;
+  return steps > 1 || matmul_uses_tf32(context);
 }
 
 Call::Call(const char* function, int number, const at::Tensor& x_given,
@@ -63,7 +85,7 @@ Call::Call(const char* function, int number, const at::Tensor& x_given,
                 wide_c_of(x_given, hx_given)),
       number(number),
       dtype(dtype_of(function, x)),
-      tf32(uses_tf32(dtype)),
+      tf32(uses_tf32(dtype, T)),
       shape{B, N, H, R, D},
       course{T, reverse, lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},

@@ -13,9 +13,11 @@ using Tensors = std::vector<at::Tensor>;
 // heed it.
 void override_plan(std::optional<StepKernel> kernel);
 
-// Of a call on these tensors; raises for a type without kernels. tf32: torch's setting for RNNs.
+// Of a call on these tensors; raises for a type without kernels.
 Dtype dtype_of(const char* function, const at::Tensor& x);
-bool uses_tf32(Dtype dtype);
+// Whether torch's setting for RNNs allows tf32; for one step that for matrix products has to as
+// well, for the step may be a cell's, and torch's cells follow that one.
+bool uses_tf32(Dtype dtype, int64_t steps);
 
 struct Call : LayerArgs {
   Call(const char* function, int number, const at::Tensor& x,

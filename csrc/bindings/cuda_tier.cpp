@@ -66,19 +66,28 @@ struct Choice {
 struct Asked {
   const Stack& stack;
   Dtype dtype;
+  bool tf32;
   Context context;
   Device device;
 
   Asked(const char* function, const at::Tensor& like, const Stack& asked)
       : stack(asked),
         dtype(dtype_of(function, like)),
-        context(like, dtype, uses_tf32(dtype)),
+        tf32(uses_tf32(dtype, stack.steps)),
+        context(like, dtype, tf32),
         device(context.device()) {
     cell_info(stack.cell);  // raises for a number that is none
   }
   PlanQuery query(bool backward) const {
-    return {stack.cell,   dtype,           uses_tf32(dtype), backward,         stack.batch,
-            stack.hidden, stack.recurrent, stack.directions, device.capability};
+    return {stack.cell,
+            dtype,
+            tf32,
+            backward,
+            stack.batch,
+            stack.hidden,
+            stack.recurrent,
+            stack.directions,
+            device.capability};
   }
   Wavefront wavefront() const {
     std::vector<Team> passes{Choice(query(false), device).team()};

@@ -46,13 +46,17 @@ SHAPES = [(1, 1, 1, 1), (3, 3, 2, 17), (2, 33, 3, 3), (2, 17, 1, 33), (2, 9, 3, 
 
 
 @contextlib.contextmanager
-def fp32_precision(name):
-    before = torch.backends.cudnn.rnn.fp32_precision
-    torch.backends.cudnn.rnn.fp32_precision = name
+def fp32_precision(name, matmul=None):
+    """torch's precision of float32 products, in layers and, if it is to be another one, in matmul."""
+    knobs = torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+    before = [knob.fp32_precision for knob in knobs]
     try:
+        for knob, value in zip(knobs, (name, matmul or name)):
+            knob.fp32_precision = value
         yield
     finally:
-        torch.backends.cudnn.rnn.fp32_precision = before
+        for knob, value in zip(knobs, before):
+            knob.fp32_precision = value
 
 
 class Layer:
