@@ -124,7 +124,8 @@ part resources 105 resources &
 part memcheck 105 sanitize memcheck &
 part racecheck 105 sanitize racecheck &
 [ -d wheels ] && part flashrnn 105 flashrnn &
-part gpu-tests 105 "$python" -m pytest -q -m gpu tests
+part first-call 105 "$python" -m pytest -q -m gpu tests/test_gpu.py -k the_first_call & # a whole proof of one pair
+part gpu-tests 105 "$python" -m pytest -q -m gpu tests -k "not the_first_call"
 wait # nothing else runs while times are taken
 part prove 42 prove # one that is cut off leaves a verdict on what it got to
 part ceilings 20 ceilings
