@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -31,10 +32,11 @@ def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | No
 def _recurrence(run, initial: list[Tensor], final: list[Tensor], counts: list[int], order: range) -> None:
     """Walks one direction from its first step to its last; fills ``run``'s buffers and ``final``."""
     state = tuple(s[: counts[order[0]]] for s in initial)
-    for t in order:
-        if state[0].size(0) != counts[t]:
-            state = tuple(resized(s, counts[t], *ends) for s, *ends in zip(state, initial, final))
-        state = run.step(t, state)
+    for rows, steps in groupby(order, counts.__getitem__):
+        state = tuple(resized(s, rows, *ends) for s, *ends in zip(state, initial, final))
+        run.make_room(rows)
+        for t in steps:
+            state = run.step(t, state)
     for end, value in zip(final, state):
         end[: value.size(0)] = value
 
@@ -95,13 +97,13 @@ def _recurrence_backward(run, grad_output: Tensor, grad_final, grad_initial, cou
     """Walks one direction from its last step to its first; fills ``run``'s gradient buffers and ``grad_initial``."""
     grad_rows = grad_output.split(counts)
     grads = tuple(g[: counts[order[0]]] for g in grad_final)
-    grads = (grads[0] + grad_rows[order[0]], *grads[1:])
-    for t, following in zip(order, [*order[1:], None]):
-        fused = following is not None and counts[following] == counts[t]
-        grads = run.step(t, grads, grad_rows[following] if fused else None)
-        if following is not None and not fused:
-            grads = tuple(resized(g, counts[following], *ends) for g, *ends in zip(grads, grad_final, grad_initial))
-            grads = (grads[0] + grad_rows[following], *grads[1:])
+    for rows, steps in groupby(order, counts.__getitem__):
+        grads = tuple(resized(g, rows, *ends) for g, *ends in zip(grads, grad_final, grad_initial))
+        first, *rest = steps
+        grads = (grads[0] + grad_rows[first], *grads[1:])
+        for t, following in zip([first, *rest], rest):
+            grads = run.step(t, grads, grad_rows[following])
+        grads = run.step(rest[-1] if rest else first, grads, None)
     for end, value in zip(grad_initial, grads):
         end[: value.size(0)] = value
 

@@ -63,11 +63,10 @@ class Factor:
         self.matrix, self.bias = matrix, bias
 
     def into(self, buffer: Tensor, a: Tensor) -> Tensor:
-        """``a @ matrix + bias``: the first rows of ``buffer``, which may be overwritten, or other memory."""
-        rows = buffer if a.size(0) == buffer.size(0) else buffer[: a.size(0)]
+        """``a @ matrix + bias`` in ``buffer`` or in other memory."""
         if self.bias is None:
-            return torch.mm(a, self.matrix, out=rows)
-        return torch.addmm(self.bias, a, self.matrix, out=rows)
+            return torch.mm(a, self.matrix, out=buffer)
+        return torch.addmm(self.bias, a, self.matrix, out=buffer)
 
     def times(self, a: Tensor, addend: Tensor | None) -> Tensor:
         """``a @ matrix``, plus ``addend`` if there is one."""

@@ -2,7 +2,8 @@
 
 Forward: ``Forward(gates, weights, out, counts, save)`` binds the buffers of one direction. ``gates`` (N, G*H) holds the
 input product and is overwritten, with the activated gates if they are to be saved; ``out`` are the step-wise views of
-the layer's output columns. ``step(t, state)`` returns the next state and ``saved`` is what backward needs.
+the layer's output columns. ``step(t, state)`` returns the next state, after ``make_room`` for as many rows as it has;
+``saved`` is what backward needs.
 
 Backward: ``Backward(saved, out, initial, weights, counts, reverse, scratch)`` folds what it can into coefficients of
 the whole sequence, in memory of a :class:`~.scratch.Scratch`. ``step(t, grad_state, addend)`` turns the gradient of the
@@ -38,19 +39,15 @@ class LSTMForward:
         self.recurrent = factor(weights.w_hh.t(), counts)
         self.projection = None if weights.w_hr is None else weights.w_hr.t()
         self.gates, self.out = gates.split(counts), out
-        self.rows = -1
 
-    def _make_room(self, rows: int) -> None:
-        gates, self.rows = self.gates[0], rows
-        hidden = gates.size(1) // 4
+    def make_room(self, rows: int) -> None:
+        gates, hidden = self.gates[0], self.gates[0].size(1) // 4
         self.sums, self.activated = gates.new_empty(2, rows, 4 * hidden)
         self.sum_of_g = self.sums[:, 2 * hidden : 3 * hidden]
         self.i, self.f, self.g, self.o = self.activated.split(hidden, 1)
 
     def step(self, t: int, state: State) -> State:
         h, c = state
-        if self.rows != h.size(0):
-            self._make_room(h.size(0))
         torch.sigmoid(self.recurrent.plus(self.gates[t], h, out=self.sums), out=self.activated)
         torch.tanh(self.sum_of_g, out=self.g)
         c = torch.mul(c, self.f, out=self.cells[t]).addcmul_(self.i, self.g)
@@ -112,11 +109,13 @@ class GRUForward:
         self.hidden_n = self.saved[1].split(counts) if save else None
         self.recurrent = factor(weights.w_hh.t(), counts, weights.b_hh)
         self.sizes = [2 * hidden, hidden]
-        self.product = gates.new_empty(max(counts), 3 * hidden)  # of one step
-        self.parts = self.product.split(self.sizes, 1)
         self.out = out
         self.r_and_z = gates[:, : 2 * hidden].split(counts)
         self.r, self.z, self.n = (gate.split(counts) for gate in gates.split(hidden, 1))
+
+    def make_room(self, rows: int) -> None:
+        self.product = self.r[0].new_empty(rows, sum(self.sizes))
+        self.parts = self.product.split(self.sizes, 1)
 
     def step(self, t: int, state: State) -> State:
         (h,) = state
@@ -165,6 +164,9 @@ class TanhForward:
         self.saved: list[Tensor] = []
         self.recurrent = factor(weights.w_hh.t(), counts)
         self.out = out
+
+    def make_room(self, rows: int) -> None:
+        pass
 
     def step(self, t: int, state: State) -> State:
         return (self.recurrent.add_to(self.out[t], state[0]).tanh_(),)
