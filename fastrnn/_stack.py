@@ -116,7 +116,7 @@ def _saves_states(call: _dispatch.Call, cell: Cell, input: Tensor, extras: Extra
 
 def _layer(call: _dispatch.Call, backend: str, cell: Cell, input, timing, hx, weights, extras: Extras | None):
     cells = cell.states > 1 and extras is not None and extras.all_states
-    if call.transformed:
+    if call.transformed or (backend == "reference" and call.T == 1):  # one step: autograd records it sooner itself
         return scan(cell.index, input, timing, hx, weights, cells)
     chunks, save = None if extras is None else extras.chunks, 1
     if _saves_states(call, cell, input, extras):

@@ -85,7 +85,7 @@ def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]
     backend = _dispatch.choose(call, input)
     if backend == "aten":
         return _aten.step(cell, input, states, weights)
-    if call.transformed:
+    if call.transformed or backend == "reference":
         _, final = scan(cell.index, data, Timing(), hx, weights)
     else:
         _, final = layer(backend, cell.index, data, Timing(), hx, weights)
