@@ -7,7 +7,8 @@ D directions, P projection, R = P or H the width of h, N = T * B (or the sum of 
   input product, only the recurrent product and a few pointwise operations stay inside the time loop, and backward
   first folds everything that does not depend on the recurrence into coefficients of the whole sequence.
 * :func:`scan` computes the same function with ordinary differentiable operations, so that derivatives of any order and
-  ``torch.func`` transforms go through it, and what the fast pair does not do: lengths, resets, the sequence of c.
+  ``torch.func`` transforms go through it, what the fast pair does not do (lengths, resets, the sequence of c), and
+  single steps, which are over before the fast pair has set up.
 
 The maths is written here independently of ``csrc/cells``. 16-bit inputs are computed in float32 and rounded once, at
 the end.
