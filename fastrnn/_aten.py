@@ -33,9 +33,9 @@ def is_step(call: Call) -> bool:
 
 
 def _step_of_layer(cell: Cell, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]):
-    h, *c = step(cell, input.squeeze(0), [h.squeeze(0) for h in hx], weights)
+    h, *rest = step(cell, input.squeeze(0), [state.squeeze(0) for state in hx], weights)
     output = h.unsqueeze(0)
-    return output, [output.clone(), *[c.unsqueeze(0) for c in c]]
+    return output, [output.clone(), *[state.unsqueeze(0) for state in rest]]
 
 
 def _step_of_stack(cell: Cell, input, hx, weights, layers, directions, dropout):
