@@ -94,6 +94,18 @@ def test_fake_tensors_leave_nothing():
     assert not scratch._kept
 
 
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_a_pass_in_inference_mode_leaves_memory_that_others_can_write(cell):
+    module, x = getattr(fastrnn, cell)(64, 64), torch.randn(50, 32, 64)
+    results = []
+    with fastrnn.backend("reference"):
+        for inside in (True, False):
+            loss = module(x)[0].square().sum()
+            with torch.inference_mode(inside):
+                results.append(torch.autograd.grad(loss, module.parameters()))
+    assert all(map(torch.equal, *results))
+
+
 KEPT = """
 import torch, fastrnn
 from fastrnn.reference import scratch

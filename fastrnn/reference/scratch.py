@@ -57,5 +57,6 @@ class Scratch:
             return
         count, memory = min(self._asked, self._most), self._memory
         if memory is None or memory.numel() < count:
-            memory = self._like.new_empty(count)  # costs nothing until it is entered
+            with torch.inference_mode(False):  # or blocks outside that mode could not write to it
+                memory = self._like.new_empty(count)  # costs nothing until it is entered
         _kept[self._like.dtype] = memory
