@@ -223,7 +223,7 @@ def _run(command: list[str], environment: dict[str, str]) -> str | None:
         return None
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             with contextlib.suppress(subprocess.TimeoutExpired):  # one that is stuck in the driver stays
                 process.wait(10)
         process.stdout.close()
@@ -234,10 +234,20 @@ def _run(command: list[str], environment: dict[str, str]) -> str | None:
     return f"its proof {end}" + (f", {lines[-1]}" if lines else "")
 
 
+def _kill(process: subprocess.Popen) -> None:
+    """Ends it with all that it started, where there are process groups."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
 def _result(index: int, kinds: list[Kind]) -> str:
     """What the verdict says of the kinds of a pair."""
-    known = _proof.verdict_of(index).findings
-    findings = {str(kind): known[str(kind)] for kind in kinds if str(kind) in known}
+    verdict = _proof.verdict_of(index)
+    if isinstance(verdict, str):  # forgotten meanwhile, by another process
+        return verdict
+    findings = {str(kind): verdict.findings[str(kind)] for kind in kinds if str(kind) in verdict.findings}
     right = [finding for finding in findings.values() if finding.state == RIGHT]
     ratios = [speed.ratio for finding in right for speeds in finding.speeds.values() for speed in speeds]
     text = f"{len(right)} of {len(findings)} kinds of call right"

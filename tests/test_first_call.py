@@ -203,6 +203,23 @@ def test_a_hang_is_ended_and_costs_the_machine_once(monkeypatch):
     assert first() == "cuda"
 
 
+def test_a_hang_where_there_are_no_process_groups(monkeypatch):
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.setenv("STAND_IN", "slowly nothing")
+    monkeypatch.setattr(_first_call, "PROOF_S", 0.3)
+    assert first() == "aten" and "no result within 0.3 seconds" in said()
+    assert not is_running(started()[0]["pid"])
+
+
+def test_a_verdict_that_is_forgotten_meanwhile_fails_no_call(monkeypatch, capfd):
+    add = _proof.add
+    monkeypatch.setattr(_proof, "add", lambda *given: (add(*given), _proof.forget(GPU)))
+    monkeypatch.setenv("STAND_IN", "slowly nothing")
+    monkeypatch.setattr(_first_call, "PROOF_S", 0.3)
+    assert first() == "aten"
+    assert _proof.UNPROVEN in capfd.readouterr().err
+
+
 def test_a_hang_after_all_was_found_changes_nothing(monkeypatch):
     monkeypatch.setenv("STAND_IN", "right, then a hang")
     monkeypatch.setattr(_first_call, "PROOF_S", 1.0)
