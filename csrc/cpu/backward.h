@@ -254,7 +254,7 @@ class Backward {
     const int vecs = units.vecs(block);
     for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
       A tile[kTile] __attribute__((aligned(64)));
-      for (int r = 0; r < count; ++r) prefetch(l, t, b + r, block);
+      for (int r = 0; r < count && count > 1; ++r) prefetch(l, t, b + r, block);
       if (projected) {
         Packed* const w_hr = scratch[l.d].w_hr;
         multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs, panel<Op>(w_hr, units, block, s.R),
@@ -266,16 +266,20 @@ class Backward {
     });
   }
 
-  // What update() reads lies too scattered for the CPU to see it coming; it arrives during the
-  // product.
-  void prefetch(const Lane& l, int64_t t, int64_t b, int64_t block) const {
+  // What update() reads and writes lies too scattered for the CPU to see it coming; it arrives
+  // during the product. Forced inline: GCC takes a function that only prefetches for one without
+  // effects, and drops its calls.
+  FASTRNN_HD void prefetch(const Lane& l, int64_t t, int64_t b, int64_t block) const {
     const int64_t row = l.walk.row(t, b), j = units.unit(block, 0), before = l.walk.previous(t);
-    const int64_t width = units.vecs(block) * W;
-    for (int k = 0; k < K; ++k) prefetch_values((const S*)p.gates + (row * K + k) * s.H + j, width);
+    const int64_t H = s.H, width = units.vecs(block) * W;
+    const S* const gates = (const S*)p.gates + row * K * H + j;
+    for (int k = 0; k < K; ++k) prefetch_values(gates + k * H, width);
     if (p.cells && !l.walk.first(t, b)) {
-      prefetch_values((const A*)p.cells + l.walk.row(before, b) * s.H + j, width);
+      prefetch_values((const A*)p.cells + l.walk.row(before, b) * H + j, width);
     }
     if (!projected) prefetch_values(in_output(p.grad_output, l, t, b) + j, width);
+    S* const out = grad_gates(l, t, b) + j;
+    for (int g = 0; g < E * G; ++g) prefetch_written(out + g * H, width);
   }
 
   // The cell's pointwise gradients for one row and all units of a block; h_tile is what came
@@ -284,49 +288,49 @@ class Backward {
               typename Bias::Step& bias) {
     const Scratch& m = scratch[l.d];
     const int n = units.vecs(block);
-    const int64_t row = l.walk.row(t, b), before = l.walk.previous(t);
-    const bool first = l.walk.first(t, b), cut = l.walk.cut(t, b), follows = !first && !cut;
-    const S* grad_cells = nullptr;
-    if (kStates > 1 && p.grad_cells)
-      grad_cells = (const S*)p.grad_cells + l.walk.outer_part(t, b) * s.H;
+    const int64_t H = s.H, at = b * units.padded(), row = l.walk.row(t, b);
+    const int64_t before = l.walk.previous(t), state = l.walk.state(b);
+    const bool has_h = !projected, has_c = kStates > 1, cut = l.walk.cut(t, b);
+    const bool follows = !cut && !l.walk.first(t, b);
+    // Where the row's values begin, in locals: for all the compiler knows, the stores below change
+    // members. Null where a state is 0, or there is none.
+    const S* const gates = (const S*)p.gates + row * K * H;
+    const S *const h = in_output(p.output, l, t, b), *const h0 = (const S*)p.h0 + state * s.R;
+    const S* const h_before = cut ? nullptr : follows ? in_output(p.output, l, before, b) : h0;
+    const S* const c0 = has_c && !cut ? (const S*)p.c0 + state * H : nullptr;
+    const A* const c = has_c ? (const A*)p.cells + row * H : nullptr;
+    const A* const c_before = has_c && follows ? c + (l.walk.row(before, b) - row) * H : nullptr;
+    const S* grad_cells = (const S*)p.grad_cells;
+    if (grad_cells) grad_cells += l.walk.outer_part(t, b) * H;
+    A* const grad_h_sum = has_h ? m.grad_h + at : nullptr;
+    A* const grad_c_sum = has_c ? m.grad_c + at : nullptr;
+    const S* const grad_output = in_output(p.grad_output, l, t, b);
+    S* const out = grad_gates(l, t, b);
     for (int u = 0; u < n; ++u) {
-      const int64_t j = units.unit(block, u), valid = s.H - j, at = b * units.padded() + j;
+      const int64_t j = units.unit(block, u), valid = H - j;
       V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
       V grad_x[G], grad_h[G];
-      for (int k = 0; k < K; ++k)
-        saved[k] = load((const S*)p.gates + (row * K + k) * s.H + j, valid);
-      if constexpr (Cell::kBackwardPrev & kStateH) {
-        prev[0] = follows ? load(in_output(p.output, l, before, b) + j, valid)
-                  : cut   ? V(0)
-                          : load((const S*)p.h0 + l.walk.state(b) * s.R + j, valid);
-      }
-      if constexpr (Cell::kBackwardNext & kStateH) {
-        next[0] = load(in_output(p.output, l, t, b) + j, valid);
-      }
-      if constexpr (Cell::kBackwardPrev & kStateC) {
-        prev[1] = follows ? V(load((const A*)p.cells + l.walk.row(before, b) * s.H + j, valid))
-                  : cut   ? V(0)
-                          : load((const S*)p.c0 + l.walk.state(b) * s.H + j, valid);
-      }
-      if constexpr (Cell::kBackwardNext & kStateC) {
-        next[1] = V(load((const A*)p.cells + row * s.H + j, valid));
-      }
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) saved[k] = load(gates + k * H + j, valid);
+      if (Cell::kBackwardPrev & kStateH) prev[0] = h_before ? load(h_before + j, valid) : V(0);
+      if constexpr (Cell::kBackwardNext & kStateH) next[0] = load(h + j, valid);
+      if constexpr (Cell::kBackwardPrev & kStateC)
+        prev[1] = c_before ? V(load(c_before + j, valid)) : c0 ? load(c0 + j, valid) : V(0);
+      if constexpr (Cell::kBackwardNext & kStateC) next[1] = V(load(c + j, valid));
       grad_next[0] = V::load(h_tile + u * W);
-      if (!projected) {
-        grad_next[0] = grad_next[0] + V::load(m.grad_h + at) +
-                       load(in_output(p.grad_output, l, t, b) + j, valid);
-      }
+      if (has_h)
+        grad_next[0] = grad_next[0] + V::load(grad_h_sum + j) + load(grad_output + j, valid);
       if constexpr (kStates > 1) {
-        grad_next[1] = V::load(m.grad_c + at);
+        grad_next[1] = V::load(grad_c_sum + j);
         if (grad_cells) grad_next[1] = grad_next[1] + load(grad_cells + j, valid);
       }
       Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
-      if (!projected) grad_prev[0].store(m.grad_h + at);
-      if constexpr (kStates > 1) grad_prev[1].store(m.grad_c + at);
-      S* out = grad_gates(l, t, b) + j;
+      if (has_h) grad_prev[0].store(grad_h_sum + j);
+      if constexpr (kStates > 1) grad_prev[1].store(grad_c_sum + j);
+#pragma GCC unroll 8
       for (int g = 0; g < E * G; ++g) {
         const V grad = g < G ? grad_x[g] : grad_h[g - G];
-        store(out + g * s.H, grad, valid);
+        store(out + g * H + j, grad, valid);
         bias.add(g, u, grad);
       }
     }

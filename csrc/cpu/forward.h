@@ -269,33 +269,39 @@ class Forward {
   // The cell's pointwise step for one row and all units of a block.
   void update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row, const A* x_tile,
               const A* h_tile) {
-    const Scratch& m = scratch[l.d];
     const int n = units.vecs(block);
-    const int64_t row = l.walk.row(t, b);
-    S* out = projected ? hidden_row(l, t, b) : output_row(l, t, b);
-    S* sequence = nullptr;
-    if (kStates > 1 && p.cell_sequence)
-      sequence = (S*)p.cell_sequence + l.walk.outer_part(t, b) * s.H;
+    const int64_t H = s.H, row = l.walk.row(t, b);
+    // Where the row's values begin, in locals: for all the compiler knows, the stores below change
+    // members.
+    const bool has_h = !projected;  // a projected h has another width; its cell does not read it
+    S* const out = projected ? hidden_row(l, t, b) : output_row(l, t, b);
+    A* const c = kStates > 1 ? scratch[l.d].state + b * units.padded() : nullptr;
+    A* const cells = kStates > 1 && p.cells ? (A*)p.cells + row * H : nullptr;
+    S* const gates = K > 0 && p.gates ? (S*)p.gates + row * K * H : nullptr;
+    S* const sequence = kStates > 1 && p.cell_sequence
+                            ? (S*)p.cell_sequence + l.walk.outer_part(t, b) * H
+                            : nullptr;
     for (int u = 0; u < n; ++u) {
-      const int64_t j = units.unit(block, u), valid = s.H - j;
+      const int64_t j = units.unit(block, u), valid = H - j;
       V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
+#pragma GCC unroll 4
       for (int g = 0; g < G; ++g) {
         x[g] = V::load(x_tile + (g * n + u) * W);
         h[g] = V::load(h_tile + (g * n + u) * W);
       }
-      // A projected h has another width; the only cell with one does not read it.
-      prev[0] = projected ? V(0) : load(h_row + j, valid);
-      if constexpr (kStates > 1) prev[1] = V::load(m.state + b * units.padded() + j);
+      prev[0] = has_h ? load(h_row + j, valid) : V(0);
+      if constexpr (kStates > 1) prev[1] = V::load(c + j);
       Cell::forward(x, h, prev, next, saved);
       store(out + j, next[0], valid);
       if constexpr (kStates > 1) {
-        next[1].store(m.state + b * units.padded() + j);
-        if (p.cells) store((A*)p.cells + row * s.H + j, VecOf<A>(next[1]), valid);
+        next[1].store(c + j);
+        if (cells) store(cells + j, VecOf<A>(next[1]), valid);
         if (sequence) store(sequence + j, next[1], valid);
       }
       if constexpr (K > 0) {
-        if (!p.gates) continue;
-        for (int k = 0; k < K; ++k) store((S*)p.gates + (row * K + k) * s.H + j, saved[k], valid);
+        if (!gates) continue;
+#pragma GCC unroll 4
+        for (int k = 0; k < K; ++k) store(gates + k * H + j, saved[k], valid);
       }
     }
   }

@@ -118,6 +118,13 @@ FASTRNN_HD void prefetch_values(const T* first, int64_t count) {
   }
 }
 
+template <class T>
+FASTRNN_HD void prefetch_written(const T* first, int64_t count) {
+  for (int64_t at = 0; at < count * int64_t(sizeof(T)); at += kLine) {
+    __builtin_prefetch((const char*)first + at, 1, 3);
+  }
+}
+
 // Sets a row's values of the units of some blocks to zero.
 template <class A>
 FASTRNN_HD void clear_units(A* row, const Blocks& units, Range blocks) {

@@ -105,8 +105,16 @@ struct Storage<Bfloat16> {
   typedef uint32_t Wide __attribute__((vector_size(kVectorBytes)));
 
   static FASTRNN_HD V load(const Bfloat16* p) {
+#if FASTRNN_LEVEL >= 2  // GCC 12 converts in halves
+    return V((V::Raw)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)),
+                                       16));
+#elif FASTRNN_LEVEL == 1
+    return V(
+        (V::Raw)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+#else
     const Raw bits = *(const Unaligned*)p;
     return V((V::Raw)(__builtin_convertvector(bits, Wide) << 16));
+#endif
   }
   static FASTRNN_HD void store(Bfloat16* p, V x) {
 #if FASTRNN_LEVEL >= 3  // has the bfloat16 instructions
@@ -144,7 +152,7 @@ struct Storage<Half> {
 // The first `count` lanes; the others load as 0 and are not stored.
 template <class S>
 FASTRNN_HD VecOf<S> load(const S* p, int64_t count) {
-  if (count >= VecOf<S>::kWidth) return Storage<S>::load(p);
+  if (__builtin_expect(count >= VecOf<S>::kWidth, 1)) return Storage<S>::load(p);
   Accumulate<S> lanes[VecOf<S>::kWidth] = {};
   for (int64_t i = 0; i < count; ++i) lanes[i] = widen(p[i]);
   return VecOf<S>::load(lanes);
@@ -152,7 +160,7 @@ FASTRNN_HD VecOf<S> load(const S* p, int64_t count) {
 
 template <class S>
 FASTRNN_HD void store(S* p, VecOf<S> x, int64_t count) {
-  if (count >= VecOf<S>::kWidth) return Storage<S>::store(p, x);
+  if (__builtin_expect(count >= VecOf<S>::kWidth, 1)) return Storage<S>::store(p, x);
   Accumulate<S> lanes[VecOf<S>::kWidth];
   x.store(lanes);
   for (int64_t i = 0; i < count; ++i) narrow(lanes[i], p + i);

@@ -2,6 +2,7 @@
 #include "levels.h"
 
 #if FASTRNN_X86_LEVELS
+#pragma GCC target("prfchw")
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 #define FASTRNN_ISA avx512
 #define FASTRNN_LEVEL 2
