@@ -30,11 +30,9 @@ class Backward {
         depth(G * s.H),
         projected(s.R != s.H),
         recurrent(s.T > 1 || p.grad_h0),
-        units(make_blocks<Op>(s.H, 1)),
-        outs(make_blocks<Op>(s.R, 1)) {
-    const double weights = double(depth) * double(s.R);
-    const int64_t finest = smaller(units.count, outs.count);
-    plan = make_plan(s, step_work<Op>(weights, finest), threads);
+        plan(plan_for<Op>(s, double(depth) * double(s.R), s.R, 1, threads)),
+        units(make_blocks<Op>(s.H, 1, plan.unit_slices)),
+        outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
     lay_out();
   }
@@ -43,23 +41,23 @@ class Backward {
   int threads() const { return plan.threads; }
 
   void prepare() {
-    for (int i = 0; i < 1 + s.D * plan.batch_slices; ++i) barriers[i] = Barrier{};
+    meetings.clear();
   }
 
   void run(int thread) {
     pack(thread);
-    barriers[0].wait(plan.threads);
+    meetings.of_all(thread).wait();
     for (int d = 0; d < s.D; ++d) {
       const Share share = share_of(plan, thread, d);
       if (share.active) run_direction(d, share, thread);
     }
     release_tiles<Op>();
     if (!p.grad_bias) return;
-    barriers[0].wait(plan.threads);
+    meetings.of_all(thread).wait();
     for (int d = 0; d < s.D; ++d) {
       const Share share = share_of(plan, thread, d);
       if (!share.active || share.batch_slice != 0) continue;
-      bias_sums(d).write(plan.batch_slices, lane_of(d, share).blocks,
+      bias_sums(d).write(plan.batch_slices, lane_of(d, share, thread).blocks,
                          (A*)p.grad_bias + d * E * depth);
     }
   }
@@ -76,7 +74,7 @@ class Backward {
     int d;
     Walk walk;
     Range batch, blocks, outs;
-    Barrier* barrier;
+    Barrier barrier;
     int64_t slice;
     Rows<Op> later;   // gate gradients of the step walked before
     Rows<Op> grad_h;  // gradient of the projected h
@@ -86,7 +84,7 @@ class Backward {
 
   void lay_out() {
     arena = Arena{(char*)p.workspace};
-    barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
+    meetings = Meetings(arena, plan);
     zeros = arena.template take<A>(kTile);
     zero_row = arena.template take<S>(s.resets ? depth : 0);
     later_rows = RowStore<Op>(arena, plan.threads, recurrent ? slice_rows : 0, depth);
@@ -122,14 +120,14 @@ class Backward {
     }
   }
 
-  Lane lane_of(int d, const Share& share) const {
+  Lane lane_of(int d, const Share& share, int thread) const {
     const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
     return {d,
             Walk(s, d),
             {first_row, smaller(s.B, first_row + slice_rows)},
             part_of(units.count, plan.unit_slices, share.unit_slice),
             part_of(outs.count, plan.unit_slices, share.unit_slice),
-            barriers + 1 + d * plan.batch_slices + share.batch_slice,
+            meetings.of_slice(share, thread),
             share.batch_slice,
             {},
             {}};
@@ -152,7 +150,7 @@ class Backward {
 
   void run_direction(int d, const Share& share, int thread) {
     int tile_rows = 0;
-    Lane l = lane_of(d, share);
+    Lane l = lane_of(d, share, thread);
     l.later = later_rows.of(thread, &tile_rows);
     l.grad_h = grad_h_rows.of(thread, &tile_rows);
     load_states(l);
@@ -166,7 +164,7 @@ class Backward {
       gather_later(l, after);
       if (projected) {
         unproject(l, e, both, ending);
-        wait(l);
+        l.barrier.wait();
         for (int64_t b = l.batch.begin; b < smaller(l.batch.end, alive); ++b) {
           l.grad_h.set(b - l.batch.begin, grad_h_row(l, t, b));
         }
@@ -184,7 +182,7 @@ class Backward {
       arrive(l, after, within(l, alive, fed));
       drop_cut(l, t);
       after = t;
-      wait(l);
+      l.barrier.wait();
     }
     if (p.grad_h0) gather_later(l, after);
     arrive(l, after, l.batch);
@@ -198,10 +196,6 @@ class Backward {
       if (!projected) clear_units(m.grad_h + b * units.padded(), units, l.blocks);
       if (kStates > 1) clear_units(m.grad_c + b * units.padded(), units, l.blocks);
     });
-  }
-
-  void wait(const Lane& l) {
-    if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
   }
 
   // Makes the gate gradients of step `after` the rows of recurrent_product, as far as they reach
@@ -386,11 +380,11 @@ class Backward {
   const LayerShape& s;
   const int64_t depth;
   const bool projected, recurrent;
+  const Plan plan;
   const Blocks units, outs;
-  Plan plan;
   int64_t slice_rows;
   Arena arena{nullptr};
-  Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
+  Meetings meetings;
   A* zeros;
   S* zero_row;  // with resets: (G * H), in place of gate gradients
   RowStore<Op> later_rows, grad_h_rows;

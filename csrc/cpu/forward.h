@@ -32,10 +32,9 @@ class Forward {
         s(params.shape),
         projected(s.R != s.H),
         packed(s.offsets[s.T] > pack_rows(s)),
-        units(make_blocks<Op>(s.H, G)),
-        outs(make_blocks<Op>(s.R, 1)) {
-    const double weights = double(G) * double(s.H) * double(s.R);
-    plan = make_plan(s, step_work<Op>(weights, units.count), threads);
+        plan(plan_for<Op>(s, double(G * s.H) * double(s.R), s.H, G, threads)),
+        units(make_blocks<Op>(s.H, G, plan.unit_slices)),
+        outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
     const double input_bytes = double(G) * double(s.H) * double(s.I) * sizeof(Packed);
     const bool stays = input_bytes / plan.unit_slices <= kNearCache / 2;
@@ -48,12 +47,12 @@ class Forward {
   int threads() const { return plan.threads; }
 
   void prepare() {
-    for (int i = 0; i < 1 + s.D * plan.batch_slices; ++i) barriers[i] = Barrier{};
+    meetings.clear();
   }
 
   void run(int thread) {
     pack(thread);
-    barriers[0].wait(plan.threads);
+    meetings.of_all(thread).wait();
     for (int d = 0; d < s.D; ++d) {
       const Share share = share_of(plan, thread, d);
       if (share.active) run_direction(d, share, thread);
@@ -75,7 +74,7 @@ class Forward {
     Walk walk;
     Range batch, blocks, outs;
     A* x_gates;
-    Barrier* barrier;
+    Barrier barrier;
     Rows<Op> x, h, hidden;  // of a chunk, of the step before, of this step before its projection
   };
 
@@ -94,7 +93,7 @@ class Forward {
 
   void lay_out() {
     arena = Arena{(char*)p.workspace};
-    barriers = arena.template take<Barrier>(1 + s.D * plan.batch_slices);
+    meetings = Meetings(arena, plan);
     zeros = arena.template take<A>(kMaxVecs * W);
     zero_row = arena.template take<S>(s.resets ? s.R : 0);
     x_gates = arena.template take<A>(plan.threads * x_gates_size());
@@ -194,7 +193,7 @@ class Forward {
            part_of(units.count, plan.unit_slices, share.unit_slice),
            part_of(outs.count, plan.unit_slices, share.unit_slice),
            x_gates + thread * x_gates_size(),
-           barriers + 1 + d * plan.batch_slices + share.batch_slice,
+           meetings.of_slice(share, thread),
            x_rows.of(thread, &tile_rows),
            h_rows.of(thread, &tile_rows),
            hidden_rows.of(thread, &tile_rows)};
@@ -210,10 +209,10 @@ class Forward {
         sweep(l.blocks, e,
               [&](int64_t block, int64_t next) { recur(l, t, rows, block, next, x_row); });
         if (projected) {
-          if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
+          l.barrier.wait();
           project(l, e, rows);
         }
-        if (plan.unit_slices > 1) l.barrier->wait(plan.unit_slices);
+        l.barrier.wait();
         x_row += rows.size();
       }
     }
@@ -358,11 +357,11 @@ class Forward {
   const ForwardParams& p;
   const LayerShape& s;
   const bool projected, packed;
+  const Plan plan;
   const Blocks units, outs;
-  Plan plan;
   int64_t slice_rows, chunk_steps;
   Arena arena{nullptr};
-  Barrier* barriers;  // [0] for all threads, then one for each direction and batch slice
+  Meetings meetings;
   A *zeros, *x_gates;
   S* zero_row;  // with resets: (R), in place of a state
   RowStore<Op> x_rows, h_rows, hidden_rows;

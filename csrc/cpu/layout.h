@@ -54,6 +54,27 @@ class RowStore {
   S* copies = nullptr;
 };
 
+// Where threads wait for each other: all of a call's, and those that share the units of a slice.
+class Meetings {
+ public:
+  Meetings() = default;
+  Meetings(Arena& arena, const Plan& plan)
+      : threads(plan.threads),
+        slice(plan.unit_slices),
+        arrivals(arena.take<Arrivals>(2 * plan.threads)) {}
+
+  void clear() { __builtin_memset(arrivals, 0, 2 * threads * sizeof(Arrivals)); }
+
+  Barrier of_all(int thread) const { return {arrivals, threads, thread}; }
+  Barrier of_slice(const Share& share, int thread) const {
+    return {arrivals + threads + thread - share.unit_slice, slice, share.unit_slice};
+  }
+
+ private:
+  int threads = 1, slice = 1;
+  Arrivals* arrivals = nullptr;
+};
+
 struct Range {
   int64_t begin, end;
 
@@ -88,10 +109,13 @@ FASTRNN_HD void sweep(Range blocks, int64_t step, const F& f) {
   }
 }
 
-// The blocks that hold all gates of as many hidden units as fit a panel.
+// The blocks that hold all gates of as many hidden units as fit a panel; of fewer, where there would
+// not be a block for each slice.
 template <class Op>
-FASTRNN_HD Blocks make_blocks(int64_t units, int gates) {
-  return {units, kLanes<Op>, gates < kMaxVecs ? kMaxVecs / gates : 1, gates};
+FASTRNN_HD Blocks make_blocks(int64_t units, int gates, int64_t slices) {
+  const Blocks widest(units, kLanes<Op>, gates < kMaxVecs ? kMaxVecs / gates : 1, gates);
+  if (slices <= widest.count) return widest;
+  return {units, kLanes<Op>, int(larger(1, widest.unit_vectors / slices)), gates};
 }
 
 // Where a block starts in panels over `depth` values of k.
@@ -133,13 +157,18 @@ FASTRNN_HD void clear_units(A* row, const Blocks& units, Range blocks) {
   if (begin < end) __builtin_memset(row + begin, 0, (end - begin) * sizeof(A));
 }
 
-// For the plan, the cost of a product with `weights` weights. Tiles of 16 rows are half used by the
-// weights' loads.
+// The plan for a recurrent product with `weights` weights that ends in `units` units. Where there
+// are fewer rows than threads nothing else is left to share out, and units are divided down to
+// single vectors.
 template <class Op>
-StepWork step_work(double weights, int64_t unit_blocks) {
+Plan plan_for(const LayerShape& s, double weights, int64_t units, int gates, int threads) {
   const double macs = double(kLanes<Op>) * Op::kDepth * kProductsPerCycle;
-  return {weights, Op::kCopies ? 256 : macs, Op::kCopies ? 24.0 : 1.0,
-          weights * sizeof(typename Op::Packed), unit_blocks};
+  const int64_t finest = make_blocks<Op>(units, gates, s.D * s.B < threads ? units : 1).count;
+  // Tiles of 16 rows are half used by the weights' loads.
+  return make_plan(s,
+                   {weights, Op::kCopies ? 256 : macs, Op::kCopies ? 24.0 : 1.0,
+                    weights * sizeof(typename Op::Packed), finest},
+                   threads);
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -61,23 +61,22 @@ bool run_team(int threads, void (*body)(void*, int), void* context) {
 }
 #endif
 
-void Barrier::wait(int threads) {
+void Barrier::wait() const {
 #ifdef FASTRNN_DROP_BARRIER
   // A planted race: barriers of this many threads are missing. The tests check that it is found.
-  if (threads == FASTRNN_DROP_BARRIER) return;
+  if (members == FASTRNN_DROP_BARRIER) return;
 #endif
   constexpr int kSpins = 4000;
-  const int32_t mine = __atomic_load_n(&generation, __ATOMIC_RELAXED);
-  if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == threads) {
-    __atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&generation, mine + 1, __ATOMIC_RELEASE);
-    return;
-  }
-  for (int spins = 0; __atomic_load_n(&generation, __ATOMIC_ACQUIRE) == mine; ++spins) {
-    if (spins < kSpins) {
-      pause_cpu();
-    } else {
-      sched_yield();
+  const uint32_t mine = lines[me].count + 1;
+  __atomic_store_n(&lines[me].count, mine, __ATOMIC_RELEASE);
+  int spins = 0;
+  for (int other = 0; other < members; ++other) {
+    while (int32_t(__atomic_load_n(&lines[other].count, __ATOMIC_ACQUIRE) - mine) < 0) {
+      if (++spins < kSpins) {
+        pause_cpu();
+      } else {
+        sched_yield();
+      }
     }
   }
 }

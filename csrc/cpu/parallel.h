@@ -13,13 +13,21 @@ int usable_threads(int wanted);
 // returns true; or calls nothing and returns false where the runtime grants fewer threads.
 bool run_team(int threads, void (*body)(void* context, int thread), void* context);
 
-// A barrier for a fixed number of threads; starts zeroed. Spins shortly, then yields, so that more
-// threads than cores still make progress.
-struct alignas(64) Barrier {
-  int32_t arrived;
-  int32_t generation;
+// How often a thread has arrived at its barriers, on a cache line that nobody else writes. Starts
+// zeroed.
+struct alignas(64) Arrivals {
+  uint32_t count;
+};
 
-  void wait(int threads);
+// A barrier among `members` threads, as the one numbered `me` sees it. Everybody tells on a line of
+// their own and watches the others': no line is fought for, and the last to arrive is known of as
+// soon as its line has crossed. Spins shortly, then yields, so that more threads than cores still
+// make progress.
+struct Barrier {
+  Arrivals* lines;
+  int members, me;
+
+  void wait() const;
 };
 
 }  // namespace fastrnn::cpu

@@ -7,7 +7,7 @@ namespace {
 
 // Rough figures of current cores, in cycles; only their proportions matter.
 constexpr double kForkCycles = 12000;
-constexpr double kBarrierCycles = 2500;
+constexpr double kBarrierCycles = 1000;
 // Weights near a core arrive while it multiplies; most of the time for farther ones comes on top.
 constexpr double kNearBytesPerCycle = 28, kFarBytesPerCycle = 15;
 
