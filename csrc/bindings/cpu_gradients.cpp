@@ -17,100 +17,118 @@ Tensor for_product(const Tensor& tensor) {
   return tensor.scalar_type() == at::kHalf ? tensor.to(at::kFloat) : tensor;
 }
 
-cpu::ProductKernel kernel_for(at::ScalarType dtype) {
-  if (dtype == at::kFloat) return cpu::product_kernel(cpu::Dtype::kFloat32);
-  if (dtype == at::kBFloat16) return cpu::product_kernel(cpu::Dtype::kBfloat16);
+// Our own kernel for a product of (M, K) and (K, N), or null where torch's serves.
+cpu::ProductKernel kernel_for(at::ScalarType dtype, int64_t M, int64_t N, int64_t K) {
+  if (dtype == at::kFloat) return cpu::product_kernel(cpu::Dtype::kFloat32, M * N, K);
+  if (dtype == at::kBFloat16) return cpu::product_kernel(cpu::Dtype::kBfloat16, M * N, K);
   return nullptr;
 }
 
-// A right-hand side of a product, and its result, which has the type of product_result().
+// A right-hand side of a product, and its result; `sums` is the result in the type that products
+// are computed in, and the result itself where that is its type.
 struct Side {
-  Tensor b, out;
+  Tensor b, sums, result;
+
+  bool rounds() const { return sums.scalar_type() != result.scalar_type(); }
 };
 
-// a b, or a^T b, written to `out` or added to it, for one or two sides. Rows of all may lie apart.
-void product(const Tensor& a_given, bool transposed, std::vector<Side> sides, bool add) {
+// a b, or a^T b, written to the sums or added to them, for one or two sides; rounded to the result
+// where this is the last that is added. Rows of all but the result may lie apart. A kernel takes
+// float32 sums only.
+void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
+             std::vector<Side> sides, bool add, bool last) {
   const Tensor a = for_product(a_given);
   const int64_t M = a.size(transposed), K = a.size(!transposed);
   for (Side& side : sides) {
     side.b = for_product(side.b);
-    if (K == 0 && !add) side.out.zero_();
+    if (K == 0 && !add) side.sums.zero_();
+    if (K == 0 && last && side.rounds()) side.result.copy_(side.sums);
   }
   if (K == 0) return;
-  // With few rows the kernel would spend on packing `b` what it saves.
-  constexpr int64_t kManyRows = 32;
-  const bool pays = transposed || M >= kManyRows;
-  const cpu::ProductKernel kernel = kernel_for(a.scalar_type());
-  if (kernel && pays && sides[0].out.scalar_type() == at::kFloat) {
+  if (kernel) {
     const int threads = cpu::usable_threads(at::get_num_threads());
     cpu::ProductParams p{M, K, a.const_data_ptr(), a.stride(0), transposed, add, threads, {}};
     for (size_t i = 0; i < sides.size(); ++i) {
-      const auto& [b, out] = sides[i];
-      p.sides[i] = {out.size(1), b.const_data_ptr(), out.mutable_data_ptr<float>(), b.stride(0),
-                    out.stride(0)};
+      const auto& [b, sums, out] = sides[i];
+      void* const rounded = last && sides[i].rounds() ? out.mutable_data_ptr() : nullptr;
+      p.sides[i] = {sums.size(1), b.const_data_ptr(), sums.mutable_data_ptr<float>(),
+                    b.stride(0),  sums.stride(0),     rounded};
     }
     return kernel(p);
   }
   const Tensor left = transposed ? a.t() : a;
   for (Side& side : sides) {
     if (add) {
-      side.out.addmm_(left, side.b);
+      side.sums.addmm_(left, side.b);
     } else {
-      at::mm_out(side.out, left, side.b);
+      at::mm_out(side.sums, left, side.b);
     }
+    if (last && side.rounds()) side.result.copy_(side.sums);
   }
 }
 
-// An uninitialised result of products, in the type they are computed in.
-Tensor product_result(const LayerArgs& args, int64_t rows, int64_t columns, bool transposed) {
+// A product with b whose result has so many rows and the layer's dtype.
+Side side_of(const LayerArgs& args, const Tensor& b, int64_t rows, cpu::ProductKernel kernel) {
+  const Tensor result = empty_block({rows, b.size(1)}, args.options);
   const at::ScalarType dtype = args.x.scalar_type();
-  const bool own = transposed && dtype == at::kBFloat16 && kernel_for(dtype);
-  const bool widened = dtype == at::kHalf || own;
-  return empty_block({rows, columns}, widened ? args.options.dtype(at::kFloat) : args.options);
+  if (dtype != at::kHalf && (dtype == at::kFloat || !kernel)) return {b, result, result};
+  return {b, empty_block({rows, b.size(1)}, args.options.dtype(at::kFloat)), result};
 }
 
 // a^T b for rows that belong together.
 Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b) {
-  const Tensor result = product_result(args, a.size(1), b.size(1), true);
-  product(a, true, {{b, result}}, false);
-  return result;
+  const auto kernel = kernel_for(args.x.scalar_type(), a.size(1), b.size(1), a.size(0));
+  const Side side = side_of(args, b, a.size(1), kernel);
+  product(kernel, a, true, {side}, false, true);
+  return side.result;
 }
 
-// Whether a step's previous h stands in the output as it is, a step before.
-bool is_shifted(const LayerRows& rows) {
-  return !rows.args.packed && rows.order.empty() && !rows.resets.defined();
-}
-
-// The gradient of w_hh in `result`; and of w_ih, where it comes from the same gates, in that of
-// `x`.
-void recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tensor& output, int64_t d,
-                        const Tensor& result, const Side* x) {
+// The gradient of w_hh; and that of w_ih, where it comes from the same gates, by `x`.
+Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tensor& output,
+                          int64_t d, cpu::ProductKernel kernel, const Side* x) {
   const LayerArgs& args = rows.args;
-  const auto add_up = [&](int64_t begin, int64_t count, const Tensor& h, bool add) {
-    std::vector<Side> sides{{h, result}};
-    if (x) sides.push_back({x->b.narrow(0, begin, count), x->out});
-    product(gates.narrow(0, begin, count), true, sides, add);
-  };
-  if (!is_shifted(rows)) return add_up(0, rows.N, rows.previous_h(output, d), false);
-  // No copy is needed but for the step that starts from the initial h.
-  const bool backwards = rows.backwards(d);
-  const int64_t shifted = args.N - args.B;
+  const int64_t M = gates.size(1), shifted = args.N - args.B;
   const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
-  add_up(backwards ? shifted : 0, args.B, args.hx[0].select(0, d), false);
-  if (shifted > 0) {
-    add_up(backwards ? 0 : args.B, shifted, h.narrow(0, backwards ? args.B : 0, shifted), true);
+  const Tensor h0 = args.hx[0].select(0, d);
+  const Side side = side_of(args, h0, M, kernel);
+  const auto add_up = [&](int64_t begin, int64_t count, const Tensor& b, bool add, bool last) {
+    std::vector<Side> sides{{b, side.sums, side.result}};
+    if (x) sides.push_back({x->b.narrow(0, begin, count), x->sums, x->result});
+    product(kernel, gates.narrow(0, begin, count), true, sides, add, last);
+  };
+  // Where all rows are there, a step's previous h stands in the output, a step before, but for the
+  // one that starts from h0. A copy takes longer than going over the sums twice for many rows only.
+  const bool in_place = !args.packed && rows.order.empty() && !rows.resets.defined() && shifted > 0;
+  const int64_t copied = rows.N * args.R * int64_t(h.element_size());
+  const int64_t summed = M * (args.R + (x ? args.I : 0)) * int64_t(sizeof(float));
+  if (in_place && copied > summed) {
+    const bool backwards = rows.backwards(d);
+    add_up(backwards ? shifted : 0, args.B, h0, false, false);
+    add_up(backwards ? 0 : args.B, shifted, h.narrow(0, backwards ? args.B : 0, shifted), true,
+           true);
+  } else {
+    add_up(0, rows.N, rows.previous_h(output, d), false, true);
   }
+  return side.result;
 }
 
 }  // namespace
 
 Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const LayerArgs& args = rows.args;
-  const Tensor sum = product_result(args, rows.N, args.I, false);
+  const at::ScalarType dtype = args.x.scalar_type();
+  const int64_t K = grads.gates.size(3);
+  // With few rows the kernel would spend on packing the weights what it saves.
+  constexpr int64_t kManyRows = 32;
+  const bool own = dtype == at::kFloat && rows.N >= kManyRows;
+  const cpu::ProductKernel kernel = own ? kernel_for(dtype, rows.N, args.I, K) : nullptr;
+  const auto options = dtype == at::kHalf ? args.options.dtype(at::kFloat) : args.options;
+  const Tensor sum = empty_block({rows.N, args.I}, options);
   for (int64_t d = 0; d < args.D; ++d) {
-    product(grads.gates.select(0, d).select(1, 0), false, {{args.weights[d].w_ih, sum}}, d > 0);
+    const Tensor gates = grads.gates.select(0, d).select(1, 0);
+    product(kernel, gates, false, {{args.weights[d].w_ih, sum, sum}}, d > 0, false);
   }
-  return rows.scatter(sum.to(args.x.scalar_type()));
+  return rows.scatter(sum.to(dtype));
 }
 
 std::vector<Tensor> weight_gradients(const LayerRows& rows, const LayerGradients& grads,
@@ -118,27 +136,26 @@ std::vector<Tensor> weight_gradients(const LayerRows& rows, const LayerGradients
   const LayerArgs& args = rows.args;
   const at::ScalarType dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
-  // Our float32 product turns a into rows for both at once; in bfloat16 that brought nothing.
-  const bool together = last == 0 && dtype == at::kFloat && kernel_for(dtype);
+  const int64_t M = grads.gates.size(3);
+  const cpu::ProductKernel kernel = kernel_for(dtype, M, args.I + args.R, rows.N);
+  // Our own product turns the gates into rows for both at once.
+  const bool together = last == 0 && kernel;
   const Tensor x = rows.gather(args.x);
   std::vector<Tensor> result;
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d), input = gates.select(1, 0);
-    const Tensor w_ih = product_result(args, input.size(1), args.I, true);
-    const Tensor w_hh = product_result(args, input.size(1), args.R, true);
-    const Side side{x, w_ih};
-    if (!together) product(input, true, {side}, false);
-    recurrent_gradient(rows, gates.select(1, last), output, d, w_hh, together ? &side : nullptr);
-    result.push_back(w_ih.to(dtype));
-    result.push_back(w_hh.to(dtype));
+    const Side w_ih = side_of(args, x, M, kernel);
+    if (!together) product(kernel, input, true, {w_ih}, false, true);
+    result.push_back(w_ih.result);
+    result.push_back(recurrent_gradient(rows, gates.select(1, last), output, d, kernel,
+                                        together ? &w_ih : nullptr));
     if (args.biases) {
       // Both always get tensors of their own: an optimizer may change them in place.
       result.push_back(grads.bias.select(0, d).select(0, 0).to(dtype, false, true));
       result.push_back(grads.bias.select(0, d).select(0, last).to(dtype, false, true));
     }
     if (args.projected)
-      result.push_back(
-          rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d)).to(dtype));
+      result.push_back(rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d)));
   }
   return result;
 }

@@ -40,9 +40,7 @@ class Backward {
   size_t workspace() const { return arena.used; }
   int threads() const { return plan.threads; }
 
-  void prepare() {
-    meetings.clear();
-  }
+  void prepare() { meetings.clear(); }
 
   void run(int thread) {
     pack(thread);

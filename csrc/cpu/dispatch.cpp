@@ -105,9 +105,14 @@ const Kernels& kernels(Dtype dtype) {
   return dtype == Dtype::kBfloat16 ? level.bfloat16 : level.others;
 }
 
-ProductKernel product_kernel(Dtype dtype) {
+ProductKernel product_kernel(Dtype dtype, int64_t results, int64_t depth) {
   const Level& level = levels()[current()];
-  if (dtype == Dtype::kBfloat16) return level.bfloat16.product_bfloat16;
+  if (dtype == Dtype::kBfloat16) {
+    // Without tiles, short sums take longer than oneDNN's unless its overhead shows.
+    constexpr int64_t kFewResults = 1 << 17, kLong = 512, kShort = 8;
+    const bool pays = outruns_onednn() && depth >= (results <= kFewResults ? kShort : kLong);
+    return pays || isa() == "amx_bf16" ? level.bfloat16.product_bfloat16 : nullptr;
+  }
 #if FASTRNN_X86_LEVELS
   // torch's BLAS is MKL, which is fast in float32 on Intel's CPUs alone.
   if (dtype == Dtype::kFloat32 && !__builtin_cpu_is("intel")) return level.others.product_float32;

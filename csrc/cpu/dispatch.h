@@ -24,7 +24,8 @@ bool outruns_onednn();
 
 const Kernels& kernels(Dtype dtype);
 
-// The kernel for products of a storage type, or null where torch's BLAS is at least as fast.
-ProductKernel product_kernel(Dtype dtype);
+// The kernel for products of a storage type with so many results, each a sum of `depth` products;
+// or null where torch's BLAS is at least as fast.
+ProductKernel product_kernel(Dtype dtype, int64_t results, int64_t depth);
 
 }  // namespace fastrnn::cpu

@@ -46,9 +46,7 @@ class Forward {
   size_t workspace() const { return arena.used; }
   int threads() const { return plan.threads; }
 
-  void prepare() {
-    meetings.clear();
-  }
+  void prepare() { meetings.clear(); }
 
   void run(int thread) {
     pack(thread);

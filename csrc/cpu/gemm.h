@@ -12,14 +12,16 @@ class Product {
   using Packed = typename Op::Packed;
   using V = VecOf<S>;
   static constexpr int W = kLanes<Op>;
-  static constexpr int64_t kDepth =
-      Op::kCopies ? 1024 : 512;  // of K at a time, so that b stays near
-  static constexpr int64_t kStride = kDepth + 64 / sizeof(S);  // rows in different cache sets
-  static constexpr int64_t kRows = 8 * W;                      // of c at a time: so do rows of a
+  // Of K at a time, so that b stays near; up to half more, where a short rest would remain.
+  static constexpr int64_t kDepth = 2048 / sizeof(S), kMaxDepth = kDepth + kDepth / 2;
+  static constexpr int64_t kStride = kMaxDepth + 64 / sizeof(S);  // rows in different cache sets
+  static constexpr int64_t kRows = 8 * W;                         // of c at a time: so do rows of a
 
  public:
   explicit Product(const ProductParams& params)
       : p(params), columns{{p.sides[0].N, W, kMaxVecs, 1}, {p.sides[1].N, W, kMaxVecs, 1}} {
+    const int64_t parts = larger(1, (p.K + kDepth / 2) / kDepth);
+    depth = ((p.K + parts - 1) / parts + 31) / 32 * 32;
     constexpr double kWorthAThread = 1e5;  // multiply-adds
     const double N = double(p.sides[0].N + p.sides[1].N);
     const double most = double(p.M) * N * double(p.K) / kWorthAThread;
@@ -38,10 +40,10 @@ class Product {
     int tile_rows = 0;
     Rows<Op> rows{pointers + thread * kRows, 0, blocks + thread * kRows * kStride, kStride,
                   &tile_rows};
-    for (int64_t k = 0; k < p.K; k += kDepth) {
-      rows.depth = smaller(kDepth, p.K - k);
+    for (int64_t k = 0; k < p.K; k += depth) {
+      rows.depth = smaller(depth, p.K - k);
       for (int side = 0; side < 2; ++side) {
-        const auto& [N, b, c, ldb, ldc] = p.sides[side];
+        const auto& [N, b, c, ldb, ldc, rounded] = p.sides[side];
         for (int64_t j = 0; j < columns[side].count; ++j) {
           pack_panel<Op>((const S*)b + k * ldb, rows.depth, ldb, 1, columns[side].columns(j),
                          panel<Op>(panels[side], columns[side], j, rows.depth));
@@ -54,7 +56,7 @@ class Product {
           for (int64_t j = 0; j < columns[side].count; ++j) {
             multiply_panel(rows, block, side, j,
                            panel<Op>(panels[side], columns[side], j, rows.depth),
-                           p.accumulate || k > 0);
+                           p.accumulate || k > 0, k + depth >= p.K);
           }
         }
       }
@@ -66,7 +68,7 @@ class Product {
 
  private:
   int64_t squares() const { return (p.M + W - 1) / W; }
-  int64_t panels_size(int side) const { return panel_size<Op>(kDepth, columns[side].unit_vectors); }
+  int64_t panels_size(int side) const { return panel_size<Op>(depth, columns[side].unit_vectors); }
   int64_t panels_size() const { return panels_size(0) + panels_size(1); }
 
   void lay_out(char* base) {
@@ -107,16 +109,21 @@ class Product {
   }
 
   void multiply_panel(const Rows<Op>& rows, Range block, int side, int64_t j, const Packed* panel,
-                      bool add) const {
+                      bool add, bool last) const {
     static constexpr float kZeros[kMaxVecs * W] = {};
-    const auto& [N, b, to, ldb, ldc] = p.sides[side];
+    const auto& [N, b, to, ldb, ldc, rounded] = p.sides[side];
     const int vecs = columns[side].vecs(j);
-    const bool whole = (j + 1) * kMaxVecs * W <= N;
+    S* const result = last ? (S*)rounded : nullptr;
+    const bool whole = (j + 1) * kMaxVecs * W <= N && !result;
     for_row_groups(0, block.size(), row_limit<Op>(vecs), [&](int64_t m, int count) {
       float* const c = to + (block.begin + m) * ldc + columns[side].unit(j, 0);
+      const auto rounded_at = [&](int r) {
+        return result + (block.begin + m + r) * N + columns[side].unit(j, 0);
+      };
       if constexpr (!Op::kCopies) {
         for (int r = 0; r < count; ++r) {
-          for (int v = 0; v < vecs; ++v) __builtin_prefetch(c + r * ldc + v * W, 1, 3);
+          if (add || !result) prefetch_written(c + r * ldc, vecs * W);
+          if (result) prefetch_written(rounded_at(r), vecs * W);
         }
       }
       if (whole) {
@@ -128,8 +135,13 @@ class Product {
         for (int v = 0; v < vecs; ++v) {
           float* const out = c + r * ldc + v * W;
           const int64_t valid = N - columns[side].unit(j, v);
-          const Vec<float> sum = Vec<float>::load(tile + (r * vecs + v) * W);
-          store(out, add ? load((const float*)out, valid) + sum : sum, valid);
+          Vec<float> sum = Vec<float>::load(tile + (r * vecs + v) * W);
+          if (add) sum = sum + load((const float*)out, valid);
+          if (result) {
+            store(rounded_at(r) + v * W, V(sum), valid);
+          } else {
+            store(out, sum, valid);
+          }
         }
       }
     });
@@ -137,9 +149,10 @@ class Product {
 
   const ProductParams& p;
   const Blocks columns[2];  // of each side
+  int64_t depth;            // of K at a time
   char* allocated;
   Arena arena{nullptr};
-  Packed* all_panels;  // of each thread: all columns of both b for kDepth of K
+  Packed* all_panels;  // of each thread: all columns of both b for depth of K
   S* blocks;           // of each thread: kRows rows, kStride apart
   const S** pointers;
 };

@@ -79,7 +79,7 @@ inline Kernels make_kernels() {
                   nullptr,
                   nullptr};
   if constexpr (FASTRNN_LEVEL == 2) kernels.product_float32 = &run_product<Plain<float>>;
-  if constexpr (Bfloat16Operand::kCopies) kernels.product_bfloat16 = &run_product<Bfloat16Operand>;
+  if constexpr (FASTRNN_LEVEL >= 3) kernels.product_bfloat16 = &run_product<Bfloat16Operand>;
   return kernels;
 }
 

@@ -109,8 +109,8 @@ FASTRNN_HD void sweep(Range blocks, int64_t step, const F& f) {
   }
 }
 
-// The blocks that hold all gates of as many hidden units as fit a panel; of fewer, where there would
-// not be a block for each slice.
+// The blocks that hold all gates of as many hidden units as fit a panel; of fewer, where there
+// would not be a block for each slice.
 template <class Op>
 FASTRNN_HD Blocks make_blocks(int64_t units, int gates, int64_t slices) {
   const Blocks widest(units, kLanes<Op>, gates < kMaxVecs ? kMaxVecs / gates : 1, gates);

@@ -85,6 +85,8 @@ struct ProductParams {
     const void* b = nullptr;  // (K, N) with rows `ldb` apart
     float* c = nullptr;       // (M, N) with rows `ldc` apart
     int64_t ldb = 0, ldc = 0;
+    // (M, N), dense: c in the storage type, instead of c, which holds sums until then; or null.
+    void* rounded = nullptr;
   };
   int64_t M, K;
   const void* a;  // (M, K) with rows `lda` apart; transposed: (K, M) with rows `lda` apart
