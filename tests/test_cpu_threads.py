@@ -48,6 +48,20 @@ def example(cell):
 
 
 @cells
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_one_row_with_any_number_of_threads(cell, dtype):
+    """Where rows are few, hidden units are divided down to single vectors of them."""
+    torch.manual_seed(2)
+    modules, x, hx = twins(cell, I, H, dtype=dtype), torch.randn(4 * T, 1, I), random_states(cell, 1, 1, H)
+    theirs, truth = (evaluate(module, x, hx, None, dtype) for module in modules[1:])
+    for count in (1, 2, 3, 5):
+        with threads(count):
+            first, second = (evaluate(modules[0], x, hx, None, dtype) for _ in range(2))
+        check_all(first, theirs, truth)
+        assert all(torch.equal(first[name], second[name]) for name in first), count
+
+
+@cells
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_any_number_of_threads(cell, packed):
     """Within the budget for every number, and the same bits again for the same number."""
