@@ -17,19 +17,18 @@ Tensor for_product(const Tensor& tensor) {
   return tensor.scalar_type() == at::kHalf ? tensor.to(at::kFloat) : tensor;
 }
 
-// Our own kernel for a product of (M, K) and (K, N), or null where torch's serves.
+// Our own kernel for a product of (M, K) and (K, N) of a layer's dtype, or null where torch's
+// serves.
 cpu::ProductKernel kernel_for(at::ScalarType dtype, int64_t M, int64_t N, int64_t K) {
-  if (dtype == at::kFloat) return cpu::product_kernel(cpu::Dtype::kFloat32, M * N, K);
-  if (dtype == at::kBFloat16) return cpu::product_kernel(cpu::Dtype::kBfloat16, M * N, K);
-  return nullptr;
+  if (dtype == at::kDouble) return nullptr;
+  const bool pairs = dtype == at::kBFloat16;  // float16 is multiplied in float32
+  return cpu::product_kernel(pairs ? cpu::Dtype::kBfloat16 : cpu::Dtype::kFloat32, M * N, K);
 }
 
 // A right-hand side of a product, and its result; `sums` is the result in the type that products
 // are computed in, and the result itself where that is its type.
 struct Side {
   Tensor b, sums, result;
-
-  bool rounds() const { return sums.scalar_type() != result.scalar_type(); }
 };
 
 // a b, or a^T b, written to the sums or added to them, for one or two sides; rounded to the result
@@ -42,29 +41,34 @@ void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
   for (Side& side : sides) {
     side.b = for_product(side.b);
     if (K == 0 && !add) side.sums.zero_();
-    if (K == 0 && last && side.rounds()) side.result.copy_(side.sums);
   }
-  if (K == 0) return;
-  if (kernel) {
+  // Both sides are of the same types. The kernel rounds to the type that it reads, which float16 is
+  // not.
+  const bool rounds = last && sides[0].sums.scalar_type() != sides[0].result.scalar_type();
+  const bool kernel_rounds =
+      rounds && kernel && K > 0 && sides[0].result.scalar_type() == a.scalar_type();
+  if (kernel && K > 0) {
     const int threads = cpu::usable_threads(at::get_num_threads());
     cpu::ProductParams p{M, K, a.const_data_ptr(), a.stride(0), transposed, add, threads, {}};
     for (size_t i = 0; i < sides.size(); ++i) {
       const auto& [b, sums, out] = sides[i];
-      void* const rounded = last && sides[i].rounds() ? out.mutable_data_ptr() : nullptr;
+      void* const rounded = kernel_rounds ? out.mutable_data_ptr() : nullptr;
       p.sides[i] = {sums.size(1), b.const_data_ptr(), sums.mutable_data_ptr<float>(),
                     b.stride(0),  sums.stride(0),     rounded};
     }
-    return kernel(p);
-  }
-  const Tensor left = transposed ? a.t() : a;
-  for (Side& side : sides) {
-    if (add) {
-      side.sums.addmm_(left, side.b);
-    } else {
-      at::mm_out(side.sums, left, side.b);
+    kernel(p);
+  } else if (K > 0) {
+    const Tensor left = transposed ? a.t() : a;
+    for (Side& side : sides) {
+      if (add) {
+        side.sums.addmm_(left, side.b);
+      } else {
+        at::mm_out(side.sums, left, side.b);
+      }
     }
-    if (last && side.rounds()) side.result.copy_(side.sums);
   }
+  if (!rounds || kernel_rounds) return;
+  for (Side& side : sides) side.result.copy_(side.sums);
 }
 
 // A product with b whose result has so many rows and the layer's dtype.
@@ -88,7 +92,6 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
                           int64_t d, cpu::ProductKernel kernel, const Side* x) {
   const LayerArgs& args = rows.args;
   const int64_t M = gates.size(1), shifted = args.N - args.B;
-  const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
   const Tensor h0 = args.hx[0].select(0, d);
   const Side side = side_of(args, h0, M, kernel);
   const auto add_up = [&](int64_t begin, int64_t count, const Tensor& b, bool add, bool last) {
@@ -99,10 +102,11 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
   // Where all rows are there, a step's previous h stands in the output, a step before, but for the
   // one that starts from h0. A copy takes longer than going over the sums twice for many rows only.
   const bool in_place = !args.packed && rows.order.empty() && !rows.resets.defined() && shifted > 0;
-  const int64_t copied = rows.N * args.R * int64_t(h.element_size());
+  const int64_t copied = rows.N * args.R * int64_t(output.element_size());
   const int64_t summed = M * (args.R + (x ? args.I : 0)) * int64_t(sizeof(float));
   if (in_place && copied > summed) {
     const bool backwards = rows.backwards(d);
+    const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
     add_up(backwards ? shifted : 0, args.B, h0, false, false);
     add_up(backwards ? 0 : args.B, shifted, h.narrow(0, backwards ? args.B : 0, shifted), true,
            true);
@@ -120,7 +124,7 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const int64_t K = grads.gates.size(3);
   // With few rows the kernel would spend on packing the weights what it saves.
   constexpr int64_t kManyRows = 32;
-  const bool own = dtype == at::kFloat && rows.N >= kManyRows;
+  const bool own = dtype != at::kBFloat16 && rows.N >= kManyRows;
   const cpu::ProductKernel kernel = own ? kernel_for(dtype, rows.N, args.I, K) : nullptr;
   const auto options = dtype == at::kHalf ? args.options.dtype(at::kFloat) : args.options;
   const Tensor sum = empty_block({rows.N, args.I}, options);
