@@ -21,9 +21,9 @@ namespace cpu = fastrnn::cpu;
 
 namespace {
 
-constexpr Shape kShapes[] = {{1, 1, 1, 1}, {1, 3, 17, 33}, {3, 1, 33, 3},  {2, 5, 3, 17},
-                             {4, 3, 1, 1}, {2, 17, 1, 33}, {3, 4, 17, 20}, {2, 0, 3, 3},
-                             {3, 1, 5, 65}};
+constexpr Shape kShapes[] = {{1, 1, 1, 1},   {1, 3, 17, 33}, {3, 1, 33, 3},
+                             {2, 5, 3, 17},  {4, 3, 1, 1},   {2, 17, 1, 33},
+                             {3, 4, 17, 20}, {2, 0, 3, 3},   {3, 1, 5, 65}};
 // teams == 0: what plan.cpp chooses, with up to 3 threads.
 constexpr Division kDivisions[] = {{0, 0, 0}, {1, 2, 1}, {1, 1, 2}, {1, 3, 1},
                                    {1, 1, 3}, {2, 1, 1}, {1, 2, 2}, {2, 1, 2}};
