@@ -109,13 +109,14 @@ FASTRNN_HD void sweep(Range blocks, int64_t step, const F& f) {
   }
 }
 
-// The blocks that hold all gates of as many hidden units as fit a panel; of fewer, where there
-// would not be a block for each slice.
+// As many vectors of units as a panel can hold with all their gates.
+constexpr int widest_block(int gates) { return gates < kMaxVecs ? kMaxVecs / gates : 1; }
+
+// The blocks that hold all gates of some hidden units, a block at least for each slice.
 template <class Op>
 FASTRNN_HD Blocks make_blocks(int64_t units, int gates, int64_t slices) {
-  const Blocks widest(units, kLanes<Op>, gates < kMaxVecs ? kMaxVecs / gates : 1, gates);
-  if (slices <= widest.count) return widest;
-  return {units, kLanes<Op>, int(larger(1, widest.unit_vectors / slices)), gates};
+  const int64_t vectors = (units + kLanes<Op> - 1) / kLanes<Op>;
+  return {units, kLanes<Op>, int(block_vectors(vectors, widest_block(gates), slices)), gates};
 }
 
 // Where a block starts in panels over `depth` values of k.
@@ -163,12 +164,17 @@ FASTRNN_HD void clear_units(A* row, const Blocks& units, Range blocks) {
 template <class Op>
 Plan plan_for(const LayerShape& s, double weights, int64_t units, int gates, int threads) {
   const double macs = double(kLanes<Op>) * Op::kDepth * kProductsPerCycle;
-  const int64_t finest = make_blocks<Op>(units, gates, s.D * s.B < threads ? units : 1).count;
+  const Blocks widest = make_blocks<Op>(units, gates, 1);
+  StepWork work;
+  work.macs_per_row = weights;
   // Tiles of 16 rows are half used by the weights' loads.
-  return make_plan(s,
-                   {weights, Op::kCopies ? 256 : macs, Op::kCopies ? 24.0 : 1.0,
-                    weights * sizeof(typename Op::Packed), finest},
-                   threads);
+  work.macs_per_cycle = Op::kCopies ? 256 : macs;
+  work.least_rows = Op::kCopies ? 24 : 1;
+  work.weight_bytes = weights * sizeof(typename Op::Packed);
+  work.unit_vectors = widest.unit_vectors;
+  work.widest_block = widest.unit_vecs;
+  work.most_slices = s.D * s.B < threads ? widest.unit_vectors : widest.count;
+  return make_plan(s, work, threads);
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -13,8 +13,14 @@ struct StepWork {
   double macs_per_cycle;  // of one core
   double least_rows;      // fewer rows than these take as long
   double weight_bytes;    // packed weights that a step reads
-  int64_t unit_blocks;    // the finest division of the hidden units
+  int64_t unit_vectors;   // vectors of hidden units
+  int64_t widest_block;   // how many of them a block takes
+  int64_t most_slices;    // the finest division of them
 };
+
+// The vectors of units in a block: as many as it takes, or fewer where there would not be a block
+// for each slice.
+int64_t block_vectors(int64_t unit_vectors, int64_t widest, int64_t slices);
 
 // Directions run at the same time on teams of their own where there are threads for both. A team
 // cuts the batch into slices that never meet (no barrier), and each slice's hidden units into

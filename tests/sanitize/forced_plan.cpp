@@ -14,7 +14,7 @@ namespace fastrnn::cpu {
 Plan make_plan(const LayerShape& shape, const StepWork& work, int threads) {
   if (forced.teams == 0) return measured_plan(shape, work, threads);
   if (forced.threads() > threads || forced.teams > shape.D || forced.batch_slices > shape.B ||
-      forced.unit_slices > work.unit_blocks) {
+      forced.unit_slices > work.most_slices) {
     return {1, 1, 1, 1};
   }
   ++forced_uses;
