@@ -15,7 +15,7 @@ import pytest
 
 from fastrnn import _ext, _ops
 
-PREFETCHING = ("avx2", "avx512", "avx512_bf16")
+PREFETCHING = ("avx2", "avx512", "avx512_bf16", "amx_bf16")
 
 
 @pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
