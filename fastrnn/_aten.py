@@ -29,6 +29,8 @@ def is_step(call: Call) -> bool:
     """Whether torch's cells compute the call."""
     if call.T != 1 or call.packed or call.device != "cpu" or call.B == 0:
         return False
+    if call.foreign or torch._C._is_any_autocast_enabled():  # where layers and cells differ in what they take and give
+        return False
     return call.mode != "LSTM" or (call.B < 32 and not call.P)  # torch's cells know no projection
 
 

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._ops import LIBRARY, is_watched, layer_ops
+from ._gate import is_foreign
+from ._ops import LIBRARY, is_traced, is_transformed, is_watched, layer_ops
 from .reference import Timing, scan_gradients
-
-_PLAIN = (Tensor, torch.nn.Parameter)  # tensors of any other type look at what is done to them
 
 
 class Layer(torch.autograd.Function):
@@ -52,7 +51,7 @@ def _gradients(ctx, backward: Callable, grad_outputs: list[Tensor], wanted: Sequ
     kept = ctx.saved_tensors  # checkpointing hands them out once; masks changed since are noticed here
     inputs, (output, *saved) = kept[: ctx.inputs], kept[ctx.inputs + ctx.masks :]
     states = ctx.states
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_transformed() or is_foreign((*kept, *grad_outputs)):
         return scan_gradients(ctx.cell, inputs, ctx.timing, states, grad_outputs, wanted)
     x, hx, weights = inputs[0], list(inputs[1 : 1 + states]), list(inputs[1 + states :])
     needs = [wanted[0], any(wanted[1 : 1 + states]), any(wanted[1 + states :])]
@@ -108,8 +107,8 @@ def layer(
     Returns the output and the final states; after these the c of every step, if ``cells``.
     """
     batch_sizes, *masks = timing
-    if backend != "reference" and (is_watched() or type(x) not in _PLAIN):
-        save = save if needs_grad(x, hx, weights) else 0
+    if backend != "reference" and is_watched():
+        save = save if needs_grad(x, hx, weights) or is_traced() else 0  # what was traced may be trained
         forward = torch.ops.fastrnn.layer_forward
         output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), save, *masks, cells)
         return output, hn

@@ -13,7 +13,8 @@ class Call(NamedTuple):
     ``mode`` is the cell's; ``T B I H P`` are time, batch, input, hidden and projection size (0: none); ``grad`` says
     that a gradient may be asked for, ``transformed`` that ``torch.func`` or forward-mode AD is looking on,
     ``extended`` that something is asked for which ``torch.nn`` does not have (``_extras``), and ``step`` that it is a
-    cell's. ``index`` is the device's among those of its type.
+    cell's. ``index`` is the device's among those of its type. ``foreign`` says that the kernels must not read one of
+    its tensors (``_gate``).
     """
 
     mode: str
@@ -32,3 +33,4 @@ class Call(NamedTuple):
     extended: bool = False
     step: bool = False
     index: int = 0
+    foreign: bool = False

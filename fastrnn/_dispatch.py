@@ -19,25 +19,23 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
-from torch._C._functorch import peek_interpreter_stack
 from torch._guards import detect_fake_mode
-from torch.autograd import forward_ad
-from torch.compiler import is_compiling
 
 from . import _first_call, _ops, _proof, reference
 from ._call import Call
+from ._ops import is_compiling
 
 BACKENDS = ("cuda", "cpu", "aten", "reference")
-_COMPILED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPES = {
+    "cuda": _REAL,
+    "cpu": _REAL,
+    "aten": (*_REAL, torch.complex64, torch.complex128),
+    "reference": (*_REAL, torch.complex64, torch.complex128),
+}
+"""What each backend computes in. With any other type a call ends as torch's own operators end with it."""
 _forced: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 _environment = os.environ.get("FASTRNN_BACKEND") or None  # read once, when fastrnn is imported
-
-
-def is_transformed() -> bool:
-    """Whether a ``torch.func`` transform or forward-mode AD is active."""
-    if is_compiling():
-        return torch._C._are_functorch_transforms_active()
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def why_not(backend: str, call: Call) -> list[str]:
@@ -49,8 +47,10 @@ def why_not(backend: str, call: Call) -> list[str]:
             reasons.append(missing)
         if call.device != backend:
             reasons.append(f"the tensors are on {call.device}")
-        if call.dtype not in _COMPILED_DTYPES:
-            reasons.append(f"there is no kernel for {call.dtype}")
+        if call.foreign:
+            reasons.append("an argument is not an ordinary strided tensor")
+    if call.dtype not in DTYPES[backend]:
+        reasons.append(f"there is no kernel for {call.dtype}")
     if backend == "cuda" and call.B == 0:
         reasons.append("an empty batch launches nothing")
     if backend == "aten" and call.extended:
@@ -137,6 +137,8 @@ def ranking(call: Call, input: torch.Tensor | None = None) -> tuple[str, ...]:
 
     The compiled backend of a device that the tensors are not on stands last, for it cannot serve.
     """
+    if call.foreign:  # what torch.nn does with such a tensor is right
+        return ("aten", "reference", "cpu", "cuda")
     own, other = ("cpu", "cuda") if call.device == "cpu" else ("cuda", "cpu")
     if call.device == "cuda" and _is_unproven(call, input):
         return ("aten", "reference", own, other)
@@ -179,14 +181,24 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
         if reasons:
             raise RuntimeError(_refusal(name, reasons))
         return name
-    if _ops.is_watched() and not call.transformed and (call.device != "cuda" or not _is_unproven(call, input)):
+    if _ops.is_traced() and not call.extended:
+        return "aten"  # TorchScript saves these, loads them anywhere and can train what was traced without gradients
+    if _is_for_operators(call) and (call.device != "cuda" or not _is_unproven(call, input)):
         return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
     for candidate in ranking(call, input):
         if candidate == "cpu" and not _ops.has_extension():
             continue  # why_not would find it too, more slowly
         if not why_not(candidate, call):
             return candidate
-    raise AssertionError("the reference serves every call")
+    if call.extended:
+        expected = ", ".join(str(dtype) for dtype in DTYPES["reference"])
+        raise RuntimeError(f"fastrnn: expected tensors of one of {expected}, got {call.dtype}")
+    return "aten"  # torch's operators say what they do not compute
+
+
+def _is_for_operators(call: Call) -> bool:
+    """Whether torch follows a call that the operators of ``torch.ops.fastrnn`` can make."""
+    return _ops.is_watched() and not call.transformed and call.dtype in DTYPES["cpu"]
 
 
 def _choose_for_graph(call: Call) -> str:
@@ -201,8 +213,10 @@ def _choose_for_graph(call: Call) -> str:
         raise RuntimeError(_refusal("aten", why_not("aten", call)))
     if _environment == "aten":
         return "aten"
+    if call.foreign or call.dtype not in DTYPES["cpu"]:
+        return "reference" if call.extended else "aten"
     if call.device == "cuda" and _environment is None:
-        if not call.transformed and call.dtype in _COMPILED_DTYPES:
+        if not call.transformed:
             _prove_for_graph(call.index, call.mode, call.dtype)
         if _why_not_proven(call):
             return "reference" if call.extended else "aten"

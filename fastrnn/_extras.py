@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._dispatch import is_transformed
-from ._ops import is_watched
+from ._ops import is_transformed, is_watched
 
 
 class Extras(NamedTuple):
@@ -40,6 +39,7 @@ def check_extras(
     """
     if lengths is None and reset_mask is None and all_states is False and checkpoint_chunks is None and save is None:
         return None
+    all_states, checkpoint_chunks = _unboxed(all_states), _unboxed(checkpoint_chunks)
     if not isinstance(all_states, bool):
         raise TypeError(f"{name}: all_states must be a bool, got {all_states!r}")
     if save not in (None, "full", "states"):
@@ -47,12 +47,31 @@ def check_extras(
     packed = batch_sizes is not None
     T = batch_sizes.size(0) if packed else input.size(0)
     if lengths is not None or reset_mask is not None:
+        lengths = _as_lengths(name, lengths, input)
         B = None if packed else input.size(1)
         _check_mask(name, "lengths", lengths, torch.int64, ("(B,)", (B,)), input, packed)
         _check_mask(name, "reset_mask", reset_mask, torch.bool, ("(B, T)", (B, T)), input, packed)
     if lengths is not None:
         _check_values(name, lengths, T)
     return Extras(lengths, reset_mask, all_states, _chunks(name, checkpoint_chunks, T), save)
+
+
+def _unboxed(value):
+    """A number of numpy's as Python's."""
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+
+def _as_lengths(name: str, given, input: Tensor) -> Tensor | None:
+    """``lengths`` as ``pack_padded_sequence`` takes them: integers in a tensor, a list or an array."""
+    if given is None or (isinstance(given, Tensor) and given.dtype == torch.int64):
+        return given
+    try:
+        lengths = torch.as_tensor(given, device=None if isinstance(given, Tensor) else input.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: lengths must be integers of shape (B,), got {given!r}") from error
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise ValueError(f"{name}: lengths must be integers of shape (B,), got {lengths.dtype}")
+    return lengths.to(torch.int64)
 
 
 def _check_mask(name, argument, given, dtype, shape, input, packed) -> None:

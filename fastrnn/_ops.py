@@ -18,13 +18,16 @@ In eager mode they are called directly. Whatever follows the operators of a call
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch.compiler import is_compiling
+from torch._C._functorch import peek_interpreter_stack
+from torch._guards import TracingContext
+from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 from . import _ext, reference
 from .registry import CELLS
@@ -85,10 +88,37 @@ def layer_ops(backend: str) -> LayerOps:
     return LayerOps(module.layer_forward, module.layer_backward)
 
 
+def is_compiling() -> bool:
+    """Whether this thread makes a graph, by ``torch.compile`` or ``torch.export``.
+
+    ``torch.compiler.is_compiling()`` says whether any thread of the process does.
+    """
+    return is_dynamo_compiling() or TracingContext.try_get() is not None
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records this call."""
+    return _get_tracing_state() is not None
+
+
+def is_transformed() -> bool:
+    """Whether a ``torch.func`` transform or forward-mode AD is active."""
+    if is_compiling():
+        return torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+
+
 def is_watched() -> bool:
     """Whether torch follows this call operator by operator: ``torch.compile``, ``torch.export``, a
     ``TorchDispatchMode`` (FlopCounterMode, FakeTensorMode) or a tracer. They must be shown ``torch.ops.fastrnn.*``."""
-    return is_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None
+    return is_compiling() or _len_torch_dispatch_stack() > 0 or is_traced()
+
+
+def autocast(weights: Sequence[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
+    """The weights in ``dtype``: the copies that torch's autocast keeps until its block ends, where it may keep some."""
+    if is_watched() or not has_extension():
+        return [w.to(dtype) for w in weights]
+    return _ext.load().autocast(list(weights), dtype, device)
 
 
 def describe_kernels(

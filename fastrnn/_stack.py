@@ -12,12 +12,13 @@ from ._autograd import layer, needs_grad
 from ._checks import check_call
 from ._chunks import in_chunks
 from ._extras import Extras
+from ._gate import is_foreign
 from ._ops import STATES, is_watched
 from .reference import Timing, scan
 from .registry import Cell
 
 # On the CPU torch's autocast runs these in the low type as a whole; the others keep the type of their state.
-_CPU_AUTOCAST_LOW = frozenset({"LSTM", "RNN", "RNNCell"})
+_CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell"})
 
 
 def is_autocast(input: Tensor) -> bool:
@@ -39,10 +40,25 @@ def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[T
         return input, hx, weights
     device = input.device.type
     dtype = torch.get_autocast_dtype(device)
-    if device == "cpu" and (name not in _CPU_AUTOCAST_LOW or (name == "LSTM" and (packed or _is_projected(hx)))):
+    if device == "cpu" and not _is_low_on_cpu(name, input, hx, packed):
         for state in hx:
             dtype = torch.promote_types(dtype, state.dtype)
-    return input.to(dtype), [h.to(dtype) for h in hx], [w.to(dtype) for w in weights]
+    return input.to(dtype), [h.to(dtype) for h in hx], _ops.autocast(weights, dtype, device)
+
+
+def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], packed: bool) -> bool:
+    """Whether torch's autocast computes a call of class ``name`` on the CPU in the low type as a whole."""
+    if name == "LSTM":  # by oneDNN, if that serves it
+        return input.dtype != torch.float16 and not packed and not _is_projected(hx)
+    return name in _CPU_AUTOCAST_LOW
+
+
+def is_torchs_autocast(tensors: tuple, extended: bool = False) -> bool:
+    """Whether a call under autocast is left to torch's operators: they cast tensors that are foreign to the kernels,
+    and without the extension they alone can cast a weight once for a whole block."""
+    if extended or is_watched() or _dispatch.forced() not in (None, "aten"):
+        return False
+    return not _ops.has_extension() or is_foreign(tensors)
 
 
 def _is_projected(hx: Sequence[Tensor]) -> bool:
@@ -82,16 +98,20 @@ def describe(
         directions,
         packed,
         needs_grad(input, hx, weights),
-        _dispatch.is_transformed(),
+        _ops.is_transformed(),
         extended,
         step,
         0 if input.is_cpu else input.device.index or 0,
+        is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights)),
     )
 
 
 def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
+    if is_torchs_autocast((input, *hx, *weights), extras is not None):
+        call = describe(cell, input, batch_sizes, hx, weights, layers, 2 if bidirectional else 1)
+        return *_aten.run(call, cell, input, batch_sizes, hx, weights, dropout, training), []
     input, hx, weights = autocast(cell.layer, input, hx, weights, batch_sizes is not None)
     options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
@@ -108,7 +128,7 @@ def _saves_states(call: _dispatch.Call, cell: Cell, input: Tensor, extras: Extra
     """Whether a layer keeps its states alone for backward."""
     if extras is not None and extras.save is not None:
         return extras.save == "states"
-    if call.device != "cuda" or not call.grad or _dispatch.is_compiling():
+    if call.device != "cuda" or not call.grad or _ops.is_compiling():
         return False
     gates = call.directions * call.T * call.B * cell.saved * call.H * input.element_size()
     return gates > torch.cuda.get_device_properties(input.device).total_memory // 8
@@ -116,7 +136,8 @@ def _saves_states(call: _dispatch.Call, cell: Cell, input: Tensor, extras: Extra
 
 def _layer(call: _dispatch.Call, backend: str, cell: Cell, input, timing, hx, weights, extras: Extras | None):
     cells = cell.states > 1 and extras is not None and extras.all_states
-    if call.transformed or (backend == "reference" and call.T == 1):  # one step: autograd records it sooner itself
+    # One step of the reference: autograd records it sooner itself.
+    if call.transformed or call.foreign or (backend == "reference" and call.T == 1):
         return scan(cell.index, input, timing, hx, weights, cells)
     chunks, save = None if extras is None else extras.chunks, 1
     if _saves_states(call, cell, input, extras):
@@ -140,7 +161,7 @@ def is_recomputed(call: _dispatch.Call, extras: Extras | None) -> bool:
 
 def _plan_wavefront(call: _dispatch.Call, input: Tensor, extras: Extras | None) -> tuple[int, int]:
     """How many layers of a stack on backend cuda run at the same time, in how many chunks of time; 0: no chunks."""
-    if call.transformed or is_recomputed(call, extras) or is_watched() or type(input) is not Tensor:
+    if call.transformed or is_recomputed(call, extras) or is_watched():
         return 1, 0
     sizes = call.B, call.H, call.P or call.H, call.directions
     return _ops.wavefront(input, call.mode, *sizes, call.layers, call.T, call.grad)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from . import _aten, _dispatch
 from ._autograd import layer
 from ._checks import check_call
-from ._stack import autocast, describe, is_autocast
+from ._stack import autocast, describe, is_autocast, is_torchs_autocast
+from ._tools import Tooling, leaf
 from .reference import Timing, scan
 from .registry import CELLS, Cell
 
@@ -28,7 +30,7 @@ def _check(module: nn.RNNCellBase, input: Tensor, states: list[Tensor]) -> None:
             )
 
 
-class _Step(nn.RNNCellBase):
+class _Step(Tooling, nn.RNNCellBase):
     """The forward that the drop-in cells share."""
 
     def _mode(self) -> str:
@@ -65,14 +67,18 @@ class _Step(nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx=None):
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
+        if isinstance(input, Proxy):
+            return leaf(self, input, hx)
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
-        if is_autocast(data):
+        if not is_autocast(data):
+            after = _step(cell, data, states, weights)
+        elif is_torchs_autocast((data, *states, *weights)):
+            after = _aten.step(cell, data, states, weights)
+        else:
             data, states, weights = autocast(cell.step, data, states, weights)
             with torch.autocast(data.device.type, enabled=False):
                 after = _step(cell, data, states, weights)
-        else:
-            after = _step(cell, data, states, weights)
         if input.dim() == 1:
             after = [h.squeeze(0) for h in after]
         return tuple(after) if cell.states > 1 else after[0]
@@ -85,7 +91,7 @@ def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]
     backend = _dispatch.choose(call, input)
     if backend == "aten":
         return _aten.step(cell, input, states, weights)
-    if call.transformed or backend == "reference":
+    if call.transformed or call.foreign or backend == "reference":
         _, final = scan(cell.index, data, Timing(), hx, weights)
     else:
         _, final = layer(backend, cell.index, data, Timing(), hx, weights)

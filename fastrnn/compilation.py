@@ -43,7 +43,7 @@ def _allowing_rnn(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        if torch.compiler.is_compiling():  # inlined into another graph, whose switch decides
+        if torch.compiler.is_dynamo_compiling():  # inlined into another graph, whose switch decides
             return function(*args, **kwargs)
         before, config.allow_rnn = config.allow_rnn, True
         try:

@@ -6,13 +6,17 @@ model, a checkpoint or an optimizer cannot tell them apart.
 
 from __future__ import annotations
 
+from operator import is_
+
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
 from ._extras import check_extras
 from ._stack import autocast, describe, is_recomputed, run
+from ._tools import Tooling, leaf
 from .registry import CELLS, Cell
 
 
@@ -59,16 +63,33 @@ def _as_states(module: nn.RNNBase, hx) -> list[Tensor]:
     return list(hx)
 
 
-class _Layer(nn.RNNBase):
+class _Layer(Tooling, nn.RNNBase):
     """The forward that the drop-in layers share."""
 
+    _checks_arguments = False
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        cls._checks_arguments = cls.check_forward_args not in (
+            nn.RNNBase.check_forward_args,
+            nn.LSTM.check_forward_args,
+        )
+
     def _weights(self) -> list[Tensor]:
-        # Read anew at every forward: parametrizations, functional_call, FSDP and plain assignment replace them.
-        parameters = self._parameters
+        """The weights of a call, by torch's rule: the module's attributes where one of them was exchanged since
+        ``_flat_weights`` was made (functional_call, FSDP, parametrizations), else ``_flat_weights``, which code may
+        assign."""
+        parameters, flat = self._parameters, self._flat_weights
         try:
-            return [parameters[name] for name in self._flat_weights_names]
-        except KeyError:  # one is no parameter at present but a tensor, or computed
-            return [getattr(self, name) for name in self._flat_weights_names]
+            weights = [parameters[name] for name in self._flat_weights_names]
+        except KeyError:  # one is no parameter at present but a tensor, computed or deleted
+            weights = [getattr(self, name, None) for name in self._flat_weights_names]
+        if all(map(is_, weights, flat)):
+            return weights
+        for made, weight in zip(self._flat_weight_refs, weights):
+            if weight is not None and made is not None and made() is not weight:
+                return weights
+        return flat
 
     def _prepare(self, cell: Cell, input, hx):
         """Checks a forward's arguments and brings them into the form of :func:`fastrnn._stack.run`.
@@ -95,21 +116,37 @@ class _Layer(nn.RNNBase):
         rows, hidden = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
         widths = (self.proj_size or hidden, hidden)[: cell.states]
         if hx is None:
-            _check_input(self, data, weights[0], data.dim())
-            return data, [data.new_zeros(rows, batch, width) for width in widths], weights, batch_sizes
+            hx = [data.new_zeros(rows, batch, width) for width in widths]
+            if self._checks_arguments:
+                self._check_by_override(data, hx, batch_sizes)
+            else:
+                _check_input(self, data, weights[0], data.dim())
+            return data, hx, weights, batch_sizes
         hx = _as_states(self, hx)
         if batch_sizes is None:
             _check_state_dims(hx, batched)
-        _check_input(self, data, weights[0], data.dim())
         if not batched:
             hx = [h.unsqueeze(1) for h in hx]
-        for index, (state, width) in enumerate(zip(hx, widths)):
-            if state.shape != (rows, batch, width):
-                which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
-                self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
+        if self._checks_arguments:
+            self._check_by_override(data, hx, batch_sizes)
+        else:
+            self._check_arguments(data, hx, weights[0], (rows, batch), widths)
         if sorted_indices is not None:
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes
+
+    def _check_arguments(self, data, hx, weight, sizes, widths) -> None:
+        _check_input(self, data, weight, data.dim())
+        for index, (state, width) in enumerate(zip(hx, widths)):
+            if state.shape != (*sizes, width):
+                which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
+                self.check_hidden_size(state, (*sizes, width), f"Expected {which} size {{}}, got {{}}")
+
+    def _check_by_override(self, data, hx, batch_sizes) -> None:
+        """Calls a subclass's ``check_forward_args`` in place of the checks, with what torch's forward hands to it."""
+        if self.batch_first and batch_sizes is None:
+            data = data.transpose(0, 1)
+        self.check_forward_args(data, tuple(hx) if len(hx) > 1 else hx[0], batch_sizes)
 
     def forward(
         self, input, hx=None, *, lengths=None, reset_mask=None, all_states=False, checkpoint_chunks=None, save=None
@@ -121,6 +158,11 @@ class _Layer(nn.RNNBase):
         layer's ``(h, c)`` (h alone where there is no c) after every step, shaped like the output; ``checkpoint_chunks``
         is a number or ``"auto"``, ``save`` is ``"full"`` or ``"states"``.
         """
+        if isinstance(input, Proxy):
+            return leaf(
+                self, input, hx, lengths=lengths, reset_mask=reset_mask, all_states=all_states,
+                checkpoint_chunks=checkpoint_chunks, save=save,
+            )  # fmt: skip
         cell = CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(cell, input, hx)
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)

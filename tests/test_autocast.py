@@ -48,8 +48,8 @@ def twins(cell, step, device):
 def test_types_and_values(cell, low, step, any_backend):
     """Every input type times every state type.
 
-    torch's padded LSTM is oneDNN's where that takes the call (not with float16 on most machines, not with the other
-    16-bit type) and an error or another type where it does not. There ours keeps to the low type.
+    torch's padded LSTM is oneDNN's but for float16 inputs. oneDNN has no float16 on most machines and raises there;
+    ours computes in the low type.
     """
     device, works = device_of(any_backend), 0
     ours, theirs, truth = twins(cell, step, device)
@@ -58,12 +58,12 @@ def test_types_and_values(cell, low, step, any_backend):
         args = inputs(cell, step, dtype, state_dtype, device)
         with torch.autocast(device, low):
             mine = tensors(ours(*args))
-            if cell.mode == "LSTM" and not step and device == "cpu":
-                served = {low} if low == torch.float16 else {low, torch.float32}
-                if not {dtype, state_dtype or dtype} <= served:
-                    assert {t.dtype for t in mine} == {low}
-                    continue
-            torchs = tensors(theirs(*args))
+            onednn = cell.mode == "LSTM" and not step and device == "cpu" and dtype != torch.float16
+            try:
+                torchs = tensors(theirs(*args))
+            except RuntimeError:
+                assert onednn and low == torch.float16 and {t.dtype for t in mine} == {low}
+                continue
         works += 1
         exact = tensors(truth(*(like(truth, a) for a in args)))
         for triple in zip(mine, torchs, exact, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from plain import LENGTHS, RESETS, B, T, asked, cells, evaluate, exact_module, kinds, ours, run, states_of
@@ -191,9 +192,28 @@ def test_autocast():
     assert torch.equal(output, half(x.bfloat16(), lengths=LENGTHS)[0])
 
 
+@pytest.mark.parametrize(
+    "given", [LENGTHS.tolist(), tuple(LENGTHS.tolist()), LENGTHS.numpy(), LENGTHS.int(), LENGTHS.to(torch.uint8)],
+    ids=["list", "tuple", "array", "int32", "uint8"],
+)  # fmt: skip
+def test_lengths_as_packing_takes_them(given):
+    module, x = fastrnn.GRU(3, 5), torch.randn(T, B, 3)
+    assert torch.equal(module(x, lengths=given)[0], module(x, lengths=LENGTHS)[0])
+
+
+def test_numbers_of_numpy():
+    module, x = fastrnn.GRU(3, 5), torch.randn(T, B, 3)
+    output, _, states = module(x, all_states=np.bool_(True), checkpoint_chunks=np.int64(2))
+    assert torch.equal(output, module(x)[0]) and torch.equal(output, states[0])
+    with pytest.raises(ValueError, match="checkpoint_chunks must be a positive integer"):
+        module(x, checkpoint_chunks=np.float64(2))
+
+
 WRONG = [
-    ({"lengths": [3, 2]}, TypeError, r"LSTM: lengths must be int64 of shape \(B,\) = \(5,\), got list"),
-    ({"lengths": LENGTHS.int()}, ValueError, r"must be int64 of shape \(B,\) = \(5,\), got int32 of shape \(5,\)"),
+    ({"lengths": [3, 2]}, ValueError, r"LSTM: lengths must be int64 of shape \(B,\) = \(5,\), got int64 of shape"),
+    ({"lengths": "long"}, TypeError, r"lengths must be integers of shape \(B,\), got 'long'"),
+    ({"lengths": [3, 2.5, 1, 0, 4]}, ValueError, r"lengths must be integers of shape \(B,\), got torch.float32"),
+    ({"lengths": LENGTHS > 2}, ValueError, r"lengths must be integers of shape \(B,\), got torch.bool"),
     (
         {"lengths": LENGTHS[:2]},
         ValueError,

@@ -155,7 +155,10 @@ Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors&
   if (args.cell.saved > 0) {
     gates = args.checked(saved[next++], "saved gates", {args.D, args.N, args.cell.saved, args.H});
   }
-  if (args.cell.saves_c) cells = saved[next++];
+  if (args.cell.saves_c) {
+    cells = args.checked(saved[next++], "saved c", {args.D, args.N, args.H},
+                         c10::typeMetaToScalarType(accumulate_options(args).dtype()));
+  }
 
   const LayerRows rows(args);
   const int64_t copies = args.cell.shared_gate_grad ? 1 : 2;

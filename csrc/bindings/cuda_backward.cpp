@@ -5,6 +5,7 @@
 #include "cuda_layer.h"
 #include "cuda_rows.h"
 #include "cuda_tier.h"
+#include "gate.h"
 
 namespace fastrnn::cuda {
 
@@ -98,6 +99,7 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
               " tensors from a forward call with save=1, or ", states,
               " from one with save=2, got ", saved.size());
   const auto expect = [&](size_t i, at::IntArrayRef sizes) {
+    require_plain(saved[i], call.function, "saved");
     TORCH_CHECK(saved[i].sizes() == sizes && saved[i].is_contiguous(), call.function, ": saved[", i,
                 "] must be contiguous and of shape ", sizes, ", got ", saved[i].sizes());
   };

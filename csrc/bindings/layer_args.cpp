@@ -1,9 +1,12 @@
 #include "layer_args.h"
 
+#include "gate.h"
+
 namespace fastrnn {
 namespace {
 
 std::vector<int64_t> step_offsets(const char* function, const at::Tensor& sizes) {
+  require_plain(sizes, function, "batch_sizes");
   TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.device().is_cpu(),
               function, ": batch_sizes must be an int64 CPU tensor of shape (T,), got ",
               sizes.scalar_type(), " of shape ", sizes.sizes(), " on ", sizes.device());
@@ -37,6 +40,7 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
       packed(batch_sizes.has_value()),
       reverse(timing.reverse),
       c_type(c_type) {
+  require_plain(x_given, function, "x");
   TORCH_CHECK(x_given.dim() == (packed ? 2 : 3), function, ": x must have shape ",
               packed ? "(N, I) with batch_sizes" : "(T, B, I)", ", got ", x_given.sizes());
   TORCH_CHECK(int64_t(hx_given.size()) == cell.states, function, ": hx must hold ", cell.states,
@@ -96,6 +100,7 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
   const auto mask = [&](const std::optional<at::Tensor>& given, const char* name,
                         at::ScalarType dtype, at::IntArrayRef shape) {
     if (!given) return at::Tensor();
+    require_plain(*given, function, name);
     TORCH_CHECK(!packed, function, ": ", name, " and batch_sizes exclude each other");
     TORCH_CHECK(given->scalar_type() == dtype && given->sizes() == shape &&
                     given->device() == options.device(),
@@ -110,6 +115,7 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
 
 at::Tensor LayerArgs::checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
                               std::optional<at::ScalarType> type) const {
+  require_plain(tensor, function, name);
   TORCH_CHECK(tensor.sizes() == shape, function, ": ", name, " must have shape ", shape, ", got ",
               tensor.sizes());
   const at::ScalarType wanted = type.value_or(x_type());

@@ -70,7 +70,7 @@ def layer_forward(
     """
     timing = Timing(batch_sizes, lengths, resets, reverse)
     one_step = not save and batch_sizes is None and x.size(0) == 1  # not worth the buffers
-    if cells or timing.is_masked or one_step:
+    if cells or timing.is_masked or one_step or x.is_complex():
         with torch.no_grad():
             return *scan(cell, x, timing, hx, weights, cells), []
     dtype, mode = x.dtype, MODES[cell]
@@ -128,7 +128,7 @@ def _weight_gradients(
 
 def needs_scan(timing: Timing, hx: Sequence[Tensor], grad_hn: Sequence[Tensor]) -> bool:
     """Whether :func:`layer_backward` goes through :func:`scan`, and needs nothing saved."""
-    return timing.is_masked or len(grad_hn) > len(hx)
+    return timing.is_masked or len(grad_hn) > len(hx) or hx[0].is_complex()  # the fast pair does not conjugate
 
 
 def layer_backward(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional as F
 
 from ..registry import CELLS
@@ -102,12 +103,32 @@ def scan_gradients(
     are differentiable themselves where gradients are recorded.
     """
     record = torch.is_grad_enabled()
+    if peek_interpreter_stack() is not None:
+        return _transformed_gradients(cell, inputs, timing, states, grad_outputs, wanted)
     with torch.enable_grad():
         # Each input gets an alias of its own: the gradients of a tensor passed twice (tied weights) must stay apart.
         aliases = [t.view_as(t) if record else t.detach().requires_grad_() for t in inputs]
         x, hx, weights = aliases[0], aliases[1 : 1 + states], aliases[1 + states :]
         output, hn = scan(cell, x, timing, hx, weights, cells=len(grad_outputs) > 1 + states)
         sources = [t for t, want in zip(aliases, wanted) if want]
-        grads = iter(torch.autograd.grad([output, *hn], sources, grad_outputs, create_graph=record, allow_unused=True))
+        # c after a single step does not depend on a projection that alone is trained.
+        ends = [(t, grad) for t, grad in zip([output, *hn], grad_outputs) if t.requires_grad]
+        ends, grad_ends = zip(*ends)
+        grads = iter(torch.autograd.grad(ends, sources, grad_ends, create_graph=record, allow_unused=True))
     found = [next(grads) if want else None for want in wanted]
     return [torch.zeros_like(t) if want and g is None else g for g, want, t in zip(found, wanted, inputs)]
+
+
+def _transformed_gradients(cell, inputs, timing, states, grad_outputs, wanted) -> list[Tensor | None]:
+    """As :func:`scan_gradients`, within ``vmap`` and the other transforms of ``torch.func``."""
+
+    def outputs(*sources: Tensor) -> tuple[Tensor, ...]:
+        given = iter(sources)
+        x, *tensors = [next(given) if want else t for t, want in zip(inputs, wanted)]
+        cells = len(grad_outputs) > 1 + states
+        output, hn = scan(cell, x, timing, tensors[:states], tensors[states:], cells)
+        return output, *hn
+
+    _, pull_back = torch.func.vjp(outputs, *(t for t, want in zip(inputs, wanted) if want))
+    grads = iter(pull_back(tuple(grad_outputs)))
+    return [next(grads) if want else None for want in wanted]

@@ -1,0 +1,21 @@
+// Which tensors the kernels may read: their memory must hold the values that the tensor stands for.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/utils/pybind.h>
+
+namespace fastrnn {
+
+// Whether the tensor has an ordinary tensor's dispatch keys and no others. Sparse, quantised and
+// nested tensors, wrapper subclasses, functorch's wrappers and lazy conjugates, negatives and zeros
+// have a key of their own.
+bool is_plain(const at::Tensor& tensor);
+
+// is_plain for objects from Python, of which none may be of a subclass that overrides functions.
+// `objects` is a tuple.
+bool are_plain(const pybind11::tuple& objects);
+
+// Raises unless the tensor is_plain. Whatever takes a data pointer asks first.
+void require_plain(const at::Tensor& tensor, const char* function, const char* name);
+
+}  // namespace fastrnn

@@ -1,0 +1,263 @@
+"""What reaches the kernels: ordinary tensors of the types they compute in, and nothing else, in any place of a call."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+
+import pytest
+import torch
+from support import build, check, name_of, tensors, twins
+from torch import nn
+from torch.utils._pytree import tree_map
+
+import fastrnn
+from fastrnn import _dispatch, _gate, _ops
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
+
+
+class Overriding(torch.Tensor):
+    """A subclass that sees functions."""
+
+
+class Quantized(torch.Tensor):
+    """A wrapper without memory of its own, as weight-only quantization makes them: int8 values and a scale."""
+
+    @staticmethod
+    def __new__(cls, values, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=torch.float32)
+
+    def __init__(self, values, scale):
+        self.values, self.scale = values, scale
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].values, args[0].scale)
+        plain = tree_map(lambda t: t.values * t.scale if isinstance(t, cls) else t, (args, kwargs or {}))
+        return func(*plain[0], **plain[1])
+
+
+def quantized(t):
+    return Quantized((t.detach() * 127).to(torch.int8), 1 / 127)
+
+
+KINDS = {
+    "overriding": lambda t: t.detach().as_subclass(Overriding),
+    "quantized": quantized,
+    "negative": lambda t: torch._neg_view(-t.detach()),
+    "zero": lambda t: torch._efficientzerotensor(t.shape),
+    "conjugate's imaginary part": lambda t: torch.complex(t.detach(), -t.detach()).conj().imag,
+    "sparse": lambda t: t.detach().to_sparse(),
+    "CSR": lambda t: t.detach().to_sparse_csr() if t.dim() == 2 else t.detach().to_sparse(),
+    "mkldnn": lambda t: t.detach().to_mkldnn(),
+    "meta": lambda t: t.detach().to("meta"),
+    "nested": lambda t: torch.nested.nested_tensor(list(t.detach().unbind()), layout=torch.jagged),
+}
+
+
+def outcome(call):
+    """The tensors that a call returns, or the class of its error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tensors(call())
+    except Exception as error:
+        return type(error)
+
+
+def same_outcome(ours, theirs, truth):
+    """Equal values of equal classes, or related errors."""
+    mine, torchs = outcome(ours), outcome(theirs)
+    if isinstance(torchs, type):
+        assert isinstance(mine, type) and (issubclass(mine, torchs) or issubclass(torchs, mine)), (mine, torchs)
+        return
+    assert not isinstance(mine, type), mine
+    assert [type(t) for t in mine] == [type(t) for t in torchs]
+    if any(t.is_meta for t in torchs):
+        return
+    for triple in zip(mine, torchs, tensors(truth()), strict=True):
+        check(*(t.as_subclass(torch.Tensor).detach() for t in triple))
+
+
+def call_with(module, place, kind, x, hx):
+    """``module(x, hx)`` with the argument or weight ``place`` made one of ``kind``."""
+    arguments = {"input": x, **{f"state {i}": h for i, h in enumerate(hx)}}
+    if place in arguments:
+        arguments[place] = kind(arguments[place])
+    else:
+        setattr(module, place, nn.Parameter(kind(getattr(module, place)), requires_grad=False))
+    x, *hx = arguments.values()
+    return lambda: module(x, tuple(hx) if len(hx) > 1 else hx[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recording", [False, True], ids=["no_grad", "grad"])
+@cells
+@one_step
+def test_a_foreign_tensor_in_any_place(cell, step, kind, recording):
+    """Whatever the argument: what torch.nn gives, or an error of the same class."""
+    ours, theirs, _ = twins(cell, 4, 6, step=step)
+    x, hx = torch.randn((3, 4) if step else (5, 3, 4)), [torch.randn((3, 6) if step else (1, 3, 6))] * cell.states
+    places = ["input", *(f"state {i}" for i in range(cell.states)), *dict(ours.named_parameters())]
+    for place in places:
+        with torch.set_grad_enabled(recording):
+            try:
+                calls = [call_with(copy.deepcopy(m), place, KINDS[kind], x, hx) for m in (ours, theirs)]
+            except (RuntimeError, TypeError):
+                continue  # torch makes no such tensor, or no parameter of it
+            dense = (KINDS[kind](torch.zeros(1, 1)) if kind == "zero" else torch.ones(())).sum().item()
+            truth = call_with(
+                copy.deepcopy(theirs).double(), place, lambda t: (quantized_values(t, kind) * dense).double(),
+                x.double(), [h.double() for h in hx],
+            )  # fmt: skip
+            same_outcome(*calls, truth)
+
+
+def quantized_values(t, kind):
+    return (t.detach().float() * 127).to(torch.int8) / 127 if kind == "quantized" else t.detach()
+
+
+@cells
+@pytest.mark.parametrize("kind", ["negative", "zero", "conjugate's imaginary part", "quantized"])
+def test_a_foreign_gradient(cell, kind, backend):
+    modules = twins(cell, 4, 6)
+    x, slope, results = torch.randn(5, 3, 4), torch.randn(5, 3, 6), []
+    for module in modules:
+        weight = next(module.parameters())
+        output = module(x.to(weight))[0]
+        given = slope.to(weight)
+        if module is not modules[2]:
+            given = KINDS[kind](given)
+        else:
+            given = given * 0 if kind == "zero" else quantized_values(given, kind).to(weight)
+        results.append(torch.autograd.grad(output, list(module.parameters()), given))
+    for triple in zip(*results, strict=True):
+        check(*triple)
+
+
+@pytest.mark.skipif(_ops.missing("cpu") is not None, reason="the extension has no CPU kernels")
+@pytest.mark.parametrize("kind", ["quantized", "negative", "zero", "sparse", "mkldnn"])
+@cells
+def test_the_kernels_refuse_what_the_gate_would_stop(cell, kind):
+    """The second look: the compiled functions themselves, whatever argument it is."""
+    module = build(fastrnn, cell, 4, 6)
+    forward, backward = _ops.layer_ops("cpu")
+    x, hx, weights = (
+        torch.randn(5, 3, 4),
+        [torch.randn(1, 3, 6)] * cell.states,
+        [w.detach() for w in module.parameters()],
+    )
+    output, hn, saved = forward(cell.index, x, None, hx, weights, 1)
+    arguments = [output, hn, x, hx, weights, output, saved]
+    for position, argument in enumerate(arguments):
+        for index in range(len(argument)) if isinstance(argument, list) else [None]:
+            changed = [list(a) if isinstance(a, list) else a for a in arguments]
+            if index is None:
+                changed[position] = KINDS[kind](argument)
+            else:
+                changed[position][index] = KINDS[kind](argument[index])
+            grad, grad_hn, x_, hx_, weights_, output_, saved_ = changed
+            with pytest.raises(RuntimeError, match="must be an ordinary strided tensor"):
+                backward(cell.index, grad, grad_hn, x_, None, hx_, weights_, output_, saved_, [True] * 3)
+            if position in (2, 3, 4):
+                with pytest.raises(RuntimeError, match="must be an ordinary strided tensor"):
+                    forward(cell.index, x_, None, hx_, weights_, 0)
+    foreign = torch._neg_view(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="lengths must be an ordinary strided tensor"):
+        forward(cell.index, x, None, hx, weights, 0, foreign)
+
+
+def test_both_gates_agree():
+    """The look at the keys in Python, for installations without the extension, and the compiled one."""
+    t = torch.eye(3)
+    samples = [
+        t,
+        nn.Parameter(t),
+        t.half(),
+        t[::2],
+        t.expand(2, 3, 3),
+        t.to("meta"),
+        *(kind(t) for kind in KINDS.values()),
+    ]
+    with torch.inference_mode():
+        samples.append(torch.ones(2))
+    expected = {"meta": True}
+    for name, sample in itertools.zip_longest([None] * 6 + list(KINDS), samples):
+        plain = expected.get(name, name is None)
+        assert _gate._are_plain((sample,)) is plain, name
+        assert _gate.has_ordinary_keys((sample,)) is plain, name
+
+
+@pytest.mark.parametrize("backend", ["automatic", *_dispatch.BACKENDS])
+@pytest.mark.parametrize(
+    "dtype", sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str), ids=str
+)
+def test_every_type(dtype, backend):
+    """Every type of torch's: in the list of a backend and right, or torch's error, or a refusal."""
+    call = _dispatch.Call("GRU", "cpu", dtype, T=9, B=2, I=3, H=4, grad=dtype.is_floating_point or dtype.is_complex)
+    if backend != "automatic" and dtype not in _dispatch.DTYPES[backend]:
+        assert f"there is no kernel for {dtype}" in _dispatch.why_not(backend, call)
+        return
+    if backend not in ("automatic", "aten", "reference") and _dispatch.why_not(backend, call):
+        return
+    ours, theirs, truth = twins(CELLS["GRU"], 3, 4)
+    x = torch.randn(9, 2, 3, dtype=torch.complex128 if dtype.is_complex else torch.float64)
+    try:
+        modules = [copy.deepcopy(module).to(dtype) for module in (ours, theirs)]
+    except TypeError:  # nn.Module.to takes floating-point and complex types
+        return
+    truth = truth.to(x.dtype)
+    if dtype.is_complex or dtype.is_floating_point:
+        truth.load_state_dict(modules[1].state_dict())
+    calls = []
+    for module in (*modules, truth):
+        given = x.to(dtype).to(next(module.parameters()).dtype)
+
+        def call(module=module, given=given):
+            output = module(given)[0]
+            return [output, *torch.autograd.grad(output.abs().square().sum(), list(module.parameters()))]
+
+        calls.append(call)
+    with fastrnn.backend(None if backend == "automatic" else backend):
+        mine = outcome(calls[0])
+    torchs = outcome(calls[1])
+    if isinstance(torchs, type):
+        assert mine is torchs or (isinstance(mine, type) and issubclass(mine, torchs)), (mine, torchs)
+        return
+    for triple in zip(mine, torchs, calls[2](), strict=True):
+        if dtype.is_complex:
+            triple = [torch.view_as_real(t.resolve_conj()) for t in triple]
+        check(*triple)
+
+
+@cells
+@pytest.mark.parametrize(
+    "asked", [{}, {"checkpoint_chunks": 2}, {"save": "states"}, {"lengths": [9, 4]}, {"all_states": True}], ids=str
+)
+def test_complex_gradients(cell, asked):
+    """A difference quotient at one weight, in both of its directions."""
+    module = build(fastrnn, cell, 3, 4, dtype=torch.complex128)
+    if cell.mode == "RNN_RELU":  # torch has no relu of complex numbers
+        with pytest.raises(RuntimeError, match="complex"):
+            module(torch.randn(9, 2, 3, dtype=torch.complex128), **asked)
+        return
+    x, w, step = torch.randn(9, 2, 3, dtype=torch.complex128), module.weight_hh_l0, 1e-6
+
+    def loss(change=0):
+        with torch.no_grad():
+            w[0, 1] += change
+        value = module(x, **asked)[0].abs().square().sum()
+        with torch.no_grad():
+            w[0, 1] -= change
+        return value
+
+    (found,) = torch.autograd.grad(module(x, **asked)[0].abs().square().sum(), w)
+    with torch.no_grad():
+        slopes = [(loss(step * d) - loss(-step * d)).item() / (2 * step) for d in (1, 1j)]
+    assert abs(found[0, 1].item() - complex(*slopes)) < 1e-5
