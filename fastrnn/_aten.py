@@ -55,6 +55,12 @@ def _step_of_stack(cell: Cell, input, hx, weights, layers, directions, dropout):
     return input.unsqueeze(0), [torch.stack(state) for state in zip(*after)]
 
 
+def _with_zeros(tensor: Tensor) -> Tensor:
+    """The tensor, or memory with zeros for autograd's zero without memory: oneDNN would read past its end."""
+    is_zero = type(tensor) in (Tensor, torch.nn.Parameter) and tensor._is_zerotensor()
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device) if is_zero else tensor
+
+
 def run(
     call: Call,
     cell: Cell,
@@ -69,11 +75,16 @@ def run(
     layers, directions = call.layers, call.directions
     if is_step(call):
         return _step_of_stack(cell, input, hx, weights, layers, directions, dropout if training else 0.0)
-    state = [h.contiguous() for h in hx] if cell.states > 1 else hx[0].contiguous()
+    if call.foreign:  # such a tensor may know no strides
+        input, *tensors = map(_with_zeros, (input, *hx, *weights))
+        hx, weights = tensors[: len(hx)], tensors[len(hx) :]
+    else:
+        input, hx = input.contiguous(), [h.contiguous() for h in hx]
+    state = hx if cell.states > 1 else hx[0]
     biases = len(weights) // (layers * directions) >= 4
     options = (weights, biases, layers, dropout, training, directions == 2)
     if batch_sizes is None:
-        output, *hn = _LAYERS[cell.mode](input.contiguous(), state, *options, False)
+        output, *hn = _LAYERS[cell.mode](input, state, *options, False)
     else:
-        output, *hn = _LAYERS[cell.mode](input.contiguous(), batch_sizes, state, *options)
+        output, *hn = _LAYERS[cell.mode](input, batch_sizes, state, *options)
     return output, hn

@@ -36,7 +36,7 @@ def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[T
     mixes types inside (on the CPU GRU, LSTMCell, GRUCell and the packed or projected LSTM) everything is computed in
     the wider one.
     """
-    if not is_autocast(input) or any(t.dtype == torch.float64 for t in weights):
+    if not is_autocast(input) or any(t.dtype == torch.float64 or t.is_complex() for t in (input, *weights)):
         return input, hx, weights
     device = input.device.type
     dtype = torch.get_autocast_dtype(device)
@@ -75,8 +75,19 @@ def describe(
     directions: int = 1,
     extended: bool = False,
     step: bool = False,
+    foreign: bool | None = None,
 ) -> _dispatch.Call:
-    """The call that these arguments make, as the backend choice sees it."""
+    """The call that these arguments make, as the backend choice sees it.
+
+    ``foreign`` is what :func:`is_foreign` said of its tensors, where it has been asked.
+
+    Raises:
+        TypeError: a state or a weight is no tensor.
+    """
+    if foreign is None:
+        foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
+    if foreign:
+        _check_tensors(cell, hx, weights)
     packed, H = batch_sizes is not None, hx[-1].size(-1)
     width = hx[0].size(-1) if cell.states > 1 else H
     if packed:
@@ -102,8 +113,15 @@ def describe(
         extended,
         step,
         0 if input.is_cpu else input.device.index or 0,
-        is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights)),
+        foreign,
     )
+
+
+def _check_tensors(cell: Cell, hx: Sequence, weights: Sequence) -> None:
+    for kind, values in ("states", hx), ("weights", weights):
+        for value in values:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{cell.layer}: expected {kind} to be tensors, got {type(value).__name__}")
 
 
 def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
@@ -202,8 +220,9 @@ def run(
     """Runs a stack of layers on the backend chosen for it.
 
     ``input`` is (T, B, I), or (N, I) with ``batch_sizes``; the states are (layers * D, B, ...). There are as many
-    states and weights as the cell and the layout have; whether they fit is checked here, but for a module's single step
-    on torch's cells: they check the same again, and it takes a tenth of the time there. Returns the output and the
+    states and weights as the cell and the layout have; whether they fit is checked here, but for what torch's operators
+    check again: a module's single step on torch's cells, where it takes a tenth of the time, and foreign tensors, whose
+    shapes they know better. Returns the output and the
     final states, in the types that autocast asks for where it is on, and the states of every step by layer, where
     ``extras`` asks for them.
     """
@@ -213,7 +232,7 @@ def run(
         )
     directions = 2 if bidirectional else 1
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, extras is not None)
-    may_be_torchs = is_module and _aten.is_step(call)
+    may_be_torchs = call.foreign or (is_module and _aten.is_step(call))
     if not may_be_torchs:
         check_call(cell, call, input, hx, weights)
     backend = _dispatch.choose(call, input)

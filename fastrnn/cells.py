@@ -9,6 +9,8 @@ from torch.fx import Proxy
 from . import _aten, _dispatch
 from ._autograd import layer
 from ._checks import check_call
+from ._gate import is_foreign
+from ._ops import is_transformed
 from ._stack import autocast, describe, is_autocast, is_torchs_autocast
 from ._tools import Tooling, leaf
 from .reference import Timing, scan
@@ -47,7 +49,9 @@ class _Step(Tooling, nn.RNNCellBase):
         if hx is not None:
             if cell.states == 1 and not isinstance(hx, Tensor):
                 raise TypeError(f"{name}: expected hx to be a tensor, got {type(hx).__name__}")
-            if cell.states > 1 and (isinstance(hx, Tensor) or len(hx) != cell.states):
+            if cell.states > 1 and isinstance(hx, Tensor):
+                raise TypeError(f"{name}: expected hx to be a tuple of {cell.states} tensors, got a tensor")
+            if cell.states > 1 and len(hx) != cell.states:
                 raise RuntimeError("lstm_cell expects two hidden states")
             states = [hx] if cell.states == 1 else list(hx)
             for index, state in enumerate(states):
@@ -85,8 +89,11 @@ class _Step(Tooling, nn.RNNCellBase):
 
 
 def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    foreign = is_foreign((input, *states, *weights))
+    if foreign and not is_transformed() and _dispatch.forced() in (None, "aten"):
+        return _aten.step(cell, input, states, weights)  # which may know no dimension more
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
-    call = describe(cell, data, None, hx, weights, step=True)
+    call = describe(cell, data, None, hx, weights, step=True, foreign=foreign)
     check_call(cell, call, data, hx, weights)
     backend = _dispatch.choose(call, input)
     if backend == "aten":

@@ -111,16 +111,23 @@ def test_a_foreign_tensor_in_any_place(cell, step, kind, recording):
                 calls = [call_with(copy.deepcopy(m), place, KINDS[kind], x, hx) for m in (ours, theirs)]
             except (RuntimeError, TypeError):
                 continue  # torch makes no such tensor, or no parameter of it
-            dense = (KINDS[kind](torch.zeros(1, 1)) if kind == "zero" else torch.ones(())).sum().item()
+            if kind == "meta" and place != "input" and not place.startswith("state"):
+                assert outcome(calls[0]) is RuntimeError  # torch returns tensors without values
+                continue
+            if kind == "zero" and cell.mode == "LSTM" and not step:
+                calls[1] = call_with(copy.deepcopy(theirs), place, torch.zeros_like, x, hx)  # oneDNN reads past a zero
             truth = call_with(
-                copy.deepcopy(theirs).double(), place, lambda t: (quantized_values(t, kind) * dense).double(),
+                copy.deepcopy(theirs).double(), place, lambda t: values_of(t, kind).double(),
                 x.double(), [h.double() for h in hx],
             )  # fmt: skip
             same_outcome(*calls, truth)
 
 
-def quantized_values(t, kind):
-    return (t.detach().float() * 127).to(torch.int8) / 127 if kind == "quantized" else t.detach()
+def values_of(t, kind):
+    """What a tensor of that kind stands for."""
+    if kind == "quantized":
+        return (t.detach().float() * 127).to(torch.int8) / 127
+    return t.detach() * (kind != "zero")
 
 
 @cells
@@ -132,10 +139,7 @@ def test_a_foreign_gradient(cell, kind, backend):
         weight = next(module.parameters())
         output = module(x.to(weight))[0]
         given = slope.to(weight)
-        if module is not modules[2]:
-            given = KINDS[kind](given)
-        else:
-            given = given * 0 if kind == "zero" else quantized_values(given, kind).to(weight)
+        given = KINDS[kind](given) if module is not modules[2] else values_of(given, kind).to(weight)
         results.append(torch.autograd.grad(output, list(module.parameters()), given))
     for triple in zip(*results, strict=True):
         check(*triple)
@@ -213,14 +217,13 @@ def test_every_type(dtype, backend):
     except TypeError:  # nn.Module.to takes floating-point and complex types
         return
     truth = truth.to(x.dtype)
-    if dtype.is_complex or dtype.is_floating_point:
+    if dtype in _dispatch.DTYPES["aten"]:
         truth.load_state_dict(modules[1].state_dict())
     calls = []
     for module in (*modules, truth):
-        given = x.to(dtype).to(next(module.parameters()).dtype)
 
-        def call(module=module, given=given):
-            output = module(given)[0]
+        def call(module=module):
+            output = module(x.to(dtype).to(next(module.parameters()).dtype))[0]
             return [output, *torch.autograd.grad(output.abs().square().sum(), list(module.parameters()))]
 
         calls.append(call)
@@ -260,4 +263,4 @@ def test_complex_gradients(cell, asked):
     (found,) = torch.autograd.grad(module(x, **asked)[0].abs().square().sum(), w)
     with torch.no_grad():
         slopes = [(loss(step * d) - loss(-step * d)).item() / (2 * step) for d in (1, 1j)]
-    assert abs(found[0, 1].item() - complex(*slopes)) < 1e-5
+    assert abs(found[0, 1].item() - complex(*slopes)) < 1e-6 * found.abs().max().item()

@@ -61,7 +61,7 @@ def scan(
         reverse = timing.reverse or d == 1
         masks = Masks(timing, len(counts), reverse)
         data = x if masks.there is None else x.masked_fill(~masks.there, 0)  # whatever stands past the end
-        data = data.reshape(-1, x.size(-1))
+        data = data.flatten(0, -2)
         x_gates = F.linear(data, group.w_ih, group.b_ih).split(counts)
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
         rows: list[tuple[Tensor, ...]] = [()] * len(counts)
