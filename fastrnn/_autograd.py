@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ._gate import is_foreign
 from ._ops import LIBRARY, is_traced, is_transformed, is_watched, layer_ops
@@ -106,6 +108,9 @@ def layer(
 
     Returns the output and the final states; after these the c of every step, if ``cells``.
     """
+    if peek_interpreter_stack() is not None:  # of vmap's, on ordinary tensors: torch would want a rule for Layer
+        with temporarily_clear_interpreter_stack():
+            return layer(backend, cell, x, timing, hx, weights, cells, save)
     batch_sizes, *masks = timing
     if backend != "reference" and is_watched():
         save = save if needs_grad(x, hx, weights) or is_traced() else 0  # what was traced may be trained

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
 from torch._guards import TracingContext
 from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
@@ -101,11 +101,17 @@ def is_traced() -> bool:
     return _get_tracing_state() is not None
 
 
-def is_transformed() -> bool:
-    """Whether a ``torch.func`` transform or forward-mode AD is active."""
+def is_transformed(foreign: bool = True) -> bool:
+    """Whether a ``torch.func`` transform or forward-mode AD is active for a call whose tensors may be ``foreign``.
+
+    ``vmap`` leaves a call on ordinary tensors as it is: one that a batched backward makes again (checkpointing).
+    """
     if is_compiling():
         return torch._C._are_functorch_transforms_active()
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+    if forward_ad._current_level >= 0:
+        return True
+    stack = None if peek_interpreter_stack() is None else get_interpreter_stack()
+    return stack is not None and (foreign or any(part.key() != TransformType.Vmap for part in stack))
 
 
 def is_watched() -> bool:

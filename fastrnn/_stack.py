@@ -109,7 +109,7 @@ def describe(
         directions,
         packed,
         needs_grad(input, hx, weights),
-        _ops.is_transformed(),
+        _ops.is_transformed(foreign),
         extended,
         step,
         0 if input.is_cpu else input.device.index or 0,

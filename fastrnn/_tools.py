@@ -16,13 +16,21 @@ from torch.fx.proxy import TraceError
 class Tooling(nn.Module):
     """A base of fastrnn's layers and cells; each inherits from its class of ``torch.nn``, too."""
 
+    __jit_unused_properties__ = [*nn.RNNBase.__jit_unused_properties__, "qconfig"]
+
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` compiles: the same module, with the same parameters, as ``torch.nn``'s."""
+        """What ``torch.jit.script`` compiles, and puts in the place of this module: ``torch.nn``'s with the same
+        parameters."""
         kind = type(self)
         if not kind.__module__.startswith("fastrnn."):
             return self  # a subclass may have a forward of its own
         scriptable = copy.copy(self)
         scriptable.__class__ = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn."))
+        warnings.warn(
+            f"torch.jit.script puts torch.nn.{kind.__name__} in the place of fastrnn.{kind.__name__}: script "
+            "fastrnn.revert(model) to leave the model as it is",
+            stacklevel=2,
+        )
         return scriptable
 
     @property

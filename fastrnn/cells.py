@@ -90,7 +90,7 @@ class _Step(Tooling, nn.RNNCellBase):
 
 def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
     foreign = is_foreign((input, *states, *weights))
-    if foreign and not is_transformed() and _dispatch.forced() in (None, "aten"):
+    if foreign and not is_transformed(foreign) and _dispatch.forced() in (None, "aten"):
         return _aten.step(cell, input, states, weights)  # which may know no dimension more
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
     call = describe(cell, data, None, hx, weights, step=True, foreign=foreign)

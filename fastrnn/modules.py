@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
 from ._extras import check_extras
+from ._ops import is_compiling
 from ._stack import autocast, describe, is_recomputed, run
 from ._tools import Tooling, leaf
 from .registry import CELLS, Cell
@@ -86,10 +87,12 @@ class _Layer(Tooling, nn.RNNBase):
             weights = [getattr(self, name, None) for name in self._flat_weights_names]
         if all(map(is_, weights, flat)):
             return weights
-        for made, weight in zip(self._flat_weight_refs, weights):
-            if weight is not None and made is not None and made() is not weight:
-                return weights
-        return flat
+        made = [ref and ref() for ref in self._flat_weight_refs]
+        if all(weight is None or before is None or weight is before for weight, before in zip(weights, made)):
+            return flat
+        if not is_compiling():
+            self.__dict__["_flat_weights"] = made  # what was assigned there is over
+        return weights
 
     def _prepare(self, cell: Cell, input, hx):
         """Checks a forward's arguments and brings them into the form of :func:`fastrnn._stack.run`.

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
+from fastrnn import _ops
 from fastrnn.registry import CELLS
 
 LOW = (torch.bfloat16, torch.float16)
@@ -164,3 +165,57 @@ def test_backend_sees_the_low_type(cell):
         call = fastrnn.explain(build(fastrnn, cell, 4, 6), torch.randn(5, 3, 4)).call
         expected = build(nn, cell, 4, 6)(torch.randn(5, 3, 4))[0].dtype
     assert call.dtype == expected
+
+
+@cells
+@one_step
+@pytest.mark.parametrize("recording", [True, False], ids=["grad", "no_grad"])
+def test_weights_are_cast_once(cell, step, recording):
+    """A decoder's loop under autocast: one copy of each weight for all its steps, forgotten after the block."""
+    module, x = build(fastrnn, cell, 64, 64, step=step), torch.randn(*((4, 64) if step else (1, 4, 64)))
+    casts = []
+
+    def cast(function, *args):
+        copies = function(*args)
+        casts.append([t.data_ptr() for t in copies])
+        return copies
+
+    original = _ops.autocast
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ops, "autocast", lambda *args: cast(original, *args))
+        for _ in range(2):
+            with torch.set_grad_enabled(recording), torch.autocast("cpu", torch.bfloat16):
+                state = None
+                for _ in range(5):
+                    state = module(x.bfloat16() if step else x, state)
+                    state = state if step else state[1]
+    if not _ops.has_extension():
+        assert not casts  # torch's operators cast
+        return
+    assert casts[0] == casts[4] and casts[5] == casts[9] and len(casts) == 10
+
+
+@cells
+@one_step
+def test_a_cast_without_gradients_does_not_lose_later_ones(cell, step):
+    """torch's cache keeps copies over no_grad: later gradients in the block reach the weights as torch's do."""
+    grads = []
+    for space in (fastrnn, nn):
+        torch.manual_seed(0)
+        module = build(space, cell, 4, 6, step=step)
+        x = torch.randn(*((3, 4) if step else (5, 3, 4)))
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                module(x)
+            outputs = tensors(module(x))
+            sum(o.float().sum() for o in outputs).backward()
+        grads.append([p.grad is not None for p in module.parameters()])
+    assert grads[0] == grads[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_numbers_are_left_alone(dtype):
+    module, x = fastrnn.GRU(3, 4, dtype=dtype), torch.randn(5, 2, 3, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(x)[0]
+    assert found.dtype == dtype and torch.equal(found, module(x)[0])

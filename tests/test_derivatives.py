@@ -244,3 +244,50 @@ def test_states_have_derivatives_too(cell):
     _, along = jvp(final, hx, direction)
     ahead, behind = (final(*(h + s * 1e-6 * d for h, d in zip(hx, direction))) for s in (1, -1))
     torch.testing.assert_close(along, (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-8)
+
+
+@cells
+@pytest.mark.parametrize("asked", [{}, {"lengths": [5, 2, 3]}, {"checkpoint_chunks": 2}, {"save": "states"}], ids=str)
+def test_gradients_of_many_directions_at_once(cell, asked, own_backend):
+    """A batch of gradients goes back like each of them alone: is_grads_batched, vmap over a vjp."""
+    module, x = build(fastrnn, cell, 4, 6, 2, bidirectional=True), torch.randn(5, 3, 4, requires_grad=True)
+    leaves, directions = [x, *module.parameters()], torch.randn(7, 5, 3, 12)
+    output = module(x, **asked)[0]
+    alone = [torch.autograd.grad(output, leaves, d, retain_graph=True) for d in directions]
+    alone = [torch.stack(grads) for grads in zip(*alone)]
+    batched = torch.autograd.grad(output, leaves, directions, is_grads_batched=True, retain_graph=True)
+    mapped = vmap(lambda d: torch.autograd.grad(output, leaves, d, retain_graph=True))(directions)
+    for one, two, three in zip(alone, batched, mapped, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(three, one, rtol=1e-4, atol=1e-5)
+    # Under the reversed roles: a batch of gradients that are differentiated again.
+    slopes = torch.autograd.grad(output, x, directions, is_grads_batched=True, create_graph=True)[0]
+    (again,) = torch.autograd.grad(slopes.square().sum(), x)
+    expected = torch.zeros_like(x)
+    for d in directions:
+        (slope,) = torch.autograd.grad(module(x, **asked)[0], x, d, create_graph=True)
+        expected += torch.autograd.grad(slope.square().sum(), x)[0]
+    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-5)
+
+
+@cells
+def test_vectorised_jacobians(cell, backend):
+    ours, _, truth = twins(cell, 3, 4)
+    x = torch.randn(4, 2, 3)
+    found, expected = (
+        torch.autograd.functional.jacobian(lambda z: module(z)[0], given, vectorize=vectorize)  # noqa: B023
+        for module, given, vectorize in ((ours, x, True), (truth, x.double(), False))
+    )
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_batched_gradients_of_a_compiled_layer():
+    """The operator's backward: the same look at the gradients that come in."""
+    module, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4, requires_grad=True)
+    output, _, _ = torch.ops.fastrnn.layer_forward(
+        CELLS["GRU"].index, x, None, [torch.zeros(1, 3, 6)], list(module.parameters()), 1
+    )
+    directions = torch.randn(7, 5, 3, 6)
+    (found,) = torch.autograd.grad(output, x, directions, is_grads_batched=True, retain_graph=True)
+    for d, slope in zip(directions, found):
+        torch.testing.assert_close(slope, torch.autograd.grad(output, x, d, retain_graph=True)[0], rtol=1e-4, atol=1e-6)

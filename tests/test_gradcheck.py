@@ -5,9 +5,12 @@ The small problems are checked entry by entry of the Jacobian, the others along 
 
 from __future__ import annotations
 
+from itertools import chain, combinations
+
 import pytest
 import torch
 from support import build, device_of, name_of, random_states, tensors
+from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -130,3 +133,44 @@ def test_penalty_on_the_gradient(cell, backend):
         weights = [p for name, p in module.named_parameters() if "weight" in name]
         results.append([g.cpu() for g in torch.autograd.grad(penalty, [x, *weights])])
     torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11)
+
+
+SUBSETS = {"plain": {}, "LSTM": {"proj_size": 1}}
+
+
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("variant, cell", [(v, c) for v in SUBSETS for c in CELLS.values() if v in ("plain", c.mode)])
+def test_second_order_of_every_subset(variant, cell, T, backend):
+    """Whatever alone wants gradients: torch's second derivatives, by its own graph in float64."""
+    device, options = device_of(backend), SUBSETS[variant]
+    ours = build(fastrnn, cell, 2, 2, **options, device=device, dtype=torch.float64)
+    theirs = build(nn, cell, 2, 2, **options, device=device, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    hx = [h.to(device, torch.float64) for h in tensors(random_states(cell, 1, 2, 2, options.get("proj_size", 0)))]
+    x = torch.randn(T, 2, 2, dtype=torch.float64, device=device)
+    names = ["x", *(f"h{i}" for i in range(len(hx))), *dict(ours.named_parameters())]
+    for chosen in chain.from_iterable(combinations(names, count) for count in range(1, len(names) + 1)):
+        found = []
+        for module in (ours, theirs):
+            given = dict(zip(names, (x, *hx, *module.parameters())))
+            leaves = {name: t.detach().requires_grad_(name in chosen) for name, t in given.items()}
+            input, *states = list(leaves.values())[: 1 + len(hx)]
+            weights = {name: leaves[name] for name in names[1 + len(hx) :]}
+            states = tuple(states) if cell.states > 1 else states[0]
+            outputs = tensors(functional_call(module, weights, (input, states)))
+            wanted = [leaves[name] for name in chosen]
+            first = torch.autograd.grad(
+                sum(o.square().sum() for o in outputs), wanted, create_graph=True, allow_unused=True
+            )
+            loss = sum(g.square().sum() for g in first if g is not None and g.requires_grad)
+            second = torch.autograd.grad(loss, wanted, allow_unused=True) if isinstance(loss, torch.Tensor) else []
+            found.append([torch.zeros_like(w) if g is None else g for g, w in zip(second, wanted)])
+        for mine, torchs in zip(*found, strict=True):
+            torch.testing.assert_close(mine, torchs, rtol=1e-9, atol=1e-11, msg=str(chosen))
+
+
+@cells
+@pytest.mark.parametrize("variant", ["plain", "two layers, both ways", "packed, both ways"])
+def test_batched_gradients(cell, backend, variant):
+    function, inputs = problem(cell, backend, **VARIANTS[variant])
+    assert gradcheck(function, inputs, fast_mode=True, check_batched_grad=True)

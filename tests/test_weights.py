@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support import build, check, cotangents, device_of, name_of, tensors, twins
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn.registry import CELLS
@@ -92,3 +94,59 @@ def test_weights_changed_in_place_and_moved(cell):
     torch.testing.assert_close(module(x)[0], theirs(x)[0])
     assert module.double()(x.double())[0].dtype == torch.float64
     assert module.half().to("meta").weight_hh_l0.is_meta
+
+
+@cells
+def test_assigned_flat_weights(cell, backend):
+    """What a hypernetwork does: other tensors for _flat_weights, used and trained until weights are exchanged again."""
+    results = []
+    for module in twins(cell, 4, 6, 2, bidirectional=True, device=device_of(backend)):
+        made = [(0.5 * w).detach().requires_grad_() for w in module._flat_weights]
+        module._flat_weights = list(made)
+        outputs = tensors(module(sample(False).fill_(0.5).to(made[0])))
+        results.append([*outputs, *torch.autograd.grad(outputs, made, cotangents(outputs, torch.float32))])
+        other = {name: 2 * w.detach() for name, w in module.named_parameters()}
+        results[-1] += tensors(torch.func.functional_call(module, other, (sample(False).fill_(0.5).to(made[0]),)))
+        results[-1] += tensors(module(sample(False).fill_(0.5).to(made[0])))  # the parameters are back
+    for triple in zip(*results, strict=True):
+        check(*triple)
+
+
+@cells
+def test_deleted_weights(cell, backend):
+    """With its attribute gone, a weight is still in _flat_weights, and others may be assigned there."""
+    results = []
+    for module in twins(cell, 4, 6, device=device_of(backend)):
+        weight, x = module.weight_hh_l0, sample(False).fill_(0.5).to(module.weight_hh_l0)
+        del module.weight_hh_l0
+        outputs = tensors(module(x))
+        module._flat_weights = [(0.5 * w).detach() for w in module._flat_weights]
+        outputs += tensors(module(x))
+        assert not any((module._flat_weights[1] is weight, hasattr(module, "weight_hh_l0")))
+        results.append(outputs)
+    for triple in zip(*results, strict=True):
+        check(*triple)
+
+
+@cells
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_an_overridden_check(cell, batch_first):
+    """A subclass's check_forward_args stands for torch's checks, and sees what torch's forward shows it."""
+    seen = []
+    for space in (nn, fastrnn):
+        base = getattr(space, cell.layer)
+
+        class Lenient(base):
+            def check_forward_args(self, input, hidden, batch_sizes):
+                seen.append([input.shape, [h.shape for h in tensors(hidden)], batch_sizes])
+
+        module = build(SimpleNamespace(**{cell.layer: Lenient}), cell, 4, 6, batch_first=batch_first)
+        x = torch.randn(2, 3, 4)
+        module(x)
+        module(x[0])
+        if cell.mode != "LSTM":  # torch checks no packed LSTM
+            module(pack_padded_sequence(x, [3, 1] if batch_first else [2, 2, 1], batch_first))
+        hx = [torch.zeros(1, 2 if batch_first else 3, 6)] * cell.states
+        module(x, tuple(hx) if cell.states > 1 else hx[0])
+    half = len(seen) // 2
+    assert half == 4 - (cell.mode == "LSTM") and str(seen[:half]) == str(seen[half:])
