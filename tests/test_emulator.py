@@ -10,6 +10,7 @@ from emulator.cases import (
     DTYPES,
     KERNELS,
     Layer,
+    check_special_values,
     check_unread_states,
     fp32_precision,
     parameters,
@@ -37,6 +38,12 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, 
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
     check_unread_states(cuda, cell, precision)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_nan_and_infinities_with_every_kernel(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    check_special_values(cuda, cell, precision)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

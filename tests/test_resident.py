@@ -12,6 +12,7 @@ from emulator.cases import (
     RESIDENT,
     RESIDENT_SHAPES,
     Layer,
+    check_special_values,
     check_unread_states,
     parameters,
     small_layers,
@@ -46,6 +47,12 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, pr
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
     check_unread_states(cuda, cell, precision)
+
+
+@pytest.mark.parametrize("cell, wish, precision", CASES)
+def test_nan_and_infinities_with_every_kernel(cuda, cell, wish, precision):
+    cuda.override_tier(**wish)
+    check_special_values(cuda, cell, precision)
 
 
 @EACH_TIER

@@ -11,8 +11,8 @@ struct Tanh {
     return tanh_(x);
   }
   template <class A>
-  static FASTRNN_HD A slope(A y) {
-    return dtanh(y);
+  static FASTRNN_HD A backward(A grad, A y) {
+    return grad * dtanh(y);
   }
 };
 
@@ -22,8 +22,8 @@ struct Relu {
     return relu_(x);
   }
   template <class A>
-  static FASTRNN_HD A slope(A y) {
-    return drelu(y);
+  static FASTRNN_HD A backward(A grad, A y) {
+    return relu_backward(grad, y);
   }
 };
 
@@ -45,7 +45,7 @@ struct Rnn {
   template <class A>
   static FASTRNN_HD void backward(const A* /*saved*/, const A* /*prev*/, const A* next,
                                   const A* grad_next, A* grad_x, A* grad_h, A* grad_prev) {
-    grad_x[0] = grad_next[0] * Activation::slope(next[0]);
+    grad_x[0] = Activation::backward(grad_next[0], next[0]);
     grad_h[0] = grad_x[0];
     grad_prev[0] = A(0);
   }

@@ -20,7 +20,8 @@ FASTRNN_HD double sigmoid_(double x) { return 1.0 / (1.0 + ::exp(-x)); }
 FASTRNN_HD float relu_(float x) { return x < 0.0f ? 0.0f : x; }
 FASTRNN_HD double relu_(double x) { return x < 0.0 ? 0.0 : x; }
 
-// Derivatives at the point whose output is y.
+// Derivatives at the point whose output is y. An infinite gradient times a slope of 0 is NaN, as in
+// torch.
 template <class A>
 FASTRNN_HD A dtanh(A y) {
   return A(1) - y * y;
@@ -29,7 +30,9 @@ template <class A>
 FASTRNN_HD A dsigmoid(A y) {
   return y * (A(1) - y);
 }
-FASTRNN_HD float drelu(float y) { return y > 0.0f ? 1.0f : 0.0f; }
-FASTRNN_HD double drelu(double y) { return y > 0.0 ? 1.0 : 0.0; }
+// The gradient that passes a relu of output y: chosen, not multiplied, so that none is left where
+// the slope is 0, whatever comes in. At NaN it passes, as in torch.
+FASTRNN_HD float relu_backward(float grad, float y) { return y <= 0.0f ? 0.0f : grad; }
+FASTRNN_HD double relu_backward(double grad, double y) { return y <= 0.0 ? 0.0 : grad; }
 
 }  // namespace fastrnn

@@ -29,6 +29,9 @@ struct ExpConstants<double> {
   static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13;
 };
 constexpr int kCoarseTerms = 4;
+// 32 ln 2 and a power of two that float has exactly: there exp_parts() gives 2^32, whose rough
+// reciprocal is exact, so that tanh saturates at 1 and its derivative at 0.
+constexpr float kCoarseSaturated = 32 * 0.69314718055994530942f;
 
 // exp(x) = scale * exp(r) = scale * (1 + r + r^2 * series)
 template <class V>
@@ -70,11 +73,13 @@ FASTRNN_HD V exp_minus_one(V x) {
   return multiply_add(e.scale, multiply_add(e.series * e.r, e.r, e.r), V(e.scale.v - 1));
 }
 
-// With m = exp(2x) - 1, tanh = m / (m + 2) keeps its relative precision around zero.
+// With m = exp(2x) - 1, tanh = m / (m + 2) keeps its relative precision around zero. m is written
+// such that -0 stays -0.
 FASTRNN_HD Vec<float, true> tanh_(Vec<float, true> x) {
   using V = Vec<float, true>;
-  constexpr float kSaturated = ExpConstants<float>::kSaturated;
-  const V m = exp_minus_one(at_most(at_least(x + x, -kSaturated), kSaturated));
+  const auto e = exp_parts(at_most(at_least(x + x, -kCoarseSaturated), kCoarseSaturated));
+  const V minus_one = e.r * multiply_add(e.series, e.r, V(1.0f));
+  const V m(e.scale.v * minus_one.v - (1.0f - e.scale.v));
   return quotient(m, m + V(2.0f));
 }
 
@@ -109,9 +114,8 @@ FASTRNN_HD Vec<A, kCoarse> relu_(Vec<A, kCoarse> x) {
 }
 
 template <class A, bool kCoarse>
-FASTRNN_HD Vec<A, kCoarse> drelu(Vec<A, kCoarse> y) {
-  using V = Vec<A, kCoarse>;
-  return V(y.v > A(0) ? V(A(1)).v : typename VecTypes<A>::Raw{});
+FASTRNN_HD Vec<A, kCoarse> relu_backward(Vec<A, kCoarse> grad, Vec<A, kCoarse> y) {
+  return Vec<A, kCoarse>(y.v <= A(0) ? typename VecTypes<A>::Raw{} : grad.v);
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

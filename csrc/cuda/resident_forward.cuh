@@ -68,8 +68,8 @@ struct ResidentForward {
     const int64_t end = kThroughMemory ? min(me.unit + team.units, s.hidden) : s.hidden;
     for (int row = threadIdx.x / kWarp; row < tiles * kRows; row += kResidentWarps) {
       if (me.batch + row >= s.batch) break;
-      Quad* const tile = (kThroughMemory ? shelf : operand) + row / kRows * quads;
-      const int64_t other = kThroughMemory ? tiles * quads : quads;
+      Quad* const tile = (kThroughMemory ? shelf : operand) + int64_t{row / kRows} * quads;
+      const int64_t other = int64_t{kThroughMemory ? tiles : 1} * quads;
       const Moment first = moment_of(p.step, visits.tick(0), d, me.batch + row);
       if (first.has() && first.from_zero()) continue;
       for (int64_t k = begin + threadIdx.x % kWarp; k < end; k += kWarp) {

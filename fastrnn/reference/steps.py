@@ -115,6 +115,7 @@ class GRUForward:
 
     def make_room(self, rows: int) -> None:
         self.product = self.r[0].new_empty(rows, sum(self.sizes))
+        self.difference = self.r[0].new_empty(rows, self.sizes[1])
         self.parts = self.product.split(self.sizes, 1)
 
     def step(self, t: int, state: State) -> State:
@@ -125,7 +126,8 @@ class GRUForward:
         if self.hidden_n is not None:
             self.hidden_n[t].copy_(hidden_n)
         n = self.n[t].addcmul_(self.r[t], hidden_n).tanh_()
-        return (torch.lerp(n, h, self.z[t], out=self.out[t]),)
+        # torch.lerp would subtract from h where z > 0.5, and make NaN of an infinite one.
+        return (torch.addcmul(n, torch.sub(h, n, out=self.difference), self.z[t], out=self.out[t]),)
 
 
 class GRUBackward:

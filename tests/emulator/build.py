@@ -108,5 +108,12 @@ def race_program():
     return link("race", sources, [*FLAGS, "-DFASTRNN_RACE_DETECTOR", "-fsanitize=thread"])
 
 
+def far_program():
+    """The path of a program that runs kernels on arrays larger than memory."""
+    sources = [path for path in KERNELS if path.suffix == ".cpp" and path.stem not in ("launch", "resident")]
+    sources += [CSRC / "cuda/inst" / f"{name}.cu" for name in ("moments", "rebuild")]
+    return link("far", [*sources, HERE / "far.cpp", *EMULATOR], FLAGS)
+
+
 if __name__ == "__main__":
     print(module())

@@ -207,6 +207,39 @@ def check_unread_states(cuda, cell, precision, make=Layer):
     assert all(map(torch.equal, *results))
 
 
+def kinds(t):
+    """2 for NaN, 1 and -1 for the infinities, 0 for what is finite."""
+    return torch.where(t.isnan(), 2, torch.where(t.isinf(), t.sign(), 0)).int()
+
+
+def check_special_values(cuda, cell, precision, make=Layer):
+    """NaN and infinities stand where the formulas have them, and nowhere else.
+
+    Of a GRU's infinite gradients only that they are not finite: autograd takes the difference of two.
+    """
+    unit, rows = 4, slice(4, None, 9)  # of all gates
+    places = [("x", 0, (1, 1, 0)), ("grad_output", 0, (0, 1)), ("grad_hn", 0, (0, 1)), ("hx", 0, (0, 1, unit))]
+    places += [("hx", -1, (0, 1, unit)), ("grad_hn", -1, (0, 1, unit)), ("weights", 1, (rows, 2)), ("weights", 3, rows)]
+    places += [("weights", 2, 9 * gate + unit) for gate in range(oracle.GATES[cell])]
+    for (name, number, index), value in itertools.product(places, (math.nan, math.inf, -math.inf)):
+        layer = make(cell, precision, (2, 3, 2, 9))
+        of = getattr(layer, name)
+        (of if isinstance(of, torch.Tensor) else of[number])[index] = value
+        output, hn, saved = layer.forward(cuda)
+        got = [output, *hn, *flat(layer.backward(cuda, output, saved))]
+        want = flat(layer.expected())
+        for place, (g, w) in enumerate(zip(got, want, strict=True)):
+            g, w = kinds(g), kinds(w)
+            if oracle.MODES[cell] == "GRU" and name.startswith("grad"):
+                g, w = g != 0, w != 0
+            assert torch.equal(g, w), f"{value} at {name}[{number}][{index}], result {place}: {g}, expected {w}"
+
+
+def flat(results):
+    """The tensors of a tuple of tensors and of lists of them."""
+    return [t for part in results for t in ([part] if isinstance(part, torch.Tensor) else part)]
+
+
 def prescribe(cuda, name):
     """Has one of KERNELS or RESIDENT serve all calls, by its name."""
     for kernels, override in ((KERNELS, cuda.override_plan), (RESIDENT, cuda.override_tier)):

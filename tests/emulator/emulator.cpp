@@ -74,7 +74,8 @@ void run_blocks(const Launch& launch, unsigned together, const std::function<voi
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
   const dim3 &grid = launch.grid, &block = launch.block;
-  const unsigned blocks = grid.x * grid.y * grid.z;
+  const unsigned across = std::min(grid.x, last_blocks), first = grid.x - across;
+  const unsigned blocks = across * grid.y * grid.z;
   stride = (launch.shared_bytes + sizeof(Line) - 1) / sizeof(Line);
   shared.resize(stride * blocks);
   std::memset(static_cast<void*>(shared.data()), 0xff, shared.size() * sizeof(Line));  // NaN
@@ -89,7 +90,7 @@ void run_blocks(const Launch& launch, unsigned together, const std::function<voi
     const unsigned rank = index / block.x;
     for (unsigned number = rank; number < blocks; number += together) {
       self() = {{index % block.x, 0, 0},
-                {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y},
+                {first + number % across, number / across % grid.y, number / across / grid.y},
                 rank,
                 together,
                 reinterpret_cast<unsigned char*>(shared.data() + stride * number),
@@ -108,19 +109,19 @@ void run_blocks(const Launch& launch, unsigned together, const std::function<voi
 cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body) {
   const auto& [grid, block, bytes, cluster, cooperative, on] = launch;
   const size_t most = allowed.count(kernel) ? allowed[kernel] : 0;
-  const unsigned blocks = grid.x * grid.y * grid.z;
+  const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
   const bool fits = block.y == 1 && block.z == 1 && block.x % kWarp == 0 && block.x <= 1024 &&
                     grid.y <= 65535 && grid.z <= 65535 && blocks > 0 &&
                     bytes <= std::max<size_t>(most, 48 * 1024) && cluster >= 1 && cluster <= 16 &&
                     grid.x % cluster == 0;
   if (!fits) return cudaErrorInvalidValue;
-  if (cooperative && blocks > static_cast<unsigned>(device.sms))
+  if (cooperative && blocks > static_cast<uint64_t>(device.sms))
     return cudaErrorCooperativeLaunchTooLarge;
 
   last = launch;
   const std::string what = "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
                            " blocks of " + std::to_string(block.x) + " threads";
-  const unsigned together = cooperative ? blocks : cluster;
+  const unsigned together = cooperative ? static_cast<unsigned>(blocks) : cluster;
   return issue(on, {what, [launch, together, body = std::move(body)] {
                       run_blocks(launch, together, body);
                       return cudaSuccess;

@@ -73,6 +73,8 @@ struct Launch {
   cudaStream_t stream;
 };
 inline Launch last;  // of the launches so far
+// So many blocks at the end of the grid are run, in each row of it: of grids too large to run all.
+inline unsigned last_blocks = ~0u;
 // `body` is what one thread does.
 cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body);
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
