@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-PATIENCE = 120  # seconds without a line
+PATIENCE = 60  # seconds without a line
 PER_PROCESS = 500
 
 

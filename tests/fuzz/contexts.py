@@ -21,7 +21,7 @@ from .sides import Side, base, kind_of
 
 Results = dict[str, Any]
 CONTEXTS: dict[str, Callable[[Side], Results]] = {}
-SLOW = ("compile", "compile-aot", "compile-thread", "make_fx", "fx")
+SLOW = ("compile", "compile-aot", "compile-thread", "make-fx", "fx")
 
 
 def context(function):
@@ -62,9 +62,20 @@ def gradients(side: Side, results: Results, **options) -> Results:
     if not asked or not wanted:
         return {}
     given = [incoming(side, place, r) for place, r in asked.items()]
-    options.setdefault("allow_unused", True)
-    grads = torch.autograd.grad(list(asked.values()), list(wanted.values()), given, **options)
+    grads = torch.autograd.grad(list(asked.values()), list(wanted.values()), given, allow_unused=True, **options)
     return {f"gradient of {name}": g for name, g in zip(wanted, grads)}
+
+
+@context
+def backward(side: Side) -> Results:
+    """Gradients gathered in ``.grad``, twice."""
+    wanted = wanted_of(side)
+    for _ in range(2):
+        results = side.call(side.arguments)
+        asked = asked_of(side, results)
+        if asked:
+            torch.autograd.backward(list(asked.values()), [incoming(side, place, r) for place, r in asked.items()])
+    return results | {f"gradient of {name}": t.grad for name, t in wanted.items()}
 
 
 @context
@@ -119,12 +130,12 @@ _within("anomaly", torch.autograd.detect_anomaly, True)
 _within("set_default_device", lambda: torch.device("meta"))
 
 
-def _around(name: str, wrap: Callable[[Side, Callable], Callable]) -> None:
+def _around(name: str, wrap: Callable[[Side, Callable], Callable], inner: Callable[[Side], Results] = plain) -> None:
     """A context that calls something else than the module."""
 
     def run(side: Side) -> Results:
         side.wrap = lambda call: wrap(side, call)
-        return plain(side)
+        return inner(side)
 
     CONTEXTS[name] = run
 
@@ -136,7 +147,13 @@ def _checkpointed(reentrant: bool):
 def _compiled(backend: str):
     def wrap(side, call):
         torch._dynamo.reset()
-        return torch.compile(call, backend=backend)
+        compiled = torch.compile(call, backend=backend)
+
+        def with_rnn(*args, **kwargs):
+            with torch._dynamo.config.patch(allow_rnn=True):
+                return compiled(*args, **kwargs)
+
+        return with_rnn
 
     return wrap
 
@@ -164,7 +181,7 @@ def _fx(side: Side, call):
 
 
 _around("checkpoint", _checkpointed(False))
-_around("checkpoint-reentrant", _checkpointed(True))
+_around("checkpoint-reentrant", _checkpointed(True), backward)
 _around("compile", _compiled("eager"))
 _around("compile-aot", _compiled("aot_eager"))
 _around("hooks", _hooked)

@@ -11,6 +11,7 @@ from .contexts import CONTEXTS, Results, asked_of, context, gradients, incoming,
 from .sides import Side, base, wants
 
 DERIVED = (
+    "backward",
     "double",
     "batched-grads",
     "vmap",

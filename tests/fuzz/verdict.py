@@ -24,6 +24,7 @@ from .transforms import CONTEXTS, of_the_truth
 
 STUMBLES = (AttributeError, KeyError, IndexError, NotImplementedError)
 """What torch raises where nothing looked at an argument; ours is to raise something clear."""
+LOW = torch.bfloat16
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
@@ -126,7 +127,7 @@ def _numbers(case: Case, ours: dict[str, Any], theirs: dict[str, Any]) -> str | 
         torchs = _worst(other[name], expected) if name in other else 0.0
         errors[name] = _worst(value, expected), torchs
         scales[group] = max(scales.get(group, 0.0), _largest(expected))
-        kind = REAL.get(value.dtype, value.dtype)
+        kind = LOW if case.context.startswith("autocast") and not other else REAL.get(value.dtype, value.dtype)
         units[group] = max(units.get(group, 0.0), torch.finfo(kind).eps * FLOOR.get(kind, 1))
     for name, (error, _) in errors.items():
         group = _group(name)
