@@ -3,6 +3,7 @@
 #   make demo                       what was built, a check against torch.nn, the CUDA kernels' proof where there is a
 #                                   GPU, then a language model trained both ways
 #   make test ARGS="-k packed"      the tests; ARGS goes to pytest
+#   make fuzz ARGS="--seed 7"       10,000 random calls against torch.nn (--cases, --start)
 #   make lint bench clean
 #
 #   TORCH=torch==2.14.1             another torch; with CUDA kernels if it has CUDA and nvcc is found
@@ -27,7 +28,7 @@ record = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
 NOISE := changing mode|adding|writing|reading|copying|creating|removing|Requirement already
 shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
 
-.PHONY: demo test build lint bench clean FORCE
+.PHONY: demo test fuzz build lint bench clean FORCE
 demo: build
 	$(BIN)/python -m fastrnn info
 	$(BIN)/python -m fastrnn check
@@ -44,6 +45,9 @@ lint: build $(VENV)/.linters
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 	$(BIN)/python -m pytest -q tests/test_layering.py
+
+fuzz: build
+	cd tests && OMP_WAIT_POLICY=passive $(abspath $(BIN))/python -m fuzz $(ARGS)
 
 bench: build
 	$(BIN)/python benchmarks/run.py $(or $(ARGS),--grid cpu)

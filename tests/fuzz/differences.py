@@ -1,0 +1,43 @@
+"""Where ours differs from torch.nn and says so: the sentences are README's.
+
+Where only ours has a result, that is compared with the truth.
+"""
+
+from __future__ import annotations
+
+from .kinds import SIZES, TYPES
+from .transforms import DERIVED
+
+MISFITS = frozenset({*SIZES, *TYPES, "meta"})
+WRONG_HX = frozenset({"too many", "stacked", "nested", "same twice"})
+
+
+def _refused(case, theirs, ours) -> bool:
+    is_packed = case.form in ("packed", "unsorted")
+    misfits = any(kind in MISFITS and (slot != "input" or is_packed) for slot, kind in case.odd)
+    is_clear = isinstance(ours.error, (RuntimeError, ValueError, TypeError))
+    return theirs.error is None and is_clear and (misfits or case.hx in WRONG_HX)
+
+
+def _only_ours(applies):
+    return lambda case, theirs, ours: theirs.error is not None and ours.error is None and applies(case, theirs)
+
+
+DOCUMENTED = (
+    ("States and weights of the wrong number, size or type are refused; torch accepts some silently.", _refused),
+    (
+        "Gradients of gradients work on every backend, and so do torch.func transforms and forward-mode AD.",
+        _only_ours(lambda case, theirs: case.context in DERIVED and case.context != "backward"),
+    ),
+    (
+        "float16 LSTMs run under CPU autocast.",
+        _only_ours(lambda case, theirs: case.context.startswith("autocast") and case.cell == "LSTM"),
+    ),
+    ("lengths without packing, 0 allowed; resets", _only_ours(lambda case, theirs: case.extras != "none")),
+    ("(a fault of torch's own)", _only_ours(lambda case, theirs: "INTERNAL ASSERT FAILED" in str(theirs.error))),
+)
+
+
+def sentence(case, theirs, ours) -> str | None:
+    """What README says of such a pair of outcomes, or None."""
+    return next((said for said, covers in DOCUMENTED if covers(case, theirs, ours)), None)
