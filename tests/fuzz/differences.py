@@ -16,7 +16,7 @@ WRONG_HX = frozenset({"too many", "stacked", "nested", "same twice"})
 def _refused(case, theirs, ours) -> bool:
     is_packed = case.form in ("packed", "unsorted")
     checked = () if is_packed else ("input", "sizes")  # by torch, too
-    misfits = any(kind in MISFITS and slot not in checked for slot, kind in case.odd)
+    misfits = any(kind == "meta" or (kind in MISFITS and slot not in checked) for slot, kind in case.odd)
     is_clear = isinstance(ours.error, (RuntimeError, ValueError, TypeError))
     return theirs.error is None and is_clear and (misfits or case.hx in WRONG_HX)
 
