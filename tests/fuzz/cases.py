@@ -69,14 +69,14 @@ def _weighted(*choices) -> st.SearchStrategy:
 
 
 @st.composite
-def _odd(draw, slots: dict[str, int]) -> tuple[str, str]:
+def _odd(draw, slots: dict[str, int], is_packed: bool) -> tuple[str, str]:
     slot = draw(_weighted(*((weight, slot) for slot, weight in slots.items())))
     if slot in INCOMING:
         return slot, draw(st.sampled_from(sorted(DENSE | STRANGE)))
     if slot == "sizes":
-        return slot, draw(
-            st.sampled_from([*sorted(LAYOUTS), "int32", "int64", "bool", "meta", "numpy", "list", "longer"])
-        )
+        # torch reads batch_sizes without their strides.
+        layouts = ("offset", "permuted", "computed") if is_packed else sorted(LAYOUTS)
+        return slot, draw(st.sampled_from([*layouts, "int32", "int64", "bool", "meta", "numpy", "list", "longer"]))
     return slot, draw(st.sampled_from(sorted(KINDS)))
 
 
@@ -113,10 +113,12 @@ def cases(draw) -> Case:
     bias, context, odd = draw(usually), "plain", ()
     P = draw(st.integers(1, H - 1)) if cell.mode == "LSTM" and not step and H > 1 and draw(seldom) else 0
     if mode in ("odd", "both") or (mode == "hx" and draw(seldom)):
-        has_sizes = form in ("packed", "unsorted") or extras != "none"
-        slots = _slots(cell.mode == "LSTM", step, bias, P > 0, hx != "absent", has_sizes)
+        is_packed = form in ("packed", "unsorted")
+        slots = _slots(cell.mode == "LSTM", step, bias, P > 0, hx != "absent", is_packed or extras != "none")
         odd = tuple(
-            dict(draw(st.lists(_odd(slots), min_size=1, max_size=draw(_weighted((6, 1), (2, 2), (1, 3)))))).items()
+            dict(
+                draw(st.lists(_odd(slots, is_packed), min_size=1, max_size=draw(_weighted((6, 1), (2, 2), (1, 3)))))
+            ).items()
         )
     if mode in ("context", "both"):
         context = draw(_weighted(*[(1 if name in SLOW else 4, name) for name in sorted(CONTEXTS)]))

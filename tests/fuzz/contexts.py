@@ -216,8 +216,8 @@ def _replaced(name: str, other: Callable[[nn.Module], nn.Module]) -> None:
     """Another module in the place of the first, whose parameters are the leaves."""
 
     def run(side: Side) -> Results:
-        side.module = other(side.module)
-        own = dict(side.module.named_parameters())
+        before, side.module = dict(side.module.named_parameters()), other(side.module)
+        own = {n: p for n, p in side.module.named_parameters() if side.arguments[n] is before[n]}
         side.leaves |= own
         side.arguments |= own
         return plain(side)

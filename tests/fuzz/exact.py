@@ -92,6 +92,7 @@ class Exact(Side):
         is_packed = case.form in ("packed", "unsorted")
         if is_packed:
             batch_sizes, order, _ = self.packing
+            order = torch.arange(self.B) if order is None else order
             counts = batch_sizes.tolist()
             places = torch.arange(self.T).repeat_interleave(batch_sizes), torch.cat([order[:n] for n in counts])
             x = x.new_zeros(self.T, self.B, case.I).index_put(places, x)
@@ -104,8 +105,7 @@ class Exact(Side):
         resets = self.resets.T if case.form == "batched" else torch.zeros_like(alive)
         output, h, c = _layers(case.cell, x, h, c, weights, case.layers, case.directions, alive, resets)
         if is_packed:
-            pair = self.packing[1:] if case.form == "unsorted" else (None, None)
-            output = PackedSequence(output[places], batch_sizes, *pair)
+            output = PackedSequence(output[places], *self.packing)
         elif case.form == "unbatched":
             output, h, c = output.squeeze(1), h.squeeze(1), (None if c is None else c.squeeze(1))
         elif case.batch_first:

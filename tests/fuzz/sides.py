@@ -132,7 +132,8 @@ class Side:
         if case.extras not in ("resets", "both"):
             self.resets = torch.zeros_like(self.resets)
         if is_packed:
-            packed = pack_padded_sequence(torch.empty(self.T, self.B, 1), self.lengths, enforce_sorted=False)
+            is_sorted = case.form == "packed"
+            packed = pack_padded_sequence(torch.empty(self.T, self.B, 1), self.lengths, enforce_sorted=is_sorted)
             self.packing, self.steps = packed[1:], int(self.lengths.sum())
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -221,9 +222,8 @@ class Side:
         """All results by name."""
         run, x, args = self.wrap(self._runner(arguments)), arguments["input"], []
         if self.case.form in ("packed", "unsorted"):
-            batch_sizes, order, back = self.packing
-            pair = (order, back) if self.case.form == "unsorted" else (None, None)
-            x = PackedSequence(x, self._size("batch_sizes", batch_sizes), *pair)
+            batch_sizes, *orders = self.packing
+            x = PackedSequence(x, self._size("batch_sizes", batch_sizes), *orders)
         if self.case.hx != "absent":
             args = [_states(self.case.hx, [arguments[name] for name in "hc"[: self.cell.states]])]
         return named(self._run(run, x, args))
