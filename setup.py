@@ -1,9 +1,11 @@
 """Builds the one extension, fastrnn._C, against the torch of this environment; pyproject.toml holds the metadata.
 
-What gets built is decided here and nowhere else: C++ and CUDA when torch has CUDA and nvcc is found, C++ only without
-either, nothing (the package is then pure Python) without a working compiler. fastrnn/_build_info.py, written beside the
-extension, keeps what was built against what and why anything was not: readable even when the extension no longer loads.
-Environment: FASTRNN_CUDA=0|1, FASTRNN_REQUIRE_EXT=1 (fail rather than fall back), TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
+What gets built is decided here, before anything is compiled: C++ and CUDA when torch has CUDA and nvcc is found, C++
+only without either, nothing (the package is then pure Python) without a compiler or with FASTRNN_PURE=1. A compile that
+fails then fails the installation, since pip hides what a build prints otherwise. fastrnn/_build_info.py, written beside
+the extension, keeps what was built against what and why anything was not: readable even when the extension won't load.
+Environment: FASTRNN_CUDA=0|1, FASTRNN_PURE=1, FASTRNN_REQUIRE_EXT=1 (fail without a compiler, too),
+TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
 """
 
 import os
@@ -25,8 +27,10 @@ try:
 except ImportError:
     sys.exit(f"fastrnn: compiled against the torch you use, and this build sees none: install torch, then type: {HOW}")
 
-WANTED = os.environ.get("FASTRNN_CUDA", "")
-STRICT = "1" in (WANTED, os.environ.get("FASTRNN_REQUIRE_EXT"))
+for name in ("FASTRNN_CUDA", "FASTRNN_PURE", "FASTRNN_REQUIRE_EXT"):
+    if os.environ.get(name, "") not in ("", "0", "1"):
+        sys.exit(f"fastrnn: {name} must be 0, 1 or unset, got {os.environ[name]!r}")
+WANTED = os.environ.get("FASTRNN_CUDA")
 
 
 def output_of(*command):
@@ -37,7 +41,9 @@ def output_of(*command):
 
 
 def find_compiler():
-    """(command, first line of its --version), or (None, why not)."""
+    """(command, first line of its --version), or (None, why the package is pure Python)."""
+    if os.environ.get("FASTRNN_PURE") == "1":
+        return None, "FASTRNN_PURE=1 leaves it out"
     for name in (names := [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]):
         if version := output_of(*shlex.split(name), "--version"):
             return name, version.splitlines()[0]
@@ -46,6 +52,10 @@ def find_compiler():
 
 def find_cuda():
     """(root of the CUDA toolkit, None), or (None, why no CUDA kernels are built)."""
+    if CXX is None:
+        return None, COMPILER
+    if WANTED == "0":
+        return None, "it was built with FASTRNN_CUDA=0"
     if torch.version.cuda is None:
         return None, f"torch {torch.__version__} is a build without CUDA"
     root = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -66,11 +76,9 @@ def arch_list():
     return os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join("{}.{}".format(*gpu) for gpu in gpus) + "+PTX"
 
 
-if WANTED not in ("", "0", "1"):
-    sys.exit(f"fastrnn: FASTRNN_CUDA must be 0, 1 or unset, got {WANTED!r}")
 CXX, COMPILER = find_compiler()
-CUDA, WHY_NO_CUDA = (None, "it was built with FASTRNN_CUDA=0") if WANTED == "0" else find_cuda()
-if STRICT and CXX is None:
+CUDA, WHY_NO_CUDA = find_cuda()
+if CXX is None and "1" in (WANTED, os.environ.get("FASTRNN_REQUIRE_EXT")):
     sys.exit(f"fastrnn: FASTRNN_REQUIRE_EXT or FASTRNN_CUDA asks for the extension, but {COMPILER}")
 if WANTED == "1" and CUDA is None:
     sys.exit(f"fastrnn: FASTRNN_CUDA=1 asks for CUDA kernels, but {WHY_NO_CUDA}")
@@ -82,15 +90,15 @@ if CUDA:
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402  it reads CUDA_HOME
 
 
-def extension(cuda):
-    folders = ["bindings", "cpu", "cuda"] if cuda else ["bindings", "cpu"]
+def extension():
+    folders = ["bindings", "cpu", "cuda"] if CUDA else ["bindings", "cpu"]
     # In this order the kernels, slowest to compile, come first and the cores finish together.
     files = sorted([p for f in folders for p in Path("csrc", f).rglob("*.c*") if p.suffix != ".cuh"], reverse=True)
-    files = [str(p) for p in files if cuda or not p.name.startswith("cuda_")]
+    files = [str(p) for p in files if CUDA or not p.name.startswith("cuda_")]
     # No OpenMP library is linked: torch's serves, a second starts more threads. GCC 12 warns of its own AVX512 headers.
     cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wno-maybe-uninitialized"]
     flags = {"cxx": cxx, "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]}
-    if not cuda:
+    if not CUDA:
         return CppExtension("fastrnn._C", files, extra_compile_args=flags)
     made = CUDAExtension("fastrnn._C", files, define_macros=[("FASTRNN_WITH_CUDA", None)], extra_compile_args=flags)
     # For a toolkit without cuBLAS and its kin: torch's wheels bring their headers.
@@ -100,7 +108,7 @@ def extension(cuda):
 
 @contextmanager
 def copied_to(log):
-    """What the compilers print also goes to `log`, because pip hides it when the build goes on without them."""
+    """What the compilers print also goes to `log`, where their first error is looked up."""
     log.parent.mkdir(exist_ok=True)
     tee, kept = subprocess.Popen(["tee", log], stdin=subprocess.PIPE), (os.dup(1), os.dup(2))
     try:
@@ -119,31 +127,26 @@ class Build(BuildExtension):
         package = Path(self.get_ext_fullpath("fastrnn._C")).parent
         for stale in package.glob("_C.*"):
             stale.unlink()
-        why_no_cuda = self.failure(cuda=True) if CXX and CUDA else WHY_NO_CUDA or COMPILER
-        missing = COMPILER if CXX is None else self.failure(cuda=False) if why_no_cuda else None
-        facts = {"python": sys.implementation.cache_tag, "torch": torch.__version__, "compiler": COMPILER}
-        facts["cuda"], facts["cuda_archs"] = (None, None) if why_no_cuda else (torch.version.cuda, arch_list())
-        facts |= {"why_no_cuda": why_no_cuda, "why_no_extension": missing}
-        if missing:
+        if CXX is None:
             self.extensions = []
-            print(f"fastrnn: installed as pure Python, which is slower: {missing}", file=sys.stderr)
+            print(f"fastrnn: installed as pure Python, which is slower: {COMPILER}", file=sys.stderr)
+        log = Path("build/compile.log")
+        try:
+            with copied_to(log):
+                super().run()
+        except Exception as error:
+            first = re.search(r".*\b(error|fatal) *:.*", log.read_text())
+            less = "FASTRNN_CUDA=0 builds the CPU kernels alone, " if CUDA else ""
+            less += "FASTRNN_PURE=1 installs pure Python, which is slower"
+            sys.exit(f"fastrnn: the build failed with: {first[0] if first else error}\nfastrnn: {less}")
+        facts = {"python": sys.implementation.cache_tag, "torch": torch.__version__, "compiler": COMPILER}
+        facts["cuda"], facts["cuda_archs"] = (torch.version.cuda, arch_list()) if CUDA else (None, None)
+        facts |= {"why_no_cuda": WHY_NO_CUDA, "why_no_extension": None if CXX else COMPILER}
         package.mkdir(parents=True, exist_ok=True)
         lines = ["# Written by setup.py; fastrnn/_ext.py reads it.", *(f"{k} = {v!r}" for k, v in facts.items())]
         Path(package, "_build_info.py").write_text("\n".join(lines) + "\n")
 
-    def failure(self, cuda):
-        """Build it: None when that worked, else the compiler's first error."""
-        vars(self.extensions[0]).update(vars(extension(cuda)))
-        before, log = (self.compiler, self.inplace), Path(f"build/compile-{'cuda' if cuda else 'cpu'}.log").resolve()
-        try:
-            with copied_to(log):
-                return super().run()
-        except Exception as error:
-            if STRICT:
-                raise
-            self.compiler, self.inplace = before  # setuptools restores neither
-            errors = [line for line in log.read_text().splitlines() if re.search(r"\berror\b", line)] or [str(error)]
-            return f"the build failed with: {errors[0].strip()} (full text: {log})"
 
-
-setuptools.setup(ext_modules=[extension(cuda=False)], cmdclass={"build_ext": Build})
+for stale in Path("build").glob("lib*"):  # setuptools would pack what former builds left there
+    shutil.rmtree(stale)
+setuptools.setup(ext_modules=[extension()], cmdclass={"build_ext": Build})

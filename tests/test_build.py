@@ -10,6 +10,8 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,7 +66,7 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
             shutil.copy(ROOT / name, folder)
         (folder / "README.md").touch()
         for source in ("fastrnn/__init__.py", "csrc/bindings/a.cpp", "csrc/bindings/cuda_b.cpp", "csrc/cuda/inst/c.cu"):
@@ -94,10 +96,12 @@ class Project:
         del self.env["CUDA_HOME"]
         self.script("bin/nvcc", NVCC.format(release=release, top=self.folder / "toolkit"))
 
-    def build(self, **env: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "out"]
-        env = self.env | env
+    def setup(self, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+        command, env = [sys.executable, "setup.py", "-q", *arguments], self.env | env
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=120)
+
+    def build(self, **env: str) -> subprocess.CompletedProcess:
+        return self.setup("build_ext", "--build-lib", "out", **env)
 
     def facts(self, **env: str) -> SimpleNamespace:
         done = self.build(**env)
@@ -165,8 +169,9 @@ def test_cuda_asked_for_and_impossible_is_an_error(project):
     assert project.refusal(FASTRNN_CUDA="1") == sentence + f"nvcc was not found in {project.folder}/none/bin"
 
 
-def test_fastrnn_cuda_takes_two_values(project):
-    assert project.refusal(FASTRNN_CUDA="yes") == "fastrnn: FASTRNN_CUDA must be 0, 1 or unset, got 'yes'"
+@pytest.mark.parametrize("switch", ["FASTRNN_CUDA", "FASTRNN_PURE", "FASTRNN_REQUIRE_EXT"])
+def test_switches_take_two_values(project, switch):
+    assert project.refusal(**{switch: "yes"}) == f"fastrnn: {switch} must be 0, 1 or unset, got 'yes'"
 
 
 def test_no_compiler_installs_pure_python_and_says_so(project):
@@ -179,22 +184,54 @@ def test_no_compiler_installs_pure_python_and_says_so(project):
     assert "asks for the extension, but no C++ compiler" in project.refusal(CXX="/nowhere/c++", FASTRNN_REQUIRE_EXT="1")
 
 
-def test_a_failing_cuda_compile_leaves_the_cpu_kernels(project):
+def test_pure_python_can_be_asked_for(project):
+    facts = project.facts(FASTRNN_PURE="1", STUB_FAILS_ON=".cpp")
+    assert not facts.has_extension and "compiling" not in facts.output
+    assert facts.why_no_extension == "FASTRNN_PURE=1 leaves it out"
+    assert "asks for the extension, but FASTRNN_PURE=1" in project.refusal(FASTRNN_PURE="1", FASTRNN_REQUIRE_EXT="1")
+
+
+def test_a_failing_compile_is_an_error_that_names_the_way_out(project):
+    first, way_out = project.refusal(STUB_FAILS_ON=".cpp").splitlines()[-2:]
+    assert first == "fastrnn: the build failed with: csrc/bindings/a.cpp:3:1: error: no such thing"
+    assert way_out == "fastrnn: FASTRNN_PURE=1 installs pure Python, which is slower"
+    assert not list((project.folder / "out").rglob("_build_info.py"))
+
+
+def test_a_failing_cuda_compile_is_one_too(project):
     project.torch("2.14.1+cu130", cuda="13.0")
     project.nvcc()
-    facts = project.facts(STUB_FAILS_ON=".cu")
-    assert facts.has_extension and facts.cuda is None
-    assert "csrc/cuda/inst/c.cu:3:1: error: no such thing" in facts.why_no_cuda
-    assert "error: no such thing" in (project.folder / "build/compile-cuda.log").read_text()
-    assert project.build(STUB_FAILS_ON=".cu", FASTRNN_CUDA="1").returncode != 0
+    first, way_out = project.refusal(STUB_FAILS_ON=".cu").splitlines()[-2:]
+    assert first == "fastrnn: the build failed with: csrc/cuda/inst/c.cu:3:1: error: no such thing"
+    assert way_out.startswith("fastrnn: FASTRNN_CUDA=0 builds the CPU kernels alone, FASTRNN_PURE=1 installs pure")
+    assert project.facts(STUB_FAILS_ON=".cu", FASTRNN_CUDA="0").has_extension
 
 
-def test_a_failing_compile_leaves_pure_python_and_its_error(project):
-    facts = project.facts(STUB_FAILS_ON=".cpp")
-    assert not facts.has_extension and "csrc/bindings/a.cpp:3:1: error: no such thing" in facts.why_no_extension
-    assert "error: no such thing" in (project.folder / "build/compile-cpu.log").read_text()
-    strict = project.build(STUB_FAILS_ON=".cpp", FASTRNN_REQUIRE_EXT="1")
-    assert strict.returncode != 0 and "error: no such thing" in strict.stderr + strict.stdout
+def test_the_archive_of_the_sources_is_whole(project):
+    names = ("a.h", "b.cuh", "c.def", "d.cpp", "inst/e.cu")
+    for name in names:
+        (project.folder / "csrc/cuda" / name).touch()
+    # What a build in the tree leaves behind is that build's, not the archive's.
+    for name in ("_build_info.py", f"_C.x{SUFFIX}"):
+        (project.folder / "fastrnn" / name).touch()
+    done = project.setup("sdist")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(project.folder / "dist/fastrnn-0.0.1.tar.gz") as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.py", "pyproject.toml", "fastrnn/__init__.py", *(f"csrc/cuda/{name}" for name in names)} <= packed
+    assert not [name for name in packed if "_build_info" in name or "_C." in name]
+
+
+def test_a_wheel_holds_nothing_of_former_builds(project):
+    for former in (project.folder / "fastrnn/gone.py", project.folder / f"fastrnn/_C.gone{SUFFIX}"):
+        former.touch()
+    assert project.setup("bdist_wheel").returncode == 0
+    (project.folder / "fastrnn/gone.py").unlink()
+    done = project.setup("bdist_wheel")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (project.folder / "dist").glob("*.whl")
+    files = {Path(name).name.split(".")[0] for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fastrnn/")}
+    assert files == {"__init__", "_build_info", "_C"}
 
 
 def test_an_isolated_build_says_what_to_type(project):
