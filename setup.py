@@ -4,8 +4,7 @@ What gets built is decided here, before anything is compiled: C++ and CUDA when 
 only without either, nothing (the package is then pure Python) without a compiler or with FASTRNN_PURE=1. A compile that
 fails then fails the installation, since pip hides what a build prints otherwise. fastrnn/_build_info.py, written beside
 the extension, keeps what was built against what and why anything was not: readable even when the extension won't load.
-Environment: FASTRNN_CUDA=0|1, FASTRNN_PURE=1, FASTRNN_REQUIRE_EXT=1 (fail without a compiler, too),
-TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
+Environment: FASTRNN_CUDA=0|1, FASTRNN_PURE=1, FASTRNN_REQUIRE_EXT=1 (or no build), TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
 """
 
 import os
@@ -130,14 +129,12 @@ class Build(BuildExtension):
         if CXX is None:
             self.extensions = []
             print(f"fastrnn: installed as pure Python, which is slower: {COMPILER}", file=sys.stderr)
-        log = Path("build/compile.log")
         try:
-            with copied_to(log):
+            with copied_to(log := Path("build/compile.log")):
                 super().run()
         except Exception as error:
             first = re.search(r".*\b(error|fatal) *:.*", log.read_text())
-            less = "FASTRNN_CUDA=0 builds the CPU kernels alone, " if CUDA else ""
-            less += "FASTRNN_PURE=1 installs pure Python, which is slower"
+            less = f"{'FASTRNN_CUDA=0 builds the CPU kernels alone, ' if CUDA else ''}FASTRNN_PURE=1 installs pure Python"
             sys.exit(f"fastrnn: the build failed with: {first[0] if first else error}\nfastrnn: {less}")
         facts = {"python": sys.implementation.cache_tag, "torch": torch.__version__, "compiler": COMPILER}
         facts["cuda"], facts["cuda_archs"] = (torch.version.cuda, arch_list()) if CUDA else (None, None)

@@ -29,8 +29,6 @@ def is_step(call: Call) -> bool:
     """Whether torch's cells compute the call."""
     if call.T != 1 or call.packed or call.device != "cpu" or call.B == 0:
         return False
-    if call.foreign or torch._C._is_any_autocast_enabled():  # where layers and cells differ in what they take and give
-        return False
     return call.mode != "LSTM" or (call.B < 32 and not call.P)  # torch's cells know no projection
 
 
@@ -40,7 +38,18 @@ def _step_of_layer(cell: Cell, input: Tensor, hx: Sequence[Tensor], weights: Seq
     return output, [output.clone(), *[state.unsqueeze(0) for state in rest]]
 
 
-def _step_of_stack(cell: Cell, input, hx, weights, layers, directions, dropout):
+def run_step(
+    cell: Cell,
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    layers: int,
+    directions: int,
+    dropout: float,
+    training: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """As :func:`run`, for a call of which :func:`is_step` holds."""
+    dropout = dropout if training else 0.0
     if layers * directions == 1:
         return _step_of_layer(cell, input, hx, weights)
     input = input.squeeze(0)
@@ -56,26 +65,26 @@ def _step_of_stack(cell: Cell, input, hx, weights, layers, directions, dropout):
 
 
 def _with_zeros(tensor: Tensor) -> Tensor:
-    """The tensor, or memory with zeros for autograd's zero without memory: oneDNN would read past its end."""
-    is_zero = type(tensor) in (Tensor, torch.nn.Parameter) and tensor._is_zerotensor()
-    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device) if is_zero else tensor
+    """The tensor, with memory where it is autograd's zero without any: oneDNN would read past its end."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor._is_zerotensor():
+        return tensor
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
 
 
 def run(
-    call: Call,
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
+    layers: int,
+    directions: int,
     dropout: float,
     training: bool,
+    foreign: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The stack of layers that ``call`` describes; arguments and results as of :func:`fastrnn._stack.run`."""
-    layers, directions = call.layers, call.directions
-    if is_step(call):
-        return _step_of_stack(cell, input, hx, weights, layers, directions, dropout if training else 0.0)
-    if call.foreign:  # such a tensor may know no strides
+    """A stack of layers; arguments and results as of :func:`fastrnn._stack.run`, ``foreign`` as of a call."""
+    if foreign:  # such a tensor may know no strides
         input, *tensors = map(_with_zeros, (input, *hx, *weights))
         hx, weights = tensors[: len(hx)], tensors[len(hx) :]
     else:

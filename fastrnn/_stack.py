@@ -49,16 +49,17 @@ def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[T
 def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], packed: bool) -> bool:
     """Whether torch's autocast computes a call of class ``name`` on the CPU in the low type as a whole."""
     if name == "LSTM":  # by oneDNN, if that serves it
-        return input.dtype != torch.float16 and not packed and not _is_projected(hx)
+        return input.dtype != torch.float16 and input.numel() > 0 and not packed and not _is_projected(hx)
     return name in _CPU_AUTOCAST_LOW
 
 
-def is_torchs_autocast(tensors: tuple, extended: bool = False) -> bool:
-    """Whether a call under autocast is left to torch's operators: they cast tensors that are foreign to the kernels,
-    and without the extension they alone can cast a weight once for a whole block."""
-    if extended or is_watched() or _dispatch.forced() not in (None, "aten"):
+def is_left_to_torch(foreign: bool, input: Tensor, extended: bool = False) -> bool:
+    """Whether torch's operators take a call as it stands: they know what to do with ``foreign`` tensors, and without
+    the extension they alone can cast a weight once for a whole block of autocast."""
+    if not foreign and (_ops.has_extension() or not is_autocast(input)):
         return False
-    return not _ops.has_extension() or is_foreign(tensors)
+    transformed = _ops.is_transformed(foreign)
+    return not (extended or transformed or is_watched()) and _dispatch.forced() in (None, "aten")
 
 
 def _is_projected(hx: Sequence[Tensor]) -> bool:
@@ -75,19 +76,9 @@ def describe(
     directions: int = 1,
     extended: bool = False,
     step: bool = False,
-    foreign: bool | None = None,
+    foreign: bool = False,
 ) -> _dispatch.Call:
-    """The call that these arguments make, as the backend choice sees it.
-
-    ``foreign`` is what :func:`is_foreign` said of its tensors, where it has been asked.
-
-    Raises:
-        TypeError: a state or a weight is no tensor.
-    """
-    if foreign is None:
-        foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
-    if foreign:
-        _check_tensors(cell, hx, weights)
+    """The call that these arguments make, as the backend choice sees it."""
     packed, H = batch_sizes is not None, hx[-1].size(-1)
     width = hx[0].size(-1) if cell.states > 1 else H
     if packed:
@@ -117,19 +108,25 @@ def describe(
     )
 
 
-def _check_tensors(cell: Cell, hx: Sequence, weights: Sequence) -> None:
-    for kind, values in ("states", hx), ("weights", weights):
-        for value in values:
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{cell.layer}: expected {kind} to be tensors, got {type(value).__name__}")
+def look_at(cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: Sequence, weights: Sequence) -> bool:
+    """Whether a tensor of the call is foreign to the kernels (:func:`is_foreign`).
+
+    Raises:
+        TypeError: a state or a weight is no tensor.
+    """
+    tensors = (input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights)
+    foreign = is_foreign(tensors)
+    if foreign:
+        for kind, values in ("states", hx), ("weights", weights):
+            for value in values:
+                if not isinstance(value, Tensor):
+                    raise TypeError(f"{cell.layer}: expected {kind} to be tensors, got {type(value).__name__}")
+    return foreign
 
 
 def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
-    if is_torchs_autocast((input, *hx, *weights), extras is not None):
-        call = describe(cell, input, batch_sizes, hx, weights, layers, 2 if bidirectional else 1)
-        return *_aten.run(call, cell, input, batch_sizes, hx, weights, dropout, training), []
     input, hx, weights = autocast(cell.layer, input, hx, weights, batch_sizes is not None)
     options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
@@ -221,25 +218,32 @@ def run(
 
     ``input`` is (T, B, I), or (N, I) with ``batch_sizes``; the states are (layers * D, B, ...). There are as many
     states and weights as the cell and the layout have; whether they fit is checked here, but for what torch's operators
-    check again: a module's single step on torch's cells, where it takes a tenth of the time, and foreign tensors, whose
-    shapes they know better. Returns the output and the
+    check again: a module's single step on torch's cells, where it takes a tenth of the time, and what is left to them
+    as it stands. Returns the output and the
     final states, in the types that autocast asks for where it is on, and the states of every step by layer, where
     ``extras`` asks for them.
     """
+    directions = 2 if bidirectional else 1
+    foreign = look_at(cell, input, batch_sizes, hx, weights)
+    if is_left_to_torch(foreign, input, extras is not None):
+        options = num_layers, directions, dropout, training, foreign
+        return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if is_autocast(input):
         return _run_autocast(
             cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras
         )
-    directions = 2 if bidirectional else 1
-    call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, extras is not None)
-    may_be_torchs = call.foreign or (is_module and _aten.is_step(call))
+    call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, extras is not None, foreign=foreign)
+    may_be_torchs = is_module and _aten.is_step(call)
     if not may_be_torchs:
         check_call(cell, call, input, hx, weights)
     backend = _dispatch.choose(call, input)
     if may_be_torchs and backend != "aten":
         check_call(cell, call, input, hx, weights)
     if backend == "aten":
-        return *_aten.run(call, cell, input, batch_sizes, hx, weights, dropout, training), []
+        options = num_layers, directions, dropout, training
+        if _aten.is_step(call):
+            return *_aten.run_step(cell, input, hx, weights, *options), []
+        return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
     timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)
     if backend == "cuda" and num_layers > 1:
         lanes, chunks = _plan_wavefront(call, input, extras)

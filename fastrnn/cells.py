@@ -9,9 +9,7 @@ from torch.fx import Proxy
 from . import _aten, _dispatch
 from ._autograd import layer
 from ._checks import check_call
-from ._gate import is_foreign
-from ._ops import is_transformed
-from ._stack import autocast, describe, is_autocast, is_torchs_autocast
+from ._stack import autocast, describe, is_autocast, is_left_to_torch, look_at
 from ._tools import Tooling, leaf
 from .reference import Timing, scan
 from .registry import CELLS, Cell
@@ -75,23 +73,21 @@ class _Step(Tooling, nn.RNNCellBase):
             return leaf(self, input, hx)
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
-        if not is_autocast(data):
-            after = _step(cell, data, states, weights)
-        elif is_torchs_autocast((data, *states, *weights)):
+        foreign = look_at(cell, data, None, states, weights)
+        if is_left_to_torch(foreign, data):
             after = _aten.step(cell, data, states, weights)
+        elif not is_autocast(data):
+            after = _step(cell, data, states, weights, foreign)
         else:
             data, states, weights = autocast(cell.step, data, states, weights)
             with torch.autocast(data.device.type, enabled=False):
-                after = _step(cell, data, states, weights)
+                after = _step(cell, data, states, weights, foreign)
         if input.dim() == 1:
             after = [h.squeeze(0) for h in after]
         return tuple(after) if cell.states > 1 else after[0]
 
 
-def _step(cell: Cell, input: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    foreign = is_foreign((input, *states, *weights))
-    if foreign and not is_transformed(foreign) and _dispatch.forced() in (None, "aten"):
-        return _aten.step(cell, input, states, weights)  # which may know no dimension more
+def _step(cell: Cell, input, states: list[Tensor], weights: list[Tensor], foreign: bool) -> list[Tensor]:
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
     call = describe(cell, data, None, hx, weights, step=True, foreign=foreign)
     check_call(cell, call, data, hx, weights)
@@ -146,4 +142,5 @@ def explain_cell(module: _Step, input: Tensor, hx=None) -> _dispatch.Explanation
     cell = CELLS[module._mode()]
     data, states, weights = autocast(cell.step, *module._prepare(input, hx))
     hx = [h.unsqueeze(0) for h in states]
-    return _dispatch.explanation(describe(cell, data.unsqueeze(0), None, hx, weights, step=True))
+    foreign = look_at(cell, data, None, states, weights)
+    return _dispatch.explanation(describe(cell, data.unsqueeze(0), None, hx, weights, step=True, foreign=foreign))

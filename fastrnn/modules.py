@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import _dispatch
 from ._extras import check_extras
 from ._ops import is_compiling
-from ._stack import autocast, describe, is_recomputed, run
+from ._stack import autocast, describe, is_recomputed, look_at, run
 from ._tools import Tooling, leaf
 from .registry import CELLS, Cell
 
@@ -52,7 +52,7 @@ def _check_state_dims(hx: list[Tensor], batched: bool) -> None:
     raise RuntimeError(message)
 
 
-def _as_states(module: nn.RNNBase, hx) -> list[Tensor]:
+def _as_states(module: nn.RNNBase, hx, packed: bool) -> list[Tensor]:
     """``hx`` as a list of the cell's states."""
     states = CELLS[module.mode].states
     if states == 1:
@@ -61,7 +61,9 @@ def _as_states(module: nn.RNNBase, hx) -> list[Tensor]:
         return [hx]
     if isinstance(hx, Tensor) or len(hx) != states:
         raise RuntimeError("lstm expects two hidden states")
-    return list(hx)
+    if packed and not all(isinstance(hx[index], Tensor) for index in range(states)):
+        raise TypeError(f"{module.__class__.__name__}: expected hx to be a tuple of {states} tensors, got {hx!r:.80}")
+    return [hx[index] for index in range(states)]
 
 
 class _Layer(Tooling, nn.RNNBase):
@@ -87,11 +89,13 @@ class _Layer(Tooling, nn.RNNBase):
             weights = [getattr(self, name, None) for name in self._flat_weights_names]
         if all(map(is_, weights, flat)):
             return weights
-        made = [ref and ref() for ref in self._flat_weight_refs]
-        if all(weight is None or before is None or weight is before for weight, before in zip(weights, made)):
+        refs = self._flat_weight_refs
+        if not any(
+            weight is not None and ref is not None and ref() is not weight for weight, ref in zip(weights, refs)
+        ):
             return flat
         if not is_compiling():
-            self.__dict__["_flat_weights"] = made  # what was assigned there is over
+            self.__dict__["_flat_weights"] = [ref and ref() for ref in refs]  # what was assigned there is over
         return weights
 
     def _prepare(self, cell: Cell, input, hx):
@@ -125,7 +129,7 @@ class _Layer(Tooling, nn.RNNBase):
             else:
                 _check_input(self, data, weights[0], data.dim())
             return data, hx, weights, batch_sizes
-        hx = _as_states(self, hx)
+        hx = _as_states(self, hx, batch_sizes is not None)
         if batch_sizes is None:
             _check_state_dims(hx, batched)
         if not batched:
@@ -290,9 +294,9 @@ def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanat
     cell = CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     extras = check_extras(cell.layer, data, batch_sizes, **asked)
+    foreign = look_at(cell, data, batch_sizes, states, weights)
     data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
     directions = 2 if module.bidirectional else 1
-    call = describe(
-        cell, data, batch_sizes, states, weights, module.num_layers, directions, extended=extras is not None
-    )
+    extended = extras is not None
+    call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions, extended, foreign=foreign)
     return _dispatch.explanation(call, data, is_recomputed(call, extras))

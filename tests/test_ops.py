@@ -248,7 +248,16 @@ def test_fake_tensors_never_reach_the_kernels():
 @pytest.mark.parametrize("asked", [{}, {"save": "states"}])
 def test_a_traced_module_holds_operators(asked):
     """TorchScript's tracer sees operators; a call that went past it would become a constant."""
-    module, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4)
-    traced = torch.jit.trace(lambda x: module(x, **asked)[0], (x,))
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = fastrnn.GRU(4, 6)
+
+        def forward(self, x):
+            return self.rnn(x, **asked)[0]
+
+    model, x = Model(), torch.randn(5, 3, 4)
+    traced = torch.jit.trace(model, (x,))
     x = torch.randn(5, 3, 4)
-    torch.testing.assert_close(traced(x), module(x)[0])
+    torch.testing.assert_close(traced(x), model(x))

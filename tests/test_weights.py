@@ -108,6 +108,8 @@ def test_assigned_flat_weights(cell, backend):
         other = {name: 2 * w.detach() for name, w in module.named_parameters()}
         results[-1] += tensors(torch.func.functional_call(module, other, (sample(False).fill_(0.5).to(made[0]),)))
         results[-1] += tensors(module(sample(False).fill_(0.5).to(made[0])))  # the parameters are back
+        module.weight_hh_l0 = nn.Parameter(0.5 * made[1].detach())  # and another one, which functional_call replaces
+        results[-1] += tensors(torch.func.functional_call(module, other, (sample(False).fill_(0.5).to(made[0]),)))
     for triple in zip(*results, strict=True):
         check(*triple)
 

@@ -99,9 +99,9 @@ layer_backward(int cell, const at::Tensor& grad_output_any, const Tensors& grad_
               " tensors from a forward call with save=1, or ", states,
               " from one with save=2, got ", saved.size());
   const auto expect = [&](size_t i, at::IntArrayRef sizes) {
-    require_plain(saved[i], call.function, "saved");
-    TORCH_CHECK(saved[i].sizes() == sizes && saved[i].is_contiguous(), call.function, ": saved[", i,
-                "] must be contiguous and of shape ", sizes, ", got ", saved[i].sizes());
+    TORCH_CHECK(is_plain(saved[i]) && saved[i].sizes() == sizes && saved[i].is_contiguous(),
+                call.function, ": saved[", i, "] must be contiguous and of shape ", sizes, ", got ",
+                saved[i].sizes());
   };
   if (has_gates) expect(0, {s.directions, s.total, call.cell.saved, s.hidden});
   if (has_cells) expect(has_gates, {s.directions, s.total, s.hidden});

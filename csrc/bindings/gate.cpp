@@ -1,6 +1,8 @@
 #include "gate.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/resolve_conj.h>
+#include <ATen/ops/resolve_neg.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 namespace fastrnn {
@@ -15,7 +17,9 @@ uint64_t functionality(const at::Tensor& tensor) {
 
 bool is_plain(const at::Tensor& tensor) {
   static const uint64_t ordinary = functionality(at::empty({0}));
-  return (functionality(tensor) & ~ordinary) == 0;
+  if ((functionality(tensor) & ~ordinary) != 0) return false;
+  const bool has_memory = tensor.has_storage() && tensor.storage().data() != nullptr;
+  return has_memory || tensor.numel() == 0 || tensor.is_meta();
 }
 
 bool are_plain(const pybind11::tuple& objects) {
@@ -26,9 +30,12 @@ bool are_plain(const pybind11::tuple& objects) {
   return true;
 }
 
-void require_plain(const at::Tensor& tensor, const char* function, const char* name) {
-  TORCH_CHECK(is_plain(tensor), function, ": ", name, " must be an ordinary strided tensor, got ",
+at::Tensor plain(const at::Tensor& tensor, const char* function, const char* name) {
+  if (is_plain(tensor)) return tensor;
+  const at::Tensor made = at::resolve_neg(at::resolve_conj(tensor));
+  TORCH_CHECK(is_plain(made), function, ": ", name, " must be an ordinary strided tensor, got ",
               tensor.key_set());
+  return made;
 }
 
 }  // namespace fastrnn

@@ -6,16 +6,17 @@
 
 namespace fastrnn {
 
-// Whether the tensor has an ordinary tensor's dispatch keys and no others. Sparse, quantised and
-// nested tensors, wrapper subclasses, functorch's wrappers and lazy conjugates, negatives and zeros
-// have a key of their own.
+// Whether the tensor has memory, and an ordinary tensor's dispatch keys and no others. Sparse,
+// quantised and nested tensors, wrapper subclasses, functorch's wrappers and lazy conjugates,
+// negatives and zeros have a key of their own.
 bool is_plain(const at::Tensor& tensor);
 
 // is_plain for objects from Python, of which none may be of a subclass that overrides functions.
 // `objects` is a tuple.
 bool are_plain(const pybind11::tuple& objects);
 
-// Raises unless the tensor is_plain. Whatever takes a data pointer asks first.
-void require_plain(const at::Tensor& tensor, const char* function, const char* name);
+// The tensor with its lazy conjugate or negative made. Raises unless the result is_plain. Whatever
+// takes a data pointer asks first.
+at::Tensor plain(const at::Tensor& tensor, const char* function, const char* name);
 
 }  // namespace fastrnn

@@ -5,8 +5,8 @@
 namespace fastrnn {
 namespace {
 
-std::vector<int64_t> step_offsets(const char* function, const at::Tensor& sizes) {
-  require_plain(sizes, function, "batch_sizes");
+std::vector<int64_t> step_offsets(const char* function, const at::Tensor& given) {
+  const at::Tensor sizes = plain(given, function, "batch_sizes");
   TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.device().is_cpu(),
               function, ": batch_sizes must be an int64 CPU tensor of shape (T,), got ",
               sizes.scalar_type(), " of shape ", sizes.sizes(), " on ", sizes.device());
@@ -40,7 +40,6 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
       packed(batch_sizes.has_value()),
       reverse(timing.reverse),
       c_type(c_type) {
-  require_plain(x_given, function, "x");
   TORCH_CHECK(x_given.dim() == (packed ? 2 : 3), function, ": x must have shape ",
               packed ? "(N, I) with batch_sizes" : "(T, B, I)", ", got ", x_given.sizes());
   TORCH_CHECK(int64_t(hx_given.size()) == cell.states, function, ": hx must hold ", cell.states,
@@ -100,22 +99,21 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
   const auto mask = [&](const std::optional<at::Tensor>& given, const char* name,
                         at::ScalarType dtype, at::IntArrayRef shape) {
     if (!given) return at::Tensor();
-    require_plain(*given, function, name);
+    const at::Tensor mask = plain(*given, function, name);
     TORCH_CHECK(!packed, function, ": ", name, " and batch_sizes exclude each other");
-    TORCH_CHECK(given->scalar_type() == dtype && given->sizes() == shape &&
-                    given->device() == options.device(),
-                function, ": ", name, " must be ", dtype, " of shape ", shape, " on ",
-                options.device(), ", got ", given->scalar_type(), " of shape ", given->sizes(),
-                " on ", given->device());
-    return given->contiguous();
+    TORCH_CHECK(
+        mask.scalar_type() == dtype && mask.sizes() == shape && mask.device() == options.device(),
+        function, ": ", name, " must be ", dtype, " of shape ", shape, " on ", options.device(),
+        ", got ", mask.scalar_type(), " of shape ", mask.sizes(), " on ", mask.device());
+    return mask.contiguous();
   };
   lengths = mask(timing.lengths, "lengths", at::kLong, {B});
   resets = mask(timing.resets, "resets", at::kBool, {B, T});
 }
 
-at::Tensor LayerArgs::checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
+at::Tensor LayerArgs::checked(const at::Tensor& given, const char* name, at::IntArrayRef shape,
                               std::optional<at::ScalarType> type) const {
-  require_plain(tensor, function, name);
+  const at::Tensor tensor = plain(given, function, name);
   TORCH_CHECK(tensor.sizes() == shape, function, ": ", name, " must have shape ", shape, ", got ",
               tensor.sizes());
   const at::ScalarType wanted = type.value_or(x_type());

@@ -24,7 +24,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("are_plain", &fastrnn::are_plain, pybind11::arg("tensors"),
         "Whether kernels may read these tensors; a tuple.");
   m.def("autocast", &cast_once, pybind11::arg("tensors"), pybind11::arg("dtype"),
-        pybind11::arg("device"), "The tensors in dtype, those that torch's autocast keeps from there.");
+        pybind11::arg("device"),
+        "The tensors in dtype, those that torch's autocast keeps from there.");
   pybind11::module_ cpu = m.def_submodule("cpu");
   bind_cpu(cpu);
 #ifdef FASTRNN_WITH_CUDA

@@ -142,7 +142,8 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
   const S* row[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) row[r] = rows[r];
-  for (int64_t k = 0, end = 0; k == 0 || k < depth; k = end) {
+  int64_t k = 0, end;
+  do {  // once at least: without inputs the sums are what they begin with
     end = smaller(depth, k + kRun);
     const int64_t first = k, whole = end - (end - k) % (Op::kDepth * kChains);
     V sum[kChains][kRows][kVecs];
@@ -191,7 +192,7 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
         sum[0][r][v].store(out);
       }
     }
-  }
+  } while ((k = end) < depth);
 }
 
 template <class Op, int kVecs, int kRows = row_limit<Op>(kVecs)>

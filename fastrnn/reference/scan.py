@@ -113,7 +113,7 @@ def scan_gradients(
         sources = [t for t, want in zip(aliases, wanted) if want]
         # c after a single step does not depend on a projection that alone is trained.
         ends = [(t, grad) for t, grad in zip([output, *hn], grad_outputs) if t.requires_grad]
-        ends, grad_ends = zip(*ends)
+        ends, grad_ends = zip(*ends) if ends else ((), ())
         grads = iter(torch.autograd.grad(ends, sources, grad_ends, create_graph=record, allow_unused=True))
     found = [next(grads) if want else None for want in wanted]
     return [torch.zeros_like(t) if want and g is None else g for g, want, t in zip(found, wanted, inputs)]

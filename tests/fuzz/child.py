@@ -16,16 +16,29 @@ def _say(**line) -> None:
     print(json.dumps(line), flush=True)
 
 
+def _dispatch_state() -> tuple[str, ...]:
+    """Which keys this thread's calls leave out or add: some errors inside torch leave them changed."""
+    include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    return str(include), str(exclude)
+
+
 def run(number: int, start: int, count: int) -> None:
+    fresh = _dispatch_state()
     for index in range(start, start + count):
         case = cases.drawn(number, index)
         _say(index=index, case=str(case), state="torch")
         theirs = verdict.run_torch(case)
+        before = _dispatch_state()
         _say(index=index, state="ours")
         ours = verdict.run_ours(case)
+        after = _dispatch_state()
         _say(index=index, state="compare")
         kind, text = verdict.judge(case, theirs, ours)
+        if after != before:
+            kind, text = "finding", f"leaves the thread's dispatch keys as {after}, found them as {before}"
         _say(index=index, state="done", verdict=kind, text=text)
+        if after != fresh:
+            return  # what follows would see it; another process goes on
 
 
 if __name__ == "__main__":
