@@ -134,7 +134,7 @@ class Build(BuildExtension):
                 super().run()
         except Exception as error:
             first = re.search(r".*\b(error|fatal) *:.*", log.read_text())
-            less = f"{'FASTRNN_CUDA=0 builds the CPU kernels alone, ' if CUDA else ''}FASTRNN_PURE=1 installs pure Python"
+            less = "FASTRNN_CUDA=0 builds the CPU kernels alone, " * bool(CUDA) + "FASTRNN_PURE=1 installs pure Python"
             sys.exit(f"fastrnn: the build failed with: {first[0] if first else error}\nfastrnn: {less}")
         facts = {"python": sys.implementation.cache_tag, "torch": torch.__version__, "compiler": COMPILER}
         facts["cuda"], facts["cuda_archs"] = (torch.version.cuda, arch_list()) if CUDA else (None, None)
