@@ -181,10 +181,12 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
         if reasons:
             raise RuntimeError(_refusal(name, reasons))
         return name
-    if _ops.is_traced() and not call.extended:
-        return "aten"  # TorchScript saves these, loads them anywhere and can train what was traced without gradients
-    if _is_for_operators(call) and (call.device != "cuda" or not _is_unproven(call, input)):
-        return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
+    if _ops.is_watched():
+        if _ops.is_traced() and not call.extended:
+            return "aten"  # TorchScript saves these, loads them anywhere and can train what it traced without gradients
+        served = not call.transformed and call.dtype in DTYPES["cpu"]
+        if served and (call.device != "cuda" or not _is_unproven(call, input)):
+            return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
     for candidate in ranking(call, input):
         if candidate == "cpu" and not _ops.has_extension():
             continue  # why_not would find it too, more slowly
@@ -194,11 +196,6 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
         expected = ", ".join(str(dtype) for dtype in DTYPES["reference"])
         raise RuntimeError(f"fastrnn: expected tensors of one of {expected}, got {call.dtype}")
     return "aten"  # torch's operators say what they do not compute
-
-
-def _is_for_operators(call: Call) -> bool:
-    """Whether torch follows a call that the operators of ``torch.ops.fastrnn`` can make."""
-    return _ops.is_watched() and not call.transformed and call.dtype in DTYPES["cpu"]
 
 
 def _choose_for_graph(call: Call) -> str:

@@ -32,7 +32,15 @@ def is_foreign(tensors: tuple) -> bool:
     """Whether one of ``tensors`` must not be read as it is.
 
     Where torch follows a call by its operators it unwraps tensors itself; a graph is made by the classes.
+
+    Raises:
+        TypeError: one is no tensor.
     """
     if is_dynamo_compiling():
         return any(type(t) not in _CLASSES for t in tensors)
-    return not _are_plain(tensors) and not is_watched()
+    if _are_plain(tensors):
+        return False
+    for t in tensors:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"fastrnn: expected input, states and weights to be tensors, got {type(t).__name__}")
+    return not is_watched()

@@ -17,6 +17,7 @@ In eager mode they are called directly. Whatever follows the operators of a call
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -75,6 +76,7 @@ def has_cpu_tiles() -> bool:
     return has_extension() and _ext.load().cpu.isa() == "amx_bf16"
 
 
+@functools.cache
 def outruns_onednn() -> bool:
     """Whether LSTMs were measured level with oneDNN's or ahead on a CPU like this one."""
     return has_extension() and _ext.load().cpu.outruns_onednn()
@@ -93,7 +95,7 @@ def is_compiling() -> bool:
 
     ``torch.compiler.is_compiling()`` says whether any thread of the process does.
     """
-    return is_dynamo_compiling() or TracingContext.try_get() is not None
+    return is_dynamo_compiling() or (torch.compiler._is_compiling_flag and TracingContext.try_get() is not None)
 
 
 def is_traced() -> bool:

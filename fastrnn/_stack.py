@@ -53,10 +53,10 @@ def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], packed: bool)
     return name in _CPU_AUTOCAST_LOW
 
 
-def is_left_to_torch(foreign: bool, input: Tensor, extended: bool = False) -> bool:
-    """Whether torch's operators take a call as it stands: they know what to do with ``foreign`` tensors, and without
-    the extension they alone can cast a weight once for a whole block of autocast."""
-    if not foreign and (_ops.has_extension() or not is_autocast(input)):
+def is_left_to_torch(foreign: bool, extended: bool = False) -> bool:
+    """Whether torch's operators take a call as it stands, that has ``foreign`` tensors or is under autocast: they know
+    what to do with such tensors, and without the extension they alone can cast a weight once for a whole block."""
+    if not foreign and _ops.has_extension():
         return False
     transformed = _ops.is_transformed(foreign)
     return not (extended or transformed or is_watched()) and _dispatch.forced() in (None, "aten")
@@ -106,22 +106,6 @@ def describe(
         0 if input.is_cpu else input.device.index or 0,
         foreign,
     )
-
-
-def look_at(cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: Sequence, weights: Sequence) -> bool:
-    """Whether a tensor of the call is foreign to the kernels (:func:`is_foreign`).
-
-    Raises:
-        TypeError: a state or a weight is no tensor.
-    """
-    tensors = (input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights)
-    foreign = is_foreign(tensors)
-    if foreign:
-        for kind, values in ("states", hx), ("weights", weights):
-            for value in values:
-                if not isinstance(value, Tensor):
-                    raise TypeError(f"{cell.layer}: expected {kind} to be tensors, got {type(value).__name__}")
-    return foreign
 
 
 def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
@@ -224,11 +208,12 @@ def run(
     ``extras`` asks for them.
     """
     directions = 2 if bidirectional else 1
-    foreign = look_at(cell, input, batch_sizes, hx, weights)
-    if is_left_to_torch(foreign, input, extras is not None):
+    foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
+    autocasting = is_autocast(input)
+    if (foreign or autocasting) and is_left_to_torch(foreign, extras is not None):
         options = num_layers, directions, dropout, training, foreign
         return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
-    if is_autocast(input):
+    if autocasting:
         return _run_autocast(
             cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras
         )

@@ -9,7 +9,8 @@ from torch.fx import Proxy
 from . import _aten, _dispatch
 from ._autograd import layer
 from ._checks import check_call
-from ._stack import autocast, describe, is_autocast, is_left_to_torch, look_at
+from ._gate import is_foreign
+from ._stack import autocast, describe, is_autocast, is_left_to_torch
 from ._tools import Tooling, leaf
 from .reference import Timing, scan
 from .registry import CELLS, Cell
@@ -73,10 +74,10 @@ class _Step(Tooling, nn.RNNCellBase):
             return leaf(self, input, hx)
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
-        foreign = look_at(cell, data, None, states, weights)
-        if is_left_to_torch(foreign, data):
+        foreign, autocasting = is_foreign((data, *states, *weights)), is_autocast(data)
+        if (foreign or autocasting) and is_left_to_torch(foreign):
             after = _aten.step(cell, data, states, weights)
-        elif not is_autocast(data):
+        elif not autocasting:
             after = _step(cell, data, states, weights, foreign)
         else:
             data, states, weights = autocast(cell.step, data, states, weights)
@@ -142,5 +143,5 @@ def explain_cell(module: _Step, input: Tensor, hx=None) -> _dispatch.Explanation
     cell = CELLS[module._mode()]
     data, states, weights = autocast(cell.step, *module._prepare(input, hx))
     hx = [h.unsqueeze(0) for h in states]
-    foreign = look_at(cell, data, None, states, weights)
+    foreign = is_foreign((data, *states, *weights))
     return _dispatch.explanation(describe(cell, data.unsqueeze(0), None, hx, weights, step=True, foreign=foreign))

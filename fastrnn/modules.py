@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
 from ._extras import check_extras
+from ._gate import is_foreign
 from ._ops import is_compiling
-from ._stack import autocast, describe, is_recomputed, look_at, run
+from ._stack import autocast, describe, is_recomputed, run
 from ._tools import Tooling, leaf
 from .registry import CELLS, Cell
 
@@ -137,17 +138,14 @@ class _Layer(Tooling, nn.RNNBase):
         if self._checks_arguments:
             self._check_by_override(data, hx, batch_sizes)
         else:
-            self._check_arguments(data, hx, weights[0], (rows, batch), widths)
+            _check_input(self, data, weights[0], data.dim())
+            for index, (state, width) in enumerate(zip(hx, widths)):
+                if state.shape != (rows, batch, width):
+                    which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
+                    self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
         if sorted_indices is not None:
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes
-
-    def _check_arguments(self, data, hx, weight, sizes, widths) -> None:
-        _check_input(self, data, weight, data.dim())
-        for index, (state, width) in enumerate(zip(hx, widths)):
-            if state.shape != (*sizes, width):
-                which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
-                self.check_hidden_size(state, (*sizes, width), f"Expected {which} size {{}}, got {{}}")
 
     def _check_by_override(self, data, hx, batch_sizes) -> None:
         """Calls a subclass's ``check_forward_args`` in place of the checks, with what torch's forward hands to it."""
@@ -294,7 +292,7 @@ def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanat
     cell = CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     extras = check_extras(cell.layer, data, batch_sizes, **asked)
-    foreign = look_at(cell, data, batch_sizes, states, weights)
+    foreign = is_foreign((data, *states, *weights))
     data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
     directions = 2 if module.bidirectional else 1
     extended = extras is not None
