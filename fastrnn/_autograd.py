@@ -108,15 +108,17 @@ def layer(
 
     Returns the output and the final states; after these the c of every step, if ``cells``.
     """
-    if peek_interpreter_stack() is not None:  # of vmap's, on ordinary tensors: torch would want a rule for Layer
-        with temporarily_clear_interpreter_stack():
-            return layer(backend, cell, x, timing, hx, weights, cells, save)
     batch_sizes, *masks = timing
-    if backend != "reference" and is_watched():
+    watched = is_watched()
+    if watched and backend != "reference":
         save = save if needs_grad(x, hx, weights) or is_traced() else 0  # what was traced may be trained
         forward = torch.ops.fastrnn.layer_forward
         output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), save, *masks, cells)
         return output, hn
+    if not watched and peek_interpreter_stack() is not None:
+        # vmap's, and the tensors are ordinary ones. Layer has no rule for it and needs none.
+        with temporarily_clear_interpreter_stack():
+            return layer(backend, cell, x, timing, hx, weights, cells, save)
     if needs_grad(x, hx, weights):
         output, *hn = Layer.apply(backend, cell, timing, cells, save, len(hx), x, *hx, *weights)
         return output, hn

@@ -70,7 +70,7 @@ class _Step(Tooling, nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx=None):
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
-        if isinstance(input, Proxy):
+        if type(input) is not Tensor and isinstance(input, Proxy):
             return leaf(self, input, hx)
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)

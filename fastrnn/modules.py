@@ -62,9 +62,10 @@ def _as_states(module: nn.RNNBase, hx, packed: bool) -> list[Tensor]:
         return [hx]
     if isinstance(hx, Tensor) or len(hx) != states:
         raise RuntimeError("lstm expects two hidden states")
-    if packed and not all(isinstance(hx[index], Tensor) for index in range(states)):
+    hx = list(hx)
+    if packed and not all(isinstance(h, Tensor) for h in hx):
         raise TypeError(f"{module.__class__.__name__}: expected hx to be a tuple of {states} tensors, got {hx!r:.80}")
-    return [hx[index] for index in range(states)]
+    return hx
 
 
 class _Layer(Tooling, nn.RNNBase):
@@ -163,7 +164,7 @@ class _Layer(Tooling, nn.RNNBase):
         layer's ``(h, c)`` (h alone where there is no c) after every step, shaped like the output; ``checkpoint_chunks``
         is a number or ``"auto"``, ``save`` is ``"full"`` or ``"states"``.
         """
-        if isinstance(input, Proxy):
+        if type(input) is not Tensor and isinstance(input, Proxy):
             return leaf(
                 self, input, hx, lengths=lengths, reset_mask=reset_mask, all_states=all_states,
                 checkpoint_chunks=checkpoint_chunks, save=save,
