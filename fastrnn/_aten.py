@@ -89,7 +89,7 @@ def run(
         hx, weights = tensors[: len(hx)], tensors[len(hx) :]
     else:
         input, hx = input.contiguous(), [h.contiguous() for h in hx]
-    state = hx if cell.states > 1 else hx[0]
+    state = tuple(hx) if cell.states > 1 else hx[0]  # by the class of this torch's overrides tell packed calls
     biases = len(weights) // (layers * directions) >= 4
     options = (weights, biases, layers, dropout, training, directions == 2)
     if batch_sizes is None:

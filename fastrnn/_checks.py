@@ -10,6 +10,24 @@ from ._dispatch import Call
 from .registry import Cell
 
 
+def as_states(cell: Cell, name: str, function: str, hx) -> list[Tensor]:
+    """``hx``, given to a module of class ``name`` for torch's ``function``, as a list of the cell's states."""
+    if cell.states == 1:
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"{name}: expected hx to be a tensor, got {type(hx).__name__}")
+        return [hx]
+    states = list(hx) if isinstance(hx, (tuple, list)) else []  # nothing else has an order
+    for state in states:
+        if not isinstance(state, Tensor):
+            got = ", ".join(type(part).__name__ for part in states)
+            raise TypeError(f"{name}: expected hx to be a tuple of {cell.states} tensors, got ({got})")
+    if len(states) == cell.states:
+        return states
+    if isinstance(hx, (tuple, list)):
+        raise RuntimeError(f"{function} expects two hidden states")
+    raise TypeError(f"{name}: expected hx to be a tuple of {cell.states} tensors, got {type(hx).__name__}")
+
+
 def check_weight_count(cell: Cell, weights: Sequence[Tensor], layers: int, directions: int) -> None:
     """Raises ValueError where the count fits no layout of ``layers`` layers and ``directions`` directions."""
     count, rest = divmod(len(weights), layers * directions)

@@ -8,7 +8,7 @@ from torch.fx import Proxy
 
 from . import _aten, _dispatch
 from ._autograd import layer
-from ._checks import check_call
+from ._checks import as_states, check_call
 from ._gate import is_foreign
 from ._stack import autocast, describe, is_autocast, is_left_to_torch
 from ._tools import Tooling, leaf
@@ -46,13 +46,7 @@ class _Step(Tooling, nn.RNNCellBase):
         batched = input.dim() == 2
         states = None
         if hx is not None:
-            if cell.states == 1 and not isinstance(hx, Tensor):
-                raise TypeError(f"{name}: expected hx to be a tensor, got {type(hx).__name__}")
-            if cell.states > 1 and isinstance(hx, Tensor):
-                raise TypeError(f"{name}: expected hx to be a tuple of {cell.states} tensors, got a tensor")
-            if cell.states > 1 and len(hx) != cell.states:
-                raise RuntimeError("lstm_cell expects two hidden states")
-            states = [hx] if cell.states == 1 else list(hx)
+            states = as_states(cell, name, "lstm_cell", hx)
             for index, state in enumerate(states):
                 if state.dim() not in (1, 2):
                     label = f"hx[{index}]" if cell.states > 1 else "hidden"

@@ -33,6 +33,8 @@ def _public(mode, input, hx, weights, num_layers, bidirectional, dropout, traini
         hx = [input.new_zeros(num_layers * directions, batch, width) for width in widths[: cell.states]]
     elif isinstance(hx, Tensor):
         hx = [hx]
+    elif not isinstance(hx, (tuple, list)):
+        raise TypeError(f"{name}: expected hx to be {cell.states} tensor(s) in a tuple, got {type(hx).__name__}")
     if len(hx) != cell.states:
         raise RuntimeError(f"{name} expects {'two hidden states' if cell.states == 2 else 'one hidden state'}")
     options = num_layers, bidirectional, dropout, training, batch_sizes, extras

@@ -14,6 +14,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _dispatch
+from ._checks import as_states
 from ._extras import check_extras
 from ._gate import is_foreign
 from ._ops import is_compiling
@@ -51,21 +52,6 @@ def _check_state_dims(hx: list[Tensor], batched: bool) -> None:
     else:
         message = f"For {case} input, hx should also be {dims}-D but got {got[0]} tensor"
     raise RuntimeError(message)
-
-
-def _as_states(module: nn.RNNBase, hx, packed: bool) -> list[Tensor]:
-    """``hx`` as a list of the cell's states."""
-    states = CELLS[module.mode].states
-    if states == 1:
-        if not isinstance(hx, Tensor):
-            raise TypeError(f"{module.__class__.__name__}: expected hx to be a tensor, got {type(hx).__name__}")
-        return [hx]
-    if isinstance(hx, Tensor) or len(hx) != states:
-        raise RuntimeError("lstm expects two hidden states")
-    hx = list(hx)
-    if packed and not all(isinstance(h, Tensor) for h in hx):
-        raise TypeError(f"{module.__class__.__name__}: expected hx to be a tuple of {states} tensors, got {hx!r:.80}")
-    return hx
 
 
 class _Layer(Tooling, nn.RNNBase):
@@ -131,7 +117,7 @@ class _Layer(Tooling, nn.RNNBase):
             else:
                 _check_input(self, data, weights[0], data.dim())
             return data, hx, weights, batch_sizes
-        hx = _as_states(self, hx, batch_sizes is not None)
+        hx = as_states(cell, self.__class__.__name__, cell.layer.lower(), hx)
         if batch_sizes is None:
             _check_state_dims(hx, batched)
         if not batched:

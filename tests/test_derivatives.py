@@ -9,6 +9,7 @@ import torch
 from support import build, check, check_all, device_of, evaluate, name_of, random_states, tensors, twins
 from torch.autograd import forward_ad, graph
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -268,6 +269,33 @@ def test_gradients_of_many_directions_at_once(cell, asked, own_backend):
         (slope,) = torch.autograd.grad(module(x, **asked)[0], x, d, create_graph=True)
         expected += torch.autograd.grad(slope.square().sum(), x)[0]
     torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-5)
+
+
+@cells
+@pytest.mark.parametrize("form", ["padded", "packed", "given states", "frozen input"])
+def test_per_sample_gradients_by_expanded_weights(cell, form):
+    """``torch.nn.utils``' own per-sample gradients: weights of a class that sees functions."""
+    results = []
+    for module in twins(cell, 4, 6, 2, bidirectional=True, batch_first=True):
+        weight = next(module.parameters())
+        x = (
+            torch.linspace(-1, 1, 60)
+            .view(3, 5, 4)
+            .to(weight)
+            .requires_grad_(form != "frozen input" or cell.states == 2)
+        )
+        input = (x,)
+        if form == "packed":
+            input = (pack_padded_sequence(x, [5, 4, 2], batch_first=True),)
+        elif form == "given states":
+            h = torch.linspace(-1, 1, 72).view(4, 3, 6).to(weight)
+            input = (x, (h, h.flip(0)) if cell.states == 2 else h)
+        output = call_for_per_sample_grads(module, batch_size=3, loss_reduction="sum")(*input)[0]
+        tensors(output)[0].square().sum().backward()
+        found = {f"gradient of {name}": p.grad_sample for name, p in module.named_parameters()}
+        assert all(grad.shape == (3, *p.shape) for grad, p in zip(found.values(), module.parameters()))
+        results.append(found if x.grad is None else found | {"gradient of x": x.grad})
+    check_all(*results)
 
 
 @cells
