@@ -86,7 +86,11 @@ def layer_ops(backend: str) -> LayerOps:
     """The operations of ``backend``: ``reference``, ``cpu`` or ``cuda``."""
     if backend == "reference":
         return LayerOps(reference.layer_forward, reference.layer_backward)
-    module = getattr(_ext.load(), backend)
+    return _compiled_ops(getattr(_ext.load(), backend))
+
+
+@functools.cache
+def _compiled_ops(module) -> LayerOps:
     return LayerOps(module.layer_forward, module.layer_backward)
 
 
@@ -119,7 +123,9 @@ def is_transformed(foreign: bool = True) -> bool:
 def is_watched() -> bool:
     """Whether torch follows this call operator by operator: ``torch.compile``, ``torch.export``, a
     ``TorchDispatchMode`` (FlopCounterMode, FakeTensorMode) or a tracer. They must be shown ``torch.ops.fastrnn.*``."""
-    return is_compiling() or _len_torch_dispatch_stack() > 0 or is_traced()
+    if is_dynamo_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None:
+        return True
+    return torch.compiler._is_compiling_flag and is_compiling()
 
 
 def autocast(weights: Sequence[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
