@@ -71,6 +71,16 @@ def _with_zeros(tensor: Tensor) -> Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
 
 
+def with_strides(tensor: Tensor) -> Tensor:
+    """The tensor, dense where it is sparse."""
+    if tensor.layout in (torch.strided, torch.jagged):
+        return tensor
+    if tensor.is_mkldnn:
+        return tensor.to_dense()
+    # Its gradient is dense as torch.nn's is, which that of to_dense is not.
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
+
+
 def run(
     cell: Cell,
     input: Tensor,

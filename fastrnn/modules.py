@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import _dispatch
 from ._extras import check_extras
 from ._ops import is_compiling
-from ._stack import autocast, describe, is_recomputed, look_at, run
+from ._stack import autocast, describe, is_ragged, is_recomputed, look_at, run
 from ._tools import Tooling, leaf
 from .registry import CELLS, Cell
 
@@ -295,7 +295,7 @@ def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanat
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     extras = check_extras(cell.layer, data, batch_sizes, **asked)
     foreign = look_at(cell, data, batch_sizes, states, weights)
-    data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
+    data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes))
     directions = 2 if module.bidirectional else 1
     extended = extras is not None
     call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions, extended, foreign=foreign)

@@ -97,7 +97,7 @@ def _batched_grads(side: Side) -> Results:
 @context
 def _vmap(side: Side) -> Results:
     f = _Function(side)
-    return f.named(func.vmap(f)(*(torch.stack((v, v * 0.5)) for v in f.values)))
+    return f.named(func.vmap(f)(*(torch.stack((v, (v * 0.5).to(v.dtype))) for v in f.values)))
 
 
 @context

@@ -24,6 +24,8 @@ from .transforms import CONTEXTS, of_the_truth
 
 STUMBLES = (AttributeError, KeyError, IndexError, NotImplementedError)
 """What torch raises where nothing looked at an argument; ours is to raise something clear."""
+NO_TENSOR = (AttributeError, KeyError, TypeError)
+"""What an argument that is no tensor gives, by the first use of it."""
 LOW = torch.bfloat16
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -160,6 +162,8 @@ def _same_error(case: Case, theirs: Exception, ours: Exception) -> bool:
     wrong = len(case.odd) + (case.hx not in ("right", "absent")) + (case.context != "plain") + (0 in (case.T, case.B))
     no_tensor = any(kind in OBJECTS for _, kind in case.odd) or case.hx not in ("right", "absent")
     unchecked = case.extras != "none" or case.form in ("packed", "unsorted")  # torch looks at no packed argument
+    if no_tensor and isinstance(ours, NO_TENSOR) and isinstance(theirs, NO_TENSOR):
+        return True
     may_differ = isinstance(theirs, STUMBLES) or wrong > 1 or no_tensor or unchecked
     return may_differ and isinstance(ours, (TypeError, ValueError, RuntimeError))
 
