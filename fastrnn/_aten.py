@@ -97,6 +97,8 @@ def run(
     if foreign:  # such a tensor may know no strides
         input, *tensors = map(_with_zeros, (input, *hx, *weights))
         hx, weights = tensors[: len(hx)], tensors[len(hx) :]
+        if input.layout != torch.strided:  # zeros made like it are sparse
+            hx = [with_strides(h) for h in hx]
     else:
         input, hx = input.contiguous(), [h.contiguous() for h in hx]
     state = hx if cell.states > 1 else hx[0]

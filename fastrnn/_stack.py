@@ -36,7 +36,7 @@ def is_ragged(batch_sizes: Tensor | None) -> bool:
     return is_watched() or batch_sizes.numel() == 0 or bool(batch_sizes[0] != batch_sizes[-1])
 
 
-def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], ragged: bool = False):
+def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], ragged=False, foreign=False):
     """The arguments of a call of class ``name`` in the type that it is to be computed in under autocast.
 
     The type is torch's for that class and device, and also the result's but for :func:`_run_autocast`. Where torch
@@ -50,7 +50,8 @@ def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[T
     if device == "cpu" and not _is_low_on_cpu(name, input, hx, ragged):
         for state in hx:
             dtype = torch.promote_types(dtype, state.dtype)
-    return input.to(dtype), [h.to(dtype) for h in hx], _ops.autocast(weights, dtype, device)
+    cast = [w.to(dtype) for w in weights] if foreign else _ops.autocast(weights, dtype, device)
+    return input.to(dtype), [h.to(dtype) for h in hx], cast
 
 
 def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], ragged: bool) -> bool:
@@ -131,10 +132,10 @@ def look_at(cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: Sequence,
     return foreign
 
 
-def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
+def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, foreign):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
-    input, hx, weights = autocast(cell.layer, input, hx, weights, is_ragged(batch_sizes))
+    input, hx, weights = autocast(cell.layer, input, hx, weights, is_ragged(batch_sizes), foreign)
     options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
         output, hn, sequences = run(cell, input, hx, weights, *options)
@@ -237,7 +238,7 @@ def run(
         return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if is_autocast(input):
         return _run_autocast(
-            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras
+            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras, foreign
         )
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, extras is not None, foreign=foreign)
     may_be_torchs = is_module and _aten.is_step(call)

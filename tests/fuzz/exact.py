@@ -102,6 +102,8 @@ class Exact(Side):
         case, x, states = self.case, arguments["input"], [arguments[n] for n in "hc"[: self.cell.states]]
         if case.hx == "absent":
             states = [torch.zeros_like(s) for s in states]
+        if case.hx in ("same twice", "swapped"):
+            states = [states[0]] * len(states) if case.hx == "same twice" else states[::-1]
         h, c = states[0], (states[1] if len(states) > 1 else None)
         weights = {name: v for name, v in arguments.items() if name.startswith(("weight", "bias"))}
         if case.step:
