@@ -132,7 +132,9 @@ def look_at(cell: Cell, input: Tensor, batch_sizes: Tensor | None, hx: Sequence,
     return foreign
 
 
-def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, foreign):
+def _run_autocast(
+    cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, foreign
+):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
     input, hx, weights = autocast(cell.layer, input, hx, weights, is_ragged(batch_sizes), foreign)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import build, check, name_of, tensors, twins
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils._pytree import tree_map
 
 import fastrnn
@@ -284,6 +285,31 @@ def test_inference_tensors_alone_record_nothing(cell, own_backend):
         output = module(x, (h, h) if cell.states > 1 else h)[0]
         results.append(output)
     assert not any(r.requires_grad for r in results)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}], ids=str)
+@cells
+def test_a_sparse_packed_input(cell, options):
+    """Initial states of zeros are dense, whatever the input is."""
+    ours, theirs, truth = twins(cell, 4, 6, **options)
+    packed = pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
+    with torch.no_grad():
+        results = [
+            module(packed._replace(data=data))[0].data
+            for module, data in ((ours, packed.data.to_sparse()), (theirs, packed.data), (truth, packed.data.double()))
+        ]
+    check(*results)
+
+
+@cells
+def test_one_bias_alone(cell):
+    """A cell adds the bias that is left when the other was taken away."""
+    modules = twins(cell, 4, 6, step=True)
+    for module in modules:
+        module.bias_ih = None
+    x = torch.randn(3, 4)
+    for triple in zip(*(tensors(m(x.to(m.weight_ih))) for m in modules), strict=True):
+        check(*triple)
 
 
 @pytest.mark.parametrize("asked", [{}, {"lengths": torch.tensor([5, 2, 4])}], ids=["reference", "lengths"])

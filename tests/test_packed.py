@@ -152,5 +152,5 @@ def test_batch_sizes_of_another_type(cell, backend):
     packed = pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
     packed = PackedSequence(packed.data, packed.batch_sizes.int())
     for space in (nn, fastrnn):
-        with pytest.raises(RuntimeError, match="Long|int64"):
+        with pytest.raises(RuntimeError, match=r"Long|int64"):
             build(space, cell, 4, 6).to(device_of(backend))(packed.to(device_of(backend)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch.utils.checkpoint import CheckpointError
 
-from .kinds import OBJECTS, SIZES, TYPES
+from .kinds import OBJECTS, SIZES, STRANGE, TYPES
 from .transforms import DERIVED
 
 STATES = ("h", "c", "states")
@@ -49,8 +49,10 @@ DOCUMENTED = (
     (
         "float16 LSTMs run under CPU autocast, and float16 modules of every class under one of bfloat16.",
         _only_ours(
-            lambda case, theirs: case.context.startswith("autocast")
-            and (case.cell == "LSTM" or (case.dtype == "float16" and "bfloat16" in case.context))
+            lambda case, theirs: (
+                case.context.startswith("autocast")
+                and (case.cell == "LSTM" or (case.dtype == "float16" and "bfloat16" in case.context))
+            )
         ),
     ),
     (
@@ -62,19 +64,46 @@ DOCUMENTED = (
         _only_ours(lambda case, theirs: case.dtype in LOW and isinstance(theirs.error, NotImplementedError)),
     ),
     (
-        "Sparse initial states work on the reference and with lengths or resets; torch takes some of them.",
-        _only_ours(lambda case, theirs: any(kind in ("coo", "csr") for slot, kind in case.odd if slot in STATES)),
+        "Sparse and oneDNN initial states work on the reference and with lengths or resets; torch takes some of them.",
+        _only_ours(
+            lambda case, theirs: any(kind in ("coo", "csr", "mkldnn") for slot, kind in case.odd if slot in STATES)
+        ),
     ),
     (
         "Under a TorchDispatchMode results of tensor subclasses may be plain tensors.",
-        lambda case, theirs, ours: theirs.error is ours.error is None
-        and case.context.startswith("dispatch-mode")
-        and any(kind.endswith("-subclass") for _, kind in case.odd),
+        lambda case, theirs, ours: (
+            theirs.error is ours.error is None
+            and case.context.startswith("dispatch-mode")
+            and any(kind.endswith("-subclass") for _, kind in case.odd)
+        ),
     ),
     (
-        "A checkpoint fails that holds a call on a tensor subclass with `__torch_function__`.",
-        lambda case, theirs, ours: case.context == "checkpoint" and _has(case, "function-subclass")
-        and type(ours.error) is CheckpointError,
+        "(of fake tensors nothing is computed, and their layout is not looked at)",
+        _only_ours(lambda case, theirs: case.context == "fake" and (_has(case, "coo") or _has(case, "csr"))),
+    ),
+    (
+        "Graphs of torch.compile take ordinary strided tensors and subclasses, and refuse others.",
+        lambda case, theirs, ours: (
+            theirs.error is None
+            and case.context.startswith("compile")
+            and isinstance(ours.error, RuntimeError)
+            and any(kind in STRANGE for _, kind in case.odd)
+        ),
+    ),
+    (
+        "make_fx does not trace packed sequences; of torch's it traces LSTMs with given states.",
+        lambda case, theirs, ours: (
+            theirs.error is None
+            and case.context == "make-fx"
+            and case.form in ("packed", "unsorted")
+            and "value out of a tracing tensor" in str(ours.error)
+        ),
+    ),
+    (
+        "A checkpoint may fail that holds a call on a tensor subclass with `__torch_function__`.",
+        lambda case, theirs, ours: (
+            case.context == "checkpoint" and _has(case, "function-subclass") and type(ours.error) is CheckpointError
+        ),
     ),
     ("lengths without packing, 0 allowed; resets", _only_ours(lambda case, theirs: case.extras != "none")),
     ("(a fault of torch's own)", _only_ours(lambda case, theirs: any(text in str(theirs.error) for text in FAULTS))),
