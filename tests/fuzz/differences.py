@@ -82,10 +82,10 @@ DOCUMENTED = (
         _only_ours(lambda case, theirs: case.context == "fake" and (_has(case, "coo") or _has(case, "csr"))),
     ),
     (
-        "Graphs of torch.compile take ordinary strided tensors and subclasses, and refuse others.",
+        "Graphs of torch.compile and make_fx take ordinary strided tensors and subclasses, and refuse others.",
         lambda case, theirs, ours: (
             theirs.error is None
-            and case.context.startswith("compile")
+            and case.context.startswith(("compile", "make-fx"))
             and isinstance(ours.error, RuntimeError)
             and any(kind in STRANGE for _, kind in case.odd)
         ),
