@@ -71,6 +71,16 @@ def _with_zeros(tensor: Tensor) -> Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
 
 
+def with_strides(tensor: Tensor) -> Tensor:
+    """The tensor, dense where it is sparse."""
+    if tensor.layout in (torch.strided, torch.jagged):
+        return tensor
+    if tensor.is_mkldnn:
+        return tensor.to_dense()
+    # Its gradient is dense as torch.nn's is, which that of to_dense is not.
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
+
+
 def run(
     cell: Cell,
     input: Tensor,
@@ -87,6 +97,8 @@ def run(
     if foreign:  # such a tensor may know no strides
         input, *tensors = map(_with_zeros, (input, *hx, *weights))
         hx, weights = tensors[: len(hx)], tensors[len(hx) :]
+        if input.layout != torch.strided:  # zeros made like it are sparse
+            hx = [with_strides(h) for h in hx]
     else:
         input, hx = input.contiguous(), [h.contiguous() for h in hx]
     state = tuple(hx) if cell.states > 1 else hx[0]  # by the class of this torch's overrides tell packed calls

@@ -94,6 +94,11 @@ def needs_grad(x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bo
     return False
 
 
+def _ordinary(tensor: Tensor | None) -> Tensor | None:
+    """The tensor, copied where it was made in inference mode."""
+    return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
+
+
 def layer(
     backend: str,
     cell: int,
@@ -120,8 +125,17 @@ def layer(
         with temporarily_clear_interpreter_stack():
             return layer(backend, cell, x, timing, hx, weights, cells, save)
     if needs_grad(x, hx, weights):
-        output, *hn = Layer.apply(backend, cell, timing, cells, save, len(hx), x, *hx, *weights)
-        return output, hn
+        tensors = x, *hx, *weights
+        try:
+            output, *hn = Layer.apply(backend, cell, timing, cells, save, len(hx), *tensors)
+            return output, hn
+        except RuntimeError:  # of tensors made in inference mode, which autograd does not save
+            if not any(t is not None and t.is_inference() for t in (*tensors, *timing[:-1])):
+                raise
+        if not all(t.is_inference() for t in tensors):  # operators record nothing of such tensors alone
+            timing = Timing(*map(_ordinary, timing[:-1]), timing.reverse)
+            output, *hn = Layer.apply(backend, cell, timing, cells, save, len(hx), *map(_ordinary, tensors))
+            return output, hn
     forward = layer_ops(backend).forward
     output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), 0, *masks, cells)
     return output, hn

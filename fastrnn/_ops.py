@@ -112,7 +112,7 @@ def is_transformed(foreign: bool = True) -> bool:
 
     ``vmap`` leaves a call on ordinary tensors as it is: one that a batched backward makes again (checkpointing).
     """
-    if is_compiling():
+    if is_dynamo_compiling():
         return torch._C._are_functorch_transforms_active()
     if forward_ad._current_level >= 0:
         return True

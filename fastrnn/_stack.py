@@ -29,27 +29,35 @@ def is_autocast(input: Tensor) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], packed: bool = False):
+def is_ragged(batch_sizes: Tensor | None) -> bool:
+    """Whether the rows of a packed batch differ in length, or may do so where values are not to be looked at."""
+    if batch_sizes is None:
+        return False
+    return is_watched() or batch_sizes.numel() == 0 or bool(batch_sizes[0] != batch_sizes[-1])
+
+
+def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], ragged=False, foreign=False):
     """The arguments of a call of class ``name`` in the type that it is to be computed in under autocast.
 
     The type is torch's for that class and device, and also the result's but for :func:`_run_autocast`. Where torch
-    mixes types inside (on the CPU GRU, LSTMCell, GRUCell and the packed or projected LSTM) everything is computed in
-    the wider one.
+    mixes types inside (on the CPU GRU, LSTMCell, GRUCell, the projected LSTM and the packed one whose rows differ in
+    length) everything is computed in the wider one.
     """
     if not is_autocast(input) or any(t.dtype == torch.float64 or t.is_complex() for t in (input, *weights)):
         return input, hx, weights
     device = input.device.type
     dtype = torch.get_autocast_dtype(device)
-    if device == "cpu" and not _is_low_on_cpu(name, input, hx, packed):
+    if device == "cpu" and not _is_low_on_cpu(name, input, hx, ragged):
         for state in hx:
             dtype = torch.promote_types(dtype, state.dtype)
-    return input.to(dtype), [h.to(dtype) for h in hx], _ops.autocast(weights, dtype, device)
+    cast = [w.to(dtype) for w in weights] if foreign else _ops.autocast(weights, dtype, device)
+    return input.to(dtype), [h.to(dtype) for h in hx], cast
 
 
-def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], packed: bool) -> bool:
+def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], ragged: bool) -> bool:
     """Whether torch's autocast computes a call of class ``name`` on the CPU in the low type as a whole."""
     if name == "LSTM":  # by oneDNN, if that serves it
-        return input.dtype != torch.float16 and input.numel() > 0 and not packed and not _is_projected(hx)
+        return input.dtype != torch.float16 and input.numel() > 0 and not ragged and not _is_projected(hx)
     return name in _CPU_AUTOCAST_LOW
 
 
@@ -108,10 +116,12 @@ def describe(
     )
 
 
-def _run_autocast(cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras):
+def _run_autocast(
+    cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, foreign
+):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
-    input, hx, weights = autocast(cell.layer, input, hx, weights, batch_sizes is not None)
+    input, hx, weights = autocast(cell.layer, input, hx, weights, is_ragged(batch_sizes), foreign)
     options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
         output, hn, sequences = run(cell, input, hx, weights, *options)
@@ -215,7 +225,7 @@ def run(
         return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if autocasting:
         return _run_autocast(
-            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras
+            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras, foreign
         )
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, extras is not None, foreign=foreign)
     may_be_torchs = is_module and _aten.is_step(call)
@@ -227,8 +237,14 @@ def run(
     if backend == "aten":
         options = num_layers, directions, dropout, training
         if _aten.is_step(call):
-            return *_aten.run_step(cell, input, hx, weights, *options), []
+            try:
+                return *_aten.run_step(cell, input, hx, weights, *options), []
+            except IndexError:  # of torch's cells, at weights of too few dimensions
+                check_call(cell, call, input, hx, weights)
+                raise
         return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
+    if foreign:  # slices are taken of them
+        hx = [_aten.with_strides(h) for h in hx]
     timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)
     if backend == "cuda" and num_layers > 1:
         lanes, chunks = _plan_wavefront(call, input, extras)

@@ -60,6 +60,8 @@ class _Step(Tooling, nn.RNNCellBase):
         weights = [self.weight_ih, self.weight_hh]
         if self.bias_ih is not None:
             weights += [self.bias_ih, self.bias_hh]
+        elif self.bias and self.bias_hh is not None:  # one of them was taken away
+            weights += [torch.zeros_like(self.bias_hh), self.bias_hh]
         return input, states, weights
 
     def forward(self, input: Tensor, hx=None):
@@ -74,7 +76,7 @@ class _Step(Tooling, nn.RNNCellBase):
         elif not autocasting:
             after = _step(cell, data, states, weights, foreign)
         else:
-            data, states, weights = autocast(cell.step, data, states, weights)
+            data, states, weights = autocast(cell.step, data, states, weights, foreign=foreign)
             with torch.autocast(data.device.type, enabled=False):
                 after = _step(cell, data, states, weights, foreign)
         if input.dim() == 1:

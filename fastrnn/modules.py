@@ -18,7 +18,7 @@ from ._checks import as_states
 from ._extras import check_extras
 from ._gate import is_foreign
 from ._ops import is_compiling
-from ._stack import autocast, describe, is_recomputed, run
+from ._stack import autocast, describe, is_ragged, is_recomputed, run
 from ._tools import Tooling, leaf
 from .registry import CELLS, Cell
 
@@ -38,20 +38,15 @@ def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -
         )
 
 
-def _check_state_dims(hx: list[Tensor], batched: bool) -> None:
+def _wrong_state_dims(hx: list[Tensor], batched: bool) -> RuntimeError:
     dims = 3 if batched else 2
-    for h in hx:
-        if h.dim() != dims:
-            break
-    else:
-        return
     case = "batched 3-D" if batched else "unbatched 2-D"
     got = [f"{h.dim()}-D" for h in hx]
     if len(hx) == 2:
         message = f"For {case} input, hx and cx should also be {dims}-D but got ({got[0]}, {got[1]}) tensors"
     else:
         message = f"For {case} input, hx should also be {dims}-D but got {got[0]} tensor"
-    raise RuntimeError(message)
+    return RuntimeError(message)
 
 
 class _Layer(Tooling, nn.RNNBase):
@@ -117,9 +112,11 @@ class _Layer(Tooling, nn.RNNBase):
             else:
                 _check_input(self, data, weights[0], data.dim())
             return data, hx, weights, batch_sizes
-        hx = as_states(cell, self.__class__.__name__, cell.layer.lower(), hx)
+        hx = as_states(cell, cell.layer, "lstm", hx)
         if batch_sizes is None:
-            _check_state_dims(hx, batched)
+            for h in hx:
+                if h.dim() != (3 if batched else 2):
+                    raise _wrong_state_dims(hx, batched)
         if not batched:
             hx = [h.unsqueeze(1) for h in hx]
         if self._checks_arguments:
@@ -280,7 +277,7 @@ def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanat
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     extras = check_extras(cell.layer, data, batch_sizes, **asked)
     foreign = is_foreign((data, *states, *weights))
-    data, states, weights = autocast(cell.layer, data, states, weights, batch_sizes is not None)
+    data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes))
     directions = 2 if module.bidirectional else 1
     extended = extras is not None
     call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions, extended, foreign=foreign)

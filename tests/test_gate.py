@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import build, check, name_of, tensors, twins
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils._pytree import tree_map
 
 import fastrnn
@@ -244,6 +245,89 @@ def test_every_type(dtype, backend):
         if dtype.is_complex:
             triple = [torch.view_as_real(t.resolve_conj()) for t in triple]
         check(*triple)
+
+
+def inference(t):
+    with torch.inference_mode():
+        return t.clone()
+
+
+@pytest.mark.parametrize("place", ["input", "state 0", "weight_ih_l0", "mask"])
+@cells
+def test_tensors_of_inference_mode_in_training(cell, place, own_backend):
+    """One of them may be among those of a call that trains, as its copy may. torch takes some."""
+    ours, _, _ = twins(cell, 4, 6)
+    x, hx = torch.randn(9, 3, 4), [torch.randn(1, 3, 6) for _ in range(cell.states)]
+    asked = {"lengths": torch.tensor([9, 2, 5])} if place == "mask" else {}
+    results = []
+    for kind in (torch.clone, inference):
+        module = copy.deepcopy(ours)
+        if place == "mask":
+            asked = {name: kind(t) for name, t in asked.items()}
+            output = module(x, tuple(hx) if cell.states > 1 else hx[0], **asked)[0]
+        else:
+            output = call_with(module, place, kind, x, hx)()[0]
+        wanted = [p for p in module.parameters() if p.requires_grad]
+        results.append([output, *torch.autograd.grad(output.sum(), wanted)])
+    for mine, expected in zip(*results, strict=True):
+        assert torch.equal(mine, expected)
+
+
+@cells
+def test_inference_tensors_alone_record_nothing(cell, own_backend):
+    """As in torch.nn, where operators on such tensors alone record nothing."""
+    results = []
+    for module in twins(cell, 4, 6, bias=False)[:2]:
+        module.double()  # oneDNN's LSTM, which knows no float64, raises
+        for p in module.parameters():
+            p.data = inference(p.data)
+        x, h = (inference(torch.ones(size).double()) for size in ((9, 3, 4), (1, 3, 6)))
+        output = module(x, (h, h) if cell.states > 1 else h)[0]
+        results.append(output)
+    assert not any(r.requires_grad for r in results)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}], ids=str)
+@cells
+def test_a_sparse_packed_input(cell, options):
+    """Initial states of zeros are dense, whatever the input is."""
+    ours, theirs, truth = twins(cell, 4, 6, **options)
+    packed = pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
+    with torch.no_grad():
+        results = [
+            module(packed._replace(data=data))[0].data
+            for module, data in ((ours, packed.data.to_sparse()), (theirs, packed.data), (truth, packed.data.double()))
+        ]
+    check(*results)
+
+
+@cells
+def test_one_bias_alone(cell):
+    """A cell adds the bias that is left when the other was taken away."""
+    modules = twins(cell, 4, 6, step=True)
+    for module in modules:
+        module.bias_ih = None
+    x = torch.randn(3, 4)
+    for triple in zip(*(tensors(m(x.to(m.weight_ih))) for m in modules), strict=True):
+        check(*triple)
+
+
+@pytest.mark.parametrize("asked", [{}, {"lengths": torch.tensor([5, 2, 4])}], ids=["reference", "lengths"])
+@pytest.mark.parametrize("kind", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr], ids=["coo", "csr"])
+@cells
+def test_sparse_states(cell, kind, asked):
+    """Every initial state may be sparse on the reference and with lengths; its gradient is dense, as torch.nn's."""
+    module = build(fastrnn, cell, 4, 6, 2, bidirectional=True)
+    x, states, results = torch.randn(5, 3, 4), [torch.randn(4, 3, 6) for _ in range(cell.states)], []
+    for make in (torch.clone, kind):
+        hx = [make(h).requires_grad_() for h in states]
+        with fastrnn.backend(None if asked else "reference"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = module(x, tuple(hx) if cell.states > 1 else hx[0], **asked)[0]
+        results.append([output, *torch.autograd.grad(output.sum(), hx)])
+    for dense, mine in zip(*results, strict=True):
+        assert mine.layout == torch.strided
+        torch.testing.assert_close(mine, dense, atol=1e-5, rtol=1e-5)
 
 
 @cells

@@ -94,3 +94,12 @@ def test_a_weight_of_another_dtype_is_noticed(cell):
         setattr(module, name, torch.nn.Parameter(getattr(module, name).double()))
         with fastrnn.backend("aten"), pytest.raises((RuntimeError, ValueError)):
             module(torch.randn(1, 3, 5))
+
+
+@cells
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_weights_of_one_dimension_are_named(cell, options):
+    module, x = getattr(fastrnn, cell.layer)(4, 6, **options), torch.randn(1, 3, 4)
+    module._flat_weights = [w.detach().flatten()[:6] for w in module._flat_weights]
+    with pytest.raises(RuntimeError, match=r"weight 0 of layer 0 must have shape \(\d+, 4\), got \(6,\)"):
+        module(x)

@@ -145,3 +145,12 @@ def test_training_step(cell, backend):
     assert all(not torch.equal(p, before[name]) for name, p in modules[0].named_parameters())
     for triple in zip(*(module.parameters() for module in modules), strict=True):
         check(*triple)
+
+
+@cells
+def test_batch_sizes_of_another_type(cell, backend):
+    packed = pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
+    packed = PackedSequence(packed.data, packed.batch_sizes.int())
+    for space in (nn, fastrnn):
+        with pytest.raises(RuntimeError, match=r"Long|int64"):
+            build(space, cell, 4, 6).to(device_of(backend))(packed.to(device_of(backend)))

@@ -43,8 +43,16 @@ def split_weights(weights: Sequence[Tensor], directions: int) -> list[Direction]
 
 
 def row_counts(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
-    """How many rows every step has."""
-    return [x.size(1)] * x.size(0) if batch_sizes is None else batch_sizes.tolist()
+    """How many rows every step has.
+
+    Raises:
+        RuntimeError: ``batch_sizes`` are not int64, with the words of torch's own layers.
+    """
+    if batch_sizes is None:
+        return [x.size(1)] * x.size(0)
+    if batch_sizes.dtype is not torch.int64:
+        raise RuntimeError(f"expected batch_sizes of scalar type Long (int64), got {batch_sizes.dtype}")
+    return batch_sizes.tolist()
 
 
 def walk(steps: int, reverse: bool) -> range:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .kinds import KINDS, same
 from .sides import Side, base, kind_of, named
 
 
@@ -73,8 +74,25 @@ class Exact(Side):
         kind = kind_of(self.case, name)
         if kind is not None and kind.meaning is None:
             raise ValueError(f"{name} means nothing that could be computed")
-        leaf = values.requires_grad_(True)
+        if kind is not None and (not kind.recorded or self._is_parameter(name)):
+            values = kind.meaning(values)  # what the kind makes of them is the leaf
+            kind = None
+        leaf = values.clone().requires_grad_(True)
         return leaf, leaf if kind is None else kind.meaning(leaf)
+
+    def _is_parameter(self, name: str) -> bool:
+        return name.startswith(("weight", "bias")) and self.case.route in ("parameter", "data")
+
+    def _sizes(self) -> None:
+        super()._sizes()
+        self.lengths, self.resets = (self._meant(n) for n in ("lengths", "resets"))
+
+    def _meant(self, name: str):
+        """The values of a size in the kind that the sides are given it in."""
+        values, kind = getattr(self, name), kind_of(self.case, "reset_mask" if name == "resets" else name)
+        if kind is None or self.case.extras not in (name, "both"):
+            return values
+        return values.bool().to(values.dtype) if kind is KINDS["bool"] else (kind.meaning or same)(values)
 
     def _weights(self) -> None:
         for name, parameter in self.module.named_parameters():
@@ -84,6 +102,8 @@ class Exact(Side):
         case, x, states = self.case, arguments["input"], [arguments[n] for n in "hc"[: self.cell.states]]
         if case.hx == "absent":
             states = [torch.zeros_like(s) for s in states]
+        if case.hx in ("same twice", "swapped"):
+            states = [states[0]] * len(states) if case.hx == "same twice" else states[::-1]
         h, c = states[0], (states[1] if len(states) > 1 else None)
         weights = {name: v for name, v in arguments.items() if name.startswith(("weight", "bias"))}
         if case.step:

@@ -147,7 +147,7 @@ TYPES = {
     "int32": _cast(torch.int32),
     "int64": _cast(torch.int64),
     "bool": _cast(torch.bool),
-    "float8_e4m3fn": _cast(torch.float8_e4m3fn),
+    "float8_e4m3fn": _cast(torch.float8_e4m3fn, lambda t: t.to(torch.float8_e4m3fn).to(t.dtype)),
 }
 SIZES = {
     "one-dimension-more": Kind(lambda t: t.unsqueeze(0), None, recorded=True),

@@ -244,7 +244,7 @@ class Torchs(Side):
         super().__init__(case, nn)
 
     def _run(self, run, x, args):
-        if self.case.extras == "none":
+        if self.case.extras == "none" or self.B == 0:  # it packs no empty batch
             return run(x, *args)
         lengths, first = self._size("lengths", self.lengths), self.case.batch_first
         output, hn = run(pack_padded_sequence(x, lengths, first, enforce_sorted=False), *args)

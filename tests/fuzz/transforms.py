@@ -74,7 +74,9 @@ def _norm(grads) -> Tensor | None:
 def _double(side: Side) -> Results:
     results = side.call(side.arguments)
     first = gradients(side, results, create_graph=True)
-    total, wanted = _norm(first.values()), wanted_of(side)
+    # The truth has the gradients of everything.
+    total = _norm(g for name, g in first.items() if wants(side.case, name.removeprefix("gradient of ")))
+    wanted = wanted_of(side)
     if total is None:
         return results | first
     second = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
@@ -97,7 +99,7 @@ def _batched_grads(side: Side) -> Results:
 @context
 def _vmap(side: Side) -> Results:
     f = _Function(side)
-    return f.named(func.vmap(f)(*(torch.stack((v, v * 0.5)) for v in f.values)))
+    return f.named(func.vmap(f)(*(torch.stack((v, (v * 0.5).to(v.dtype))) for v in f.values)))
 
 
 @context

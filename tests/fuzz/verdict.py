@@ -17,14 +17,15 @@ import fastrnn
 from .cases import Case
 from .differences import sentence
 from .exact import Exact
-from .kinds import OBJECTS, dense
+from .kinds import OBJECTS, SIZES, dense
 from .sides import Side, Torchs
 from .subclasses import Logged, Stored
 from .transforms import CONTEXTS, of_the_truth
 
 STUMBLES = (AttributeError, KeyError, IndexError, NotImplementedError)
 """What torch raises where nothing looked at an argument; ours is to raise something clear."""
-LOW = torch.bfloat16
+NO_TENSOR = (AttributeError, KeyError, TypeError)
+"""What an argument that is no tensor gives, by the first use of it."""
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
@@ -105,8 +106,8 @@ def _values(results: dict[str, Any]) -> dict[str, Tensor]:
 def _numbers(case: Case, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
     """What is wrong with the values of ours; ``theirs`` may be empty where torch has no result."""
     truth, has_resets = run_exact(case), case.extras in ("resets", "both")
-    if truth.error is not None and has_resets:
-        return None
+    if truth.error is not None and (has_resets or any(kind in SIZES for _, kind in case.odd)):
+        return None  # what torch makes of sizes that do not fit is no measure
     mine, other = _values(ours), {} if has_resets else _values(theirs)
     if truth.error is not None:
         exact = other
@@ -127,7 +128,9 @@ def _numbers(case: Case, ours: dict[str, Any], theirs: dict[str, Any]) -> str | 
         torchs = _worst(other[name], expected) if name in other else 0.0
         errors[name] = _worst(value, expected), torchs
         scales[group] = max(scales.get(group, 0.0), _largest(expected))
-        kind = LOW if case.context.startswith("autocast") and not other else REAL.get(value.dtype, value.dtype)
+        kind = REAL.get(value.dtype, value.dtype)
+        if case.context.startswith("autocast"):  # a float32 tensor went through the low type
+            kind = getattr(torch, case.context.split("-")[1])
         units[group] = max(units.get(group, 0.0), torch.finfo(kind).eps * FLOOR.get(kind, 1))
     for name, (error, _) in errors.items():
         group = _group(name)
@@ -160,6 +163,8 @@ def _same_error(case: Case, theirs: Exception, ours: Exception) -> bool:
     wrong = len(case.odd) + (case.hx not in ("right", "absent")) + (case.context != "plain") + (0 in (case.T, case.B))
     no_tensor = any(kind in OBJECTS for _, kind in case.odd) or case.hx not in ("right", "absent")
     unchecked = case.extras != "none" or case.form in ("packed", "unsorted")  # torch looks at no packed argument
+    if no_tensor and isinstance(ours, NO_TENSOR) and (isinstance(theirs, NO_TENSOR) or wrong > 1):
+        return True
     may_differ = isinstance(theirs, STUMBLES) or wrong > 1 or no_tensor or unchecked
     return may_differ and isinstance(ours, (TypeError, ValueError, RuntimeError))
 
@@ -176,5 +181,6 @@ def judge(case: Case, theirs: Outcome, ours: Outcome) -> tuple[str, str]:
             return "finding", f"expected {theirs}; got a result"
         wrong = _numbers(case, ours.results, {})
         return ("finding", f"{known} But {wrong}") if wrong else ("documented", known)
-    wrong = _shapes(ours.results, theirs.results) or _numbers(case, ours.results, theirs.results)
-    return ("finding", wrong) if wrong else ("same result", "")
+    other = _shapes(ours.results, theirs.results)
+    wrong = (None if known else other) or _numbers(case, ours.results, theirs.results)
+    return ("finding", wrong) if wrong else ("documented", known) if other else ("same result", "")
