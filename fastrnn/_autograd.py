@@ -14,7 +14,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ._gate import is_foreign
-from ._ops import LIBRARY, is_traced, is_transformed, is_watched, layer_ops
+from ._ops import LIBRARY, is_dynamo_compiling, is_traced, is_transformed, is_watched, layer_ops
 from .reference import Timing, scan_gradients
 
 
@@ -113,7 +113,8 @@ def layer(
 
     Returns the output and the final states; after these the c of every step, if ``cells``.
     """
-    if peek_interpreter_stack() is not None:  # of vmap's, on ordinary tensors: torch would want a rule for Layer
+    # Of vmap's, on ordinary tensors: torch would want a rule for Layer. Dynamo takes the first answer for yes.
+    if peek_interpreter_stack() is not None and not is_dynamo_compiling():
         with temporarily_clear_interpreter_stack():
             return layer(backend, cell, x, timing, hx, weights, cells, save)
     batch_sizes, *masks = timing
