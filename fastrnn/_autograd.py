@@ -94,8 +94,12 @@ def needs_grad(x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bo
     return False
 
 
+# Function.apply first looks for transforms of torch.func and their wrappers; these have gone another way by then.
+_apply = super(torch.autograd.Function, Layer).apply
+
+
 def _ordinary(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, copied where it was made in inference mode."""
+    """The tensor, copied where it was made in inference mode: autograd does not save such tensors."""
     return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
 
 
@@ -125,16 +129,16 @@ def layer(
         with temporarily_clear_interpreter_stack():
             return layer(backend, cell, x, timing, hx, weights, cells, save)
     if needs_grad(x, hx, weights):
-        tensors = x, *hx, *weights
+        apply, tensors = Layer.apply if watched else _apply, (x, *hx, *weights)
         try:
-            output, *hn = Layer.apply(backend, cell, timing, cells, save, len(hx), *tensors)
+            output, *hn = apply(backend, cell, timing, cells, save, len(hx), *tensors)
             return output, hn
-        except RuntimeError:  # of tensors made in inference mode, which autograd does not save
+        except RuntimeError:
             if not any(t is not None and t.is_inference() for t in (*tensors, *timing[:-1])):
                 raise
         if not all(t.is_inference() for t in tensors):  # operators record nothing of such tensors alone
             timing = Timing(*map(_ordinary, timing[:-1]), timing.reverse)
-            output, *hn = Layer.apply(backend, cell, timing, cells, save, len(hx), *map(_ordinary, tensors))
+            output, *hn = apply(backend, cell, timing, cells, save, len(hx), *map(_ordinary, tensors))
             return output, hn
     forward = layer_ops(backend).forward
     output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), 0, *masks, cells)
