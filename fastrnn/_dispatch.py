@@ -286,12 +286,15 @@ def _preference(call: Call, chosen: str, other: str) -> str:
     return f"{chosen} is preferred for this call"
 
 
-def explanation(call: Call, like: torch.Tensor | None = None, recomputed: bool = False) -> Explanation:
+def explanation(
+    call: Call, like: torch.Tensor | None = None, recomputed: bool = False, left: bool = False
+) -> Explanation:
     """The choice for ``call`` with its reasons; with a tensor of its device and dtype, backend cuda's kernels too.
 
-    ``recomputed`` says that backward computes chunks of time again.
+    ``recomputed`` says that backward computes chunks of time again, ``left`` that torch's operators take the call as it
+    stands.
     """
-    chosen, name, order = choose(call), forced(), ranking(call)
+    chosen, name, order = "aten" if left else choose(call), forced(), ranking(call)
     reasons = {}
     for other in order:
         if other == chosen:

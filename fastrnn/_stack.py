@@ -61,13 +61,22 @@ def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], ragged: bool)
     return name in _CPU_AUTOCAST_LOW
 
 
-def is_left_to_torch(foreign: bool, extended: bool = False) -> bool:
-    """Whether torch's operators take a call as it stands, that has ``foreign`` tensors or is under autocast: they know
-    what to do with such tensors, and without the extension they alone can cast a weight once for a whole block."""
-    if not foreign and _ops.has_extension():
+def is_left_to_torch(foreign: bool, step: bool, extended: bool = False) -> bool:
+    """Whether torch's operators take a call as it stands, that has ``foreign`` tensors or is under autocast.
+
+    They know what to do with such tensors. Without the extension they alone can cast a weight once for a whole block of
+    autocast. And they multiply in the low type where they mix types, which a single ``step`` on the CPU spends its time
+    on: here it would be computed in the wider type as a whole.
+    """
+    if not (foreign or step) and _ops.has_extension():
         return False
     transformed = _ops.is_transformed(foreign)
     return not (extended or transformed or is_watched()) and _dispatch.forced() in (None, "aten")
+
+
+def is_mixed_step(cell: Cell, input: Tensor) -> bool:
+    """Whether torch mixes types in a layer's call under autocast that is a single step on the CPU."""
+    return cell.mode == "GRU" and input.is_cpu and input.dim() == 3 and input.size(0) == 1
 
 
 def _is_projected(hx: Sequence[Tensor]) -> bool:
@@ -220,7 +229,7 @@ def run(
     directions = 2 if bidirectional else 1
     foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
     autocasting = is_autocast(input)
-    if (foreign or autocasting) and is_left_to_torch(foreign, extras is not None):
+    if (foreign or autocasting) and is_left_to_torch(foreign, is_mixed_step(cell, input), extras is not None):
         options = num_layers, directions, dropout, training, foreign
         return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if autocasting:

@@ -71,7 +71,7 @@ class _Step(Tooling, nn.RNNCellBase):
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
         foreign, autocasting = is_foreign((data, *states, *weights)), is_autocast(data)
-        if (foreign or autocasting) and is_left_to_torch(foreign):
+        if (foreign or autocasting) and is_left_to_torch(foreign, data.is_cpu):
             after = _aten.step(cell, data, states, weights)
         elif not autocasting:
             after = _step(cell, data, states, weights, foreign)
@@ -137,7 +137,10 @@ class RNNCell(_Step, nn.RNNCell):
 def explain_cell(module: _Step, input: Tensor, hx=None) -> _dispatch.Explanation:
     """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
     cell = CELLS[module._mode()]
-    data, states, weights = autocast(cell.step, *module._prepare(input, hx))
+    data, states, weights = module._prepare(input, hx)
+    foreign, autocasting = is_foreign((data, *states, *weights)), is_autocast(data)
+    left = (foreign or autocasting) and is_left_to_torch(foreign, data.is_cpu)
+    data, states, weights = autocast(cell.step, data, states, weights, foreign=foreign)
     hx = [h.unsqueeze(0) for h in states]
-    foreign = is_foreign((data, *states, *weights))
-    return _dispatch.explanation(describe(cell, data.unsqueeze(0), None, hx, weights, step=True, foreign=foreign))
+    call = describe(cell, data.unsqueeze(0), None, hx, weights, step=True, foreign=foreign)
+    return _dispatch.explanation(call, left=left)

@@ -18,7 +18,16 @@ from ._checks import as_states
 from ._extras import check_extras
 from ._gate import is_foreign
 from ._ops import is_compiling
-from ._stack import autocast, describe, is_ragged, is_recomputed, run
+from ._stack import (
+    autocast,
+    describe,
+    is_autocast,
+    is_left_to_torch,
+    is_mixed_step,
+    is_ragged,
+    is_recomputed,
+    run,
+)
 from ._tools import Tooling, leaf
 from .registry import CELLS, Cell
 
@@ -276,9 +285,9 @@ def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanat
     cell = CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     extras = check_extras(cell.layer, data, batch_sizes, **asked)
-    foreign = is_foreign((data, *states, *weights))
-    data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes))
+    foreign, extended = is_foreign((data, *states, *weights)), extras is not None
+    left = (foreign or is_autocast(data)) and is_left_to_torch(foreign, is_mixed_step(cell, data), extended)
+    data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes), foreign)
     directions = 2 if module.bidirectional else 1
-    extended = extras is not None
     call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions, extended, foreign=foreign)
-    return _dispatch.explanation(call, data, is_recomputed(call, extras))
+    return _dispatch.explanation(call, data, is_recomputed(call, extras), left)
