@@ -7,6 +7,8 @@ know what to do with it. The bindings check again before they take a pointer (``
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,17 @@ from ._ops import is_dynamo_compiling, is_watched
 
 _CLASSES = frozenset({Tensor, torch.nn.Parameter})
 _BACKENDS = 16  # the lowest bits of a key set name devices
-_ORDINARY = torch._C._dispatch_keys(torch.empty(0)).raw_repr() >> _BACKENDS
+
+
+def _ordinary_keys() -> int:
+    """What the key set of an ordinary tensor may have besides its device; autocast has a key for every device."""
+    names = ["Dense", "ADInplaceOrView", "AutogradFunctionality"]
+    names += [name for name in dir(torch._C.DispatchKey) if name.startswith("Autocast")]
+    keys = [torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)).raw_repr() for name in names]
+    return functools.reduce(int.__or__, keys) >> _BACKENDS
+
+
+_ORDINARY = _ordinary_keys()
 
 
 def has_ordinary_keys(tensors: tuple) -> bool:

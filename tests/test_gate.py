@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -204,6 +206,29 @@ def test_both_gates_agree():
         plain = expected.get(name, name is None)
         assert _gate._are_plain((sample,)) is plain, name
         assert _gate.has_ordinary_keys((sample,)) is plain, name
+
+
+def test_tensors_of_a_gpu_are_ordinary():
+    """No GPU is needed to know their keys; the compiled gate asserts the same where it is compiled."""
+    cuda = ("Dense", "ADInplaceOrView", "AutogradFunctionality", "AutocastCUDA")
+    keys = [torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)).raw_repr() for name in cuda]
+    assert not any((key >> _gate._BACKENDS) & ~_gate._ORDINARY for key in keys)
+
+
+@pytest.mark.parametrize("mode", ["torch.inference_mode()", "FakeTensorMode()", "torch.no_grad()"])
+def test_the_first_look_decides_nothing(mode):
+    """In whatever mode the first call is made, ordinary tensors are ordinary afterwards, and wrappers are not."""
+    code = f"""
+import torch, fastrnn
+from torch._subclasses import FakeTensorMode
+rnn = fastrnn.GRU(3, 4)
+with {mode}:
+    fastrnn.GRU(3, 4)(torch.ones(2, 1, 3))
+from fastrnn import _gate
+assert not _gate.is_foreign((torch.ones(2), *rnn.parameters()))
+assert _gate.is_foreign((torch._neg_view(torch.ones(2)),))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 @pytest.mark.parametrize("backend", ["automatic", *_dispatch.BACKENDS])

@@ -1,6 +1,5 @@
 #include "gate.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/resolve_conj.h>
 #include <ATen/ops/resolve_neg.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -8,16 +7,29 @@
 namespace fastrnn {
 namespace {
 
-// Which device a tensor is on is none of the gate's business: the lowest bits, one a backend.
-uint64_t functionality(const at::Tensor& tensor) {
-  return tensor.key_set().raw_repr() >> c10::num_backends;
-}
+// Of tensors with memory, whatever their device, and within inference mode or outside.
+constexpr c10::DispatchKeySet kOrdinary =
+    c10::DispatchKeySet({c10::DispatchKey::Dense, c10::DispatchKey::ADInplaceOrView,
+                         c10::DispatchKey::AutogradFunctionality}) |
+    c10::autocast_dispatch_keyset |
+    c10::DispatchKeySet(c10::DispatchKeySet::RAW, c10::full_backend_mask);
+
+constexpr bool is_ordinary(c10::DispatchKeySet keys) { return kOrdinary.has_all(keys); }
+
+using c10::DispatchKey;
+static_assert(is_ordinary(c10::DispatchKeySet({DispatchKey::CPU, DispatchKey::ADInplaceOrView,
+                                               DispatchKey::AutogradCPU,
+                                               DispatchKey::AutocastCPU})));
+static_assert(is_ordinary(c10::DispatchKeySet({DispatchKey::CUDA, DispatchKey::ADInplaceOrView,
+                                               DispatchKey::AutogradCUDA,
+                                               DispatchKey::AutocastCUDA})));
+static_assert(!is_ordinary(c10::DispatchKeySet({DispatchKey::CPU, DispatchKey::Negative})));
+static_assert(!is_ordinary(c10::DispatchKeySet({DispatchKey::SparseCUDA})));
 
 }  // namespace
 
 bool is_plain(const at::Tensor& tensor) {
-  static const uint64_t ordinary = functionality(at::empty({0}));
-  if ((functionality(tensor) & ~ordinary) != 0) return false;
+  if (!is_ordinary(tensor.key_set())) return false;
   const bool has_memory = tensor.has_storage() && tensor.storage().data() != nullptr;
   return has_memory || tensor.numel() == 0 || tensor.is_meta();
 }
