@@ -68,8 +68,8 @@ def is_left_to_torch(foreign: bool, step: bool, extended: bool = False) -> bool:
     autocast. And they multiply in the low type where they mix types, which a single ``step`` on the CPU spends its time
     on: here it would be computed in the wider type as a whole.
     """
-    if not (foreign or step) and _ops.has_extension():
-        return False
+    if not (foreign or step) and (_ops.has_extension() or torch.get_autocast_dtype("cpu") == torch.float16):
+        return False  # oneDNN has no float16 on most machines
     transformed = _ops.is_transformed(foreign)
     return not (extended or transformed or is_watched()) and _dispatch.forced() in (None, "aten")
 

@@ -283,6 +283,10 @@ def test_tensors_of_inference_mode_in_training(cell, place, own_backend):
     """One of them may be among those of a call that trains, as its copy may. torch takes some."""
     ours, _, _ = twins(cell, 4, 6)
     x, hx = torch.randn(9, 3, 4), [torch.randn(1, 3, 6) for _ in range(cell.states)]
+    if place != "mask" and fastrnn.explain(ours, x).backend == "aten":
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):  # oneDNN's LSTM takes none
+            call_with(ours, place, inference, x, hx)()
+        return
     asked = {"lengths": torch.tensor([9, 2, 5])} if place == "mask" else {}
     results = []
     for kind in (torch.clone, inference):
