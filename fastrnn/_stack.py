@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from . import _aten, _dispatch, _ops, _wavefront
 from ._autograd import layer, needs_grad
@@ -30,10 +31,18 @@ def is_autocast(input: Tensor) -> bool:
 
 
 def is_ragged(batch_sizes: Tensor | None) -> bool:
-    """Whether the rows of a packed batch differ in length, or may do so where values are not to be looked at."""
+    """Whether the rows of a packed batch differ in length, or may do so where values are not to be looked at.
+
+    Before version 2.13 torch took every packed batch for one.
+    """
     if batch_sizes is None:
         return False
-    return is_watched() or batch_sizes.numel() == 0 or bool(batch_sizes[0] != batch_sizes[-1])
+    return (
+        TorchVersion(torch.__version__) < "2.13"
+        or is_watched()
+        or batch_sizes.numel() == 0
+        or bool(batch_sizes[0] != batch_sizes[-1])
+    )
 
 
 def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], ragged=False, foreign=False):
