@@ -20,6 +20,10 @@ from .registry import Cell
 
 # On the CPU torch's autocast runs these in the low type as a whole; the others keep the type of their state.
 _CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell"})
+# Tensors of other types stay as they are, so that a call that mixes both is refused.
+_AUTOCAST_TAKES = frozenset(
+    t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_floating_point and t != torch.float64
+)
 
 
 def is_autocast(input: Tensor) -> bool:
@@ -52,7 +56,7 @@ def autocast(name: str, input: Tensor, hx: Sequence[Tensor], weights: Sequence[T
     mixes types inside (on the CPU GRU, LSTMCell, GRUCell, the projected LSTM and the packed one whose rows differ in
     length) everything is computed in the wider one.
     """
-    if not is_autocast(input) or any(t.dtype == torch.float64 or t.is_complex() for t in (input, *weights)):
+    if not is_autocast(input) or any(t.dtype not in _AUTOCAST_TAKES for t in (input, *hx, *weights)):
         return input, hx, weights
     device = input.device.type
     dtype = torch.get_autocast_dtype(device)
@@ -143,7 +147,7 @@ def _run_autocast(
     options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
         output, hn, sequences = run(cell, input, hx, weights, *options)
-    if device == "cpu" and _is_projected(hx) and output.dtype != torch.float64:
+    if device == "cpu" and _is_projected(hx) and output.dtype in _AUTOCAST_TAKES:
         # There torch projects h in the low type; c alone stays in the type of its initial value.
         low = torch.get_autocast_dtype(device)
         output, hn = output.to(low), [hn[0].to(low), *hn[1:]]

@@ -247,3 +247,29 @@ def test_a_subclass_stays_one(step):
     with torch.autocast("cpu", torch.bfloat16), fastrnn.backend("reference"):
         found = tensors(module(x) if step else module(x, lengths=torch.tensor([5, 2, 4])))
     assert all(type(t) is Named for t in found)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex64, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize("place", ["input", "state"])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+def test_what_autocast_leaves_alone_is_not_mixed(cell, place, kind, packed):
+    """autocast touches floating-point types but float64; beside them torch and we refuse any other type."""
+    x, h = torch.randn(5, 3, 4), torch.randn(1, 3, 6)
+    x, h = (x.to(kind), h) if place == "input" else (x, h.to(kind))
+    if packed:
+        x = pack_padded_sequence(x, [5, 3, 3])
+    for space in (torch.nn, fastrnn):
+        module = build(space, cell, 4, 6)
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError):
+            module(x, (h, h) if cell.states > 1 else h)
+
+
+def test_complex_projected_lstms_are_left_alone():
+    """As by torch: their projection is computed in no low type."""
+    x, results = torch.randn(5, 2, 3, dtype=torch.complex64), []
+    for space in (torch.nn, fastrnn):
+        module = build(space, CELLS["LSTM"], 3, 4, proj_size=2, dtype=torch.complex64)
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append([t.dtype for t in tensors(module(x))])
+    assert results[0] == results[1]
