@@ -58,6 +58,11 @@ def _wrong_state_dims(hx: list[Tensor], batched: bool) -> RuntimeError:
     return RuntimeError(message)
 
 
+def _is_nested(state: Tensor) -> bool:
+    """Whether a state has rows of their own, and no shape. Packed LSTMs of torch take it."""
+    return state.is_nested and state.layout == torch.strided
+
+
 class _Layer(Tooling, nn.RNNBase):
     """The forward that the drop-in layers share."""
 
@@ -132,10 +137,17 @@ class _Layer(Tooling, nn.RNNBase):
             self._check_by_override(data, hx, batch_sizes)
         else:
             _check_input(self, data, weights[0], data.dim())
-            for index, (state, width) in enumerate(zip(hx, widths)):
-                if state.shape != (rows, batch, width):
-                    which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
-                    self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
+            try:
+                for index, (state, width) in enumerate(zip(hx, widths)):
+                    if state.shape != (rows, batch, width):
+                        which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
+                        self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
+            except RuntimeError:
+                packed = batch_sizes is not None and sorted_indices is None
+                if not (packed and cell.mode == "LSTM" and any(map(_is_nested, hx))):
+                    raise
+                hx = [torch.stack(h.unbind()) if _is_nested(h) else h for h in hx]
+                return self._prepare(cell, input, hx)
         if sorted_indices is not None:
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes
