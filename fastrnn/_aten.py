@@ -12,6 +12,7 @@ import torch
 from torch import _VF, Tensor
 
 from ._call import Call
+from ._gate import with_strides
 from .registry import Cell
 
 _LAYERS = {"LSTM": _VF.lstm, "GRU": _VF.gru, "RNN_TANH": _VF.rnn_tanh, "RNN_RELU": _VF.rnn_relu}
@@ -68,16 +69,6 @@ def _with_zeros(tensor: Tensor) -> Tensor:
     """The tensor, with memory where it is autograd's zero without any: oneDNN would read past its end."""
     if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor._is_zerotensor():
         return tensor
-    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
-
-
-def with_strides(tensor: Tensor) -> Tensor:
-    """The tensor, dense where it is sparse."""
-    if tensor.layout in (torch.strided, torch.jagged):
-        return tensor
-    if tensor.is_mkldnn:
-        return tensor.to_dense()
-    # Its gradient is dense as torch.nn's is, which that of to_dense is not.
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from ._gate import is_foreign
+from ._gate import is_foreign, ordinary, with_strides
 from ._ops import LIBRARY, is_traced, is_transformed, is_watched, layer_ops
 from .reference import Timing, scan_gradients
 
@@ -54,6 +54,7 @@ def _gradients(ctx, backward: Callable, grad_outputs: list[Tensor], wanted: Sequ
     inputs, (output, *saved) = kept[: ctx.inputs], kept[ctx.inputs + ctx.masks :]
     states = ctx.states
     if torch.is_grad_enabled() or is_transformed() or is_foreign((*kept, *grad_outputs)):
+        grad_outputs = [with_strides(grad) for grad in grad_outputs]
         return scan_gradients(ctx.cell, inputs, ctx.timing, states, grad_outputs, wanted)
     x, hx, weights = inputs[0], list(inputs[1 : 1 + states]), list(inputs[1 + states :])
     needs = [wanted[0], any(wanted[1 : 1 + states]), any(wanted[1 + states :])]
@@ -98,11 +99,6 @@ def needs_grad(x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bo
 _apply = super(torch.autograd.Function, Layer).apply
 
 
-def _ordinary(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, copied where it was made in inference mode: autograd does not save such tensors."""
-    return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
-
-
 def layer(
     backend: str,
     cell: int,
@@ -137,8 +133,8 @@ def layer(
             if not any(t is not None and t.is_inference() for t in (*tensors, *timing[:-1])):
                 raise
         if not all(t.is_inference() for t in tensors):  # operators record nothing of such tensors alone
-            timing = Timing(*map(_ordinary, timing[:-1]), timing.reverse)
-            output, *hn = apply(backend, cell, timing, cells, save, len(hx), *map(_ordinary, tensors))
+            timing = Timing(*map(ordinary, timing[:-1]), timing.reverse)
+            output, *hn = apply(backend, cell, timing, cells, save, len(hx), *map(ordinary, tensors))
             return output, hn
     forward = layer_ops(backend).forward
     output, hn, _ = forward(cell, x, batch_sizes, list(hx), list(weights), 0, *masks, cells)

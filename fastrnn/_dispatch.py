@@ -184,7 +184,7 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
     if _ops.is_watched():
         if _ops.is_traced() and not call.extended:
             return "aten"  # TorchScript saves these, loads them anywhere and can train what it traced without gradients
-        served = not call.transformed and call.dtype in DTYPES["cpu"]
+        served = not (call.transformed or call.foreign) and call.dtype in DTYPES["cpu"]
         if served and (call.device != "cuda" or not _is_unproven(call, input)):
             return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
     for candidate in ranking(call, input):

@@ -8,9 +8,11 @@ know what to do with it. The bindings check again before they take a pointer (``
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from . import _ext
 from ._ops import is_dynamo_compiling, is_watched
@@ -43,7 +45,8 @@ _are_plain = has_ordinary_keys if _ext.load() is None else _ext.load().are_plain
 def is_foreign(tensors: tuple) -> bool:
     """Whether one of ``tensors`` must not be read as it is.
 
-    Where torch follows a call by its operators it unwraps tensors itself; a graph is made by the classes.
+    Where torch follows a call by its operators it unwraps tensors itself, but finds no kernel for sparse ones; a graph
+    is made by the classes.
 
     Raises:
         TypeError: one is no tensor.
@@ -55,4 +58,39 @@ def is_foreign(tensors: tuple) -> bool:
     for t in tensors:
         if not isinstance(t, Tensor):
             raise TypeError(f"fastrnn: expected input, states and weights to be tensors, got {type(t).__name__}")
-    return not is_watched()
+    return not is_watched() or any(t.layout not in (torch.strided, torch.jagged) for t in tensors)
+
+
+def with_strides(tensor: Tensor) -> Tensor:
+    """The tensor, dense where it is sparse."""
+    if tensor.layout in (torch.strided, torch.jagged):
+        return tensor
+    if tensor.is_mkldnn:
+        return tensor.to_dense()
+    # Its gradient is dense as torch.nn's is, which that of to_dense is not.
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device).add(tensor)
+
+
+def ordinary(tensor: Tensor | None) -> Tensor | None:
+    """The tensor, copied where it was made in inference mode: autograd does not save such tensors."""
+    return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
+
+
+def for_scan(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, list, list]:
+    """The tensors of a foreign call as :func:`fastrnn.reference.scan` takes them.
+
+    It takes slices of the states. It widens 16-bit weights, and autograd cannot narrow the gradient of a sparse one.
+    Views with the negative bit have no tangent as torch makes them in forward mode.
+
+    Raises:
+        RuntimeError: fake tensors stand beside others. What torch's operators say of them is no error that calls raise.
+    """
+    fake = [is_fake(t) for t in (input, *hx, *weights)]
+    if any(fake) and not all(fake):
+        raise RuntimeError("fastrnn: expected input, states and weights to be all fake tensors or none, got both")
+    if weights[0].dtype in (torch.bfloat16, torch.float16):
+        weights = [with_strides(w) if w.dim() == 2 else w for w in weights]
+    input, *tensors = (t.resolve_neg() if t.is_neg() else t for t in (input, *map(with_strides, hx), *weights))
+    if torch.is_grad_enabled():
+        input, *tensors = map(ordinary, (input, *tensors))
+    return input, tensors[: len(hx)], tensors[len(hx) :]

@@ -13,7 +13,7 @@ from ._autograd import layer, needs_grad
 from ._checks import check_call
 from ._chunks import in_chunks
 from ._extras import Extras
-from ._gate import is_foreign
+from ._gate import for_scan, is_foreign
 from ._ops import STATES, is_watched
 from .reference import Timing, scan
 from .registry import Cell
@@ -258,15 +258,15 @@ def run(
         check_call(cell, call, input, hx, weights)
     if backend == "aten":
         options = num_layers, directions, dropout, training
-        if _aten.is_step(call):
+        if _aten.is_step(call) and not foreign:
             try:
                 return *_aten.run_step(cell, input, hx, weights, *options), []
             except IndexError:  # of torch's cells, at weights of too few dimensions
                 check_call(cell, call, input, hx, weights)
                 raise
-        return *_aten.run(cell, input, batch_sizes, hx, weights, *options), []
-    if foreign:  # slices are taken of them
-        hx = [_aten.with_strides(h) for h in hx]
+        return *_aten.run(cell, input, batch_sizes, hx, weights, *options, foreign), []
+    if foreign:
+        input, hx, weights = for_scan(input, hx, weights)
     timing = Timing(batch_sizes) if extras is None else Timing(batch_sizes, extras.lengths, extras.resets)
     if backend == "cuda" and num_layers > 1:
         lanes, chunks = _plan_wavefront(call, input, extras)

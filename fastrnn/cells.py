@@ -9,7 +9,7 @@ from torch.fx import Proxy
 from . import _aten, _dispatch
 from ._autograd import layer
 from ._checks import as_states, check_call
-from ._gate import is_foreign
+from ._gate import for_scan, is_foreign, with_strides
 from ._stack import autocast, describe, is_autocast, is_left_to_torch
 from ._tools import Tooling, leaf
 from .reference import Timing, scan
@@ -57,9 +57,10 @@ class _Step(Tooling, nn.RNNCellBase):
         if states is None:
             states = [input.new_zeros(input.size(0), self.hidden_size)] * cell.states
         _check(self, input, states)
-        weights = [self.weight_ih, self.weight_hh]
-        if self.bias_ih is not None:
-            weights += [self.bias_ih, self.bias_hh]
+        weights, bias = [self.weight_ih, self.weight_hh], self.bias_ih
+        if bias is not None:
+            other = self.bias_hh
+            weights += [bias, torch.zeros_like(bias) if other is None else other]
         elif self.bias and self.bias_hh is not None:  # one of them was taken away
             weights += [torch.zeros_like(self.bias_hh), self.bias_hh]
         return input, states, weights
@@ -71,6 +72,8 @@ class _Step(Tooling, nn.RNNCellBase):
         cell = CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
         foreign, autocasting = is_foreign((data, *states, *weights)), is_autocast(data)
+        if foreign and hx is None:  # zeros made like a sparse input are sparse
+            states = [with_strides(h) for h in states]
         if (foreign or autocasting) and is_left_to_torch(foreign, data.is_cpu):
             after = _aten.step(cell, data, states, weights)
         elif not autocasting:
@@ -85,6 +88,8 @@ class _Step(Tooling, nn.RNNCellBase):
 
 
 def _step(cell: Cell, input, states: list[Tensor], weights: list[Tensor], foreign: bool) -> list[Tensor]:
+    if foreign:
+        input, states, weights = for_scan(with_strides(input), states, weights)
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
     call = describe(cell, data, None, hx, weights, step=True, foreign=foreign)
     check_call(cell, call, data, hx, weights)

@@ -1,0 +1,149 @@
+"""Tensors that no kernel may read, where torch.nn has a result: in cells, under transforms and modes, as gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import build, name_of, tensors, twins
+from torch._subclasses import FakeTensorMode
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastrnn
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+LSTM = CELLS["LSTM"]
+
+
+def state_of(cell, *tensors):
+    return tensors if cell.states > 1 else tensors[0]
+
+
+def inference(t):
+    with torch.inference_mode():
+        return t.clone()
+
+
+def close(mine, expected):
+    for a, b in zip(tensors(mine), tensors(expected), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@cells
+def test_a_sparse_state_of_a_cell_under_vjp(cell):
+    module = build(fastrnn, cell, 4, 6, step=True)
+    x, h = torch.randn(3, 4), torch.randn(3, 6)
+    found = [torch.func.vjp(lambda x, h=h: module(x, state_of(cell, h, h)), x)[0] for h in (h, h.to_sparse())]
+    close(*found)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("given", [True, False], ids=["states", "no states"])
+@cells
+def test_a_sparse_input_of_a_cell(cell, given, backend):
+    module = build(fastrnn, cell, 4, 6, step=True)
+    x, h = torch.randn(3, 4), torch.randn(3, 6)
+    args = (state_of(cell, h, h),) if given else ()
+    with fastrnn.backend(backend), torch.no_grad():
+        close(module(x.to_sparse(), *args), module(x, *args))
+
+
+@pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
+@cells
+def test_one_bias_without_the_other(cell, name):
+    modules = twins(cell, 4, 6, step=True)
+    for module in modules:
+        setattr(module, name, None)
+    x = torch.randn(3, 4)
+    close(modules[0](x), modules[1](x))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("lengths", [(5, 3, 1), (5, 5, 5)], ids=str)
+def test_a_nested_state_of_a_packed_lstm(place, lengths):
+    """torch's LSTM, alone of its layers, does not look at the size of packed calls' states."""
+    ours, theirs, _ = twins(LSTM, 4, 6)
+    x = pack_sequence([torch.randn(n, 4) for n in lengths])
+    states = [torch.randn(1, 3, 6) for _ in range(2)]
+    states[place] = torch.nested.nested_tensor(list(states[place].unbind()))
+    close(ours(x, tuple(states)), theirs(x, tuple(states)))
+    for name in ("GRU", "RNN_TANH"):
+        for module in twins(CELLS[name], 4, 6)[:2]:
+            with pytest.raises(RuntimeError, match="doesn't support sizes"):
+                module(x, states[place])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("place", ["output", "state"])
+@cells
+def test_sparse_gradients(cell, place, dtype, own_backend):
+    module = build(fastrnn, cell, 4, 6, dtype=dtype)
+    output, hn = module(torch.randn(9, 3, 4, dtype=dtype))
+    result = output if place == "output" else tensors(hn)[0]
+    slope, weights = torch.randn_like(result), list(module.parameters())
+    dense, sparse = (torch.autograd.grad(result, weights, g, retain_graph=True) for g in (slope, slope.to_sparse()))
+    scale = 1e-5 if dtype == torch.float32 else 0.1
+    for a, b in zip(sparse, dense, strict=True):
+        assert a.layout == torch.strided
+        torch.testing.assert_close(a, b, atol=scale, rtol=scale)
+
+
+@cells
+def test_gradients_of_sparse_weights_in_16_bits(cell):
+    found = []
+    for kind in (torch.clone, torch.Tensor.to_sparse):
+        torch.manual_seed(0)
+        module = build(fastrnn, cell, 4, 6, dtype=torch.bfloat16)
+        weight = kind(module.weight_ih_l0.detach()).requires_grad_()
+        x = torch.linspace(-1, 1, 60).view(5, 3, 4).bfloat16()
+        parameters = dict(module.named_parameters()) | {"weight_ih_l0": weight}
+        with fastrnn.backend("reference"):
+            output = torch.func.functional_call(module, parameters, (x,))[0]
+            found += torch.autograd.grad(output.float().square().sum(), weight)
+    assert found[1].layout == torch.strided
+    torch.testing.assert_close(*found, atol=0.1, rtol=0.1)
+
+
+@cells
+def test_inference_tensors_beside_wrapped_ones(cell):
+    module = build(fastrnn, cell, 4, 6).double()
+    x, h = torch.randn(5, 3, 4).double(), torch.randn(1, 3, 6).double()
+    lengths, found = torch.tensor([5, 2, 4]), []
+    for state in (h, inference(h)):
+        output = module(torch._neg_view(-x), state_of(cell, state, state), lengths=lengths)[0]
+        found.append([output, *torch.autograd.grad(output.sum(), list(module.parameters()))])
+    close(found[1], found[0])
+
+
+@cells
+def test_a_negative_view_in_forward_mode(cell):
+    """torch makes views of it without a tangent, and asserts when it notices."""
+    module = build(fastrnn, cell, 4, 6, step=True).double()
+    x = torch.randn(3, 4).double()
+    found, expected = (torch.func.jacfwd(module)(x) for x in (torch._neg_view(-x), x))
+    close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["GRU", "RNN_TANH"])  # oneDNN's LSTM takes no sparse input
+def test_a_sparse_input_in_a_dispatch_mode(name):
+    class Looking(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    ours, theirs, _ = twins(CELLS[name], 4, 6)
+    packed = pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
+    packed = packed._replace(data=packed.data.to_sparse())
+    with Looking(), torch.no_grad():
+        close(ours(packed), theirs(packed))
+
+
+@pytest.mark.parametrize("place", ["bias_ih_l0", "weight_hh_l0"])
+@cells
+def test_fake_tensors_beside_others_are_refused(cell, place):
+    """With the class of error that torch's layers have; its operators raise AssertionError."""
+    module, x = build(fastrnn, cell, 4, 6), torch.randn(5, 3, 4)
+    fake = {place: FakeTensorMode().from_tensor(getattr(module, place).detach())}
+    with fastrnn.backend("reference"), pytest.raises(RuntimeError, match="all fake tensors or none"):
+        torch.func.functional_call(module, fake, (x,))
