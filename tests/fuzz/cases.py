@@ -122,8 +122,8 @@ def cases(draw) -> Case:
         )
     if mode in ("context", "both"):
         context = draw(_weighted(*[(1 if name in SLOW else 4, name) for name in sorted(CONTEXTS)]))
-    if context == "checkpoint-reentrant":
-        extras = "none"  # torch's side would pack, and the checkpoint would see no tensor
+    if context in ("checkpoint-reentrant", "fx"):
+        extras = "none"  # torch's side would pack, and the checkpoint would see no tensor; a trace has its arguments
     dtype = _weighted(
         (10, "float32"), (4, "float64"), (3, "bfloat16"), (2, "float16"), (1, "complex64"), (1, "complex128")
     )
@@ -153,8 +153,8 @@ def cases(draw) -> Case:
         values=values,
     )  # fmt: skip
     kinds = {kind for _, kind in odd}
-    if kinds & {"functional", "logged"} and case.route == "data":
-        return replace(case, route="parameter")  # torch reads the memory that a parameter lacks then
+    if kinds & {"functional", "logged", "stored"} and case.route == "data":
+        case = replace(case, route="parameter")  # it would have other memory than its values, or none
     if kinds & {"logged", "stored"} and case.dtype.startswith("complex"):
         return replace(case, dtype="float64")  # torch loses conjugates inside wrappers: t * t has a wrong gradient
     return case

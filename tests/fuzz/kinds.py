@@ -137,7 +137,7 @@ STRANGE = {
     "quantised": _mapped(_quantised),
     "functional": _mapped(torch._to_functional_tensor),
     "zero-tensor": Kind(lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype), lambda t: t * 0),
-    "nested": Kind(lambda t: torch.nested.nested_tensor(list(t.detach().unbind(0))), None),
+    "nested": Kind(lambda t: torch.nested.nested_tensor(list(t.detach().unbind(0)))),
 }
 TYPES = {
     "float64": _cast(torch.float64, same),
@@ -183,6 +183,8 @@ def dense(value: Tensor) -> Tensor | None:
         return dense(torch._C._functorch.get_unwrapped(value))
     if torch._is_functional_tensor(value):
         return dense(torch._from_functional_tensor(value))
+    if value.is_nested:
+        return torch.stack(value.unbind())
     if value.is_quantized:
         return value.dequantize()
     if value.layout != torch.strided:

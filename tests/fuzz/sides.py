@@ -7,6 +7,7 @@ from zlib import crc32
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -55,6 +56,12 @@ def wants(case, name: str) -> bool:
     if case.wants == "some":
         return crc32(f"{case.values} {name}".encode()) % 5 > 1
     return case.wants in ("all", group)
+
+
+def can_want(case, name: str) -> bool:
+    """As :func:`wants`, of a tensor that can require gradients at all."""
+    kind = kind_of(case, name)
+    return wants(case, name) and not (kind is KINDS["inference"] or kind is KINDS["quantised"])
 
 
 def named(result) -> dict[str, Any]:
@@ -216,7 +223,9 @@ class Side:
 
     def _size(self, name: str, values):
         kind = kind_of(self.case, name)
-        return values if kind is None else kind.make(values)
+        with unset_fake_temporarily() as mode:  # that mode takes no real tensors
+            made = values if kind is None else kind.make(values)
+            return made if mode is None or not isinstance(made, Tensor) else mode.from_tensor(made)
 
     def call(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """All results by name."""

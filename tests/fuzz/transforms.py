@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .contexts import CONTEXTS, Results, asked_of, context, gradients, incoming, wanted_of
-from .sides import Side, base, wants
+from .sides import Side, base, can_want, wants
 
 DERIVED = (
     "backward",
@@ -75,7 +75,7 @@ def _double(side: Side) -> Results:
     results = side.call(side.arguments)
     first = gradients(side, results, create_graph=True)
     # The truth has the gradients of everything.
-    total = _norm(g for name, g in first.items() if wants(side.case, name.removeprefix("gradient of ")))
+    total = _norm(g for name, g in first.items() if can_want(side.case, name.removeprefix("gradient of ")))
     wanted = wanted_of(side)
     if total is None:
         return results | first
@@ -158,7 +158,7 @@ def _per_sample(side: Side) -> Results:
     if "input" not in f.names:
         f = _Function(side, ["input", *f.names])
         fixed = (0, *fixed)
-    values = [torch.stack((v, v * 0.5)) if name == "input" else v for name, v in zip(f.names, f.values)]
+    values = [torch.stack((v, (v * 0.5).to(v.dtype))) if name == "input" else v for name, v in zip(f.names, f.values)]
     per_sample = func.vmap(func.grad(f.loss, argnums=tuple(range(len(values)))), in_dims=fixed)
     return f.by_argument(per_sample(*values))
 

@@ -22,7 +22,7 @@ from .sides import Side, Torchs
 from .subclasses import Logged, Stored
 from .transforms import CONTEXTS, of_the_truth
 
-STUMBLES = (AttributeError, KeyError, IndexError, NotImplementedError)
+STUMBLES = (AssertionError, AttributeError, KeyError, IndexError, NotImplementedError)
 """What torch raises where nothing looked at an argument; ours is to raise something clear."""
 NO_TENSOR = (AttributeError, KeyError, TypeError)
 """What an argument that is no tensor gives, by the first use of it."""
@@ -74,16 +74,20 @@ def run_exact(case: Case) -> Outcome:
 def _described(value) -> str:
     if not isinstance(value, Tensor):
         return repr(value)[:60]
-    text = f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {value.device} {value.layout}"
+    # transpose_, as torch.nn makes its result batch_first, leaves the shape of a wrapper as it was.
+    shaped = value.inner if isinstance(value, (Logged, Stored)) else value
+    shape = "nested" if shaped.is_nested else tuple(shaped.shape)
+    text = f"{type(value).__name__} {value.dtype} {shape} {value.device} {value.layout}"
     return f"{text} requires_grad={value.requires_grad}".replace("torch.", "")
 
 
 def _worst(value: Tensor, truth: Tensor) -> float:
-    """The largest error; infinite where one is NaN or infinite and the other is not so."""
+    """The largest error; infinite where one is NaN or infinite and the other is not so, or past the type's range."""
+    limit = torch.finfo(REAL.get(value.dtype, value.dtype)).max
     value, truth = (t.to(torch.complex128 if t.is_complex() else torch.float64) for t in (value, truth))
     if value.numel() == 0:
         return 0.0
-    equal = (value == truth) | (value.isnan() & truth.isnan())
+    equal = (value == truth) | (value.isnan() & truth.isnan()) | (value.isinf() & (truth.abs() > limit))
     error = torch.where(equal, 0, (value - truth).abs())
     return float("inf") if error.isnan().any() else error.max().item()
 
