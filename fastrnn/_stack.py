@@ -167,8 +167,8 @@ def _saves_states(call: _dispatch.Call, cell: Cell, input: Tensor, extras: Extra
 
 def _layer(call: _dispatch.Call, backend: str, cell: Cell, input, timing, hx, weights, extras: Extras | None):
     cells = cell.states > 1 and extras is not None and extras.all_states
-    # One step of the reference: autograd records it sooner itself.
-    if call.transformed or call.foreign or (backend == "reference" and call.T == 1):
+    # The reference where a mode may see tensors of other classes; and one step of it, which autograd records sooner.
+    if call.transformed or call.foreign or (backend == "reference" and (call.T == 1 or is_watched())):
         return scan(cell.index, input, timing, hx, weights, cells)
     chunks, save = None if extras is None else extras.chunks, 1
     if _saves_states(call, cell, input, extras):

@@ -6,6 +6,7 @@ model, a checkpoint or an optimizer cannot tell them apart.
 
 from __future__ import annotations
 
+from functools import partial
 from operator import is_
 
 import torch
@@ -120,7 +121,10 @@ class _Layer(Tooling, nn.RNNBase):
         rows, hidden = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
         widths = (self.proj_size or hidden, hidden)[: cell.states]
         if hx is None:
-            hx = [data.new_zeros(rows, batch, width) for width in widths]
+            zeros = data.new_zeros
+            if data.layout is not torch.strided:  # in some layouts new_zeros writes where it must not
+                zeros = partial(torch.zeros, dtype=data.dtype, device=data.device)
+            hx = [zeros(rows, batch, width) for width in widths]
             if self._checks_arguments:
                 self._check_by_override(data, hx, batch_sizes)
             else:
