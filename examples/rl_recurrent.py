@@ -11,6 +11,9 @@ the whole rollout in one call: `lstm(x, state, reset_mask=is_first)`. Both act o
 An epoch is --updates rollouts with 4 passes of learning over each. The return is the mean of the episodes that ended
 in the epoch; the environment ends an episode after 500 steps, each worth 1.
 
+The sides are equal until rounding tips one of the actions, which are drawn: from then on they see different episodes.
+With --float64 that is much later.
+
 Environment: CartPole of gymnasium (MIT licence): `pip install --no-deps gymnasium farama-notifications cloudpickle`.
 """
 
@@ -82,16 +85,20 @@ class Player(Learner):
         super().__init__(impl, args, data)
         self.environments = [data() for _ in range(args.batch)]
         starts = [env.reset(seed=1000 * args.seed + i)[0] for i, env in enumerate(self.environments)]
-        self.seen = torch.tensor([[start[0], start[2]] for start in starts])
+        self.seen = torch.tensor([[start[0], start[2]] for start in starts], dtype=self.dtype)
         self.is_first = torch.ones(args.batch, dtype=torch.bool)
-        zeros = torch.zeros(1, args.batch, args.hidden, device=self.device)
+        zeros = torch.zeros(1, args.batch, args.hidden, dtype=self.dtype, device=self.device)
         self.state: State = (zeros, zeros)
         self.ages = [0] * args.batch  # steps of the running episodes, which are their returns so far
         self.returns: list[int] = []  # of the episodes that ended in this epoch
         self.seconds = {"acting": 0.0, "learning": 0.0}
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.args.float64 else torch.float32
+
     def build(self) -> nn.Module:
-        return Model(self.impl, self.args.hidden)
+        return Model(self.impl, self.args.hidden).to(self.dtype)
 
     def warm_up(self) -> None:
         seen, is_first = self.seen[None].to(self.device), self.is_first[None].to(self.device)
@@ -140,15 +147,15 @@ class Player(Learner):
                 self.ages[i] = 0
                 seen, _ = env.reset()
             seen_by_all.append([seen[0], seen[2]])
-        self.seen = torch.tensor(seen_by_all)
+        self.seen = torch.tensor(seen_by_all, dtype=self.dtype)
         self.is_first = torch.tensor(ended)
-        return torch.full((len(ended),), REWARD, device=self.device), self.is_first.to(self.device)
+        return torch.full((len(ended),), REWARD, dtype=self.dtype, device=self.device), self.is_first.to(self.device)
 
     def learn(self, rollout: Rollout) -> Tensor:
         """Several passes over the rollout, some of the environments at a time; returns the mean loss."""
         advantages, following = torch.zeros_like(rollout.rewards), torch.zeros_like(rollout.rewards[0])
         for t in reversed(range(len(advantages))):
-            goes_on = 1 - rollout.is_last[t].float()
+            goes_on = 1 - rollout.is_last[t].to(self.dtype)
             surprise = rollout.rewards[t] + DISCOUNT * goes_on * rollout.values[t + 1] - rollout.values[t]
             advantages[t] = following = surprise + DISCOUNT * TRACE * goes_on * following
         goals = advantages + rollout.values[:-1]
@@ -210,6 +217,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--hidden", type=whole(1), default=128, metavar="N", help="default: %(default)s")
     parser.add_argument("--steps", type=whole(2), default=128, metavar="N", help="of a rollout, default: %(default)s")
     parser.add_argument("--updates", type=whole(1), default=10, metavar="N", help="in an epoch, default: %(default)s")
+    parser.add_argument("--float64", action="store_true", help="compute in double precision")
     parser.add_argument("--entropy", type=real(0), default=0.01, metavar="X", help="its weight, default: %(default)s")
     return parser
 
