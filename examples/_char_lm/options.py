@@ -26,7 +26,7 @@ examples:
 
 PUBLISHED = {
     # A tenth of them is held out: 10,000 to train on.
-    **{"max_chars": 11_111, "embedding": 0, "hidden": 256, "batch": 32, "seq_len": 35, "lr": 1e-2, "clip": 1.0},
+    **{"max_chars": 11_111, "embedding": 0, "hidden": 256, "batch": 32, "seq_len": 35, "lr": 3e-3, "clip": 1.0},
     **{"epochs": 250, "every": 25, "sample": 100},
 }
 """The recipe of many textbooks for a first character model: one-hot characters, so few of them that it knows them by
