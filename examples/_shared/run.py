@@ -165,6 +165,7 @@ class Comparison:
     loss: float  # largest absolute difference of an epoch's loss
     metrics: dict[str, float]  # and of each metric
     seconds: tuple[float, float]  # of training, the median epoch
+    ratios: list[float]  # the first side's seconds over the second's, epoch by epoch
 
 
 def compare(sides: Sequence[Learner]) -> Comparison:
@@ -178,6 +179,7 @@ def compare(sides: Sequence[Learner]) -> Comparison:
         metrics={name: largest([abs(a.metrics[name] - b.metrics[name]) for a, b in pairs]) for name in names},
         # The median, because a burst of other work on the machine can make a single epoch several times slower.
         seconds=(statistics.median(a.seconds for a, _ in pairs), statistics.median(b.seconds for _, b in pairs)),
+        ratios=[a.seconds / b.seconds for a, b in pairs],
     )
 
 
@@ -200,13 +202,13 @@ def finish(sides: Sequence[Learner], args: argparse.Namespace, program: str) -> 
         differences = ", ".join(
             f"{name} {value:.2g}" for name, value in {"loss": result.loss, **result.metrics}.items()
         )
-        ratio = result.seconds[0] / result.seconds[1]
+        ratio = statistics.median(result.ratios)  # neighbours in time, so that other work on the machine cancels out
         verdict = "the two learn the same" if is_equal else f"NOT EQUAL, expected at most {limit:.0e}"
         print(f"parity: losses of the first {OPENING_STEPS} steps differ by {result.opening:.1e} (relative): {verdict}")
         print(f"        largest difference over all epochs: {differences}")
         print(
-            f"speed:  torch.nn {result.seconds[0]:.2f} s an epoch, fastrnn {result.seconds[1]:.2f} s: {ratio:.2f}x "
-            "(median epochs, training alone)"
+            f"speed:  torch.nn {result.seconds[0]:.2f} s an epoch, fastrnn {result.seconds[1]:.2f} s (median epochs, "
+            f"training alone): {ratio:.2f}x ({min(result.ratios):.2f}x to {max(result.ratios):.2f}x by epoch)"
         )
     for side in sides:
         for line in side.report():
