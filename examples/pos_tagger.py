@@ -7,7 +7,7 @@ The model: an embedding of the words, two bidirectional LSTM layers of 128 units
 tags. The loss and the accuracy leave out the padding. torch.nn's layers read the padded batch as a PackedSequence;
 fastrnn's take its lengths as they are: `rnn(x, lengths=lengths)`.
 
-Data: the Turkish Web Treebank, 4,849 sentences of web pages and Wikipedia in CoNLL-U (Apache License 2.0), out of the
+Data: the Turkish Web Treebank, 4,851 sentences of web pages and Wikipedia in CoNLL-U (Apache License 2.0), out of the
 package turkish-treebanks: `pip install --no-deps turkish-treebanks`. --data reads any other CoNLL-U file.
 """
 
