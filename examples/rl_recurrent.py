@@ -212,7 +212,7 @@ class Player(Learner):
 
 
 def options() -> argparse.ArgumentParser:
-    parser = make_parser("rl_recurrent.py", __doc__.splitlines()[0], epochs=15, batch=8, lr=1e-3)
+    parser = make_parser("rl_recurrent.py", __doc__.splitlines()[0], epochs=12, batch=8, lr=1e-3)
     parser.set_defaults(clip=0.5)
     parser.add_argument("--hidden", type=whole(1), default=128, metavar="N", help="default: %(default)s")
     parser.add_argument("--steps", type=whole(2), default=128, metavar="N", help="of a rollout, default: %(default)s")
