@@ -2,8 +2,8 @@
 
 Both sides start from the same seed and see the same batches, so they must learn the same thing: the program prints both
 perplexities epoch by epoch, the speeds and a text the fastrnn model writes, and draws one curve on top of the other.
-After every epoch a checkpoint is written; Ctrl-C loses no finished epoch, and --resume goes on exactly where the run
-stopped (exactly: on the same machine, with as many threads). Start with
+After every epoch (with --every N every N-th) a checkpoint is written; Ctrl-C loses no epoch that was reported, and
+--resume goes on exactly where the run stopped (exactly: on the same machine, with as many threads). Start with
 
     python examples/char_lm.py --help
 
@@ -25,6 +25,7 @@ from _char_lm import checkpoint, options, plot, report
 from _char_lm.data import Corpus, unigram_perplexity
 from _char_lm.model import LIBRARIES, sample
 from _char_lm.train import Recipe, Run
+from _shared import files
 from torch import Tensor
 from tqdm import tqdm
 
@@ -63,7 +64,7 @@ def prepare(args: argparse.Namespace, corpus: Corpus, recipe: Recipe) -> list[Ru
         wanted = " or ".join(str(checkpoint.checkpoint_path(args.out, impl)) for impl in impls)
         raise checkpoint.CheckpointError(f"expected {wanted}, got no such file: run without --resume first")
     if not args.resume:
-        for path in checkpoint.set_aside(args.out):
+        for path in files.set_aside(args.out):
             print(f"an earlier run's checkpoint is kept as {path}")
     runs = []
     for impl in impls:
@@ -80,7 +81,7 @@ def train(runs: Sequence[Run], args: argparse.Namespace) -> None:
         run.warm_up()
     print(report.TABLE_HEAD)
     for run in runs:
-        for epoch in run.history:
+        for epoch in run.history[args.every - 1 :: args.every]:
             print(report.table_line(run, epoch), " (from the checkpoint)")
     for run in turns(runs, args.epochs):
         with progress(run, args.epochs) as on_step:
@@ -90,11 +91,12 @@ def train(runs: Sequence[Run], args: argparse.Namespace) -> None:
                 f"expected finite perplexities, got {epoch.train_perplexity} in epoch {epoch.number} of "
                 f"{report.layer_name(run.impl, run.recipe.cell)}: try a smaller --lr (now {run.recipe.lr:g}) or --clip"
             )
-        with checkpoint.interrupt_postponed():
+        with files.interrupt_postponed():
             run.history.append(epoch)
-            checkpoint.save(run, args.out)
-            checkpoint.write_atomically(args.out / "metrics.csv", lambda path: report.write_csv(runs, path))
-            print(report.table_line(run, epoch), flush=True)
+            if epoch.number % args.every == 0 or epoch.number == args.epochs:
+                checkpoint.save(run, args.out)
+                files.write_atomically(args.out / "metrics.csv", lambda path: report.write_csv(runs, path))
+                print(report.table_line(run, epoch), flush=True)
 
 
 def turns(runs: Sequence[Run], epochs: int) -> Iterator[Run]:
@@ -111,7 +113,7 @@ def progress(run: Run, epochs: int) -> Iterator[Callable[[Tensor], None]]:
     name = f"epoch {len(run.history) + 1}/{epochs} {report.layer_name(run.impl, run.recipe.cell)}"
     # Into a file or a pipe every refresh is one more line to read, so refresh rarely there.
     every = 0.2 if sys.stderr.isatty() else 5.0
-    with checkpoint.interrupt_postponed():  # half a bar would complain when it is collected
+    with files.interrupt_postponed():  # half a bar would complain when it is collected
         bar = tqdm(total=run.steps, desc=name, unit="step", leave=False, mininterval=every, dynamic_ncols=True)
     with bar:
 
@@ -138,7 +140,7 @@ def print_head(run: Run, corpus: Corpus, unigram: float) -> None:
 
 def print_interrupted(runs: Sequence[Run], args: argparse.Namespace, argv: Sequence[str]) -> None:
     """What is safe, and how to go on."""
-    saved = [(checkpoint.checkpoint_path(args.out, run.impl), len(run.history)) for run in runs if run.history]
+    saved = [(checkpoint.checkpoint_path(args.out, run.impl), run.saved) for run in runs if run.saved]
     if not saved:
         print("\ninterrupted before the first epoch was finished: nothing to resume")
         return
@@ -164,7 +166,7 @@ def finish(runs: Sequence[Run], corpus: Corpus, unigram: float, args: argparse.N
         print(f"\n{name} continues {args.prime!r}, temperature {args.temperature:g}:")
         print("-" * 72, text, "-" * 72, sep="\n")
     figure = args.out / "perplexity.png"
-    checkpoint.write_atomically(figure, lambda path: plot.draw(runs, unigram, corpus.name, path))
+    files.write_atomically(figure, lambda path: plot.draw(runs, unigram, corpus.name, path))
     print(f"\nfigure: {figure}\nnumbers: {args.out / 'metrics.csv'}")
     return status
 

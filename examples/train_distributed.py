@@ -27,6 +27,7 @@ from _char_lm import checkpoint, options, report
 from _char_lm.data import Corpus
 from _char_lm.distributed import DistributedRun
 from _char_lm.train import Recipe
+from _shared import files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +71,7 @@ def prepare(args: argparse.Namespace, corpus: Corpus, recipe: Recipe) -> Distrib
         path = checkpoint.checkpoint_path(args.out, args.impl)
         raise checkpoint.CheckpointError(f"argument --resume: expected {path}, got no such file")
     elif run.writes:
-        checkpoint.set_aside(args.out)
+        files.set_aside(args.out)
     return run
 
 
@@ -88,9 +89,11 @@ def train(run: DistributedRun, args: argparse.Namespace) -> None:
                 f"try a smaller --lr (now {run.recipe.lr:g}) or --clip"
             )
         run.history.append(epoch)
+        if epoch.number % args.every and epoch.number < args.epochs:
+            continue
         checkpoint.save(run, args.out)
         if run.writes:
-            checkpoint.write_atomically(args.out / "metrics.csv", lambda path: report.write_csv([run], path))
+            files.write_atomically(args.out / "metrics.csv", lambda path: report.write_csv([run], path))
             print(report.table_line(run, epoch), flush=True)
 
 

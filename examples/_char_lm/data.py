@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +67,18 @@ def python_topics() -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file; ValueError says what is wrong with it."""
+    """The text of a UTF-8 file; ValueError says what is wrong with it.
+
+    Colours of a terminal are left out, and so are the lines of a single % between the parts of a fortune file.
+    """
     try:
-        return path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise ValueError(f"expected a readable text file, got {str(path)!r} ({error.strerror})") from None
     except UnicodeDecodeError as error:
         where = f"byte 0x{error.object[error.start]:02x} at offset {error.start} of {str(path)!r}"
         raise ValueError(f"expected UTF-8 text, got {where}") from None
+    return re.sub(r"^%\n", "\n", re.sub(r"\x1b\[[0-9;]*m", "", text), flags=re.MULTILINE)
 
 
 def check_length(corpus: Corpus, batch: int, seq_len: int) -> None:

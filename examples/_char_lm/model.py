@@ -15,8 +15,23 @@ LIBRARIES = {"torch": nn, "fastrnn": fastrnn}
 State = Tensor | tuple[Tensor, Tensor]
 
 
+class OneHot(nn.Module):
+    """Characters as vectors with a single 1, in the place of an embedding."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Characters (T, B) -> (T, B, V)."""
+        return nn.functional.one_hot(characters, self.vocabulary).float()
+
+
 class CharLM(nn.Module):
-    """Embedding, recurrent layers, projection to the characters. The initial weights follow from torch's seed."""
+    """Embedding, recurrent layers, projection to the characters. The initial weights follow from torch's seed.
+
+    Without an embedding (size 0) the layers read one-hot vectors.
+    """
 
     def __init__(
         self, impl: str, cell: str, vocabulary: int, embedding: int, hidden: int, layers: int, dropout: float
@@ -24,10 +39,10 @@ class CharLM(nn.Module):
         super().__init__()
         library = LIBRARIES[impl]  # the swap: nn.LSTM(...) becomes fastrnn.LSTM(...), nothing else changes
         recurrent = getattr(library, CELLS[cell])
-        self.embed = nn.Embedding(vocabulary, embedding)
+        self.embed = nn.Embedding(vocabulary, embedding) if embedding else OneHot(vocabulary)
         self.drop = nn.Dropout(dropout)
         # torch warns about dropout between layers where there is only one.
-        self.rnn = recurrent(embedding, hidden, num_layers=layers, dropout=dropout if layers > 1 else 0.0)
+        self.rnn = recurrent(embedding or vocabulary, hidden, num_layers=layers, dropout=dropout if layers > 1 else 0.0)
         self.decode = nn.Linear(hidden, vocabulary)
 
     def forward(self, characters: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -10,17 +10,13 @@ import matplotlib
 matplotlib.use("Agg")  # a file is all we want; no window, no display
 
 import matplotlib.pyplot as plt
+from _shared.plot import STYLES
 from matplotlib.axes import Axes
 
 from .report import describe_model, describe_place, layer_name
 from .train import Run
 
 TRAIN, HELD_OUT = "tab:blue", "tab:red"
-STYLES = (
-    {"linewidth": 7, "alpha": 0.3, "solid_capstyle": "round"},
-    {"linewidth": 1.4, "linestyle": (0, (4, 2))},
-)
-"""Wide and pale under thin and dashed: both stay visible where they lie on each other."""
 
 
 def draw(runs: Sequence[Run], unigram: float, text_name: str, path: Path) -> None:

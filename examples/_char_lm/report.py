@@ -41,7 +41,8 @@ def describe_model(recipe: Recipe) -> str:
     dropout = f", dropout {recipe.dropout:g}" if recipe.dropout else ""
     layers = f"{recipe.layers} layer{'s' if recipe.layers > 1 else ''} of {recipe.hidden}"
     batch = f"batch {recipe.batch} x {recipe.seq_len}"
-    return f"{CELLS[recipe.cell]}, {layers}, embedding {recipe.embedding}{dropout}, {batch}"
+    characters = f"embedding {recipe.embedding}" if recipe.embedding else "one-hot characters"
+    return f"{CELLS[recipe.cell]}, {layers}, {characters}{dropout}, {batch}"
 
 
 def describe_place(recipe: Recipe) -> str:
@@ -56,8 +57,9 @@ def describe_place(recipe: Recipe) -> str:
 
 def describe_backend(run: Run) -> str:
     """Which of fastrnn's backends serves the run's layer, and why not the others."""
-    characters = torch.empty(run.recipe.seq_len, run.recipe.batch, run.recipe.embedding, device=run.device)
-    return str(fastrnn.explain(run.model.rnn, characters))
+    layer = run.model.rnn
+    characters = torch.empty(run.recipe.seq_len, run.recipe.batch, layer.input_size, device=run.device)
+    return str(fastrnn.explain(layer, characters))
 
 
 def table_line(run: Run, epoch: Epoch) -> str:

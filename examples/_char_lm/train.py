@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from _shared.learner import OPENING_STEPS, random_state_of, set_random_state, wait_for
 from torch import Tensor, nn
 
 from . import data
 from .model import CharLM, State, detach
 
 CURVE_POINTS = 40  # per epoch, for the figure
-OPENING_STEPS = 20  # of an epoch, recorded one by one
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Run:
         self.places = torch.Generator().manual_seed(recipe.seed)  # of random chunks: the same ones on both sides
         self.random_state = random_state_of(self.device)
         self.history: list[Epoch] = []
+        self.saved = 0  # how many epochs the checkpoint holds
 
     @property
     def steps(self) -> int:
@@ -88,21 +89,21 @@ class Run:
         model = copy.deepcopy(self.model)
         inputs, targets = next(data.consecutive_chunks(self.train_text, self.recipe.batch, self.recipe.seq_len))
         _loss(model(inputs)[0], targets).backward()
-        _wait_for(self.device)
+        wait_for(self.device)
 
     def train_epoch(self, on_step: Callable[[Tensor], None] = lambda loss: None) -> Epoch:
         """Train for one epoch and evaluate; the caller appends the result to the history when it counts as done.
 
         `on_step` is called with the loss of every step, a tensor that is still on the device.
         """
-        _set_random_state(self.random_state, self.device)
+        set_random_state(self.random_state, self.device)
         losses: list[Tensor] = []
-        _wait_for(self.device)
+        wait_for(self.device)
         start = time.perf_counter()
         for loss in self._training_steps():
             losses.append(loss)
             on_step(loss)
-        _wait_for(self.device)
+        wait_for(self.device)
         seconds = time.perf_counter() - start
         self.random_state = random_state_of(self.device)
 
@@ -177,6 +178,7 @@ class Run:
         self.random_state = state["random_state"]
         self.places.set_state(state["places"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.saved = len(self.history)
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -187,23 +189,3 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
 def _perplexity(nats: float | Tensor) -> float:
     nats = float(nats)
     return math.exp(nats) if nats < 700 else math.inf  # math.exp raises where the result does not fit
-
-
-def _wait_for(device: torch.device) -> None:
-    """A GPU works behind the program's back: wait for it before looking at the clock."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def random_state_of(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators that dropout on `device` may draw from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)

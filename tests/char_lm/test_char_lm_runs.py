@@ -10,7 +10,8 @@ from pathlib import Path
 import char_lm
 import pytest
 import torch
-from _char_lm import checkpoint, model, train
+from _char_lm import model, train
+from _shared import files
 from char_lm_support import PROGRAM, results, saved
 
 # --- interrupt and resume ------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ def test_ctrl_c_in_a_real_process(arguments, tmp_path):
 
 def test_an_interrupt_while_saving_waits():
     done = []
-    with pytest.raises(KeyboardInterrupt), checkpoint.interrupt_postponed():
+    with pytest.raises(KeyboardInterrupt), files.interrupt_postponed():
         signal.raise_signal(signal.SIGINT)
         done.append("saved")
     assert done == ["saved"]
@@ -103,7 +104,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomically(path, write_half)
+        files.write_atomically(path, write_half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
