@@ -34,7 +34,7 @@ def batch(seed: int, start: int, count: int):
         lines, errors = queue.Queue(), queue.Queue()
         for stream, into in ((child.stdout, lines), (child.stderr, errors)):
             threading.Thread(target=_lines, args=(stream, into), daemon=True).start()
-        index, described, state = start, "(not drawn)", "start"
+        index, described, state, damaged = start, "(not drawn)", "start", False
         while True:
             try:
                 line = lines.get(timeout=PATIENCE)
@@ -49,6 +49,7 @@ def batch(seed: int, start: int, count: int):
             said = json.loads(line)
             index, state, described = said["index"], said["state"], said.get("case", described)
             if state == "done":
+                damaged |= said["damaged"]
                 yield index, described, said["verdict"], said["text"]
         status = child.wait()
     if status or state != "done":
@@ -56,7 +57,7 @@ def batch(seed: int, start: int, count: int):
         current = next((n for n, line in enumerate(trace) if line.startswith("Current thread")), None)
         inside = trace[-3:] if current is None else trace[current + 1 : current + 4]
         culprit = {"torch": "torch.nn ends the process", "ours": "ENDS THE PROCESS"}.get(state, f"ends in {state}")
-        kind = "torch ends" if state == "torch" else "finding"
+        kind = "torch ends" if state == "torch" or (damaged and state != "ours") else "finding"
         yield index, described, kind, f"{culprit} (status {status}): {' | '.join(inside)}"
 
 

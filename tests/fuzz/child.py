@@ -36,7 +36,9 @@ def run(number: int, start: int, count: int) -> None:
         kind, text = verdict.judge(case, theirs, ours)
         if after != before:
             kind, text = "finding", f"leaves the thread's dispatch keys as {after}, found them as {before}"
-        _say(index=index, state="done", verdict=kind, text=text)
+        # What torch computed with weights that do not fit may have written past their end.
+        damaged = theirs.error is None and ours.error is not None
+        _say(index=index, state="done", verdict=kind, text=text, damaged=damaged)
         if after != fresh:
             return  # what follows would see it; another process goes on
 
