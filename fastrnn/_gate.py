@@ -83,8 +83,13 @@ def for_scan(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> 
     Views with the negative bit have no tangent as torch makes them in forward mode.
 
     Raises:
-        RuntimeError: fake tensors stand beside others. What torch's operators say of them is no error that calls raise.
+        RuntimeError: fake tensors stand beside others, of which torch's operators say what no call raises; or an
+            ordinary tensor has no memory, which they would read.
     """
+    if not all(_are_plain((t,)) for t in (input, *hx, *weights) if has_ordinary_keys((t,))):
+        raise RuntimeError(
+            "fastrnn: expected tensors with memory, got one whose .data was set to a wrapper without any"
+        )
     fake = [is_fake(t) for t in (input, *hx, *weights)]
     if any(fake) and not all(fake):
         raise RuntimeError("fastrnn: expected input, states and weights to be all fake tensors or none, got both")

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from fuzz.kinds import KINDS
 from fuzz.subclasses import Stored
 from support import build, name_of, tensors, twins
 from torch._subclasses import FakeTensorMode
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastrnn
+from fastrnn import _ops
 from fastrnn.registry import CELLS
 
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
@@ -175,6 +177,16 @@ def test_an_mkldnn_input_without_states_ends_as_with_torch(name, dtype):
         assert ends[0] is ends[1]
     else:
         close(*ends)
+
+
+@pytest.mark.skipif(not _ops.has_extension(), reason="the look at memory is the extension's")
+@cells
+def test_a_parameter_without_memory_is_refused_under_transforms(cell):
+    """torch's operators read it, where nothing tells them of the wrapper any more."""
+    module = build(fastrnn, cell, 4, 6)
+    module.weight_ih_l0.data = KINDS["int8"].make(module.weight_ih_l0.detach())
+    with pytest.raises(RuntimeError, match="expected tensors with memory"):
+        torch.func.jacrev(lambda x: module(x)[0])(torch.randn(5, 3, 4))
 
 
 @pytest.mark.parametrize("place", ["bias_ih_l0", "weight_hh_l0"])
