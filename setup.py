@@ -140,7 +140,7 @@ class Build(BuildExtension):
         facts["cuda"], facts["cuda_archs"] = (torch.version.cuda, arch_list()) if CUDA else (None, None)
         facts |= {"why_no_cuda": WHY_NO_CUDA, "why_no_extension": None if CXX else COMPILER}
         package.mkdir(parents=True, exist_ok=True)
-        lines = ["# Written by setup.py; fastrnn/_ext.py reads it.", *(f"{k} = {v!r}" for k, v in facts.items())]
+        lines = ["# Written by setup.py for fastrnn/_kernels/ext.py", *(f"{k} = {v!r}" for k, v in facts.items())]
         Path(package, "_build_info.py").write_text("\n".join(lines) + "\n")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 
-from fastrnn._bench.case import MODES, Case
+from fastrnn.bench.case import MODES, Case
+from fastrnn.verdict.tune import CASES as TUNE_CASES
 
 CELLS = ("LSTM", "GRU", "RNN")
 
@@ -55,6 +56,8 @@ def _plain(*shapes: tuple[int, int, int, int], **extra) -> tuple:
 GRIDS: dict[str, tuple[Case, ...]] = {
     # what a CPU user runs: small and large, short and long, T = 1 included
     "cpu": _grid(CPU_SHAPES, ("float32", "bfloat16")),
+    # what `python -m fastrnn tune` measures: more of single steps
+    "tune": TUNE_CASES,
     # the shapes for which cuDNN has its fastest kernel
     "cudnn-best": _grid(_plain(*CUDNN_BEST_SHAPES), ("float16", "bfloat16"), ("LSTM",)),
     # width and batch over a wide range at a fixed short length
@@ -76,6 +79,8 @@ GRIDS: dict[str, tuple[Case, ...]] = {
         _plain(*((1, 1, h, h) for h in (256, 512, 768, 1024))), ("float32", "bfloat16"), modes=("forward",)
     ),
 }
+
+CPU_GRIDS = ("cpu", "tune")
 
 # What a reader of a grid's figures has to know besides the shapes.
 NOTES: dict[str, str] = {

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from fastrnn._bench.environment import ALL_THREADS, environment
-from fastrnn._bench.measure import PRECISIONS
-from fastrnn._bench.timing import ClockRounds, EventRounds, Pace, interleave
+from fastrnn.bench.environment import ALL_THREADS, environment
+from fastrnn.bench.measure import PRECISIONS
+from fastrnn.bench.timing import ClockRounds, EventRounds, Pace, interleave
 
 COPY_MIB = {"cuda": (256, 1024, 4096), "cpu": (64, 256)}
 MATRIX_SIZES = {"cuda": (4096, 8192), "cpu": (512, 1024)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastrnn._bench.case import Case, Inputs, Side
+from fastrnn.bench.case import Case, Inputs, Side
 
 BACKEND = "cuda_fused"
 

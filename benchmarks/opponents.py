@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn._bench.case import Case, Side, build
-from fastrnn._bench.measure import Opponent, Refused
+from fastrnn.bench.case import Case, Side, build
+from fastrnn.bench.measure import Opponent, Refused
 
 OPPONENTS = ("torch", "compiled-loop", "flashrnn")
 

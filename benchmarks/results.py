@@ -9,14 +9,14 @@ from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
-from fastrnn._bench.case import Case
-from fastrnn._bench.measure import Measurement, Setting
-from fastrnn._bench.memory import KIND
+from fastrnn.bench.case import Case
+from fastrnn.bench.measure import Measurement, Setting
+from fastrnn.bench.memory import KIND
 
 Row = Mapping[str, str]
 
 CASE = tuple(field.name for field in fields(Case))
-PLACE = ("device", "driver", "cuda", "torch", "fastrnn", "extension", "commit")
+PLACE = ("device", "driver", "cuda", "torch", "fastrnn", "extension", "isa", "commit")
 HOW = ("grid", "opponent", "backend", "threads", "precision")
 TIMES = ("median", "p20", "p80")
 COLUMNS = (
@@ -43,7 +43,7 @@ COLUMNS = (
 )
 
 # Columns that came later, and what they hold for the rows of files without them.
-ADDED = {"resets": "0.0", "forward_kernel": "", "backward_kernel": ""}
+ADDED = {"isa": "", "resets": "0.0", "forward_kernel": "", "backward_kernel": ""}
 
 # A later row replaces an earlier one that agrees in all of these.
 IDENTITY = ("device", *HOW, *CASE, "launch")

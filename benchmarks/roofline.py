@@ -24,8 +24,8 @@ from machine import Ceilings, Figures, Unknown, kind_of
 from plot import caption
 from results import Row, case_of, latest, read_rows
 
-from fastrnn._bench.case import Case, lengths_of
-from fastrnn._bench.kernels import tier_of
+from fastrnn.bench.case import Case, lengths_of
+from fastrnn.bench.kernels import tier_of
 from fastrnn.registry import CELLS
 
 GATES = {cell.layer: cell.gates for cell in CELLS.values()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
 import sys
 import time
@@ -13,16 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from cases import GRIDS, select
+from cases import CPU_GRIDS, GRIDS, select
 from opponents import OPPONENTS, opponent
 from results import ResultFile, Row, default_path, is_done, job_fields, read_rows, to_row
 from summary import table
 from tqdm import tqdm
 
-from fastrnn._bench.case import Case
-from fastrnn._bench.environment import ALL_THREADS, environment
-from fastrnn._bench.measure import PRECISIONS, Measurement, Refused, Setting, measure
-from fastrnn._bench.timing import Pace
+from fastrnn.bench.case import Case
+from fastrnn.bench.environment import ALL_THREADS, environment, warn_if_busy
+from fastrnn.bench.measure import PRECISIONS, Measurement, Refused, Setting, measure
+from fastrnn.bench.timing import Pace
 
 RESULTS = Path(__file__).resolve().parent / "results"
 QUICK_RESULTS = RESULTS.parents[1] / "runs"  # not tracked: noisy rows must not replace good ones
@@ -63,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         file = ResultFile(path)
     except ValueError as wrong:
         parser.error(str(wrong))
-    if (busy := os.getloadavg()[0]) > 0.5 * (os.cpu_count() or 1):
-        print(f"warning: the load average is {busy:.1f}; figures taken on a busy machine mean little", file=sys.stderr)
+    warn_if_busy()
     earlier = read_rows(path) if args.resume else []
     if args.shuffle:
         random.Random(0).shuffle(jobs)
@@ -108,7 +106,7 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
     for grid in args.grid.split(","):
         if grid not in GRIDS:
             raise ValueError(f"--grid: expected some of {', '.join(GRIDS)}, got {grid!r}")
-        device = torch.device(args.device or ("cpu" if grid == "cpu" else "cuda"))
+        device = torch.device(args.device or ("cpu" if grid in CPU_GRIDS else "cuda"))
         if device.type == "cuda" and not args.list and not torch.cuda.is_available():
             raise ValueError(f"grid {grid}: torch {torch.__version__} sees no CUDA device; --device cpu runs it there")
         pace = Pace(args.seconds_per_case or (0.2 if args.quick else 2.0), least=3 if args.quick else 5)
@@ -162,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--filter", default="", metavar="F=V,…", help="cases to keep, e.g. cell=GRU|RNN,dtype=float32")
     parser.add_argument("--backend", default="auto", help="auto (default), cpu, cuda, aten or reference")
     parser.add_argument("--opponent", choices=OPPONENTS, default="torch")
-    parser.add_argument("--device", help="default: cpu for the grid cpu, cuda for the others")
+    parser.add_argument("--device", help="default: cpu for the grids cpu and tune, cuda for the others")
     parser.add_argument("--threads", default="1,all", help="CPU thread counts (default: %(default)s)")
     parser.add_argument("--precision", choices=(*PRECISIONS, "both"), default="both", help="float32 on CUDA")
     parser.add_argument("--graph", choices=("auto", "on", "off"), default="auto", help="also time as a CUDA graph")

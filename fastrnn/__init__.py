@@ -1,14 +1,15 @@
-"""fastrnn: LSTM, GRU and RNN for PyTorch on custom C++/CUDA kernels, as drop-ins for ``torch.nn``.
+"""fastrnn: recurrent layers for PyTorch on custom C++/CUDA kernels; LSTM, GRU and RNN are drop-ins for ``torch.nn``.
 
 Swap one line, ``nn.LSTM`` for ``fastrnn.LSTM``, or convert a whole model with :func:`convert`.
 """
 
-from . import _graph, functional  # noqa: F401  _graph registers torch.ops.fastrnn
-from ._dispatch import Explanation, backend
+from . import functional
+from ._backends import graph  # noqa: F401  registers torch.ops.fastrnn
+from ._backends.dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
-from .modules import GRU, LSTM, RNN, explain_layer
+from .modules import GRU, LSTM, RNN, Layer, explain_layer
 
 __version__ = "0.1.0"
 
@@ -49,7 +50,7 @@ def explain(module, input, hx=None, **asked) -> Explanation:
         TypeError: ``module`` is not a fastrnn module.
         RuntimeError: a backend is forced that cannot serve the call.
     """
-    if isinstance(module, (LSTM, GRU, RNN)):
+    if isinstance(module, Layer):
         return explain_layer(module, input, hx, **asked)
     if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
         return explain_cell(module, input, hx, **asked)

@@ -8,7 +8,9 @@ from importlib import metadata
 
 import torch
 
-from . import _ext, _first_call, _proof
+from ._backends import choice
+from ._kernels import ext
+from .verdict import proof
 
 # Settings that change what runs or how fast; PREFIX* stands for all that start so.
 _VARIABLES = (
@@ -31,44 +33,43 @@ def _version() -> str:
 
 
 def _extension() -> list[tuple[str, str]]:
-    build = _ext.build
+    build = ext.build
     rows = []
     if build is not None and build.why_no_extension is None:
         rows.append(("built for", f"torch {build.torch}, CUDA {build.cuda or 'none'}, {build.python}"))
         rows.append(("built with", build.compiler))
         if build.cuda:
             rows.append(("built GPU code", build.cuda_archs))
-    rows.append(("extension", "active" if _ext.reason is None else f"missing: {_ext.reason}"))
+    rows.append(("extension", "active" if ext.reason is None else f"missing: {ext.reason}"))
     return rows
 
 
 def _cpu() -> list[tuple[str, str]]:
     threads = f"{torch.get_num_threads()} threads"
-    if _ext.reason:
+    if ext.reason:
         return [("cpu kernels", f"pure PyTorch ({threads}): no extension")]
-    cpu = getattr(_ext.load(), "cpu", None)
+    cpu = getattr(ext.load(), "cpu", None)
     if cpu is None:
         return [("cpu kernels", f"pure PyTorch ({threads}): not part of this build")]
     kept = f"up to {cpu.cache_limit() / 2**20:g} MiB of freed memory kept for later calls (FASTRNN_CPU_CACHE_MB)"
-    return [("cpu kernels", f"active: {cpu.isa()}, {threads}"), ("cpu memory", kept)]
+    kernels = f"active: {cpu.isa()}, {threads}"
+    return [("cpu kernels", kernels), ("cpu choice", choice.in_force()[1]), ("cpu memory", kept)]
 
 
 def _cuda() -> list[tuple[str, str]]:
-    missing = _ext.why_no_cuda()
-    if missing is None and not hasattr(_ext.load(), "cuda"):
+    missing = ext.why_no_cuda()
+    if missing is None and not hasattr(ext.load(), "cuda"):
         missing = "not part of this build"
     count = torch.cuda.device_count()
     rows = [("cuda kernels", f"not active: {missing}" if missing else "active" if count else "built, but idle: no GPU")]
     for index in range(count):
         name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
-        why_not = None if missing else _ext.why_not_device(capability, _ext.build.cuda_archs)
+        why_not = None if missing else ext.why_not_device(capability, ext.build.cuda_archs)
         text = f"{name}, compute capability {capability[0]}.{capability[1]}"
         rows.append((f"cuda:{index}", f"{text}, not served: {why_not}" if why_not else text))
         if not missing and not why_not:
-            proof = _proof.verdict_of(index)
-            rows.append(
-                (f"cuda:{index} proof", f"none: {proof}{_first_call.habit()}" if isinstance(proof, str) else str(proof))
-            )
+            found = proof.verdict_of(index)
+            rows.append((f"cuda:{index} proof", f"none: {found}" if isinstance(found, str) else proof.summary(found)))
     if count == 0:
         why = "no GPU is visible" if torch.version.cuda else "this torch has no CUDA"
         rows.append(("devices", f"cpu only: {why}"))

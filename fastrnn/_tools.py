@@ -20,12 +20,22 @@ class Tooling(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` compiles, and puts in the place of this module: ``torch.nn``'s with the same
-        parameters."""
+        parameters.
+
+        Raises:
+            RuntimeError: ``torch.nn`` has no such layer.
+        """
         kind = type(self)
         if not kind.__module__.startswith("fastrnn."):
             return self  # a subclass may have a forward of its own
+        base = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn."))
+        if base is nn.RNNBase:
+            raise RuntimeError(
+                f"torch.jit.script cannot compile fastrnn.{kind.__name__}, which torch.nn does not have: use "
+                "torch.jit.trace or torch.export"
+            )
         scriptable = copy.copy(self)
-        scriptable.__class__ = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn."))
+        scriptable.__class__ = base
         warnings.warn(
             f"torch.jit.script puts torch.nn.{kind.__name__} in the place of fastrnn.{kind.__name__}: script "
             "fastrnn.revert(model) to leave the model as it is",

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from . import _aten, _dispatch
-from ._autograd import layer
-from ._checks import as_states, check_call
-from ._gate import for_scan, is_foreign, with_strides
-from ._stack import autocast, describe, is_autocast, is_left_to_torch
+from ._backends import aten, dispatch
+from ._backends.autograd import layer
+from ._call.checks import as_states, check_call
+from ._call.stack import autocast, describe, is_autocast, is_checked_by, is_left_to_torch
+from ._kernels.gate import for_scan, is_foreign, with_strides
+from ._spec import slots_of
 from ._tools import Tooling, leaf
 from .reference import Timing, scan
 from .registry import CELLS, Cell
@@ -75,7 +76,7 @@ class _Step(Tooling, nn.RNNCellBase):
         if foreign and hx is None:  # zeros made like a sparse input are sparse
             states = [with_strides(h) for h in states]
         if (foreign or autocasting) and is_left_to_torch(foreign, data.is_cpu):
-            after = _aten.step(cell, data, states, weights)
+            after = aten.step(cell, data, states, weights)
         elif not autocasting:
             after = _step(cell, data, states, weights, foreign)
         else:
@@ -92,14 +93,20 @@ def _step(cell: Cell, input, states: list[Tensor], weights: list[Tensor], foreig
         input, states, weights = for_scan(with_strides(input), states, weights)
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
     call = describe(cell, data, None, hx, weights, step=True, foreign=foreign)
-    check_call(cell, call, data, hx, weights)
-    backend = _dispatch.choose(call, input)
-    if backend == "aten":
-        return _aten.step(cell, input, states, weights)
-    if call.transformed or call.foreign or backend == "reference":
-        _, final = scan(cell.index, data, Timing(), hx, weights)
-    else:
-        _, final = layer(backend, cell.index, data, Timing(), hx, weights)
+    slots = slots_of(cell, weights, 1)
+    try:
+        backend = dispatch.choose(call, input)
+        if not is_checked_by(backend):
+            check_call(cell, call, data, hx, slots)
+        if backend == "aten":
+            return aten.step(cell, input, states, weights)
+        if call.transformed or call.foreign or backend == "reference":
+            _, final = scan(cell.index, data, Timing(), hx, slots)
+        else:
+            _, final = layer(backend, cell.index, data, Timing(), hx, slots)
+    except RuntimeError:
+        check_call(cell, call, data, hx, slots)
+        raise
     return [h.squeeze(0) for h in final]
 
 
@@ -139,7 +146,7 @@ class RNNCell(_Step, nn.RNNCell):
         raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
 
 
-def explain_cell(module: _Step, input: Tensor, hx=None) -> _dispatch.Explanation:
+def explain_cell(module: _Step, input: Tensor, hx=None) -> dispatch.Explanation:
     """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
     cell = CELLS[module._mode()]
     data, states, weights = module._prepare(input, hx)
@@ -148,4 +155,4 @@ def explain_cell(module: _Step, input: Tensor, hx=None) -> _dispatch.Explanation
     data, states, weights = autocast(cell.step, data, states, weights, foreign=foreign)
     hx = [h.unsqueeze(0) for h in states]
     call = describe(cell, data.unsqueeze(0), None, hx, weights, step=True, foreign=foreign)
-    return _dispatch.explanation(call, left=left)
+    return dispatch.explanation(call, left=left)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ._checks import check_weight_count
-from ._extras import check_extras
-from ._stack import run
+from ._call.checks import check_weight_count
+from ._call.extras import check_extras
+from ._call.stack import run
 from .registry import CELLS
 
 
@@ -29,8 +29,9 @@ def _public(mode, input, hx, weights, num_layers, bidirectional, dropout, traini
     extras = check_extras(name, input, batch_sizes, **asked)
     if hx is None:
         batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
-        widths = (weights[1].size(1), weights[0].size(0) // cell.gates)
-        hx = [input.new_zeros(num_layers * directions, batch, width) for width in widths[: cell.states]]
+        rows, widths = num_layers * directions, [weights[0].size(0) // cell.gates] * cell.states
+        widths[0] = weights[1].size(1)
+        hx = [input.new_full((rows, batch, width), value) for width, value in zip(widths, cell.initial)]
     elif isinstance(hx, Tensor):
         hx = [hx]
     elif not isinstance(hx, (tuple, list)):

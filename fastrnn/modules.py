@@ -14,23 +14,14 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _dispatch
-from ._checks import as_states
-from ._extras import check_extras
-from ._gate import is_foreign
-from ._ops import is_compiling
-from ._stack import (
-    autocast,
-    describe,
-    is_autocast,
-    is_left_to_torch,
-    is_mixed_step,
-    is_ragged,
-    is_recomputed,
-    run,
-)
+from ._backends import dispatch
+from ._call.checks import as_states
+from ._call.extras import check_extras
+from ._call.stack import autocast, describe, is_autocast, is_left_to_torch, is_mixed_step, is_ragged, is_recomputed, run
+from ._kernels.gate import is_foreign
+from ._kernels.ops import is_compiling
 from ._tools import Tooling, leaf
-from .registry import CELLS, Cell
+from .registry import ALL_CELLS, CELLS, Cell
 
 
 def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -> None:
@@ -52,11 +43,10 @@ def _wrong_state_dims(hx: list[Tensor], batched: bool) -> RuntimeError:
     dims = 3 if batched else 2
     case = "batched 3-D" if batched else "unbatched 2-D"
     got = [f"{h.dim()}-D" for h in hx]
-    if len(hx) == 2:
-        message = f"For {case} input, hx and cx should also be {dims}-D but got ({got[0]}, {got[1]}) tensors"
-    else:
-        message = f"For {case} input, hx should also be {dims}-D but got {got[0]} tensor"
-    return RuntimeError(message)
+    if len(hx) == 1:
+        return RuntimeError(f"For {case} input, hx should also be {dims}-D but got {got[0]} tensor")
+    states = "hx and cx" if len(hx) == 2 else "all states"
+    return RuntimeError(f"For {case} input, {states} should also be {dims}-D but got ({', '.join(got)}) tensors")
 
 
 def _is_nested(state: Tensor) -> bool:
@@ -64,8 +54,8 @@ def _is_nested(state: Tensor) -> bool:
     return state.is_nested and state.layout == torch.strided
 
 
-class _Layer(Tooling, nn.RNNBase):
-    """The forward that the drop-in layers share."""
+class Layer(Tooling, nn.RNNBase):
+    """The forward that all layers share."""
 
     _checks_arguments = False
 
@@ -97,7 +87,7 @@ class _Layer(Tooling, nn.RNNBase):
         return weights
 
     def _prepare(self, cell: Cell, input, hx):
-        """Checks a forward's arguments and brings them into the form of :func:`fastrnn._stack.run`.
+        """Checks a forward's arguments and brings them into the form of :func:`fastrnn._call.stack.run`.
 
         Returns the time-major input, the states, the weights and the batch sizes.
         """
@@ -119,12 +109,13 @@ class _Layer(Tooling, nn.RNNBase):
             batch = data.size(1)
 
         rows, hidden = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
-        widths = (self.proj_size or hidden, hidden)[: cell.states]
+        widths = (self.proj_size or hidden, *[hidden] * (cell.states - 1))
         if hx is None:
             zeros = data.new_zeros
             if data.layout is not torch.strided:  # in some layouts new_zeros writes where it must not
                 zeros = partial(torch.zeros, dtype=data.dtype, device=data.device)
             hx = [zeros(rows, batch, width) for width in widths]
+            hx = [h.fill_(value) if value else h for h, value in zip(hx, cell.initial)]
             if self._checks_arguments:
                 self._check_by_override(data, hx, batch_sizes)
             else:
@@ -169,15 +160,15 @@ class _Layer(Tooling, nn.RNNBase):
 
         The keyword arguments are fastrnn's own, as for :func:`fastrnn.functional.lstm`: ``lengths`` (B,) int64,
         ``reset_mask`` (B, T) bool, whatever ``batch_first`` is; ``all_states`` adds to the result a list with every
-        layer's ``(h, c)`` (h alone where there is no c) after every step, shaped like the output; ``checkpoint_chunks``
-        is a number or ``"auto"``, ``save`` is ``"full"`` or ``"states"``.
+        layer's states (a tuple, or h alone where there is no other) after every step, shaped like the output;
+        ``checkpoint_chunks`` is a number or ``"auto"``, ``save`` is ``"full"`` or ``"states"``.
         """
         if type(input) is not Tensor and isinstance(input, Proxy):
             return leaf(
                 self, input, hx, lengths=lengths, reset_mask=reset_mask, all_states=all_states,
                 checkpoint_chunks=checkpoint_chunks, save=save,
             )  # fmt: skip
-        cell = CELLS[self.mode]
+        cell = ALL_CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(cell, input, hx)
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
         output, hn, sequences = run(
@@ -204,7 +195,7 @@ class _Layer(Tooling, nn.RNNBase):
         return rows.transpose(0, 1) if self.batch_first else rows
 
 
-class LSTM(_Layer, nn.LSTM):
+class LSTM(Layer, nn.LSTM):
     r"""Drop-in for :class:`torch.nn.LSTM` on fastrnn's kernels.
 
     i, f, o = sigmoid(W x_t + b + U h + b'), g = tanh(W x_t + b + U h + b'), c' = f c + i g, h' = o tanh(c');
@@ -237,7 +228,7 @@ class LSTM(_Layer, nn.LSTM):
         )  # fmt: skip
 
 
-class GRU(_Layer, nn.GRU):
+class GRU(Layer, nn.GRU):
     r"""Drop-in for :class:`torch.nn.GRU` on fastrnn's kernels.
 
     r, z = sigmoid(W x_t + b + U h + b'), n = tanh(W_n x_t + b_n + r (U_n h + b'_n)), h' = n + z (h - n).
@@ -267,7 +258,7 @@ class GRU(_Layer, nn.GRU):
         )  # fmt: skip
 
 
-class RNN(_Layer, nn.RNN):
+class RNN(Layer, nn.RNN):
     r"""Drop-in for :class:`torch.nn.RNN` on fastrnn's kernels.
 
     h' = act(W x_t + b + U h + b') with ``nonlinearity`` ``"tanh"`` or ``"relu"``, the fourth positional argument as in
@@ -296,14 +287,14 @@ class RNN(_Layer, nn.RNN):
         )  # fmt: skip
 
 
-def explain_layer(module: _Layer, input, hx=None, **asked) -> _dispatch.Explanation:
+def explain_layer(module: Layer, input, hx=None, **asked) -> dispatch.Explanation:
     """The backend that ``module(input, hx, **asked)`` would run on, with the reasons against the others."""
-    cell = CELLS[module.mode]
+    cell = ALL_CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     extras = check_extras(cell.layer, data, batch_sizes, **asked)
-    foreign, extended = is_foreign((data, *states, *weights)), extras is not None
-    left = (foreign or is_autocast(data)) and is_left_to_torch(foreign, is_mixed_step(cell, data), extended)
+    foreign, own = is_foreign((data, *states, *weights)), extras is not None or cell.mode not in CELLS
+    left = (foreign or is_autocast(data)) and is_left_to_torch(foreign, is_mixed_step(cell, data), own)
     data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes), foreign)
     directions = 2 if module.bidirectional else 1
-    call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions, extended, foreign=foreign)
-    return _dispatch.explanation(call, data, is_recomputed(call, extras), left)
+    call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions, own, foreign=foreign)
+    return dispatch.explanation(call, data, is_recomputed(call, extras), left)

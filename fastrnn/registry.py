@@ -12,7 +12,9 @@ class Cell:
     ``index`` is its number in compiled code, its position in ``csrc/cells/cells.def``; ``mode`` is the ``mode``
     attribute of the torch module; ``gates``, ``states`` and ``saved`` are G, S and K of the cell contract
     (``csrc/cells/cell.h``); ``layer`` and ``step`` name the module classes, here and in ``torch.nn``;
-    ``nonlinearity`` is set for Elman cells alone.
+    ``nonlinearity`` is set for Elman cells alone. ``initial`` has the values of the states after a reset, and where
+    none are given; ``params`` names what a unit has besides weights and biases, a tensor (H,) each; ``projects`` says
+    that h may be projected.
     """
 
     index: int
@@ -23,15 +25,31 @@ class Cell:
     layer: str
     step: str
     nonlinearity: str | None = None
+    initial: tuple[float, ...] = (0.0,)
+    params: tuple[str, ...] = ()
+    projects: bool = False
 
 
-# Keyed by mode.
-CELLS: dict[str, Cell] = {
-    cell.mode: cell
-    for cell in (
-        Cell(0, "LSTM", gates=4, states=2, saved=4, layer="LSTM", step="LSTMCell"),
-        Cell(1, "GRU", gates=3, states=1, saved=4, layer="GRU", step="GRUCell"),
-        Cell(2, "RNN_TANH", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="tanh"),
-        Cell(3, "RNN_RELU", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="relu"),
-    )
-}
+class Cells(dict[str, Cell]):
+    """Cells by mode."""
+
+    def __init__(self, *cells: Cell) -> None:
+        super().__init__({cell.mode: cell for cell in cells})
+
+    def __missing__(self, mode) -> Cell:
+        raise ValueError(f"fastrnn: expected the mode of a cell to be one of {', '.join(self)}, got {mode!r}")
+
+
+CELLS = Cells(
+    Cell(0, "LSTM", gates=4, states=2, saved=4, layer="LSTM", step="LSTMCell", initial=(0.0, 0.0), projects=True),
+    Cell(1, "GRU", gates=3, states=1, saved=4, layer="GRU", step="GRUCell"),
+    Cell(2, "RNN_TANH", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="tanh"),
+    Cell(3, "RNN_RELU", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="relu"),
+)
+"""Those that torch has, too."""
+
+OWN_CELLS = Cells()
+"""Those that torch does not have."""
+
+ALL_CELLS = Cells(*CELLS.values(), *OWN_CELLS.values())
+BY_NUMBER = tuple(ALL_CELLS.values())

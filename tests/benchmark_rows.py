@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fastrnn._bench.case import Case
-from fastrnn._bench.kernels import Served
-from fastrnn._bench.measure import Measurement, Setting
-from fastrnn._bench.timing import Pace, Spread
+from fastrnn.bench.case import Case
+from fastrnn.bench.kernels import Served
+from fastrnn.bench.measure import Measurement, Setting
+from fastrnn.bench.timing import Pace, Spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastrnn._wavefront import CALLER
+from fastrnn._call.wavefront import CALLER
 
 
 class Entry(NamedTuple):
@@ -83,12 +83,12 @@ class Kernels:
         return result
 
     def layer_backward(self, *arguments):
-        self.backwards.append(self.forwards.index(arguments[7].data_ptr()))
+        self.backwards.append(self.forwards.index(arguments[5][0].data_ptr()))
         return self._cuda.layer_backward(*arguments)
 
 
 def lanes_of(log: Log) -> type:
-    """In the place of ``_wavefront.Lanes``."""
+    """In the place of ``_call.wavefront.Lanes``."""
 
     class Lanes:
         def __init__(self, device, count: int) -> None:

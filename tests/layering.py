@@ -24,32 +24,24 @@ TORCH_HEADER = re.compile(r"(torch|ATen|c10|caffe2|pybind11)/|Python\.h")
 # The one file that knows hardware: inline assembly, and the emulator's header in place of the GPU.
 HARDWARE = "cuda/primitives.cuh"
 
-# fastrnn: lowest first; a module may import only what stands in a line above its own.
-PYTHON_ORDER = [
-    {"registry"},
-    {"reference"},
-    {"_ext"},
-    {"_ops"},
-    {"_gate"},
-    {"_call", "_autograd"},
-    {"_proof"},
-    {"_first_call"},
-    {"_dispatch"},
-    {"_graph"},
-    {"_checks", "_chunks", "_extras"},
-    {"_aten", "_wavefront"},
-    {"_stack"},
-    {"functional", "_tools"},
-    {"cells", "modules"},
-    {"compilation", "conversion"},
-    {"__init__"},
-    {"_info", "_check", "_bench", "_prove", "__main__"},
+# fastrnn: floors, lowest first. A module may import what stands on a floor below its own, or before it on its own.
+FLOORS = [
+    ["registry", "_spec"],
+    ["reference"],
+    ["_kernels.ext", "_kernels.ops", "_kernels.gate"],
+    ["verdict.kept", "verdict.proof", "verdict.prove", "verdict.first_call"],
+    ["_backends.choice", "_backends.dispatch", "_backends.aten", "_backends.autograd", "_backends.graph"],
+    ["_call.checks", "_call.extras", "_call.chunks", "_call.wavefront", "_call.stack"],
+    ["functional", "_tools", "modules", "layers", "cells", "compilation", "conversion"],
+    ["__init__"],
+    ["bench", "verdict.shapes", "verdict.worker", "verdict.tune", "_info", "__main__"],
 ]
-RANK = {name: rank for rank, names in enumerate(PYTHON_ORDER) for name in names}
-# Written or compiled by setup.py, and imported by _ext alone.
+PYTHON_ORDER = [name for floor in FLOORS for name in floor]
+TOOLS = set(FLOORS[-1])  # these may import each other
+# Written or compiled by setup.py, and imported by _kernels.ext alone.
 GENERATED = {"_C", "_build_info"}
 # Tighter than the order: the oracle shares nothing with the kernels that it judges.
-PYTHON_ONLY = {"reference": {"registry"}, "_ext": GENERATED}
+PYTHON_ONLY = {"reference": {"registry", "_spec"}, "_kernels.ext": GENERATED}
 
 LONGEST_FILE = 400
 
@@ -117,48 +109,55 @@ def check_launches(path: str, source: str) -> list[str]:
     return complaints
 
 
+def place_of(module: str) -> str | None:
+    """The name in PYTHON_ORDER that a module of fastrnn is listed by; None for none."""
+    return next((name for name in PYTHON_ORDER if module == name or module.startswith(name + ".")), None)
+
+
 def imports_of(module: str, source: str) -> Iterator[tuple[int, str]]:
     """(line, name) of each fastrnn module that the source of fastrnn.`module` imports, inside functions too.
 
     `import fastrnn` and `from . import LSTM` are imports of "__init__".
     """
-    package = module.split(".")[0] if "." in module else None
+    package = module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [(alias.name.split("."), []) for alias in node.names]
+            names = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = (node.module or "").split(".") if node.module else []
-            inside = ["fastrnn", *([package] if package else [])] if node.level else []
-            base = inside[: len(inside) - (node.level - 1)] + base if node.level else base
-            names = [(base, [alias.name]) for alias in node.names]
+            base = ["fastrnn", *package][: len(package) + 2 - node.level] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            names = [[*base, alias.name] for alias in node.names]
         else:
             continue
-        for base, rest in names:
-            if base[:1] == ["fastrnn"]:
-                full = base[1:] + rest
-                known = full[:1] and (full[0] in RANK or full[0] in GENERATED or len(base) > 1)
-                yield node.lineno, full[0] if known else "__init__"
+        for name in names:
+            if name[0] != "fastrnn":
+                continue
+            inner = ".".join(name[1:])
+            known = place_of(inner) or (name[1] if name[1:] and name[1] in GENERATED else None)
+            yield node.lineno, known or (inner if "." in inner else "__init__")
 
 
 def check_imports(module: str, source: str) -> list[str]:
-    """`module`: a module's name inside fastrnn, such as "reference" or "_bench.case"."""
-    top = module.split(".")[0]
-    if top not in RANK:
-        return [f"fastrnn/{module}: not in PYTHON_ORDER of tests/layering.py, give it its place there"]
+    """`module`: a module's name inside fastrnn, such as "reference" or "bench.case"."""
+    if module.endswith(".__init__") and not source.count("import"):
+        return []  # a room's docstring
+    here = place_of(module)
+    if here is None:
+        return [f"fastrnn/{module}: not in FLOORS of tests/layering.py, give it its place there"]
     complaints = []
     for line, name in imports_of(module, source):
         where = f"fastrnn/{module}:{line}"
-        if name == top:
+        if name == here:
             continue
         if name in GENERATED:
-            if top != "_ext":
-                complaints.append(f"{where}: only _ext imports {name}")
-        elif name not in RANK:
-            complaints.append(f"{where}: {name} is not in PYTHON_ORDER of tests/layering.py")
-        elif top in PYTHON_ONLY and name not in PYTHON_ONLY[top]:
-            complaints.append(f"{where}: {top} may import {sorted(PYTHON_ONLY[top])} only, not {name}")
-        elif RANK[name] >= RANK[top] and not RANK[name] == RANK[top] == RANK["__main__"]:
-            complaints.append(f"{where}: {top} looks up (or sideways) to {name}")
+            if here != "_kernels.ext":
+                complaints.append(f"{where}: only _kernels.ext imports {name}")
+        elif name not in PYTHON_ORDER:
+            complaints.append(f"{where}: {name} is not in FLOORS of tests/layering.py")
+        elif here in PYTHON_ONLY and name not in PYTHON_ONLY[here]:
+            complaints.append(f"{where}: {here} may import {sorted(PYTHON_ONLY[here])} only, not {name}")
+        elif PYTHON_ORDER.index(name) > PYTHON_ORDER.index(here) and not {name, here} <= TOOLS:
+            complaints.append(f"{where}: {here} looks up (or sideways) to {name}")
     return complaints
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn
-from fastrnn import _ops
+from fastrnn._kernels import ops
 from fastrnn.registry import CELLS, Cell
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -30,7 +30,7 @@ assert set(FLOOR) == set(DTYPES)
 
 def available() -> list[str]:
     """The backends that can run on this machine."""
-    compiled = [name for name in ("cpu", "cuda") if _ops.missing(name) is None]
+    compiled = [name for name in ("cpu", "cuda") if ops.missing(name) is None]
     if not torch.cuda.is_available():
         compiled = [name for name in compiled if name != "cuda"]
     return ["reference", "aten", *compiled]

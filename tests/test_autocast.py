@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn import _ops
+from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
 LOW = (torch.bfloat16, torch.float16)
@@ -186,16 +186,16 @@ def test_weights_are_cast_once(cell, step, recording):
         casts.append([t.data_ptr() for t in copies])
         return copies
 
-    original = _ops.autocast
+    original = ops.autocast
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ops, "autocast", lambda *args: cast(original, *args))
+        patch.setattr(ops, "autocast", lambda *args: cast(original, *args))
         for _ in range(2):
             with torch.set_grad_enabled(recording), torch.autocast("cpu", torch.bfloat16):
                 state = None
                 for _ in range(5):
                     state = module(x.bfloat16() if step else x, state)
                     state = state if step else state[1]
-    if not _ops.has_extension() or step or cell.mode == "GRU":
+    if not ops.has_extension() or step or cell.mode == "GRU":
         assert not casts
         with torch.autocast("cpu", torch.bfloat16):
             args = (x.bfloat16() if step else x,)

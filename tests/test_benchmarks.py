@@ -14,11 +14,11 @@ import torch
 from benchmark_rows import PLACE, SETTING, TINY, row_of
 from torch import nn
 
-from fastrnn._bench import environment
-from fastrnn._bench.case import Case, Side, build, make_inputs, make_weights
-from fastrnn._bench.gate import Error, deviation, errors, exact_results, floor
-from fastrnn._bench.measure import Measurement, Refused, measure
-from fastrnn._bench.timing import Spread
+from fastrnn.bench import environment
+from fastrnn.bench.case import Case, Side, build, make_inputs, make_weights
+from fastrnn.bench.gate import Error, deviation, errors, exact_results, floor
+from fastrnn.bench.measure import Measurement, Refused, measure
+from fastrnn.bench.timing import Spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -193,7 +193,7 @@ def test_exit_status_tells_wrong_and_failed_runs(fake_run, status, code):
 
 def test_command_line_errors_name_the_choices(capsys):
     for argv, message in (
-        (["--grid", "nope"], "expected some of cpu, cudnn-best"),
+        (["--grid", "nope"], "expected some of cpu, tune, cudnn-best"),
         (["--filter", "H=3"], "leaves no case"),
         (["--filter", "x=3"], "FIELD one of"),
     ):
@@ -216,9 +216,9 @@ def test_real_run_end_to_end(monkeypatch, tmp_path, capsys):
 
 
 def test_a_busy_machine_is_told(fake_run, monkeypatch, capsys):
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(environment.os, "cpu_count", lambda: 4)
     for load, told in ((1.9, False), (2.1, True)):
-        monkeypatch.setattr(run.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        monkeypatch.setattr(environment.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
         fake_run()
         assert ("load average" in capsys.readouterr().err) == told
 

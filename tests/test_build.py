@@ -1,4 +1,4 @@
-"""What setup.py decides, what it leaves in _build_info.py, and what fastrnn._ext makes of that.
+"""What setup.py decides, what it leaves in _build_info.py, and what fastrnn._kernels.ext makes of that.
 
 setup.py runs here as in an installation, but against a torch of a few lines (STUB) whose build step compiles nothing,
 so that every kind of torch, toolkit and failure is there on any machine in a fraction of a second.
@@ -18,7 +18,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrnn import _ext, _info
+from fastrnn import _info
+from fastrnn._kernels import ext
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = ".so"
@@ -69,7 +70,8 @@ class Project:
         for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
             shutil.copy(ROOT / name, folder)
         (folder / "README.md").touch()
-        for source in ("fastrnn/__init__.py", "csrc/bindings/a.cpp", "csrc/bindings/cuda_b.cpp", "csrc/cuda/inst/c.cu"):
+        kernels = ("csrc/bindings/a.cpp", "csrc/bindings/cuda_b.cpp", "csrc/cuda/inst/c.cu")
+        for source in ("fastrnn/__init__.py", "fastrnn/_backends/choice.json", *kernels):
             (folder / source).parent.mkdir(parents=True, exist_ok=True)
             (folder / source).touch()
         (folder / "fastrnn/__init__.py").write_text("__version__ = '0.0.1'")
@@ -218,7 +220,8 @@ def test_the_archive_of_the_sources_is_whole(project):
     assert done.returncode == 0, done.stderr
     with tarfile.open(project.folder / "dist/fastrnn-0.0.1.tar.gz") as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"setup.py", "pyproject.toml", "fastrnn/__init__.py", *(f"csrc/cuda/{name}" for name in names)} <= packed
+    ours = ("setup.py", "pyproject.toml", "fastrnn/__init__.py", "fastrnn/_backends/choice.json")
+    assert {*ours, *(f"csrc/cuda/{name}" for name in names)} <= packed
     assert not [name for name in packed if "_build_info" in name or "_C." in name]
 
 
@@ -231,7 +234,7 @@ def test_a_wheel_holds_nothing_of_former_builds(project):
     assert done.returncode == 0, done.stderr
     (wheel,) = (project.folder / "dist").glob("*.whl")
     files = {Path(name).name.split(".")[0] for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fastrnn/")}
-    assert files == {"__init__", "_build_info", "_C"}
+    assert files == {"__init__", "_build_info", "_C", "choice"}
 
 
 def test_an_isolated_build_says_what_to_type(project):
@@ -261,14 +264,14 @@ def built(**changes):
     ],
 )
 def test_what_is_built_for_another_torch_is_not_loaded(build, complaint):
-    why = _ext.mismatch(build, torch_version="2.13.0+cpu", cuda=None, python="cpython-311")
+    why = ext.mismatch(build, torch_version="2.13.0+cpu", cuda=None, python="cpython-311")
     assert why is None if complaint is None else why == complaint + "pip install --no-build-isolation ."
 
 
 def test_minor_versions_of_cuda_are_compatible():
     versions = {"torch_version": "2.13.0+cu130", "python": "cpython-311"}
-    assert _ext.mismatch(built(cuda="13.2"), cuda="13.0", **versions) is None
-    assert "your torch 2.13.0+cu130 has CUDA 13.0" in _ext.mismatch(built(cuda="12.8"), cuda="13.0", **versions)
+    assert ext.mismatch(built(cuda="13.2"), cuda="13.0", **versions) is None
+    assert "your torch 2.13.0+cu130 has CUDA 13.0" in ext.mismatch(built(cuda="12.8"), cuda="13.0", **versions)
 
 
 @pytest.mark.parametrize(
@@ -284,17 +287,18 @@ def test_minor_versions_of_cuda_are_compatible():
     ],
 )
 def test_which_gpus_an_arch_list_serves(capability, archs, runs):
-    why = _ext.why_not_device(capability, archs)
+    why = ext.why_not_device(capability, archs)
     assert (why is None) is runs
     assert runs or f"TORCH_CUDA_ARCH_LIST={capability[0]}.{capability[1]}" in why
 
 
 def test_a_missing_extension_warns_once_and_no_more(project):
     package = project.folder / "fastrnn"
-    shutil.copy(ROOT / "fastrnn/_ext.py", package)
+    (package / "_kernels").mkdir()
+    shutil.copy(ROOT / "fastrnn/_kernels/ext.py", package / "_kernels")
     facts = "python, torch, cuda, why_no_cuda, why_no_extension = 'x', '2.13.0', None, None, 'no compiler'"
     (package / "_build_info.py").write_text(facts)
-    code = "from fastrnn import _ext; print([_ext.load(), _ext.load()], _ext.reason, _ext.why_no_cuda(), sep='; ')"
+    code = "from fastrnn._kernels import ext; print([ext.load(), ext.load()], ext.reason, ext.why_no_cuda(), sep='; ')"
     command = [sys.executable, "-W", "always", "-c", code]
     for chosen, warnings in (("", 1), ("cpu", 1), ("reference", 0)):
         env = project.env | {"FASTRNN_BACKEND": chosen}
@@ -307,7 +311,7 @@ def test_report_says_what_is_active_or_why_not():
     report = dict(line.split("  ", 1) for line in _info.report().splitlines() if not line.startswith("environment"))
     report = {name.strip(): value.strip() for name, value in report.items()}
     assert report["torch"].startswith(str(torch.__version__))
-    assert report["extension"] == (f"missing: {_ext.reason}" if _ext.reason else "active")
-    assert report["cpu kernels"].startswith("pure PyTorch" if _ext.reason else "active")
-    if _ext.why_no_cuda():
-        assert report["cuda kernels"] == f"not active: {_ext.why_no_cuda()}"
+    assert report["extension"] == (f"missing: {ext.reason}" if ext.reason else "active")
+    assert report["cpu kernels"].startswith("pure PyTorch" if ext.reason else "active")
+    if ext.why_no_cuda():
+        assert report["cuda kernels"] == f"not active: {ext.why_no_cuda()}"

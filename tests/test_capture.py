@@ -24,7 +24,9 @@ from support import random_states, tensors
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
-from fastrnn import _autograd, _dispatch, _ext, _stack, _wavefront
+from fastrnn._backends import autograd, dispatch
+from fastrnn._call import stack, wavefront
+from fastrnn._kernels import ext
 from fastrnn.registry import CELLS
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
@@ -254,7 +256,7 @@ def test_what_the_host_does_by_itself_is_found(cuda, planted):
 
 
 def lanes_of(graph):
-    """In the place of ``_wavefront.Lanes``: lanes, marks and waits go into the graph."""
+    """In the place of ``wavefront.Lanes``: lanes, marks and waits go into the graph."""
 
     class Lanes:
         def __init__(self, device, count):
@@ -289,23 +291,23 @@ ASKED = {
 
 
 @pytest.fixture
-def stack(cuda, monkeypatch):
-    """stack(function, inputs, host) captures ``function()``, a call of modules; then its inputs are new ones."""
+def capturing(cuda, monkeypatch):
+    """capturing(function, inputs, host) captures ``function()``, a call of modules; then its inputs are new ones."""
     extension = types.SimpleNamespace(cuda=cuda, cpu=cuda)
-    monkeypatch.setattr(_ext, "load", lambda: extension)
-    monkeypatch.setattr(_dispatch, "choose", lambda call, input=None: "cuda")
-    for module in (_autograd, _stack):  # a graph does not watch; extras are checked by values where nobody does
+    monkeypatch.setattr(ext, "load", lambda: extension)
+    monkeypatch.setattr(dispatch, "choose", lambda call, input=None: "cuda")
+    for module in (autograd, stack):  # a graph does not watch; extras are checked by values where nobody does
         monkeypatch.setattr(module, "is_watched", lambda: False)
     cuda.override_tier("cta")
     cuda.override_wavefront(3)
 
     def run(function, inputs, host=()):
         def captured(graph):
-            monkeypatch.setattr(_wavefront, "Lanes", lanes_of(graph))
+            monkeypatch.setattr(wavefront, "Lanes", lanes_of(graph))
             return function()
 
         graph = Capture(cuda, captured, inputs, host)
-        monkeypatch.setattr(_wavefront, "Lanes", lanes_of(types.SimpleNamespace(lane=CALLER, steps=[])))
+        monkeypatch.setattr(wavefront, "Lanes", lanes_of(types.SimpleNamespace(lane=CALLER, steps=[])))
         with torch.no_grad():
             for tensor in inputs:
                 whole = torch.arange(tensor.numel()).reshape(tensor.shape).mul(3).add(1).remainder(T)
@@ -326,7 +328,7 @@ def gradients(module, x, hx, **asked):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize("chunks", [0, 3], ids=["plain", "wavefront"])
-def test_a_training_step_of_stacked_layers(cuda, stack, cell, dtype, asked, chunks):
+def test_a_training_step_of_stacked_layers(cuda, capturing, cell, dtype, asked, chunks):
     """With dropout, whose draws go on from where the generator stands at a replay."""
     cuda.override_wavefront(chunks)
     module = make(fastrnn, cell, I, H, 3, dropout=0.5, dtype=dtype)
@@ -335,7 +337,7 @@ def test_a_training_step_of_stacked_layers(cuda, stack, cell, dtype, asked, chun
     asked = {name: t.clone() if isinstance(t, torch.Tensor) else t for name, t in asked.items()}
     given = [x, *tensors(hx), *module.parameters(), *(t for t in asked.values() if isinstance(t, torch.Tensor))]
     call = functools.partial(gradients, module, x, hx, **asked)
-    graph = stack(call, given)
+    graph = capturing(call, given)
     assert any(step.kind == "wait" for step in graph.steps) == bool(chunks)
     torch.manual_seed(1)
     graph.replay()
@@ -344,18 +346,18 @@ def test_a_training_step_of_stacked_layers(cuda, stack, cell, dtype, asked, chun
 
 
 @each_cell
-def test_a_packed_training_step_in_both_directions(cuda, stack, cell):
+def test_a_packed_training_step_in_both_directions(cuda, capturing, cell):
     cuda.override_tier("step")
     module, sizes = make(fastrnn, cell, I, H, 2, bidirectional=True), torch.tensor([4, 3, 3, 1])
     x = torch.randn(11, I, requires_grad=True)
     call = functools.partial(gradients, module, PackedSequence(x, sizes), None)
-    graph = stack(call, [x, *module.parameters()], [sizes])
+    graph = capturing(call, [x, *module.parameters()], [sizes])
     graph.replay()
     assert same(graph.results, call())
 
 
 @each_cell
-def test_a_wavefront_in_every_order_that_its_graph_allows(cuda, stack, cell):
+def test_a_wavefront_in_every_order_that_its_graph_allows(cuda, capturing, cell):
     """Of the forward pass; what orders the lanes of the backward pass is autograd's, and needs a GPU."""
     module, x = make(fastrnn, cell, I, H, 3), torch.randn(T, B, I)
 
@@ -363,7 +365,7 @@ def test_a_wavefront_in_every_order_that_its_graph_allows(cuda, stack, cell):
         with torch.no_grad():
             return tensors(module(x))
 
-    graph = stack(call, [x, *module.parameters()])
+    graph = capturing(call, [x, *module.parameters()])
     want, lanes = call(), {step.lane for step in graph.steps}
     assert lanes == {CALLER, 0, 1, 2}
 

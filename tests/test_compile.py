@@ -16,7 +16,7 @@ from torch._dynamo import testing
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn import _dispatch, _graph
+from fastrnn._backends import dispatch, graph
 from fastrnn.registry import CELLS
 
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
@@ -226,18 +226,18 @@ def test_a_forced_backend_is_honoured_or_refused(monkeypatch):
     module, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4)
     compiled = Compiled(module)
     compiled(x)
-    runs = "cpu" if "cpu" in _graph.KERNELS else "reference"
+    runs = "cpu" if "cpu" in graph.KERNELS else "reference"
     for name in {"reference", "aten", "cpu"} - {runs}:
         with fastrnn.backend(name), pytest.raises(RuntimeError, match=rf"backend\('{name}'\) does not reach into"):
             compiled(x)
     with fastrnn.backend(runs):
         compiled(x)
     torch._dynamo.reset()
-    monkeypatch.setattr(_dispatch, "_environment", "cuda")
+    monkeypatch.setattr(dispatch, "_environment", "cuda")
     with pytest.raises(Exception, match="backend 'cuda' was asked for but cannot serve this call"):
         compiled(x)
     torch._dynamo.reset()
-    monkeypatch.setattr(_dispatch, "_environment", "aten")
+    monkeypatch.setattr(dispatch, "_environment", "aten")
     graphs = []
     fastrnn.compile(module, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)(x)
     assert "fastrnn" not in graphs[0].code and "gru" in graphs[0].code
@@ -248,7 +248,7 @@ def test_the_reference_by_environment():
         "import torch, fastrnn\n"
         "from fastrnn import reference\n"
         "called, forward = [], reference.layer_forward\n"
-        "reference.layer_forward = lambda *args: called.append(args[0]) or forward(*args)\n"
+        "reference.layer_forward = lambda *args: called.append(args[4][1]) or forward(*args)\n"
         "x = torch.randn(5, 3, 4)\n"
         "m = fastrnn.GRU(4, 6)\n"
         "c = fastrnn.compile(m, fullgraph=True, backend='aot_eager')\n"

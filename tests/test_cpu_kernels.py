@@ -23,14 +23,14 @@ from support import (
 from torch import nn
 
 import fastrnn
-from fastrnn import _ext, _ops
+from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 
-ISAS = _ext.load().cpu.supported_isas() if _ops.missing("cpu") is None else ["none"]
+ISAS = ext.load().cpu.supported_isas() if ops.missing("cpu") is None else ["none"]
 SIZES = (1, 3, 17, 31, 33, 65, 127, 257)
 GRID = pairwise(
     {
@@ -49,7 +49,7 @@ GRID = pairwise(
 @pytest.fixture(params=ISAS, autouse=True)
 def isa(request):
     """Every instruction set of this machine, in use while the test runs; the backend is forced too."""
-    kernels = _ext.load().cpu
+    kernels = ext.load().cpu
     before = kernels.isa()
     kernels.set_isa(request.param)
     try:
@@ -161,7 +161,7 @@ def test_saturated_gates(cell, dtype, size):
 
 
 def test_unknown_instruction_set(isa):
-    kernels = _ext.load().cpu
+    kernels = ext.load().cpu
     with pytest.raises(RuntimeError, match=rf"this machine supports {' '.join(ISAS)}; got sse9"):
         kernels.set_isa("sse9")
     assert kernels.isa() == isa

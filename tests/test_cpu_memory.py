@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn import _ext, _ops
+from fastrnn._kernels import ext, ops
 
-pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 
 MIB = 2**20
 
@@ -29,9 +29,9 @@ def test_what_is_freed_serves_the_next_call():
     with torch.no_grad():
         output, _ = module(x)
         pointer, nbytes = output.data_ptr(), output.nbytes
-        before = _ext.load().cpu.cached_bytes()
+        before = ext.load().cpu.cached_bytes()
         del output
-        kept = _ext.load().cpu.cached_bytes() - before
+        kept = ext.load().cpu.cached_bytes() - before
         assert nbytes <= kept <= 1.25 * nbytes
         assert module(x[:-1])[0].data_ptr() == pointer, "a sequence of nearly the same length gets the same memory"
 
@@ -77,12 +77,12 @@ def test_each_gradient_has_a_storage_of_its_own():
 
 TRAINING = """
 import torch, fastrnn
-from fastrnn import _ext
+from fastrnn._kernels import ext
 with fastrnn.backend("cpu"):
     module, x = fastrnn.LSTM(64, 128), torch.randn(100, 16, 64)
     for _ in range(3):
         module(x)[0].sum().backward()
-print(_ext.load().cpu.cached_bytes(), _ext.load().cpu.cache_limit())
+print(ext.load().cpu.cached_bytes(), ext.load().cpu.cache_limit())
 """
 
 
@@ -122,15 +122,15 @@ def test_inputs_and_gradients_of_any_layout(shape):
 
 OUT_OF_MEMORY = """
 import resource, torch, fastrnn
-from fastrnn import _ext
+from fastrnn._kernels import ext
 with fastrnn.backend("cpu"), torch.no_grad():
     module = fastrnn.LSTM(8, 64)
     module(torch.randn(4000, 64, 8))
-    kept = _ext.load().cpu.cached_bytes()
+    kept = ext.load().cpu.cached_bytes()
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
     output, _ = fastrnn.GRU(8, 60)(torch.ones(8).expand(3500, 64, 8))
-    print(kept > 2**25, _ext.load().cpu.cached_bytes() < kept)
+    print(kept > 2**25, ext.load().cpu.cached_bytes() < kept)
     del output
     try:
         module(torch.ones(8).expand(100_000, 64, 8))

@@ -9,15 +9,16 @@ from itertools import product
 
 import pytest
 import torch
+from layer_calls import backward_arguments, flat, forward_arguments
 from rowwise import Call, evaluate, named
 from support import DTYPES, check, check_all, name_of, pairwise
 from torch import Tensor
 
-from fastrnn import _ext, _ops
+from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
-KERNELS = _ext.load().cpu if _ops.missing("cpu") is None else None
+pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+KERNELS = ext.load().cpu if ops.missing("cpu") is None else None
 ISAS = KERNELS.supported_isas() if KERNELS else []
 LAYERS = {mode: (cell, False) for mode, cell in CELLS.items()} | {"LSTM projected": (CELLS["LSTM"], True)}
 layers = pytest.mark.parametrize("layer", LAYERS)
@@ -104,16 +105,14 @@ def run(call: Call, incoming: list[Tensor], padding: float = 0.0, sizes: Tensor 
     if padded:
         for tensor in (x, incoming[0], *incoming[3:]):
             tensor[~call.exists()] = padding
-    cell, options = call.cell.index, options_of(call)
-    output, hn, saved = KERNELS.layer_forward(
-        cell, x, sizes, call.hx, call.weights, True, **options, cells=call.cells
-    )  # fmt: skip
-    unsaved = KERNELS.layer_forward(cell, x, sizes, call.hx, call.weights, False, **options, cells=call.cells)
+    inputs, options = (call.cell.index, x, sizes, call.hx, call.weights), options_of(call)
+    arguments = forward_arguments(*inputs, **options, all_states=call.cells)
+    output, hn, saved = KERNELS.layer_forward(*arguments)
+    unsaved = KERNELS.layer_forward(*forward_arguments(*inputs, 0, **options, all_states=call.cells))
     for got, expected in zip([unsaved[0], *unsaved[1]], [output, *hn]):
         torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
-    grad_x, grad_hx, grad_weights = KERNELS.layer_backward(
-        cell, incoming[0], incoming[1:], x, sizes, call.hx, call.weights, output, saved, list(needs), **options
-    )
+    grads = KERNELS.layer_backward(*backward_arguments(arguments, incoming, output, saved, needs))
+    grad_x, grad_hx, grad_weights = *grads[:2], grads[2] and [g for g in grads[2] if g is not None]
     if not all(needs):
         return grad_x, grad_hx, grad_weights
     if padded and call.lengths is not None:
@@ -275,27 +274,78 @@ def refusals():
 @pytest.mark.parametrize("timing, message", list(refusals()), ids=[str(i) for i in range(6)])
 def test_refusals(timing, message):
     call = draw("GRU", 5, 3, 2, 4)
-    output, _, saved = KERNELS.layer_forward(call.cell.index, call.x, None, call.hx, call.weights, True)
+    inputs = call.cell.index, call.x, None, call.hx, call.weights
+    output, _, saved = KERNELS.layer_forward(*forward_arguments(*inputs))
     with pytest.raises(RuntimeError, match=f"fastrnn._C.cpu.layer_forward: {message}"):
-        KERNELS.layer_forward(call.cell.index, call.x, None, call.hx, call.weights, False, **timing)
+        KERNELS.layer_forward(*forward_arguments(*inputs, **timing))
     with pytest.raises(RuntimeError, match=f"fastrnn._C.cpu.layer_backward: {message}"):
-        arguments = (output, call.hx, call.x, None, call.hx, call.weights, output, saved, [True] * 3)
-        KERNELS.layer_backward(call.cell.index, *arguments, **timing)
+        arguments = backward_arguments(forward_arguments(*inputs, **timing), [output, *call.hx], output, saved)
+        KERNELS.layer_backward(*arguments)
 
 
 def test_refused_combinations():
     gru, both = draw("GRU", 5, 3, 2, 4), draw("LSTM", 5, 3, 2, 4, "both")
-    with pytest.raises(RuntimeError, match="layer_forward: cells needs an LSTM, got GRU"):
-        KERNELS.layer_forward(gru.cell.index, gru.x, None, gru.hx, gru.weights, False, cells=True)
+    of_gru = gru.cell.index, gru.x, None, gru.hx, gru.weights
+    of_both = both.cell.index, both.x, None, both.hx, both.weights
     with pytest.raises(RuntimeError, match="reverse needs one direction, got 2"):
-        KERNELS.layer_forward(both.cell.index, both.x, None, both.hx, both.weights, False, reverse=True)
+        KERNELS.layer_forward(*forward_arguments(*of_both, reverse=True))
     sizes, lengths = torch.full((5,), 3), torch.full((3,), 5)
     with pytest.raises(RuntimeError, match="lengths and batch_sizes exclude each other"):
         rows = gru.x.flatten(0, 1)
-        KERNELS.layer_forward(gru.cell.index, rows, sizes, gru.hx, gru.weights, False, lengths=lengths)
-    output, hn, saved = KERNELS.layer_forward(both.cell.index, both.x, None, both.hx, both.weights, True, cells=True)
-    arguments = (both.x, None, both.hx, both.weights, output, saved, [True] * 3)
-    with pytest.raises(RuntimeError, match=r"grad_hn\[2\] must have shape \[5, 3, 8\], got \[2, 3, 4\]"):
-        KERNELS.layer_backward(both.cell.index, output, [*hn[:2], hn[1]], *arguments)
-    with pytest.raises(RuntimeError, match="grad_hn must hold 2 tensors for LSTM, got 1"):
-        KERNELS.layer_backward(both.cell.index, output, hn[:1], *arguments)
+        KERNELS.layer_forward(*forward_arguments(gru.cell.index, rows, sizes, *of_gru[3:], lengths=lengths))
+    arguments = forward_arguments(*of_both, all_states=True)
+    output, hn, saved = KERNELS.layer_forward(*arguments)
+    with pytest.raises(RuntimeError, match=r"grads\[3\] must have shape \[5, 3, 8\], got \[2, 3, 4\]"):
+        KERNELS.layer_backward(*backward_arguments(arguments, [output, *hn[:2], hn[1]], output, saved))
+    with pytest.raises(RuntimeError, match=r"grads must hold 4 entries .* for LSTM, got 2"):
+        KERNELS.layer_backward(*backward_arguments(arguments, [output, *hn[:1]], output, saved))
+
+
+def replaced(arguments: tuple, place: int, index: int, value) -> list:
+    """The arguments with another entry in one of their lists."""
+    changed = list(arguments)
+    changed[place] = [*changed[place][:index], value, *changed[place][index + 1 :]]
+    return changed
+
+
+def test_refused_lists():
+    gru = draw("GRU", 5, 3, 2, 4)
+    good = forward_arguments(gru.cell.index, gru.x, None, gru.hx, gru.weights)
+    refused = [
+        (replaced(good, 4, 0, 7), r"spec must hold 5 numbers and begin with version 1, got \[7, 1, 1, 0, 0\]"),
+        (replaced(good, 4, 1, 99), r"cell must be in 0 \.\. .*, got 99"),
+        (replaced(good, 4, 2, 3), r"save must be 0 \(nothing\), 1 \(everything\) or 2 \(states\), got 3"),
+        (replaced(good, 3, 0, None), "w_ih must be a tensor in every direction, got None"),
+        (replaced(good, 3, 1, None), r"w_hh must have shape \(G \* H, R\), got None"),
+        (replaced(good, 3, 3, None), "b_hh must be a tensor in every direction, got None"),
+        (
+            replaced(good, 3, 4, torch.ones(2, 4)),
+            "a projection needs a cell without other use of h, and R < H, got GRU",
+        ),
+        ([good[0], [None], *good[2:]], r"given must hold 3 entries \(batch_sizes, lengths, resets\), got 1"),
+        ([*good[:3], good[3][:3], *good[4:]], "weights must hold 5 entries for each of 1 directions, got 3"),
+        ([*good[:5], [0.5]], "scalars must hold 0 numbers for GRU, got 1"),
+    ]
+    for arguments, message in refused:
+        with pytest.raises(RuntimeError, match=message):
+            KERNELS.layer_forward(*arguments)
+    output, _, saved = KERNELS.layer_forward(*good)
+    unsaved = forward_arguments(gru.cell.index, gru.x, None, gru.hx, gru.weights, 0)
+    for arguments, message in [
+        (backward_arguments(unsaved, [output, *gru.hx], output, []), "results of a forward call with save > 0"),
+        (backward_arguments(good, [output, *gru.hx], output, saved * 2), "results must hold the 2 tensors .*, got 3"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            KERNELS.layer_backward(*arguments)
+
+
+def test_no_gradient_is_zero():
+    lstm = draw("LSTM", 5, 3, 2, 4, "both")
+    arguments = forward_arguments(lstm.cell.index, lstm.x, None, lstm.hx, lstm.weights, all_states=True)
+    output, states, saved = KERNELS.layer_forward(*arguments)
+    given = [torch.randn_like(t) for t in (output, *states)]
+    for absent in range(len(given)):
+        zero = [torch.zeros_like(g) if i == absent else g for i, g in enumerate(given)]
+        none = [None if i == absent else g for i, g in enumerate(given)]
+        results = [KERNELS.layer_backward(*backward_arguments(arguments, g, output, saved)) for g in (zero, none)]
+        assert all(map(torch.equal, *map(flat, results)))

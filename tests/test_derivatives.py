@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from layer_calls import forward_arguments
 from support import build, check, check_all, device_of, evaluate, name_of, random_states, tensors, twins
 from torch.autograd import forward_ad, graph
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
@@ -312,9 +313,8 @@ def test_vectorised_jacobians(cell, backend):
 def test_batched_gradients_of_a_compiled_layer():
     """The operator's backward: the same look at the gradients that come in."""
     module, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4, requires_grad=True)
-    output, _, _ = torch.ops.fastrnn.layer_forward(
-        CELLS["GRU"].index, x, None, [torch.zeros(1, 3, 6)], list(module.parameters()), 1
-    )
+    call = forward_arguments(CELLS["GRU"].index, x, None, [torch.zeros(1, 3, 6)], list(module.parameters()))
+    output, _, _ = torch.ops.fastrnn.layer_forward(*call)
     directions = torch.randn(7, 5, 3, 6)
     (found,) = torch.autograd.grad(output, x, directions, is_grads_batched=True, retain_graph=True)
     for d, slope in zip(directions, found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 import threading
@@ -14,7 +13,8 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn import _dispatch, _ops
+from fastrnn._backends import choice, dispatch
+from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
@@ -35,7 +35,7 @@ def test_forced_backend_is_the_one_chosen(cell, step, backend):
     module = build(fastrnn, cell, 4, 5, step=step, device=device_of(backend))
     said = fastrnn.explain(module, sample(step, device=device_of(backend)))
     assert said.backend == backend
-    assert set(said.reasons) == set(_dispatch.BACKENDS) - {backend}
+    assert set(said.reasons) == set(dispatch.BACKENDS) - {backend}
     assert all(reasons and all(isinstance(text, str) and text for text in reasons) for reasons in said.reasons.values())
     lines = str(said).splitlines()
     assert lines[0] == f"{backend}: chosen"
@@ -53,15 +53,17 @@ def test_automatic_choice_explains_itself(cell, step):
         with torch.set_grad_enabled(gradient):
             said = fastrnn.explain(module, x)
         assert said.call.grad == gradient
-        order = _dispatch.ranking(said.call)
-        assert sorted(order) == sorted(_dispatch.BACKENDS)
+        order = dispatch.ranking(said.call)
+        assert sorted(order) == sorted(dispatch.BACKENDS)
         assert said.backend in available()
-        assert said.backend == next(name for name in order if not _dispatch.why_not(name, said.call))
+        assert said.backend == next(name for name in order if not dispatch.why_not(name, said.call))
         for name, reasons in said.reasons.items():
-            assert reasons == (_dispatch.why_not(name, said.call) or [f"{said.backend} is preferred for this call"])
+            row = choice.torch_ahead(said.call) if name == "cpu" else None
+            preferred = str(row or f"{said.backend} is preferred for this call")
+            assert reasons == (dispatch.why_not(name, said.call) or [preferred])
         for name in ("cpu", "cuda"):
-            if _ops.missing(name):
-                assert _ops.missing(name) in said.reasons[name]
+            if ops.missing(name):
+                assert ops.missing(name) in said.reasons[name]
         assert "the tensors are on cpu" in said.reasons["cuda"]
 
 
@@ -131,7 +133,7 @@ def test_unknown_backend():
 @one_step
 def test_forced_backend_that_cannot_serve_is_an_error(step):
     module, x = build(fastrnn, CELLS["LSTM"], 4, 5, step=step), sample(step)
-    reasons = [text for text in (_ops.missing("cuda"), "the tensors are on cpu") if text]
+    reasons = [text for text in (ops.missing("cuda"), "the tensors are on cpu") if text]
     message = f"fastrnn: backend 'cuda' was asked for but cannot serve this call: {'; '.join(reasons)}"
     for ask in (lambda: module(x), lambda: fastrnn.explain(module, x)):
         with pytest.raises(RuntimeError) as info, fastrnn.backend("cuda"):
@@ -141,7 +143,7 @@ def test_forced_backend_that_cannot_serve_is_an_error(step):
 
 def test_type_without_a_kernel():
     call = fastrnn.explain(fastrnn.GRU(4, 5), sample(False)).call._replace(dtype=torch.complex64)
-    assert "there is no kernel for torch.complex64" in _dispatch.why_not("cpu", call)
+    assert "there is no kernel for torch.complex64" in dispatch.why_not("cpu", call)
 
 
 PROGRAM = """
@@ -195,12 +197,12 @@ def test_one_warning_per_process_at_most(monkeypatch):
     lines = run_program(monkeypatch, None)
     automatic = fastrnn.explain(fastrnn.GRU(4, 5), sample(False)).backend
     assert lines[:2] == [automatic, "reference"]
-    if fastrnn._ext.reason is None:
+    if fastrnn._kernels.ext.reason is None:
         assert lines[2:] == []
     else:
         (warning,) = lines[2:]
         assert warning.startswith("RuntimeWarning: fastrnn runs in pure PyTorch, slower than it could")
-        assert warning.endswith(fastrnn._ext.reason)
+        assert warning.endswith(fastrnn._kernels.ext.reason)
 
 
 @cells
@@ -269,71 +271,17 @@ def test_vmap_over_inputs(cell):
 
 
 def ranked_first(mode="LSTM", device="cpu", dtype=torch.float32, T=10, B=32, H=8, **more):
-    return _dispatch.ranking(_dispatch.Call(mode, device, dtype, T=T, B=B, I=8, H=H, **more))[0]
-
-
-@pytest.mark.parametrize("tiles", [False, True])
-def test_what_torch_is_faster_at_goes_to_torch(monkeypatch, tiles):
-    """oneDNN's LSTM with rows enough for its matrix products, as far as our kernels were not measured ahead of it."""
-    monkeypatch.setattr(_dispatch._ops, "has_cpu_tiles", lambda: tiles)
-    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: False)
-    assert (ranked_first() == ranked_first(grad=True) == ranked_first(dtype=torch.bfloat16) == "aten") is not tiles
-    large = {"B": 64, "H": 1024}
-    assert ranked_first(dtype=torch.bfloat16, **large) == ranked_first(grad=True, **large) == "aten"
-    assert ranked_first(dtype=torch.bfloat16, grad=True, **large) == "cpu"
-    ours = [{"B": 15}, {"mode": "GRU"}, {"mode": "RNN_TANH", "grad": True}, {"packed": True}, {"P": 4}]
-    ours += [{"dtype": torch.float64}, {"dtype": torch.bfloat16, "grad": True}]
-    assert all(ranked_first(**call) == "cpu" for call in ours)
-
-
-def test_where_our_kernels_are_ahead_little_goes_to_torch(monkeypatch):
-    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: True)
-    for dtype, trains in itertools.product((torch.float32, torch.bfloat16), (False, True)):
-        assert ranked_first(dtype=dtype, grad=trains) == ranked_first(dtype=dtype, grad=trains, B=64, H=1024) == "cpu"
-
-
-def test_one_step_in_training():
-    """An Elman step of few rows, or one whose 16-bit weights are small or large, is torch's; the others are ours."""
-    elman, narrow = {"mode": "RNN_RELU", "T": 1, "B": 15, "H": 256, "grad": True}, {"dtype": torch.bfloat16}
-    assert ranked_first(**elman) == ranked_first(**(elman | narrow | {"H": 127})) == "aten"
-    assert ranked_first(**(elman | {"B": 1, "H": 512})) == ranked_first(**(elman | narrow | {"H": 1024})) == "aten"
-    for other in ({"T": 2}, {"B": 16}, {"H": 512}, {"mode": "GRU"}, {"mode": "LSTM"}, {"packed": True}, narrow):
-        assert ranked_first(**(elman | other)) == "cpu"
-
-
-def test_one_gru_step_of_large_narrow_weights_in_training():
-    step = {"mode": "GRU", "T": 1, "B": 8, "H": 1024, "dtype": torch.bfloat16, "grad": True}
-    assert ranked_first(**step) == "aten"
-    for other in ({"B": 7}, {"H": 1023}, {"dtype": torch.float32}):
-        assert ranked_first(**(step | other)) == "cpu"
-
-
-def test_one_step_of_many_rows_goes_to_torch(monkeypatch):
-    """Its weights are read once; packing them would take longer than an inference."""
-    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: False)
-    step = {"mode": "GRU", "T": 1, "B": 8, "H": 256}
-    assert ranked_first(**step) == ranked_first(mode="LSTM", T=1, B=8, H=1024) == "aten"
-    ours = {"B": 7}, {"T": 2}, {"H": 255}, {"packed": True}, {"dtype": torch.bfloat16}, {"mode": "LSTM"}, {"grad": True}
-    assert all(ranked_first(**(step | other)) == "cpu" for other in ours)
-
-
-def test_one_step_where_packing_pays(monkeypatch):
-    """All but large 16-bit weights, and of these the LSTM's with many rows."""
-    monkeypatch.setattr(_dispatch._ops, "outruns_onednn", lambda: True)
-    step = {"mode": "LSTM", "T": 1, "B": 8, "H": 1024, "dtype": torch.bfloat16}
-    assert ranked_first(**step) == ranked_first(**(step | {"mode": "GRU", "B": 128})) == "aten"
-    for other in ({"B": 32}, {"B": 7}, {"H": 512}, {"dtype": torch.float32}, {"mode": "RNN_TANH"}):
-        assert ranked_first(**(step | other)) == "cpu"
+    return dispatch.ranking(dispatch.Call(mode, device, dtype, T=T, B=B, I=8, H=H, **more))[0]
 
 
 def test_without_the_extension_the_faster_products_serve_inference(monkeypatch):
-    monkeypatch.setattr(_dispatch._ops, "missing", lambda backend: "the compiled extension is missing")
-    monkeypatch.setattr(_dispatch.reference, "outruns_torch", lambda device, dtype, rows: rows >= 8)
+    monkeypatch.setattr(dispatch.ops, "missing", lambda backend: "the compiled extension is missing")
+    monkeypatch.setattr(dispatch.reference, "outruns_torch", lambda device, dtype, rows: rows >= 8)
 
     usual = {"mode": "GRU", "device": "cpu", "dtype": torch.float32, "T": 16, "B": 8, "I": 8, "H": 512}
 
     def served(**call):
-        return _dispatch.choose(_dispatch.Call(**usual | call))
+        return dispatch.choose(dispatch.Call(**usual | call))
 
     assert served() == served(mode="RNN_TANH", B=16, H=256) == "reference"
     assert served(T=8, B=1, H=8, grad=True) == served(T=8, B=7, H=8, grad=True) == "reference"
@@ -343,10 +291,10 @@ def test_without_the_extension_the_faster_products_serve_inference(monkeypatch):
 
 
 def test_cuda_kernels_are_opt_in_until_proven(monkeypatch):
-    call, verdict = _dispatch.Call("LSTM", "cuda", torch.float32, T=10, B=32, I=8, H=8), "not proven"
-    monkeypatch.setattr(_dispatch._proof, "why_not", lambda call: verdict)
+    call, verdict = dispatch.Call("LSTM", "cuda", torch.float32, T=10, B=32, I=8, H=8), "not proven"
+    monkeypatch.setattr(dispatch.proof, "why_not", lambda call: verdict)
     assert ranked_first(device="cuda") == ranked_first(mode="GRU", device="cuda", grad=True) == "aten"
-    assert _dispatch._preference(call, "aten", "cuda") == verdict
+    assert dispatch._preference(call, "aten", "cuda") == verdict
     verdict = None
     assert ranked_first(device="cuda") == "cuda"
-    assert _dispatch._preference(call, "cuda", "aten") == "cuda is preferred for this call"
+    assert dispatch._preference(call, "cuda", "aten") == "cuda is preferred for this call"

@@ -17,8 +17,10 @@ from emulator.cases import (
     small_layers,
     timed_layers,
 )
+from emulator.oracle import MODES
 
-from fastrnn import _graph, _ops
+from fastrnn._backends import graph
+from fastrnn._spec import STATES
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -50,22 +52,23 @@ def test_nan_and_infinities_with_every_kernel(cuda, cell, kernel, precision):
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("biased", [False, True], ids=["no-bias", "bias"])
 @pytest.mark.parametrize("fused", [False, True], ids=["update", "fused"])
-def test_projected_lstm(cuda, fused, precision, packed, biased):
+def test_projections(cuda, fused, precision, packed, biased):
     mma = precision in ("bfloat16", "float16")
     cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
-    Layer(0, precision, (3, 5, 3, 17), 2, packed, biased, projection=7).check(cuda)
+    for cell in (0, 4, 5):
+        Layer(cell, precision, (3, 5, 3, 17), 2, packed, biased, projection=7).check(cuda)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("fused", [False, True], ids=["update", "fused"])
-def test_projected_lstm_with_lengths_resets_and_one_direction(cuda, fused, precision):
+def test_projections_with_lengths_resets_and_one_direction(cuda, fused, precision):
     mma = precision in ("bfloat16", "float16")
     cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
-    for layer in timed_layers(0, precision, projection=2):
+    for layer in [*timed_layers(0, precision, projection=2), *timed_layers(5, precision, projection=2)]:
         layer.check(cuda)
 
 
-@pytest.mark.parametrize("cell", range(4))
+@pytest.mark.parametrize("cell", range(len(MODES)))
 def test_layers_without_biases(cuda, cell):
     for fused in (False, True):
         cuda.override_plan(fused=fused, rows=8 if fused else 0)
@@ -73,22 +76,22 @@ def test_layers_without_biases(cuda, cell):
 
 
 @pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS], ids=[name for name, *_ in KERNELS])
-@pytest.mark.parametrize("cell", range(4))
+@pytest.mark.parametrize("cell", range(len(MODES)))
 def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, kernel):
     cuda.override_plan(**kernel)
     Layer(cell, "float32", (3, 9, 2, 17), 2, packed=True).check_nothing_overwritten(cuda)
 
 
-@pytest.mark.parametrize("cell", range(4))
+@pytest.mark.parametrize("cell", range(len(MODES)))
 def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
     for packed in (False, True):
         layer = Layer(cell, "float32", (4, 5, 2, 17), 2, packed)
-        (output, hn, saved), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
+        (output, hn, saved), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=0)
         assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
-        assert layer.cell >= 2 or saved
+        assert bool(saved) == (not MODES[cell].startswith("RNN"))
 
 
-TIMED = [*itertools.product(range(4), (None,)), (0, 2)]  # cells, and the projection of an LSTM
+TIMED = [*itertools.product(range(len(MODES)), (None,)), (0, 2), (4, 2)]  # cells, and a projection
 
 
 @pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS[:4]], ids=[name for name, *_ in KERNELS[:4]])
@@ -98,7 +101,7 @@ def test_what_holds_without_lengths_and_resets_holds_with_them(cuda, cell, proje
     for layer in list(timed_layers(cell, "float32", projection=projection))[:3]:
         layer.check_nothing_overwritten(cuda)
         layer.check_needs(cuda)
-        (output, hn, _), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=False)
+        (output, hn, _), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=0)
         assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
 
 
@@ -120,28 +123,21 @@ def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, c
         assert all(map(torch.equal, bits(lengths=wild), bits(lengths=tame)))
 
 
-def test_cells_of_a_cell_without_c_are_refused(cuda):
-    layer = Layer(1, "float32", (3, 4, 2, 7))
-    layer.cells = True
-    with pytest.raises(RuntimeError, match="cells needs an LSTM, got GRU"):
-        layer.forward(cuda)
-
-
 @pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])
 def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
-    for cell in range(1 if projection else 4):
+    for cell in (0, 4, 5) if projection else range(len(MODES)):
         layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
         x, hx = layer.rows(layer.x), layer.hx
-        for save in (1, _ops.STATES):
+        for save in (1, STATES):
             saved = layer.forward(cuda, save)[2]
-            told = _graph._saved_shapes(cell, x, hx, gates=save == 1)
+            told = graph._saved_shapes(cell, x, hx, layer.projected, gates=save == 1)
             assert [(tuple(t.shape), t.dtype) for t in saved] == told
 
 
 def test_saved_tensors_of_another_call_are_refused(cuda):
     layer, other = (Layer(0, "float32", (3, B, 2, 7)) for B in (4, 5))
     output, saved = layer.forward(cuda)[0], other.forward(cuda)[2]
-    with pytest.raises(RuntimeError, match=r"saved\[0\] must be contiguous and of shape \[1, 12, 4, 7\]"):
+    with pytest.raises(RuntimeError, match=r"saved gates must have shape \[1, 12, 4, 7\], got \[1, 15"):
         layer.backward(cuda, output, saved)
 
 
@@ -182,10 +178,10 @@ def test_a_call_that_makes_no_sense_says_why(cuda):
     assert "x must have shape [9, 5], got [7, 5]" in message(set_size(0, 6))
     assert "hx must hold 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
     assert "w_hh must have shape" in message(lambda layer: layer.weights.__setitem__(1, torch.ones(24, 5)))
-    assert "cell must be in 0 .. 3, got 7" in message(lambda layer: setattr(layer, "cell", 7))
+    assert "cell must be in 0 .. 5, got 7" in message(lambda layer: setattr(layer, "cell", 7))
 
 
-@pytest.mark.parametrize("cell", range(4))
+@pytest.mark.parametrize("cell", range(len(MODES)))
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_step_is_rounded_to_tf32_only_where_matmul_is(cuda, cell, steps):
     """It may be a cell's, and torch's cells multiply as matmul does."""
@@ -193,7 +189,7 @@ def test_one_step_is_rounded_to_tf32_only_where_matmul_is(cuda, cell, steps):
 
     def output(rnn, matmul):
         with fp32_precision(rnn, matmul):
-            return cuda.layer_forward(cell, layer.x, None, layer.hx, layer.weights, False)[0]
+            return cuda.layer_forward(*layer.arguments(0))[0]
 
     exact, rounded = output("ieee", "ieee"), output("tf32", "tf32")
     assert not torch.equal(exact, rounded)
@@ -234,7 +230,9 @@ def test_plan(cuda, change, want):
 def test_plan_only_chooses_kernels_that_exist(cuda):
     exist = [(kernel, DTYPE_NUMBER[DTYPES[p]], p == "tf32") for _, kernel, precisions in KERNELS for p in precisions]
     exist = {(k["fused"], k.get("tensor_cores", False), k.get("rows", 0), dtype) for k, dtype, _ in exist}
-    sizes = itertools.product(range(4), range(4), (False, True), (1, 8, 9, 64, 4096), (1, 33, 512, 4096), (75, 80, 120))
+    sizes = itertools.product(
+        range(len(MODES)), range(4), (False, True), (1, 8, 9, 64, 4096), (1, 33, 512, 4096), (75, 80, 120)
+    )
     for cell, dtype, tf32, batch, hidden, capability in sizes:
         kernel = cuda.plan(cell, dtype, tf32, False, batch, hidden, hidden, 2, capability)
         assert (*kernel.values(), dtype) in exist

@@ -79,8 +79,8 @@ def test_an_overflow_skips_the_step(cell):
 @pytest.mark.parametrize("backend", ["cuda", None], ids=["cuda", "automatic"])
 def test_a_training_step_in_a_cuda_graph(cell, backend):
     """Captured once and replayed with new input: forward, backward and optimizer, as the same steps without one."""
-    if backend and fastrnn._ops.missing(backend):
-        pytest.skip(fastrnn._ops.missing(backend))
+    if backend and fastrnn._kernels.ops.missing(backend):
+        pytest.skip(fastrnn._kernels.ops.missing(backend))
     module = build(fastrnn, cell, 8, 16, 2, device="cuda")
     eager, batches = copy.deepcopy(module), torch.randn(4, 5, 3, 8, device="cuda")
     with fastrnn.backend(backend):

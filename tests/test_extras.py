@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from layer_calls import forward_arguments
 from plain import LENGTHS, RESETS, B, T, asked, cells, evaluate, exact_module, kinds, ours, run, states_of
 from support import build, check_all, device_of, name_of, tensors, twins
 from torch.autograd import gradcheck, gradgradcheck
@@ -12,7 +13,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn import _ops
+from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
 
@@ -259,12 +260,12 @@ def test_masks_need_a_padded_batch(name, value):
         module(x[:, 0], **{name: value})
 
 
-@pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+@pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 def test_the_operator_refuses_lengths_out_of_range():
     weights = list(fastrnn.GRU(3, 4).parameters())
-    args = 1, torch.randn(T, B, 3), None, [torch.zeros(1, B, 4)], weights, False
+    args = 1, torch.randn(T, B, 3), None, [torch.zeros(1, B, 4)], weights
     with pytest.raises(RuntimeError, match="T = 6, got 7 at index 2"):
-        torch.ops.fastrnn.layer_forward(*args, lengths=torch.tensor([1, 2, 7, 0, 0]))
+        torch.ops.fastrnn.layer_forward(*forward_arguments(*args, lengths=torch.tensor([1, 2, 7, 0, 0])))
 
 
 @pytest.mark.parametrize("asked", [{"lengths": LENGTHS}, {"all_states": True}, {"checkpoint_chunks": 2}], ids=str)

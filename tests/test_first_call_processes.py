@@ -1,11 +1,10 @@
-"""First calls of several threads and processes, and what the process that proves is told.
+"""First calls of several threads and processes, and what the process that measures is told.
 
-There is no GPU here, and stand_in_prover.py is started in place of `python -m fastrnn`.
+There is no GPU here, and stand_in_worker.py measures.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import subprocess
@@ -15,12 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from first_calls import PROGRAM, another_process, first, is_running, pairs, started, switched_on  # noqa: F401
-from stand_in import GPU, compiled, gpu, said  # noqa: F401
+from stand_in import GPU, another_process, compiled, first, gpu, is_running, pairs, said, started  # noqa: F401
 
 import fastrnn
-from fastrnn import _first_call, _ops, _proof
+from fastrnn._kernels import ops
+from fastrnn.verdict import first_call, proof, prove
 
 
 @pytest.mark.parametrize("what, wanted", [("slowly", "cuda"), ("slowly nothing", "aten")])
@@ -36,8 +34,8 @@ def test_threads_wait_for_the_one_that_proves(monkeypatch, what, wanted):
 
 
 def test_a_thread_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(_first_call, "WAIT_S", 0.1)
-    with _first_call._lock:
+    monkeypatch.setattr(first_call, "WAIT_S", 0.1)
+    with first_call._lock:
         assert first(mode="GRU") == "aten"
     assert "another thread has been proving" in said(mode="GRU")
 
@@ -49,8 +47,7 @@ with open("imported", "a") as file:
     file.write("once\\n")
 import stand_in
 stand_in.pretend()
-from fastrnn import _dispatch
-print(_dispatch.choose(stand_in.CALL, stand_in.torch.zeros(1)), flush=True)
+print(stand_in.first(), flush=True)
 """
 
 
@@ -68,27 +65,29 @@ def user(tmp_path, program: str = USER) -> subprocess.Popen:
     )
 
 
-def test_a_process_that_is_killed_takes_its_proof_along(monkeypatch, tmp_path):
-    monkeypatch.setenv("STAND_IN", "talk")
-    killed = user(tmp_path)
-    while not started():
+def wait_for(condition, seconds=30) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
         time.sleep(0.05)
+    return condition()
+
+
+def test_a_process_that_is_killed_takes_its_proof_along(monkeypatch, tmp_path):
+    monkeypatch.setenv("STAND_IN", "waits")
+    killed = user(tmp_path)
+    assert wait_for(started), killed.communicate(timeout=10)
     killed.kill()
     killed.communicate()
-    until = time.monotonic() + 20
-    while is_running(started()[0]["pid"]) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not is_running(started()[0]["pid"])
+    assert wait_for(lambda: not is_running(started()[0]["pid"]))
 
 
 def test_one_process_measures_and_the_others_read(monkeypatch, tmp_path):
     monkeypatch.setenv("STAND_IN", "slowly")
-    lock = _proof.path_of(GPU).with_suffix(".lock")
-    lock.parent.mkdir()
-    with _first_call._only_one(lock, GPU):
+    lock = proof.path_of(GPU).with_suffix(".lock")
+    with prove._only_one(lock, print):
         users = [user(tmp_path), user(tmp_path)]
         lines = [process.stderr.readline() for process in users]
-        assert all("waiting for another process, which proves kernels on Stand-in 3000" in line for line in lines)
+        assert all("waiting for another process that proves kernels" in line for line in lines), lines
         assert not started()
     ends = [process.communicate(timeout=60) for process in users]
     assert [out for out, _ in ends] == ["cuda\n"] * 2 and len(started()) == 1
@@ -96,19 +95,17 @@ def test_one_process_measures_and_the_others_read(monkeypatch, tmp_path):
 
 
 def test_the_lock_is_not_waited_for_forever(monkeypatch):
-    monkeypatch.setattr(_first_call, "WAIT_S", 0.3)
-    lock = _proof.path_of(GPU).with_suffix(".lock")
-    lock.parent.mkdir()
+    monkeypatch.setattr(prove, "WAIT_S", 0.3)
     began = time.monotonic()
-    with _first_call._only_one(lock, GPU):
+    with prove._only_one(proof.path_of(GPU).with_suffix(".lock"), print):
         assert first() == "aten" and time.monotonic() - began < 3
-        assert "because another process has been proving for 0.3 seconds" in said()
+        assert "another process has been proving for 0.3 seconds" in said()
     another_process(monkeypatch)
     assert first() == "cuda"
 
 
 def test_where_there_are_no_locks(monkeypatch):
-    monkeypatch.setattr(_first_call, "fcntl", None)
+    monkeypatch.setattr(prove, "fcntl", None)
     assert first() == "cuda"
 
 
@@ -116,7 +113,7 @@ def test_a_file_system_without_locks(monkeypatch):
     def refuse(*_):
         raise OSError("not supported")
 
-    monkeypatch.setattr(_first_call.fcntl, "flock", refuse)
+    monkeypatch.setattr(prove.fcntl, "flock", refuse)
     assert first() == "cuda"
 
 
@@ -134,37 +131,23 @@ def test_a_daemonic_worker_proves_too():
     process.join()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there it would measure for long")
-def test_the_command_is_one_that_there_is(monkeypatch, tmp_path):
-    monkeypatch.setattr(_first_call, "PROGRAM", PROGRAM)
-    monkeypatch.chdir(tmp_path)
-    assert first() == "aten"
-    assert "because its proof ended with exit status 2, python -m fastrnn prove: " in said()
-
-
 def test_what_the_other_process_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTRNN_BACKEND", "reference")
     monkeypatch.setenv("FASTRNN_CUDA_TIER", "grid")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
     monkeypatch.setenv("FASTRNN_CACHE_DIR", "cache")
-    monkeypatch.setattr(_ops, "TIER", "auto")
-    monkeypatch.setattr(_ops, "WAVEFRONT", None)
-    monkeypatch.setenv("STAND_IN_STAMP", json.dumps(_proof.stamp()))
-    monkeypatch.setattr(_proof, "gpu_at", lambda index: GPU)
+    monkeypatch.setattr(ops, "TIER", "auto")
+    monkeypatch.setattr(ops, "WAVEFRONT", None)
+    monkeypatch.setattr(proof, "gpu_at", lambda index: GPU)
     (tmp_path / "decoy" / "fastrnn").mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path / "decoy")
     monkeypatch.chdir(tmp_path)
     assert first(index=1) == "cuda"
     (start,) = started()
-    assert start["argv"] == ["prove", "--device", "cuda:1", "--only", "LSTM:float16", "--quick"]
-    wanted = {
-        "CUDA_VISIBLE_DEVICES": "3,2",
-        "FASTRNN_PROVE": "0",
-        "FASTRNN_CUDA_TIER": "auto",
-        "FASTRNN_CACHE_DIR": str(tmp_path / "cache"),
-    }
-    assert start["environment"].items() >= wanted.items()
-    assert not {"FASTRNN_BACKEND", "FASTRNN_CUDA_WAVEFRONT"} & start["environment"].keys()
+    assert start["task"] == {"index": 1, "mode": "LSTM", "dtype": "float16", "quick": True}
+    wanted = {"CUDA_VISIBLE_DEVICES": "3,2", "FASTRNN_PROVE": "0", "FASTRNN_CUDA_TIER": "auto"}
+    assert start["environ"].items() >= wanted.items()
+    assert not {"FASTRNN_BACKEND", "FASTRNN_CUDA_WAVEFRONT"} & start["environ"].keys()
     found = next(path for path in start["path"] if Path(path, "fastrnn").is_dir())
     assert Path(found, "fastrnn") == Path(fastrnn.__file__).parent
     assert set(map(os.path.abspath, sys.path)) <= set(start["path"])
@@ -174,11 +157,12 @@ LAYER = (
     USER
     + """\
 import torch
-from fastrnn import _autograd, _stack
-described, ops = _stack.describe, _autograd.layer_ops
-_stack.describe = lambda *args, **named: described(*args, **named)._replace(device="cuda", index=0)
+from fastrnn._backends import autograd
+from fastrnn._call import stack
+described, ops = stack.describe, autograd.layer_ops
+stack.describe = lambda *args, **named: described(*args, **named)._replace(device="cuda", index=0)
 ran = []
-_autograd.layer_ops = lambda backend: ran.append(backend) or ops("cpu")
+autograd.layer_ops = lambda backend: ran.append(backend) or ops("cpu")
 import fastrnn
 with torch.no_grad():
     layer, x = fastrnn.GRU(8, 8).bfloat16(), torch.zeros(2, 2, 8).bfloat16()
@@ -198,12 +182,12 @@ def test_a_users_script_from_its_first_call_on(monkeypatch, tmp_path):
         out, err = user(tmp_path, LAYER).communicate(timeout=300)
         outputs.append(out)
         assert (tmp_path / "imported").read_text() == "once\n" * run
-        assert err.count("kinds of call right") == (2 if run == 1 else 0), err
+        assert err.count(": right, ") == (4 if run == 1 else 0), err
     assert pairs() == ["LSTM:float16", "GRU:bfloat16"]
-    found = _proof.read(GPU).findings
+    found = proof.read(GPU)["findings"]
     assert set(found) == {
         f"{pair} {kind}" for pair in ("LSTM float16", "GRU bfloat16") for kind in ("forward", "training")
     }
-    (speed,) = found["GRU bfloat16 forward"].speeds["plain"]
-    ran = "['cuda', 'cuda']" if speed.ratio >= 1 else "[]"
+    ((*_, ratio),) = found["GRU bfloat16 forward"]["speeds"]["plain"]
+    ran = "['cuda', 'cuda']" if ratio >= 1 else "[]"
     assert [out.splitlines()[1:] for out in outputs] == [[ran]] * 2

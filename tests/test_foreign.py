@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastrnn
-from fastrnn import _ops
+from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
@@ -179,7 +179,7 @@ def test_an_mkldnn_input_without_states_ends_as_with_torch(name, dtype):
         close(*ends)
 
 
-@pytest.mark.skipif(not _ops.has_extension(), reason="the look at memory is the extension's")
+@pytest.mark.skipif(not ops.has_extension(), reason="the look at memory is the extension's")
 @cells
 def test_a_parameter_without_memory_is_refused_under_transforms(cell):
     """torch's operators read it, where nothing tells them of the wrapper any more."""

@@ -12,10 +12,10 @@ from support import build, cotangents, name_of, tensors
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn import _ops
+from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 
 CASES_PER_CELL = 550
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}

@@ -28,10 +28,10 @@ EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], i
 
 @pytest.fixture(scope="module")
 def cuda():
-    from fastrnn import _ext
+    from fastrnn._kernels import ext
 
-    assert _ext.why_no_cuda() is None, _ext.why_no_cuda()
-    return _ext.load().cuda
+    assert ext.why_no_cuda() is None, ext.why_no_cuda()
+    return ext.load().cuda
 
 
 @pytest.fixture(autouse=True)
@@ -342,44 +342,44 @@ def test_modules_run_on_these_kernels(cuda):
 def test_what_the_kernels_prove_here_decides(tmp_path, monkeypatch):
     """A short proof of one cell in one type: the default choice is what its verdict says."""
     import fastrnn
-    from fastrnn import _dispatch, _proof
-    from fastrnn._prove import cli
-    from fastrnn._prove.worker import Pair, Task
+    from fastrnn._backends import dispatch
+    from fastrnn.verdict import proof, prove
 
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(_dispatch, "_environment", None)
-    _proof.verdict_of.cache_clear()
-    gpu, layer, x = _proof.gpu_at(0), fastrnn.LSTM(32, 32).half().cuda(), torch.randn(7, 3, 32).half().cuda()
+    monkeypatch.setattr(dispatch, "_environment", None)
+    proof.reread()
+    layer, x = fastrnn.LSTM(32, 32).half().cuda(), torch.randn(7, 3, 32).half().cuda()
     said = fastrnn.explain(layer, x)
-    assert said.backend == "aten" and said.reasons["cuda"][0].startswith(_proof.UNPROVEN)
+    assert said.backend == "aten" and said.reasons["cuda"][0].startswith(proof.UNPROVEN)
     try:
-        assert cli.prove(Task((Pair("LSTM", "float16"),), "cuda:0", seconds=0.02, quick=True), gpu) == 0
-        for name, finding in _proof.verdict_of(0).findings.items():
-            for T, B, H, ratio in finding.speeds[_proof.PLAIN]:
+        assert prove.main(["--quick", "--only", "LSTM:float16"]) == 0
+        for name, finding in proof.verdict_of(0)["findings"].items():
+            for T, B, H, ratio in finding["speeds"]["plain"]:
                 layer, x = fastrnn.LSTM(H, H).half().cuda(), torch.randn(T, B, H).half().cuda()
                 with torch.set_grad_enabled("training" in name):
                     said = fastrnn.explain(layer, x)
                 assert said.backend == ("cuda" if ratio >= 1 else "aten"), said
     finally:
-        _proof.verdict_of.cache_clear()
+        proof.reread()
 
 
 def test_the_first_call_proves_its_kernels(tmp_path, monkeypatch, capfd):
     """By itself, in another process; the default choice is then what the verdict says."""
     import fastrnn
-    from fastrnn import _dispatch, _first_call, _proof
+    from fastrnn._backends import dispatch
+    from fastrnn.verdict import first_call, proof
 
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("FASTRNN_PROVE")
-    monkeypatch.setattr(_dispatch, "_environment", None)
-    monkeypatch.setattr(_first_call, "_tried", {})
-    monkeypatch.setattr(_first_call, "_spent", 0.0)
-    _proof.verdict_of.cache_clear()
+    monkeypatch.setattr(dispatch, "_environment", None)
+    monkeypatch.setattr(first_call, "_tried", {})
+    monkeypatch.setattr(first_call, "_spent", 0.0)
+    proof.reread()
     layer, x = fastrnn.GRU(32, 32).bfloat16().cuda(), torch.randn(7, 3, 32).bfloat16().cuda()
     try:
         for _ in range(2):
             layer(x)
-        assert capfd.readouterr().err.count("fastrnn: ") == 2
-        assert {found.state for found in _proof.verdict_of(0).findings.values()} == {_proof.RIGHT}
+        assert capfd.readouterr().err.count("fastrnn: ") == 3
+        assert {found["state"] for found in proof.verdict_of(0)["findings"].values()} == {proof.RIGHT}
     finally:
-        _proof.verdict_of.cache_clear()
+        proof.reread()

@@ -6,7 +6,8 @@ from emulator.cases import fp32_precision
 from support import build, compare, name_of, off_the_kink, random_states, tensors, twins
 
 import fastrnn
-from fastrnn import _ext, _wavefront
+from fastrnn._call import wavefront
+from fastrnn._kernels import ext
 from fastrnn.registry import CELLS
 
 pytestmark = [
@@ -18,7 +19,7 @@ each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 each_lane = pytest.mark.parametrize("slow", [None, -1, 0, 1, 2])
 
 
-class Lanes(_wavefront.Lanes):
+class Lanes(wavefront.Lanes):
     """The streams, of which one may be slow: whatever does not wait for it goes on without it."""
 
     slow, made = None, 0
@@ -36,9 +37,9 @@ class Lanes(_wavefront.Lanes):
 
 @pytest.fixture(autouse=True)
 def cuda(monkeypatch):
-    assert _ext.why_no_cuda() is None, _ext.why_no_cuda()
-    cuda = _ext.load().cuda
-    monkeypatch.setattr(_wavefront, "Lanes", Lanes)
+    assert ext.why_no_cuda() is None, ext.why_no_cuda()
+    cuda = ext.load().cuda
+    monkeypatch.setattr(wavefront, "Lanes", Lanes)
     monkeypatch.setattr(Lanes, "slow", None)
     monkeypatch.setattr(Lanes, "made", 0)
     cuda.override_tier("auto")

@@ -14,11 +14,12 @@ import subprocess
 import pytest
 import torch
 from emulator import build
+from layer_calls import backward_arguments, forward_arguments
 
-from fastrnn import _ext, _ops
+from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
-cpu_kernels = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+cpu_kernels = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 DTYPE, B, H, TAIL = torch.bfloat16, 64, 16, 40  # the last TAIL steps are compared
 
 
@@ -48,11 +49,11 @@ def arguments(cell, I):
 @pytest.mark.slow
 def test_input_and_output_of_more_elements_than_32_bits_count():
     memory_for(6)
-    cell, T, cpu = CELLS["RNN_TANH"], 2**31 // (B * H) + TAIL, _ext.load().cpu
+    cell, T, cpu = CELLS["RNN_TANH"], 2**31 // (B * H) + TAIL, ext.load().cpu
     x, (hx, weights) = with_last_steps(T, H), arguments(cell, H)
     assert x[:-TAIL].numel() == 2**31
-    output, hn, _ = cpu.layer_forward(cell.index, x, None, hx, weights, False)
-    alone, hn_alone, _ = cpu.layer_forward(cell.index, x[-TAIL:], None, hx, weights, False)
+    output, hn, _ = cpu.layer_forward(*forward_arguments(cell.index, x, None, hx, weights, 0))
+    alone, hn_alone, _ = cpu.layer_forward(*forward_arguments(cell.index, x[-TAIL:], None, hx, weights, 0))
     assert torch.equal(output[-TAIL:], alone) and torch.equal(hn[0], hn_alone[0]) and alone[0].any()
     assert not output[: T // 2].any()
 
@@ -62,19 +63,20 @@ def test_input_and_output_of_more_elements_than_32_bits_count():
 def test_gates_and_their_gradients_of_more_elements_than_32_bits_count():
     """With x and output smaller, so that the rest of a backward finds room beside them."""
     memory_for(13)
-    cell, T, cpu = CELLS["LSTM"], 2**31 // (B * 4 * H) + TAIL, _ext.load().cpu
+    cell, T, cpu = CELLS["LSTM"], 2**31 // (B * 4 * H) + TAIL, ext.load().cpu
     x, grad_output, (hx, weights) = with_last_steps(T, 1), with_last_steps(T, H), arguments(cell, 1)
     grad_hn = [torch.ones_like(h) for h in hx]
-    output, _, saved = cpu.layer_forward(cell.index, x, None, hx, weights, True)
+    call, needs = forward_arguments(cell.index, x, None, hx, weights), [True, False, False]
+    output, _, saved = cpu.layer_forward(*call)
     assert saved[0].numel() > 2**31
-    needs = [True, False, False]
-    grad_x = cpu.layer_backward(cell.index, grad_output, grad_hn, x, None, hx, weights, output, saved, needs)[0]
+    grad_x = cpu.layer_backward(*backward_arguments(call, [grad_output, *grad_hn], output, saved, needs))[0]
 
     x, grad_output, count = x[-TAIL:], grad_output[-TAIL:], TAIL * B
-    alone, _, saved_alone = cpu.layer_forward(cell.index, x, None, hx, weights, True)
+    call = forward_arguments(cell.index, x, None, hx, weights)
+    alone, _, saved_alone = cpu.layer_forward(*call)
     assert torch.equal(output[-TAIL:], alone) and alone[0].any()
     assert all(torch.equal(s[:, -count:], a) for s, a in zip(saved, saved_alone, strict=True))
-    wanted = cpu.layer_backward(cell.index, grad_output, grad_hn, x, None, hx, weights, alone, saved_alone, needs)[0]
+    wanted = cpu.layer_backward(*backward_arguments(call, [grad_output, *grad_hn], alone, saved_alone, needs))[0]
     torch.testing.assert_close(grad_x[-TAIL:], wanted)
     assert wanted[0].any() and not grad_x[: T // 2].any()
 
@@ -83,16 +85,17 @@ def test_gates_and_their_gradients_of_more_elements_than_32_bits_count():
 @pytest.mark.slow
 def test_weight_gradients_of_an_input_of_more_elements_than_32_bits_count():
     memory_for(5)
-    cell, I, cpu = CELLS["RNN_TANH"], 64, _ext.load().cpu
+    cell, I, cpu = CELLS["RNN_TANH"], 64, ext.load().cpu
     T = 2**31 // (B * I) + TAIL
     x, grad_output, (hx, weights) = with_last_steps(T, I), with_last_steps(T, H), arguments(cell, I)
     weights[1] /= 4  # so that a gradient is forgotten, too
     grads = []
     for steps in (T, TAIL + 200):
         part, grad = x[-steps:], grad_output[-steps:]
-        output, _, saved = cpu.layer_forward(cell.index, part, None, hx, weights, True)
-        given = grad, [torch.zeros_like(h) for h in hx], part, None, hx, weights, output, saved
-        grads.append(cpu.layer_backward(cell.index, *given, [False, False, True])[2])
+        call = forward_arguments(cell.index, part, None, hx, weights)
+        output, _, saved = cpu.layer_forward(*call)
+        given = backward_arguments(call, [grad, *map(torch.zeros_like, hx)], output, saved, [False, False, True])
+        grads.append([g for g in cpu.layer_backward(*given)[2] if g is not None])
     for whole, last in zip(*grads, strict=True):
         torch.testing.assert_close(whole, last)
 

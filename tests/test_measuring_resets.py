@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import fastrnn
-from fastrnn import _bench
-from fastrnn._bench import resets
-from fastrnn._bench.case import Case, build, make_inputs, make_weights
-from fastrnn._bench.measure import Refused, Setting, measure
-from fastrnn._bench.timing import Pace
+from fastrnn import bench
+from fastrnn.bench import resets
+from fastrnn.bench.case import Case, build, make_inputs, make_weights
+from fastrnn.bench.measure import Refused, Setting, measure
+from fastrnn.bench.timing import Pace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -133,9 +133,9 @@ def test_rows_with_resets_have_a_mean_of_their_own():
 
 def test_bench_command_with_resets(capsys):
     shape = ["--seq-len", "9", "--batch", "4", "--hidden", "5", "--seconds", "0.001", "--mode", "forward"]
-    assert _bench.main([*shape, "--resets", "0.2"]) == 0 and "torch.nn by " in capsys.readouterr().out
+    assert bench.main([*shape, "--resets", "0.2"]) == 0 and "torch.nn by " in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        _bench.main(["--resets", "3"])
+        bench.main(["--resets", "3"])
     assert "between 0 and 1, got 3" in capsys.readouterr().err
 
 

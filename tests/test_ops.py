@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_calls import backward_arguments, flat, forward_arguments
 from support import LAYERS as LAYERS_OF_TORCH
 from support import name_of, random_states, tensors, twins
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -11,16 +12,19 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastrnn
-from fastrnn import _dispatch, _graph, _ops, reference
+from fastrnn import reference
+from fastrnn._backends import dispatch, graph
+from fastrnn._kernels import ops
+from fastrnn._spec import SCHEMAS, W_HR
 from fastrnn.registry import CELLS
 
 compiled = pytest.mark.skipif(
-    _ops.missing("cpu") is not None, reason=f"no compiled CPU operations: {_ops.missing('cpu')}"
+    ops.missing("cpu") is not None, reason=f"no compiled CPU operations: {ops.missing('cpu')}"
 )
 
 
 def arguments(mode: str, directions: int, packed: bool, projected: bool, dtype=torch.float64, grad: bool = True):
-    """Arguments of fastrnn::layer_forward, all but the last."""
+    """What forward_arguments() takes first."""
     generator = torch.Generator().manual_seed(3)
 
     def make(*shape):
@@ -43,88 +47,103 @@ LAYERS = [(mode, 1, False, False) for mode in CELLS] + [(mode, 2, True, mode == 
 
 @pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
 def test_opcheck_forward(mode, directions, packed, projected):
-    args = (*arguments(mode, directions, packed, projected), True)
+    args = forward_arguments(*arguments(mode, directions, packed, projected))
     torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args)
 
 
-def backward_arguments(mode, directions, packed, projected, needs):
-    cell, x, batch_sizes, hx, weights = arguments(mode, directions, packed, projected, grad=False)
-    output, hn, saved = torch.ops.fastrnn.layer_forward(cell, x, batch_sizes, hx, weights, True)
-    return cell, output.cos(), [h.sin() for h in hn], x, batch_sizes, hx, weights, output, saved, needs
+def arguments_after(args, needs=(True, True, True)):
+    """Of fastrnn::layer_backward after fastrnn::layer_forward with ``args``."""
+    output, states, saved = torch.ops.fastrnn.layer_forward(*args)
+    return backward_arguments(args, [output.cos(), *(h.sin() for h in states)], output, saved, needs)
 
 
 @pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
 def test_opcheck_backward(mode, directions, packed, projected):
-    args = backward_arguments(mode, directions, packed, projected, [True, True, True])
+    args = arguments_after(forward_arguments(*arguments(mode, directions, packed, projected, grad=False)))
     torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args)
 
 
 @pytest.mark.parametrize("needs", [[True, False, False], [False, True, False], [False, False, True]])
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
 def test_opcheck_backward_of_some_inputs(mode, needs):
-    args = backward_arguments(mode, 2, False, False, needs)
+    args = arguments_after(forward_arguments(*arguments(mode, 2, False, False, grad=False)), needs)
     torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args, test_utils=("test_schema", "test_faketensor"))
 
 
-def masked_arguments(mode, projected):
-    """Those of arguments() for both directions, and those that only some calls have."""
-    args = arguments(mode, 2, False, projected)
+def masked_arguments(mode, projected, grad=True, **named):
+    """Those of arguments() for both directions, with what only some calls have."""
     resets = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0]]).bool()
-    return args, {"lengths": torch.tensor([2, 0, 4]), "resets": resets, "cells": mode == "LSTM"}
+    named = {"lengths": torch.tensor([2, 0, 4]), "resets": resets, "all_states": True} | named
+    return forward_arguments(*arguments(mode, 2, False, projected, grad=grad), **named)
 
 
 @pytest.mark.parametrize("mode, projected", [*((mode, False) for mode in CELLS), ("LSTM", True)])
 def test_opcheck_with_lengths_and_resets(mode, projected):
-    args, named = masked_arguments(mode, projected)
     forward = torch.ops.fastrnn.layer_forward.default
     # What is saved has room for every row, and the kernels leave the room of rows without a step as it is, which a
     # comparison of all that is returned takes for a difference.
     checks = "test_schema", "test_autograd_registration", "test_faketensor"
-    torch.library.opcheck(forward, (*args, True), named, test_utils=checks)
-    torch.library.opcheck(forward, (*args, True), named | {"lengths": torch.tensor([4, 4, 4])})
-    cell, x, _, hx, weights = args
-    x, hx, weights = x.detach(), [h.detach() for h in hx], [w.detach() for w in weights]
-    output, hn, saved = torch.ops.fastrnn.layer_forward(cell, x, None, hx, weights, True, **named)
-    args = cell, output.cos(), [h.sin() for h in hn], x, None, hx, weights, output, saved, [True, True, True]
-    named.pop("cells")
-    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args, named)
+    torch.library.opcheck(forward, masked_arguments(mode, projected), test_utils=checks)
+    torch.library.opcheck(forward, masked_arguments(mode, projected, lengths=torch.tensor([4, 4, 4])))
+    args = arguments_after(masked_arguments(mode, projected, grad=False))
+    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args)
 
 
 def test_opcheck_of_a_reverse_direction():
-    args = (*arguments("GRU", 1, True, False), True)
-    torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args, {"reverse": True})
+    args = forward_arguments(*arguments("GRU", 1, True, False), reverse=True)
+    torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args)
 
 
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", CELLS)
 def test_fake_kernel_knows_the_saved_types(mode, dtype):
-    args = (*arguments(mode, 1, False, mode == "LSTM", dtype, grad=False), True)
+    args = forward_arguments(*arguments(mode, 1, False, mode == "LSTM", dtype, grad=False))
     torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args, test_utils="test_faketensor")
+
+
+def scanned(args):
+    x, given, hx, weights, spec, _ = args
+    return reference.scan(spec[1], x, reference.Timing(*given), hx, weights, bool(spec[4]))
+
+
+def sources(args):
+    x, _, hx, weights, _, _ = args
+    return [x, *hx, *(w for w in weights if w is not None)]
 
 
 @pytest.mark.parametrize("mode", CELLS)
 def test_gradients_of_the_op_are_those_of_the_reference(mode):
-    cell, x, batch_sizes, hx, weights = arguments(mode, 2, True, False)
-    output, hn, _ = torch.ops.fastrnn.layer_forward(cell, x, batch_sizes, hx, weights, True)
-    expected, expected_hn = reference.scan(cell, x, reference.Timing(batch_sizes), hx, weights)
-    sources = [x, *hx, *weights]
-    grads = torch.autograd.grad([output.sin().sum(), *(h.cos().sum() for h in hn)], sources)
-    truth = torch.autograd.grad([expected.sin().sum(), *(h.cos().sum() for h in expected_hn)], sources)
+    args = forward_arguments(*arguments(mode, 2, True, False))
+    (output, hn, _), (expected, expected_hn) = torch.ops.fastrnn.layer_forward(*args), scanned(args)
+    grads = torch.autograd.grad([output.sin().sum(), *(h.cos().sum() for h in hn)], sources(args))
+    truth = torch.autograd.grad([expected.sin().sum(), *(h.cos().sum() for h in expected_hn)], sources(args))
     torch.testing.assert_close(grads, truth, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("part", ["x", "hx", "w_hr"])
+def test_gradients_of_some_inputs_of_the_op(part):
+    args = forward_arguments(*arguments("LSTM", 1, False, True))
+    chosen = {"x": args[0], "hx": args[2][1], "w_hr": args[3][W_HR]}[part]
+    for tensor in sources(args):
+        tensor.requires_grad_(tensor is chosen)
+    (output, _, _), (expected, _) = torch.ops.fastrnn.layer_forward(*args), scanned(args)
+    grads = [torch.autograd.grad(result.sin().sum(), chosen)[0] for result in (output, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
 def test_gradient_without_saved_tensors_is_refused():
-    output, _, _ = torch.ops.fastrnn.layer_forward(*arguments("GRU", 1, False, False), False)
+    output, _, _ = torch.ops.fastrnn.layer_forward(*forward_arguments(*arguments("GRU", 1, False, False), 0))
     with pytest.raises(RuntimeError, match="expected save > 0"):
         output.sum().backward()
 
 
 def test_op_compiles_without_a_graph_break():
-    cell, x, _, hx, weights = arguments("LSTM", 1, False, False)
+    args = forward_arguments(*arguments("LSTM", 1, False, False))
+    x = args[0]
 
     def loss(x):
-        output, _, _ = torch.ops.fastrnn.layer_forward(cell, x, None, hx, weights, True)
+        output, _, _ = torch.ops.fastrnn.layer_forward(x, *args[1:])
         return output.square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -136,45 +155,34 @@ def test_op_compiles_without_a_graph_break():
 def pure():
     """The operators as they are without the extension, under another name: fastrnn_pure."""
     library = torch.library.Library("fastrnn_pure", "FRAGMENT")
-    for name, schema in _ops._SCHEMAS.items():
+    for name, schema in SCHEMAS.items():
         library.define(name + schema)
-    library.impl("layer_forward", _graph._reference_forward, "CompositeExplicitAutograd")
-    library.impl("layer_backward", _graph._reference_backward, "CompositeExplicitAutograd")
+    library.impl("layer_forward", graph._reference_forward, "CompositeExplicitAutograd")
+    library.impl("layer_backward", graph._reference_backward, "CompositeExplicitAutograd")
     yield torch.ops.fastrnn_pure
     library._destroy()
 
 
+def check_pure(pure, args):
+    with torch.no_grad():
+        output, hn, saved = pure.layer_forward(*args)
+        grads = [output.cos(), *(h.sin() for h in hn)]
+        found = pure.layer_backward(*backward_arguments(args, grads, output, saved))
+    assert saved == []
+    expected, expected_hn = scanned(args)
+    torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
+    truth = torch.autograd.grad([expected, *expected_hn], sources(args), grads)
+    torch.testing.assert_close(flat(found), list(truth), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
 def test_without_kernels_the_operators_run_the_reference(pure, mode, directions, packed, projected):
-    cell, x, batch_sizes, hx, weights = arguments(mode, directions, packed, projected)
-    with torch.no_grad():
-        output, hn, saved = pure.layer_forward(cell, x, batch_sizes, hx, weights, True)
-        grad_output, grad_hn = output.cos(), [h.sin() for h in hn]
-        grads = pure.layer_backward(
-            cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output, saved, [True, True, True]
-        )
-    assert saved == []
-    expected, expected_hn = reference.scan(cell, x, reference.Timing(batch_sizes), hx, weights)
-    torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
-    truth = torch.autograd.grad([expected, *expected_hn], [x, *hx, *weights], [grad_output, *grad_hn])
-    torch.testing.assert_close([grads[0], *grads[1], *grads[2]], list(truth), rtol=1e-12, atol=1e-12)
+    check_pure(pure, forward_arguments(*arguments(mode, directions, packed, projected)))
 
 
 @pytest.mark.parametrize("mode, projected", [*((mode, False) for mode in CELLS), ("LSTM", True)])
 def test_without_kernels_lengths_and_resets_go_through_the_reference(pure, mode, projected):
-    (cell, x, _, hx, weights), named = masked_arguments(mode, projected)
-    with torch.no_grad():
-        output, hn, saved = pure.layer_forward(cell, x, None, hx, weights, True, **named)
-        grads = [output.cos(), *(h.sin() for h in hn)]
-        masks = {"lengths": named["lengths"], "resets": named["resets"]}
-        found = pure.layer_backward(
-            cell, grads[0], grads[1:], x, None, hx, weights, output, saved, [True, True, True], **masks
-        )
-    assert saved == []
-    expected, expected_hn = reference.scan(cell, x, reference.Timing(**masks), hx, weights, named["cells"])
-    truth = torch.autograd.grad([expected, *expected_hn], [x, *hx, *weights], grads)
-    torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close([found[0], *found[1], *found[2]], list(truth), rtol=1e-12, atol=1e-12)
+    check_pure(pure, masked_arguments(mode, projected))
 
 
 def flops(function) -> int:
@@ -216,7 +224,7 @@ def test_flops_of_a_backward_that_was_recorded_before():
 
 
 def test_flops_where_the_automatic_choice_is_torchs_fused_layer(monkeypatch):
-    monkeypatch.setattr(_dispatch, "ranking", lambda call, input=None: ("aten", "reference"))
+    monkeypatch.setattr(dispatch, "ranking", lambda call, input=None: ("aten", "reference"))
     module, x = fastrnn.LSTM(4, 6), torch.randn(5, 20, 4)
     assert fastrnn.explain(module, x).backend == "aten"
     assert flops(lambda: module(x)) == 2 * 5 * 20 * 24 * (4 + 6)
@@ -226,7 +234,7 @@ def test_flops_where_the_automatic_choice_is_torchs_fused_layer(monkeypatch):
 def test_an_empty_batch():
     cell, x, _, hx, weights = arguments("LSTM", 2, False, True)
     x, hx = x[:, :0], [h[:, :0] for h in hx]
-    output, hn, _ = torch.ops.fastrnn.layer_forward(cell, x, None, hx, weights, True)
+    output, hn, _ = torch.ops.fastrnn.layer_forward(*forward_arguments(cell, x, None, hx, weights))
     assert output.shape == (4, 0, 4) and [h.shape for h in hn] == [h.shape for h in hx]
     grads = torch.autograd.grad(output.sum(), weights)
     assert all(g.shape == w.shape and not g.any() for g, w in zip(grads, weights))
@@ -238,7 +246,7 @@ def test_fake_tensors_never_reach_the_kernels():
         output, (h, c) = module(x)
     assert isinstance(output, FakeTensor) and output.shape == (5, 3, 6) and h.shape == c.shape == (2, 3, 6)
     assert isinstance(module(x)[0], FakeTensor)  # outside the mode the tensors themselves must be noticed
-    if _ops.missing("cpu") is None:
+    if ops.missing("cpu") is None:
         with fastrnn.backend("cpu"), pytest.raises(RuntimeError, match="not an ordinary strided tensor"):
             module(x)
 

@@ -13,16 +13,16 @@ from collections import Counter
 
 import pytest
 
-from fastrnn import _ext, _ops
+from fastrnn._kernels import ext, ops
 
 PREFETCHING = ("avx2", "avx512", "avx512_bf16", "amx_bf16")
 
 
-@pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+@pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 code")
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_backward_prefetches():
-    command = ["objdump", "--disassemble", "--no-show-raw-insn", _ext.load().__file__]
+    command = ["objdump", "--disassemble", "--no-show-raw-insn", ext.load().__file__]
     code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found, function = Counter(), ""
     for line in code.splitlines():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -10,43 +9,40 @@ import types
 
 import pytest
 import torch
-from stand_in import AFTER, CALL, GPU, ORDER, PLAIN, compiled, gpu, known, order, said, verdict  # noqa: F401
+from stand_in import AFTER, CALL, FORWARD, GPU, ORDER, PLAIN, compiled, finding, gpu, known, order, said, write  # noqa: F401
 from torch._dynamo.testing import CompileCounter
 
 import fastrnn
-from fastrnn import _dispatch, _ext, _ops, _proof
-from fastrnn._proof import RIGHT, WRONG, Finding, Gpu, Kind, Speed
+from fastrnn._backends import dispatch
+from fastrnn._kernels import ext, ops
+from fastrnn.verdict import kept, proof
+from fastrnn.verdict.proof import WRONG, Gpu
 
 
-def test_a_verdict_comes_back_as_it_was_written():
-    finding = Finding(RIGHT, "", PLAIN, {"projected": "no room"})
-    wrong = Finding(WRONG, "T=7: output: error 1")
-    written = verdict({"LSTM float16 forward": finding, "GRU float32 tf32 training": wrong})
-    path = _proof.save(written)
-    back = _proof.read(GPU)
-    assert dataclasses.asdict(back) == dataclasses.asdict(written)
-    assert all(isinstance(speed, Speed) for speed in back.findings["LSTM float16 forward"].speeds["plain"])
+def test_a_verdict_is_in_memory_as_it_stands_in_the_file():
+    findings = {FORWARD: finding(), "GRU float32 tf32 training": finding(WRONG, {}, "T=7: output: error 1")}
+    proof.add(GPU, {FORWARD: finding(WRONG, {})})
+    proof.add(GPU, findings)
+    path = proof.path_of(GPU)
+    assert proof.read(GPU) == json.loads(path.read_text()) and proof.read(GPU)["findings"] == findings
     assert path.name == "verdict-stand-in-3000-9.0.json" and os.listdir(path.parent) == [path.name]
-
-
-def test_another_gpu_has_another_file():
-    known()
-    assert _proof.read(Gpu(GPU.name, "8.0")) == _proof.read(Gpu("Stand-in", "9.0")) == _proof.UNPROVEN
+    assert proof.read(Gpu(GPU.name, "8.0")) == proof.read(Gpu("Stand-in", "9.0")) == proof.UNPROVEN
 
 
 def test_where_the_file_is(monkeypatch, tmp_path):
-    assert _proof.path_of(GPU).parent == tmp_path / "cache"
+    assert proof.path_of(GPU).parent == tmp_path / "cache"
     monkeypatch.delenv("FASTRNN_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert str(_proof.path_of(GPU).parent) == "/xdg/fastrnn"
+    assert str(proof.path_of(GPU).parent) == "/xdg/fastrnn"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(_proof.path_of(GPU).parent) == "/home/me/.cache/fastrnn"
+    assert str(proof.path_of(GPU).parent) == "/home/me/.cache/fastrnn"
 
 
 @pytest.mark.parametrize("failing", ["replace", "fsync"])
 def test_a_write_that_fails_leaves_the_old_verdict_alone(monkeypatch, failing):
-    before = known()
+    known()
+    before = proof.read(GPU)
 
     def fail(*_):
         raise OSError("disk full")
@@ -54,72 +50,64 @@ def test_a_write_that_fails_leaves_the_old_verdict_alone(monkeypatch, failing):
     with monkeypatch.context() as patch:
         patch.setattr(os, failing, fail)
         with pytest.raises(OSError, match="disk full"):
-            _proof.save(verdict({}))
-    assert _proof.read(GPU).findings == before.findings
-    assert len(os.listdir(_proof.path_of(GPU).parent)) == 1
+            proof.add(GPU, {})
+    assert proof.read(GPU) == before and len(os.listdir(proof.path_of(GPU).parent)) == 1
 
 
-@pytest.mark.parametrize("name", [*_proof._surroundings(), "extension"])
+@pytest.mark.parametrize("name", ["fastrnn", "torch", "CUDA", "cuDNN", "driver", "FASTRNN_CUDA_TIER", "extension"])
 def test_a_verdict_found_with_something_else_counts_for_nothing(name):
-    _proof.save(verdict({"LSTM float16 forward": Finding(RIGHT, speeds=PLAIN)}, **{name: "another"}))
-    assert order() == AFTER
+    write({FORWARD: finding()}, **{name: "another"})
     what = "the kernels were built anew" if name == "extension" else f"{name} was another and is "
-    assert what in said() and "run python -m fastrnn prove again" in said()
-
-
-def test_the_file_of_the_extension_is_read_only_where_the_rest_agrees(monkeypatch):
-    def no_reading():
-        raise AssertionError("the extension was read")
-
-    other = verdict({}, torch="1.0")
-    monkeypatch.setattr(_proof, "_digest", no_reading)
-    assert "torch was 1.0" in _proof._outdated(other.stamp)
-    assert _proof.read(GPU) == _proof.UNPROVEN
+    assert order() == AFTER and what in said()
+    proof.add(GPU, {"GRU float16 forward": finding()})
+    assert list(proof.read(GPU)["findings"]) == ["GRU float16 forward"]
 
 
 @compiled
 def test_the_extensions_identity(monkeypatch, tmp_path):
     monkeypatch.undo()
     path = tmp_path / "kernels"
-    monkeypatch.setattr(_ext, "_module", types.SimpleNamespace(__file__=str(path)))
+    monkeypatch.setattr(ext, "_module", types.SimpleNamespace(__file__=str(path)))
     seen = []
     for content in (b"one", b"two", b"one"):
         path.write_bytes(content)
-        _proof._digest.cache_clear()
-        seen.append(_proof._digest())
-    _proof._digest.cache_clear()
+        kept.digest.cache_clear()
+        seen.append(kept.digest())
+    kept.digest.cache_clear()
     assert seen[0] == seen[2] != seen[1]
 
 
 DAMAGED = ["", "{", "[]", "null", '{"findings": {}}', '{"gpu": 3, "findings": {"a": {}}}', "\x00"]
+CHANGED = [
+    {"gpu": ["Another", "9.0"]},
+    {"stamp": []},
+    {"findings": [1]},
+    {"findings": {FORWARD: finding("fine")}},
+    {"findings": {FORWARD: finding(speeds={"plain": [[1, 2, 1.5]]})}},
+    {"findings": {FORWARD: finding(speeds={"plain": [[0, 1, 2, 1.5]]})}},
+    {"findings": {FORWARD: finding(speeds={"plain": [[1, 1, 2, "x"]]})}},
+    {"findings": {FORWARD: finding(speeds=None)}},
+]
 
 
-@pytest.mark.parametrize("text", [*DAMAGED, "state", "shape", "about"])
-def test_a_damaged_file_is_no_verdict_and_no_error(text):
+@pytest.mark.parametrize("damage", [*DAMAGED, *CHANGED, "folder"])
+def test_a_damaged_file_is_no_verdict_and_no_error(damage):
     known()
-    path = _proof.path_of(GPU)
-    given = json.loads(path.read_text())
-    if text == "state":
-        given["findings"]["LSTM float16 forward"]["state"] = "fine"
-    elif text == "shape":
-        given["findings"]["LSTM float16 forward"]["speeds"]["plain"] = [[1, 2, 1.5]]
-    elif text == "about":
-        given["gpu"] = ["Another", "9.0"]
-    path.write_text(text if text in DAMAGED else json.dumps(given))
-    _proof.verdict_of.cache_clear()
-    assert order() == AFTER
-    assert "is damaged" in said() and "run python -m fastrnn prove again" in said()
-
-
-def test_a_file_that_cannot_be_read_is_no_error():
-    _proof.path_of(GPU).mkdir(parents=True)
-    assert "cannot be read" in said() and order() == AFTER
+    path = proof.path_of(GPU)
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        changed = damage if isinstance(damage, str) else json.dumps(json.loads(path.read_text()) | damage)
+        path.write_text(changed)
+    proof.reread()
+    assert order() == AFTER and "is damaged" in said()
 
 
 def test_the_file_is_read_once(monkeypatch):
     known()
     assert order() == ORDER
-    monkeypatch.setattr(_proof, "read", None)
+    monkeypatch.setattr(proof, "read", None)
     assert order() == ORDER and order(T=3) == ORDER
     assert order(index=1) == AFTER  # a GPU that is not there
 
@@ -129,26 +117,25 @@ def test_the_file_is_read_once(monkeypatch):
 
 def test_without_a_verdict_the_kernels_are_opt_in():
     assert order() == order(grad=True) == AFTER
-    reason = "its kernels have not been proven on this GPU: run python -m fastrnn prove, or opt in with fastrnn.backend"
-    assert said().startswith(reason)
-    assert _dispatch.choose(CALL) == "aten" and _dispatch.choose(CALL._replace(extended=True)) == "reference"
+    assert said().startswith(proof.UNPROVEN)
+    assert dispatch.choose(CALL) == "aten" and dispatch.choose(CALL._replace(extended=True)) == "reference"
 
 
 def test_the_nearest_shape_decides():
     known()
     assert order() == order(T=1000, B=100, H=500) == ORDER
-    assert _dispatch.choose(CALL) == "cuda"
-    assert order(T=1, B=2, H=200) == AFTER and _dispatch.choose(CALL._replace(T=1, B=2, H=200)) == "aten"
-    assert said(T=1, B=2) == "measured at 0.83 of torch's speed on this GPU at T=1 B=1 H=256"
+    assert dispatch.choose(CALL) == "cuda"
+    assert order(T=1, B=2, H=200) == AFTER and dispatch.choose(CALL._replace(T=1, B=2, H=200)) == "aten"
+    assert said(T=1, B=2) == "measured at 0.83 of torch's speed on this GPU at T=1 B=1 H=256 (plain)"
     assert said(B=0) == "an empty batch launches nothing" and order(T=0)
 
 
 def test_of_shapes_equally_near_all_decide():
-    known(speeds={"plain": [Speed(32, 32, 128, 1.2), Speed(128, 32, 128, 0.9)]})
+    known(speeds={"plain": [[32, 32, 128, 1.2], [128, 32, 128, 0.9]]})
     assert order() == AFTER and order(T=63) == ORDER and order(T=65) == AFTER
-    known(speeds={"plain": [Speed(64, 32, 128, 1.0)]})
+    known(speeds={"plain": [[64, 32, 128, 1.0]]})
     assert order() == ORDER
-    known(speeds={"plain": [Speed(64, 32, 128, float("nan"))]})
+    known(speeds={"plain": [[64, 32, 128, float("nan")]]})
     assert order() == AFTER
 
 
@@ -156,17 +143,17 @@ def test_only_the_kind_that_was_proven():
     known()
     for other in ({"mode": "GRU"}, {"grad": True}, {"dtype": torch.float32}, {"dtype": torch.bfloat16}):
         assert order(**other) == AFTER
-        assert "was left out when its kernels were proven on this GPU" in said(**other)
-    assert _dispatch.choose(CALL._replace(transformed=True)) == "reference"
+        assert said(**other).startswith(proof.UNPROVEN)
+    assert dispatch.choose(CALL._replace(transformed=True)) == "reference"
 
 
 @pytest.mark.parametrize("state", [WRONG, "failed"])
 def test_what_is_not_right_is_never_chosen(state):
-    known(state, detail="of this")
+    known(state, {}, "of this")
     for more in ({}, {"extended": True}, {"step": True, "T": 1}):
-        assert order(**more)[0] != "cuda" and _dispatch.choose(CALL._replace(**more)) != "cuda"
+        assert order(**more)[0] != "cuda" and dispatch.choose(CALL._replace(**more)) != "cuda"
         assert state in said(**more) and "of this" in said(**more)
-    assert _proof.why_not_in_graphs(0, "LSTM", torch.float16, False, ("plain",))
+    assert proof.why_not_in_graphs(0, "LSTM", torch.float16, False, ("plain",))
 
 
 FEATURES = {"layers": {"layers": 2}, "directions": {"directions": 2}, "packed": {"packed": True}, "projected": {"P": 5}}
@@ -176,68 +163,65 @@ FEATURES = {"layers": {"layers": 2}, "directions": {"directions": 2}, "packed": 
 def test_every_variant_of_a_call_has_to_be_measured(variant):
     asked = FEATURES[variant]
     known()
-    assert order() == ORDER and order(**asked) == AFTER and "has not been timed" in said(**asked)
-    known(speeds=PLAIN | {variant: [Speed(8, 8, 8, 2.0)]})
+    assert order() == ORDER and order(**asked) == AFTER and "was not timed" in said(**asked)
+    known(speeds=PLAIN | {variant: [[8, 8, 8, 2.0]]})
     assert order(**asked) == ORDER
-    known(speeds=PLAIN | {variant: [Speed(8, 8, 8, 0.5)]})
+    known(speeds=PLAIN | {variant: [[8, 8, 8, 0.5]]})
     assert order() == ORDER and order(**asked) == AFTER and f"B=8 H=8 ({variant})" in said(**asked)
-    known(lacking={variant: "no room"})
+    known(speeds=PLAIN | {variant: []}, detail="no room")
     assert order() == ORDER and order(**asked) == AFTER and "no room" in said(**asked)
+    assert order(**asked, extended=True) == ORDER
 
 
 def test_a_cells_step_is_measured_by_itself():
     known()
     assert order(step=True, T=1) == AFTER
-    known(speeds={"step": [Speed(1, 8, 64, 1.1)]})
+    known(speeds={"step": [[1, 8, 64, 1.1]]})
     assert order(step=True, T=1) == ORDER and order() == AFTER
 
 
 def test_what_torch_does_not_have_runs_on_kernels_that_are_right():
-    known(speeds={"plain": [Speed(64, 32, 128, 0.1)]})
+    known(speeds={"plain": [[64, 32, 128, 0.1]], "extended": []})
     assert order() == AFTER and order(extended=True) == ORDER
-    assert _dispatch.choose(CALL._replace(extended=True)) == "cuda"
-    known(lacking={"extended": "no room"})
+    assert dispatch.choose(CALL._replace(extended=True)) == "cuda"
+    known(speeds={"plain": [[64, 32, 128, 2.0]]}, detail="no room")
     assert order(extended=True) == AFTER
 
 
-def single(precision: str, ratio=2.0, variant="plain") -> dict[str, Finding]:
-    return {str(Kind("GRU", "float32", precision, False)): Finding(RIGHT, speeds={variant: [Speed(9, 9, 9, ratio)]})}
+def single(precision: str, ratio=2.0, variant="plain") -> dict[str, dict]:
+    return {f"GRU float32 {precision} forward": finding(speeds={variant: [[9, 9, 9, ratio]]})}
 
 
 def test_float32_goes_by_the_precision_in_force(monkeypatch):
     call = {"mode": "GRU", "dtype": torch.float32}
     force = {"rnn": "tf32", "matmul": "none"}
-    monkeypatch.setattr(_proof, "_PRECISION", lambda _, op: force[op])
-    _proof.save(verdict(single("ieee") | single("tf32", 0.5)))
+    monkeypatch.setattr(torch._C, "_get_fp32_precision_getter", lambda _, op: force[op])
+    write(single("ieee") | single("tf32", 0.5))
     assert order(**call) == AFTER
     for other in ("ieee", "none"):
         force["rnn"] = other
         assert order(**call) == ORDER
-    assert "speed" in _proof.why_not_in_graphs(0, "GRU", torch.float32, False, ("plain",))
-    monkeypatch.setattr(_proof, "_PRECISION", None)  # torch before 2.9
-    assert order(**call) == AFTER
+    assert "speed" in proof.why_not_in_graphs(0, "GRU", torch.float32, False, ("plain",))
 
 
 def test_the_precision_in_force_is_torchs():
-    if _proof._PRECISION is None:
-        pytest.skip("torch has no fp32_precision before 2.9")
     rnn, before = torch.backends.cudnn.rnn, torch.backends.cudnn.rnn.fp32_precision
     try:
         for value in ("ieee", "tf32"):
             rnn.fp32_precision = value
-            assert _proof.precision_in_force(torch.float32) == value
+            assert proof.precision_of(CALL._replace(dtype=torch.float32)) == value
     finally:
         rnn.fp32_precision = before
-    assert _proof.precision_in_force(torch.float16) == ""
+    assert proof.precision_of(CALL) == ""
 
 
 def test_a_cell_is_not_rounded_more_than_torchs(monkeypatch):
     """torch's cells multiply as matmul does, in full float32 by default, its layers in tf32."""
     force = {}
-    monkeypatch.setattr(_proof, "_PRECISION", lambda _, op: force[op])
+    monkeypatch.setattr(torch._C, "_get_fp32_precision_getter", lambda _, op: force[op])
     call = {"mode": "GRU", "dtype": torch.float32, "T": 1}
     for variant, step in (("step", True), ("plain", False)):
-        _proof.save(verdict(single("ieee", variant=variant) | single("tf32", 0.5, variant)))
+        write(single("ieee", variant=variant) | single("tf32", 0.5, variant))
         for rnn, matmul, found in (("tf32", "none", ORDER), ("tf32", "tf32", AFTER), ("ieee", "tf32", ORDER)):
             force.update(rnn=rnn, matmul=matmul)
             assert order(**call, step=step) == found
@@ -245,13 +229,13 @@ def test_a_cell_is_not_rounded_more_than_torchs(monkeypatch):
 
 def in_graph(x, extended=False):
     call = CALL._replace(T=x.size(0), B=x.size(1), extended=extended)
-    return x + (1 if _dispatch._choose_for_graph(call) == "cuda" else 0)
+    return x + (1 if dispatch._choose_for_graph(call) == "cuda" else 0)
 
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_in_a_graph_every_shape_has_to_be_fast(slow):
     """Its sizes may be symbolic, and stay so."""
-    known(speeds=PLAIN if slow else {"plain": [Speed(1, 1, 256, 1.0), Speed(64, 32, 128, 1.5)]})
+    known(speeds=PLAIN if slow else {"plain": [[1, 1, 256, 1.0], [64, 32, 128, 1.5]], "extended": []})
     torch._dynamo.reset()
     counter = CompileCounter()
     run = torch.compile(in_graph, backend=counter, fullgraph=True, dynamic=True)
@@ -259,33 +243,33 @@ def test_in_a_graph_every_shape_has_to_be_fast(slow):
         assert run(torch.zeros(T, B)).unique().item() == (0 if slow else 1)
         assert run(torch.zeros(T, B), extended=True).unique().item() == 1
     assert counter.frame_count == 2
-    _proof.forget(GPU)
+    proof.forget(GPU)
     torch._dynamo.reset()
     assert run(torch.zeros(3, 4)).unique().item() == 0
 
 
 def test_what_torch_follows_goes_by_the_rule_of_graphs(monkeypatch):
     known()
-    monkeypatch.setattr(_ops, "is_watched", lambda: True)
-    assert _dispatch.choose(CALL) == "aten"
-    known(speeds={"plain": [Speed(1, 1, 1, 1.0)]})
-    assert _dispatch.choose(CALL) == "cuda"
+    monkeypatch.setattr(ops, "is_watched", lambda: True)
+    assert dispatch.choose(CALL) == "aten"
+    known(speeds={"plain": [[1, 1, 1, 1.0]]})
+    assert dispatch.choose(CALL) == "cuda"
 
 
 def test_forcing_still_forces():
     known(WRONG)
     with fastrnn.backend("cuda"):
-        assert _dispatch.choose(CALL) == "cuda"
+        assert dispatch.choose(CALL) == "cuda"
     known()
     with fastrnn.backend("aten"):
-        assert _dispatch.choose(CALL) == "aten"
+        assert dispatch.choose(CALL) == "aten"
         assert said() == "backend 'aten' is forced"
 
 
 @compiled
 def test_calls_on_the_cpu_ask_nothing(monkeypatch):
-    monkeypatch.setattr(_proof, "why_not", None)
-    monkeypatch.setattr(_proof, "why_not_in_graphs", None)
+    monkeypatch.setattr(proof, "why_not", None)
+    monkeypatch.setattr(proof, "why_not_in_graphs", None)
     fastrnn.LSTM(4, 5)(torch.randn(3, 2, 4))
     fastrnn.GRUCell(4, 5)(torch.randn(2, 4))
 
@@ -294,5 +278,5 @@ def test_the_price_of_a_call():
     known()
     began = time.perf_counter()
     for _ in range(1000):
-        _proof.why_not(CALL)
+        proof.why_not(CALL)
     assert (time.perf_counter() - began) / 1000 < 5e-5

@@ -19,7 +19,7 @@ from emulator.cases import (
     timed_layers,
 )
 
-from fastrnn import _dispatch
+from fastrnn._backends import dispatch
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -147,52 +147,58 @@ def test_float64_and_projected_layers_keep_their_step_kernels(cuda):
         assert not cuda.last_launch()["cooperative"]
 
 
-def test_the_plan_explains_itself(cuda):
+def test_the_plan_names_what_serves_and_what_could(cuda):
     like = torch.empty(0, dtype=torch.bfloat16)
-    forward, backward = cuda.describe_plan(like, 0, 16, 512, 512, 1).splitlines()
-    assert forward.startswith("forward: a launch a step, fused with tensor cores; possible: cluster (medium: ")
-    assert "2 x 16 blocks a direction, 32 units each, 8 rows" in forward and backward.startswith("backward: a launch")
+    plan = cuda.plan_stack(like, 0, 16, 512, 512, 1)
+    regime = "medium: one cluster a batch tile"
+    first = {"tier": "cluster", "regime": regime, "teams": 2, "members": 16, "units": 32, "rows": 8, "tiles": 1}
+    assert plan["forward"]["resident"][0] == first | {"tensor_cores": True}
+    assert plan["forward"]["step"] == cuda.plan(0, 2, False, False, 16, 512, 512, 1, 90)
+    assert plan["forward"]["chosen"] == plan["backward"]["chosen"] == -1
     cuda.override_tier("auto")
-    assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith("forward: one launch, cluster (medium: ")
+    assert cuda.plan_stack(like, 0, 16, 512, 512, 1)["forward"]["chosen"] == 0
     cuda.set_device(cluster_sms=1)
-    assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith("forward: one launch, grid (large: ")
+    forward = cuda.plan_stack(like, 0, 16, 512, 512, 1)["forward"]
+    chosen = forward["resident"][forward["chosen"]]
+    assert chosen["tier"] == "grid" and chosen["regime"].startswith("large: ")
 
 
 def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
     """As on a GPU, with the emulator in the place of the extension's CUDA part."""
-    monkeypatch.setattr(_dispatch._ops._ext, "load", lambda: types.SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(_dispatch, "choose", lambda call, input=None: "cuda")
-    call = _dispatch.Call("GRU", "cuda", torch.float16, T=5, B=3, I=2, H=40, directions=2)
-    text = str(_dispatch.explanation(call, torch.empty(0, dtype=torch.float16)))
+    monkeypatch.setattr(dispatch.ops.ext, "load", lambda: types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(dispatch, "choose", lambda call, input=None: "cuda")
+    call = dispatch.Call("GRU", "cuda", torch.float16, T=5, B=3, I=2, H=40, directions=2)
+    text = str(dispatch.explanation(call, torch.empty(0, dtype=torch.float16)))
     assert text.startswith(
-        "cuda: chosen\n  forward: a launch a step, fused with tensor cores; possible: cta (small, 16"
+        "cuda: chosen\n  forward: a launch a step, step (fused with tensor cores); possible: cta (small, 16"
     )
     assert "\n  backward: a launch a step" in text
     assert "layers: " not in text
-    assert _dispatch.explanation(call).kernels is None
+    assert dispatch.explanation(call).kernels is None
     cuda.override_tier("auto")
     stack, like = call._replace(layers=3, T=1000, directions=1), torch.empty(0, dtype=torch.float16)
-    assert "\n  layers: 3 at the same time, in 5 chunks of time\n" in str(_dispatch.explanation(stack, like))
-    text = str(_dispatch.explanation(stack._replace(directions=2), like))
+    assert "\n  layers: 3 at the same time, in 5 chunks of time\n" in str(dispatch.explanation(stack, like))
+    text = str(dispatch.explanation(stack._replace(directions=2), like))
     assert "\n  layers: one after another, because a layer needs the whole of the layer below" in text
     cuda.set_device(sms=1)
-    text = str(_dispatch.explanation(stack._replace(grad=True), like))
+    text = str(dispatch.explanation(stack._replace(grad=True), like))
     assert "\n  layers: one after another, because two layers do not find room at the same time\n" in text
 
 
 def test_an_environment_variable_opts_in(cuda):
     like = torch.empty(0, dtype=torch.bfloat16)
-    for tier, want in ((None, "a launch a step"), ("grid", "one launch, grid")):
-        _dispatch._ops._opt_in(types.SimpleNamespace(cuda=cuda), tier)
-        assert cuda.describe_plan(like, 0, 16, 512, 512, 1).startswith(f"forward: {want}")
-    _dispatch._ops._opt_in(types.SimpleNamespace(), "auto", "3")  # a build without CUDA kernels
-    for chunks, want in (("5", "2 at the same time, in 5 chunks of time"), ("0", "one after another")):
-        _dispatch._ops._opt_in(types.SimpleNamespace(cuda=cuda), None, chunks)
-        assert f"layers: {want}" in cuda.describe_plan(like, 0, 16, 512, 512, 1, layers=2, steps=100)
+    for tier in (None, "grid"):
+        dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), tier)
+        forward = cuda.plan_stack(like, 0, 16, 512, 512, 1)["forward"]
+        assert (forward["resident"][forward["chosen"]]["tier"] if forward["chosen"] >= 0 else None) == tier
+    dispatch.ops._opt_in(types.SimpleNamespace(), "auto", "3")  # a build without CUDA kernels
+    for chunks, want in (("5", (2, 5)), ("0", (1, 0))):
+        dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), None, chunks)
+        assert cuda.plan_stack(like, 0, 16, 512, 512, 1, layers=2, steps=100)["layers"][:2] == want
     with pytest.raises(
         ValueError, match="FASTRNN_CUDA_WAVEFRONT: expected a number of chunks, or 0 for none, got 'on'"
     ):
-        _dispatch._ops._opt_in(types.SimpleNamespace(cuda=cuda), None, "on")
+        dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), None, "on")
     with pytest.raises(RuntimeError, match="chunks must not be negative, got -1"):
         cuda.override_wavefront(-1)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastrnn._bench.case import Case, lengths_of
-from fastrnn._bench.environment import ALL_THREADS, environment
+from fastrnn.bench.case import Case, lengths_of
+from fastrnn.bench.environment import ALL_THREADS, environment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

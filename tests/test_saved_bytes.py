@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from layer_calls import forward_arguments
 from torch import nn
 
 import fastrnn
-from fastrnn import _ops
-from fastrnn._bench.case import Side, build, make_inputs, make_weights
-from fastrnn._bench.memory import saved_bytes
+from fastrnn._kernels import ops
+from fastrnn.bench.case import Side, build, make_inputs, make_weights
+from fastrnn.bench.memory import saved_bytes
 from fastrnn.registry import CELLS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from cases import GRIDS
 
-pytestmark = pytest.mark.skipif(_ops.missing("cpu") is not None, reason=str(_ops.missing("cpu")))
+pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 
 
 def scaled(case):
@@ -69,4 +70,5 @@ def test_nothing_without_gradient(mode, grad):
         assert kept  # the hook does see what is saved
     hx = [torch.randn(1, 3, 6) for _ in range(cell.states)]
     weights = [torch.randn(cell.gates * 6, 5), torch.randn(cell.gates * 6, 6)]
-    assert _ops.layer_ops("cpu").forward(cell.index, torch.randn(4, 3, 5), None, hx, weights, False)[2] == []
+    arguments = forward_arguments(cell.index, torch.randn(4, 3, 5), None, hx, weights, 0)
+    assert ops.layer_ops("cpu").forward(*arguments)[2] == []

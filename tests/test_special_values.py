@@ -14,7 +14,7 @@ import torch
 from support import DTYPES, name_of, tensors, twins
 
 import fastrnn
-from fastrnn import _ext, _ops
+from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
@@ -30,9 +30,9 @@ def implementations():
     for backend in ("reference", "aten"):
         with fastrnn.backend(backend):
             yield backend
-    if _ops.missing("cpu") is not None:
+    if ops.missing("cpu") is not None:
         return
-    kernels = _ext.load().cpu
+    kernels = ext.load().cpu
     before = kernels.isa()
     for isa in kernels.supported_isas():
         kernels.set_isa(isa)

@@ -18,7 +18,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastrnn
-from fastrnn import _dispatch, _ext, _wavefront
+from fastrnn._backends import dispatch
+from fastrnn._call import wavefront
+from fastrnn._kernels import ext
 from fastrnn.registry import CELLS
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
@@ -35,9 +37,9 @@ def log(cuda, monkeypatch):
     """The emulator in the place of the extension's CUDA part and of its streams, tier cta, in three chunks."""
     log = Log()
     extension = types.SimpleNamespace(cuda=Kernels(cuda, log), cpu=cuda)
-    monkeypatch.setattr(_ext, "load", lambda: extension)
-    monkeypatch.setattr(_dispatch, "choose", lambda call, input=None: "cuda")
-    monkeypatch.setattr(_wavefront, "Lanes", lanes_of(log))
+    monkeypatch.setattr(ext, "load", lambda: extension)
+    monkeypatch.setattr(dispatch, "choose", lambda call, input=None: "cuda")
+    monkeypatch.setattr(wavefront, "Lanes", lanes_of(log))
     cuda.override_tier("cta")
     cuda.override_wavefront(3)
     with fp32_precision("ieee"):
@@ -182,11 +184,11 @@ def test_the_streams_are_made_once_and_told_what_the_lanes_are_told(monkeypatch)
     made = mock.Mock(side_effect=lambda device: mock.create_autospec(kind, instance=True))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: caller)
     monkeypatch.setattr(torch.cuda, "Stream", made)
-    _wavefront._stream.cache_clear()
+    wavefront._stream.cache_clear()
     device = torch.device("cuda", 0)
-    one, two = _wavefront.Lanes(device, 2), _wavefront.Lanes(device, 3)
+    one, two = wavefront.Lanes(device, 2), wavefront.Lanes(device, 3)
     assert one._streams[:2] == two._streams[:2] and made.call_count == 3
-    assert one._streams[_wavefront.CALLER] is two._streams[_wavefront.CALLER] is caller
+    assert one._streams[wavefront.CALLER] is two._streams[wavefront.CALLER] is caller
     mark = one.mark(-1)
     caller.record_event.assert_called_once_with()
     one.wait(1, mark)
@@ -195,14 +197,14 @@ def test_the_streams_are_made_once_and_told_what_the_lanes_are_told(monkeypatch)
     one.use(0, [tensor])
     tensor.record_stream.assert_called_once_with(one._streams[0])
     assert isinstance(one.on(0), torch.cuda.StreamContext)
-    _wavefront._stream.cache_clear()
+    wavefront._stream.cache_clear()
 
 
 def test_the_order_of_launching():
-    assert list(_wavefront.tasks(3, 3, 3)) == ORDER
-    assert list(_wavefront.tasks(3, 2, 2)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert list(wavefront.tasks(3, 3, 3)) == ORDER
+    assert list(wavefront.tasks(3, 2, 2)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
     for layers, chunks, lanes in itertools.product((2, 3, 5), (2, 3, 8), (2, 3, 4)):
-        order = list(_wavefront.tasks(layers, chunks, lanes))
+        order = list(wavefront.tasks(layers, chunks, lanes))
         assert sorted(order) == list(itertools.product(range(layers), range(chunks)))
         for l, k in order:
             before = order[: order.index((l, k))]
@@ -213,7 +215,7 @@ def test_the_order_of_launching():
 def test_the_backward_pass_takes_the_tasks_in_reverse_order(cuda, log, sms):
     cuda.set_device(sms=sms)
     fastrnn.LSTM(I, H, 3)(torch.randn(T, B, I))[0].sum().backward()
-    assert _ext.load().cuda.backwards == list(reversed(range(3 * 3)))
+    assert ext.load().cuda.backwards == list(reversed(range(3 * 3)))
 
 
 def recorded(cuda, log, cell, layers, chunks, sms, asked, dropout=0.5, dtype=torch.bfloat16):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from emulator import build
 from emulator.cases import KERNELS, MIXED, RESIDENT, Layer, prescribe
+from layer_calls import forward_arguments
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -19,7 +20,7 @@ def test_a_sequence_in_two_calls_has_the_bits_of_one(cuda, form, precision):
     output, (h, c), _ = whole.forward(cuda)
     hx, parts = [whole.hx[0], whole.hx[1].float()], []
     for begin, end in ((0, 2), (2, 6)):
-        part, hx, _ = cuda.layer_forward(0, whole.x[begin:end], None, hx, whole.weights, 1)
+        part, hx, _ = cuda.layer_forward(*forward_arguments(0, whole.x[begin:end], None, hx, whole.weights))
         parts.append(part)
     assert hx[1].dtype == torch.float32 and not torch.equal(hx[1], c.float())
     assert torch.equal(torch.cat(parts), output) and torch.equal(hx[0], h) and torch.equal(hx[1].to(c.dtype), c)
@@ -60,5 +61,5 @@ def test_c_of_another_type_is_refused(cuda):
     layer = Layer(0, "bfloat16", (3, 4, 2, 7))
     layer.hx[1] = layer.hx[1].float()
     output, _, saved = layer.forward(cuda)
-    with pytest.raises(RuntimeError, match=r"grad_hn must be Float on cpu, got BFloat16"):
+    with pytest.raises(RuntimeError, match=r"grads\[2\] must be Float on cpu, got BFloat16"):
         layer.backward(cuda, output, saved)

@@ -130,13 +130,13 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const Tensor sum = empty_block({rows.N, args.I}, options);
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d).select(1, 0);
-    product(kernel, gates, false, {{args.weights[d].w_ih, sum, sum}}, d > 0, false);
+    product(kernel, gates, false, {{args.weight(d, kWih), sum, sum}}, d > 0, false);
   }
   return rows.scatter(sum.to(dtype));
 }
 
-std::vector<Tensor> weight_gradients(const LayerRows& rows, const LayerGradients& grads,
-                                     const Tensor& output) {
+OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& grads,
+                                 const Tensor& output) {
   const LayerArgs& args = rows.args;
   const at::ScalarType dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
@@ -145,21 +145,29 @@ std::vector<Tensor> weight_gradients(const LayerRows& rows, const LayerGradients
   // Our own product turns the gates into rows for both at once.
   const bool together = last == 0 && kernel;
   const Tensor x = rows.gather(args.x);
-  std::vector<Tensor> result;
+  OptionalTensors result(args.D * args.slots());
   for (int64_t d = 0; d < args.D; ++d) {
+    const auto to = result.begin() + d * args.slots();
     const Tensor gates = grads.gates.select(0, d), input = gates.select(1, 0);
     const Side w_ih = side_of(args, x, M, kernel);
     if (!together) product(kernel, input, true, {w_ih}, false, true);
-    result.push_back(w_ih.result);
-    result.push_back(recurrent_gradient(rows, gates.select(1, last), output, d, kernel,
-                                        together ? &w_ih : nullptr));
+    to[kWih] = w_ih.result;
+    to[kWhh] = recurrent_gradient(rows, gates.select(1, last), output, d, kernel,
+                                  together ? &w_ih : nullptr);
+    const Tensor sums = grads.units.defined() ? grads.units.select(0, d) : Tensor();
+    // Each gets a tensor of its own: an optimizer may change them in place.
+    const auto units = [&](int64_t first, int64_t count) {
+      return sums.narrow(0, first * args.H, count * args.H).to(dtype, false, true);
+    };
+    const int64_t G = args.cell.gates;
     if (args.biases) {
-      // Both always get tensors of their own: an optimizer may change them in place.
-      result.push_back(grads.bias.select(0, d).select(0, 0).to(dtype, false, true));
-      result.push_back(grads.bias.select(0, d).select(0, last).to(dtype, false, true));
+      to[kBih] = units(0, G);
+      to[kBhh] = units(last * G, G);
     }
     if (args.projected)
-      result.push_back(rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d)));
+      to[kWhr] = rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d));
+    for (int64_t k = 0; k < args.cell.params; ++k)
+      to[kFirstParam + k] = units((last + 1) * G + k, 1);
   }
   return result;
 }

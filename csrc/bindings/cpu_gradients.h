@@ -7,18 +7,19 @@ namespace fastrnn {
 
 // What the backward kernel left, for the N rows of LayerRows.
 struct LayerGradients {
-  at::Tensor gates;                // (D, N, E, G * H): gradients of x gates and, last, of h gates
-  at::Tensor bias;                 // (D, E, G * H) in the accumulate type, or undefined
-  at::Tensor h;                    // (D, N, R), gradient of the projected h, or undefined
-  at::Tensor hidden;               // (D, N, H), forward's h before the projection, or undefined
-  std::vector<at::Tensor> states;  // of hx, or empty
+  at::Tensor gates;  // (D, N, E, G * H): gradients of x gates and, last, of h gates
+  at::Tensor
+      units;     // (D, (E * G + P) * H) in the accumulate type: of biases, of parameters; or none
+  at::Tensor h;  // (D, N, R), gradient of the projected h, or undefined
+  at::Tensor hidden;  // (D, N, H), forward's h before the projection, or undefined
+  Tensors states;     // of hx, or empty
 };
 
 // In the shape of x.
 at::Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads);
 
-// In the order of the layer's weights.
-std::vector<at::Tensor> weight_gradients(const LayerRows& rows, const LayerGradients& grads,
-                                         const at::Tensor& output);
+// By slot, as the layer's weights.
+OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& grads,
+                                 const at::Tensor& output);
 
 }  // namespace fastrnn

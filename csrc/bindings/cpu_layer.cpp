@@ -16,7 +16,6 @@ namespace fastrnn {
 namespace {
 
 using at::Tensor;
-using Tensors = std::vector<Tensor>;
 
 cpu::Dtype storage_type(const LayerArgs& args) {
   TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ",
@@ -36,9 +35,9 @@ cpu::Dtype storage_type(const LayerArgs& args) {
   }
 }
 
-cpu::LayerShape shape_of(const LayerRows& rows, int64_t cell) {
+cpu::LayerShape shape_of(const LayerRows& rows) {
   const LayerArgs& args = rows.args;
-  return {int(cell),
+  return {args.spec.cell,
           storage_type(args),
           rows.T,
           rows.B,
@@ -48,7 +47,7 @@ cpu::LayerShape shape_of(const LayerRows& rows, int64_t cell) {
           int(args.D),
           rows.offsets.data(),
           cpu::usable_threads(at::get_num_threads()),
-          args.reverse,
+          args.spec.reverse,
           args.B,
           rows.order.empty() ? nullptr : rows.order.data(),
           rows.resets.defined() ? rows.resets.const_data_ptr<bool>() : nullptr};
@@ -61,149 +60,119 @@ void* mutable_pointer(const Tensor& tensor) {
   return tensor.defined() ? tensor.mutable_data_ptr() : nullptr;
 }
 
+// What forward and backward are given alike.
 template <class Params>
-void set_weights(const LayerArgs& args, Params* p) {
+void set_inputs(const LayerRows& rows, Params* p) {
+  const LayerArgs& args = rows.args;
+  p->shape = shape_of(rows);
   for (int64_t d = 0; d < args.D; ++d) {
-    const DirectionTensors& w = args.weights[d];
-    p->weights[d] = {pointer(w.w_ih), pointer(w.w_hh), pointer(w.b_ih), pointer(w.b_hh),
-                     pointer(w.w_hr)};
+    p->weights[d] = {pointer(args.weight(d, kWih)), pointer(args.weight(d, kWhh)),
+                     pointer(args.weight(d, kBih)), pointer(args.weight(d, kBhh)),
+                     pointer(args.weight(d, kWhr)), {}};
+    for (int k = 0; k < args.cell.params; ++k)
+      p->weights[d].params[k] = pointer(args.weight(d, kFirstParam + k));
   }
+  std::copy(std::begin(args.scalars), std::end(args.scalars), p->scalars);
+  for (size_t k = 0; k < args.hx.size(); ++k) p->states.initial[k] = pointer(args.hx[k]);
 }
 
 Tensor scratch(size_t bytes) { return empty_block({int64_t(bytes)}, at::TensorOptions(at::kByte)); }
 
-at::TensorOptions accumulate_options(const LayerArgs& args) {
-  return args.options.dtype(args.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-}
-
-// `saved` holds, in this order and where the cell has them: gates, c, h before the projection.
-// Their shapes do not depend on the lengths: the rows that exist come first, and the rest is not
-// written.
-std::tuple<Tensor, Tensors, Tensors> layer_forward(int64_t cell, const Tensor& x,
-                                                   const std::optional<Tensor>& batch_sizes,
-                                                   const Tensors& hx, const Tensors& weights,
-                                                   bool save, const std::optional<Tensor>& lengths,
-                                                   const std::optional<Tensor>& resets,
-                                                   bool reverse, bool with_cells) {
-  const LayerArgs args("fastrnn._C.cpu.layer_forward", cell, dense(x), batch_sizes, hx, weights,
-                       {lengths, resets, reverse});
-  const bool has_c = args.cell.states > 1;
-  TORCH_CHECK(has_c || !with_cells, args.function, ": cells needs an LSTM, got ", args.cell.mode);
+// What is saved does not depend on the lengths in its shape: the rows that exist come first, and
+// the rest is not written.
+std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const OptionalTensors& given,
+                                                   const Tensors& hx,
+                                                   const OptionalTensors& weights,
+                                                   const std::vector<int64_t>& spec,
+                                                   const std::vector<double>& scalars) {
+  const LayerArgs args("fastrnn._C.cpu.layer_forward", {dense(x), given, hx, weights}, spec,
+                       scalars);
   const LayerRows rows(args);
+  const bool save = args.spec.save != Save::kNothing;
   const Tensor output = rows.empty(args.D * args.R);
-  Tensors hn = rows.empty_states(args.hx);
-  if (with_cells) hn.push_back(rows.empty(args.D * args.H));
-  Tensor gates, cells, hidden;
+  Tensors states = rows.empty_states(args.hx);
+  for (int64_t s = 1; args.spec.all_states && s < args.cell.states; ++s)
+    states.push_back(rows.empty(args.D * args.H));
+  Tensor gates, carried, hidden;
   Tensors saved;
-  if (save && args.cell.saved > 0) {
+  if (save && args.cell.saved > 0)
     saved.push_back(gates = empty_block({args.D, args.N, args.cell.saved, args.H}, args.options));
-  }
-  if (save && args.cell.saves_c) {
-    saved.push_back(cells = empty_block({args.D, args.N, args.H}, accumulate_options(args)));
+  if (save && args.cell.saves_carried) {
+    saved.push_back(carried = empty_block({args.D, args.N, args.cell.states - 1, args.H},
+                                          args.accumulate_options()));
   }
   if (save && args.projected)
     saved.push_back(hidden = empty_block({args.D, args.N, args.H}, args.options));
 
   cpu::ForwardParams p{};
-  p.shape = shape_of(rows, cell);
-  set_weights(args, &p);
+  set_inputs(rows, &p);
   p.x = pointer(args.x);
-  p.h0 = pointer(args.hx[0]);
-  p.c0 = has_c ? pointer(args.hx[1]) : nullptr;
   p.output = mutable_pointer(output);
-  p.hn = mutable_pointer(hn[0]);
-  p.cn = has_c ? mutable_pointer(hn[1]) : nullptr;
+  for (int64_t s = 0; s < args.cell.states; ++s) {
+    p.states.last[s] = mutable_pointer(states[s]);
+    if (s > 0 && args.spec.all_states)
+      p.states.sequence[s] = mutable_pointer(states[args.cell.states + s - 1]);
+  }
+  p.states.carried = mutable_pointer(carried);
   p.gates = mutable_pointer(gates);
-  p.cells = mutable_pointer(cells);
-  p.cell_sequence = with_cells ? mutable_pointer(hn[2]) : nullptr;
   p.hidden = mutable_pointer(hidden);
   const cpu::Kernels& kernels = cpu::kernels(p.shape.dtype);
   const Tensor workspace = scratch(kernels.forward_workspace(p));
   p.workspace = mutable_pointer(workspace);
   kernels.forward(p);
-  return {output, hn, saved};
+  return {output, states, saved};
 }
 
-using Gradients = std::tuple<std::optional<Tensor>, std::optional<Tensors>, std::optional<Tensors>>;
+using Gradients =
+    std::tuple<std::optional<Tensor>, std::optional<Tensors>, std::optional<OptionalTensors>>;
 
-Gradients layer_backward(int64_t cell, const Tensor& grad_output, const Tensors& grad_hn,
-                         const Tensor& x, const std::optional<Tensor>& batch_sizes,
-                         const Tensors& hx, const Tensors& weights, const Tensor& output_given,
-                         const Tensors& saved, const std::vector<bool>& needs,
-                         const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets,
-                         bool reverse) {
-  const LayerArgs args("fastrnn._C.cpu.layer_backward", cell, dense(x), batch_sizes, hx, weights,
-                       {lengths, resets, reverse});
-  TORCH_CHECK(needs.size() == 3, args.function, ": needs must hold 3 flags (x, hx, weights), got ",
-              needs.size());
-  const bool has_c = args.cell.states > 1;
-  const Tensor output = args.checked(output_given, "output", args.rows_shape(args.D * args.R));
-  const Tensor grad_out =
-      args.checked(dense(grad_output), "grad_output", args.rows_shape(args.D * args.R));
-  Tensors grad_final = grad_hn;
-  Tensor grad_cells;
-  if (has_c && grad_hn.size() == 3) {
-    grad_cells = args.checked(grad_hn[2], "grad_hn[2]", args.rows_shape(args.D * args.H));
-    grad_final.pop_back();
-  }
-  const Tensors grad_states = args.checked_states(grad_final, "grad_hn");
-  const size_t expected = (args.cell.saved > 0) + args.cell.saves_c + args.projected;
-  TORCH_CHECK(saved.size() == expected, args.function, ": saved must hold the ", expected,
-              " tensors that layer_forward(save=True) returned, got ", saved.size());
-  size_t next = 0;
-  Tensor gates, cells;
-  if (args.cell.saved > 0) {
-    gates = args.checked(saved[next++], "saved gates", {args.D, args.N, args.cell.saved, args.H});
-  }
-  if (args.cell.saves_c) {
-    cells = args.checked(saved[next++], "saved c", {args.D, args.N, args.H},
-                         c10::typeMetaToScalarType(accumulate_options(args).dtype()));
-  }
-
+Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalTensors& given,
+                         const Tensors& hx, const OptionalTensors& weights, const Tensors& results,
+                         const std::vector<int64_t>& spec, const std::vector<double>& scalars,
+                         std::array<bool, 3> needs) {
+  const LayerArgs args("fastrnn._C.cpu.layer_backward", {dense(x), given, hx, weights}, spec,
+                       scalars);
+  if (!grads.empty() && grads[0]) grads[0] = dense(*grads[0]);
+  const LayerResults r(args, grads, results, false);
   const LayerRows rows(args);
-  const int64_t copies = args.cell.shared_gate_grad ? 1 : 2;
-  const int64_t gate_rows = args.cell.gates * args.H;
+  const int64_t copies = args.cell.shared_gate_grad ? 1 : 2, G = args.cell.gates;
   LayerGradients g;
-  g.gates = empty_block({args.D, rows.N, copies, gate_rows}, args.options);
-  if (needs[1]) g.states = rows.empty_states(grad_states);
-  if (needs[2] && args.biases)
-    g.bias = at::empty({args.D, copies, gate_rows}, accumulate_options(args));
+  g.gates = empty_block({args.D, rows.N, copies, G * args.H}, args.options);
+  if (needs[1]) g.states = rows.empty_states(r.grad_last);
+  if (needs[2] && (args.biases || args.cell.params > 0)) {
+    g.units =
+        at::empty({args.D, (copies * G + args.cell.params) * args.H}, args.accumulate_options());
+  }
   if (args.projected) {
     g.h = empty_block({args.D, rows.N, args.R}, args.options);
-    g.hidden = args.checked(saved[next], "saved h before the projection", {args.D, args.N, args.H})
-                   .flatten()
-                   .narrow(0, 0, args.D * rows.N * args.H)
-                   .view({args.D, rows.N, args.H});
+    g.hidden =
+        r.hidden.flatten().narrow(0, 0, args.D * rows.N * args.H).view({args.D, rows.N, args.H});
   }
 
   cpu::BackwardParams p{};
-  p.shape = shape_of(rows, cell);
-  set_weights(args, &p);
-  p.grad_output = pointer(grad_out);
-  p.grad_hn = pointer(grad_states[0]);
-  p.grad_cn = has_c ? pointer(grad_states[1]) : nullptr;
-  p.grad_cells = pointer(grad_cells);
-  p.h0 = pointer(args.hx[0]);
-  p.c0 = has_c ? pointer(args.hx[1]) : nullptr;
-  p.output = pointer(output);
-  p.gates = pointer(gates);
-  p.cells = pointer(cells);
+  set_inputs(rows, &p);
+  p.grad_output = pointer(r.grad_output);
+  for (int64_t s = 0; s < args.cell.states; ++s) {
+    p.states.grad_last[s] = pointer(r.grad_last[s]);
+    p.states.grad_initial[s] = needs[1] ? mutable_pointer(g.states[s]) : nullptr;
+    if (s > 0 && args.spec.all_states) p.states.grad_sequence[s] = pointer(r.grad_sequences[s - 1]);
+  }
+  p.states.carried = pointer(r.carried);
+  p.output = pointer(r.output);
+  p.gates = pointer(r.gates);
   p.grad_gates = mutable_pointer(g.gates);
-  p.grad_bias = mutable_pointer(g.bias);
-  p.grad_h0 = needs[1] ? mutable_pointer(g.states[0]) : nullptr;
-  p.grad_c0 = needs[1] && has_c ? mutable_pointer(g.states[1]) : nullptr;
+  p.grad_units = mutable_pointer(g.units);
   p.grad_h = mutable_pointer(g.h);
   const cpu::Kernels& kernels = cpu::kernels(p.shape.dtype);
   const Tensor workspace = scratch(kernels.backward_workspace(p));
   p.workspace = mutable_pointer(workspace);
   kernels.backward(p);
 
-  std::optional<Tensor> grad_x;
-  if (needs[0]) grad_x = input_gradient(rows, g);
-  std::optional<Tensors> grad_hx, grad_weights;
-  if (needs[1]) grad_hx = g.states;
-  if (needs[2]) grad_weights = weight_gradients(rows, g, output);
-  return {grad_x, grad_hx, grad_weights};
+  Gradients found;
+  if (needs[0]) std::get<0>(found) = input_gradient(rows, g);
+  if (needs[1]) std::get<1>(found) = g.states;
+  if (needs[2]) std::get<2>(found) = weight_gradients(rows, g, r.output);
+  return found;
 }
 
 void set_isa(const std::string& name) {
@@ -218,25 +187,16 @@ void set_isa(const std::string& name) {
 
 void bind_cpu(pybind11::module_& m) {
   using NoGil = pybind11::call_guard<pybind11::gil_scoped_release>;
-  const pybind11::none none;
-  m.def("layer_forward", &fastrnn::layer_forward, NoGil(), pybind11::arg("cell"),
-        pybind11::arg("x"), pybind11::arg("batch_sizes"), pybind11::arg("hx"),
-        pybind11::arg("weights"), pybind11::arg("save"), pybind11::arg("lengths") = none,
-        pybind11::arg("resets") = none, pybind11::arg("reverse") = false,
-        pybind11::arg("cells") = false,
-        "One layer over a whole sequence: (output, hn, saved). cells adds c of every step to hn.");
-  m.def("layer_backward", &fastrnn::layer_backward, NoGil(), pybind11::arg("cell"),
-        pybind11::arg("grad_output"), pybind11::arg("grad_hn"), pybind11::arg("x"),
-        pybind11::arg("batch_sizes"), pybind11::arg("hx"), pybind11::arg("weights"),
-        pybind11::arg("output"), pybind11::arg("saved"), pybind11::arg("needs"),
-        pybind11::arg("lengths") = none, pybind11::arg("resets") = none,
-        pybind11::arg("reverse") = false,
-        "Gradients of layer_forward: (grad_x, grad_hx, grad_weights), None where not needed.");
+  using pybind11::arg;
+  m.def("layer_forward", &fastrnn::layer_forward, NoGil(), arg("x"), arg("given"), arg("hx"),
+        arg("weights"), arg("spec"), arg("scalars"),
+        "One layer over a whole sequence, see csrc/common/layer_spec.h.");
+  m.def("layer_backward", &fastrnn::layer_backward, NoGil(), arg("grads"), arg("x"), arg("given"),
+        arg("hx"), arg("weights"), arg("results"), arg("spec"), arg("scalars"), arg("needs"),
+        "Gradients of layer_forward, None where not needed.");
   m.def("isa", &fastrnn::cpu::isa, "Name of the instruction set in use.");
   m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"),
         "Uses another supported instruction set from now on.");
-  m.def("outruns_onednn", &fastrnn::cpu::outruns_onednn,
-        "Whether LSTMs were measured level with oneDNN's or ahead on such a CPU.");
   m.def("cached_bytes", &fastrnn::cached_bytes, "Bytes of freed memory kept for later calls.");
   m.def("cache_limit", &fastrnn::cache_limit,
         "How many may be kept: FASTRNN_CPU_CACHE_MB, in bytes.");

@@ -10,41 +10,56 @@ namespace py = pybind11;
 
 namespace {
 
-std::tuple<int, int64_t, const char*> as_tuple(const fastrnn::cuda::Wavefront& wavefront) {
+using namespace fastrnn::cuda;
+
+std::tuple<int, int64_t, const char*> as_tuple(const Wavefront& wavefront) {
   return {wavefront.lanes, wavefront.chunks, wavefront.why_not};
+}
+
+py::dict as_dict(const StepKernel& kernel) {
+  return py::dict(py::arg("fused") = kernel.fused, py::arg("tensor_cores") = kernel.tensor_cores,
+                  py::arg("rows") = kernel.rows);
+}
+
+py::dict as_dict(const Candidate& candidate) {
+  const Team& team = candidate.team;
+  return py::dict(py::arg("regime") = candidate.regime, py::arg("tier") = tier_name(team.tier),
+                  py::arg("tensor_cores") = team.tensor_cores, py::arg("rows") = team.rows,
+                  py::arg("members") = team.members, py::arg("units") = team.units,
+                  py::arg("teams") = team.teams, py::arg("tiles") = team.tiles);
+}
+
+py::dict as_dict(const PassPlan& plan) {
+  py::list resident;
+  for (const Candidate& candidate : plan.resident) resident.append(as_dict(candidate));
+  return py::dict(py::arg("step") = as_dict(plan.step), py::arg("resident") = resident,
+                  py::arg("chosen") = plan.chosen);
 }
 
 }  // namespace
 
 // Fills the submodule `cuda`: the layer call, and the plan that it follows.
 void bind_cuda(py::module_& cuda) {
-  using namespace fastrnn::cuda;
-  using Optional = std::optional<at::Tensor>;
+  using fastrnn::OptionalTensors;
+  using fastrnn::Tensors;
+  using Numbers = std::vector<int64_t>;
+  using Scalars = std::vector<double>;
   cuda.def(
       "layer_forward",
-      [](int cell, const at::Tensor& x, const Optional& batch_sizes, const Tensors& hx,
-         const Tensors& weights, int save, const Optional& lengths, const Optional& resets,
-         bool reverse, bool cells) {
-        return layer_forward(cell, x, batch_sizes, hx, weights, static_cast<Save>(save),
-                             {lengths, resets, reverse}, cells);
-      },
-      py::arg("cell"), py::arg("x"), py::arg("batch_sizes"), py::arg("hx"), py::arg("weights"),
-      py::arg("save"), py::arg("lengths") = py::none(), py::arg("resets") = py::none(),
-      py::arg("reverse") = false, py::arg("cells") = false,
-      py::call_guard<py::gil_scoped_release>());
+      [](const at::Tensor& x, const OptionalTensors& given, const Tensors& hx,
+         const OptionalTensors& weights, const Numbers& spec,
+         const Scalars& scalars) { return layer_forward({x, given, hx, weights}, spec, scalars); },
+      py::arg("x"), py::arg("given"), py::arg("hx"), py::arg("weights"), py::arg("spec"),
+      py::arg("scalars"), py::call_guard<py::gil_scoped_release>());
   cuda.def(
       "layer_backward",
-      [](int cell, const at::Tensor& grad_output, const Tensors& grad_hn, const at::Tensor& x,
-         const Optional& batch_sizes, const Tensors& hx, const Tensors& weights,
-         const at::Tensor& output, const Tensors& saved, std::array<bool, 3> needs,
-         const Optional& lengths, const Optional& resets, bool reverse) {
-        return layer_backward(cell, grad_output, grad_hn, x, batch_sizes, hx, weights, output,
-                              saved, needs, {lengths, resets, reverse});
+      [](const OptionalTensors& grads, const at::Tensor& x, const OptionalTensors& given,
+         const Tensors& hx, const OptionalTensors& weights, const Tensors& results,
+         const Numbers& spec, const Scalars& scalars, std::array<bool, 3> needs) {
+        return layer_backward(grads, {x, given, hx, weights}, results, spec, scalars, needs);
       },
-      py::arg("cell"), py::arg("grad_output"), py::arg("grad_hn"), py::arg("x"),
-      py::arg("batch_sizes"), py::arg("hx"), py::arg("weights"), py::arg("output"),
-      py::arg("saved"), py::arg("needs"), py::arg("lengths") = py::none(),
-      py::arg("resets") = py::none(), py::arg("reverse") = false,
+      py::arg("grads"), py::arg("x"), py::arg("given"), py::arg("hx"), py::arg("weights"),
+      py::arg("results"), py::arg("spec"), py::arg("scalars"), py::arg("needs"),
       py::call_guard<py::gil_scoped_release>());
   cuda.def(
       "override_plan",
@@ -63,11 +78,14 @@ void bind_cuda(py::module_& cuda) {
     override_wavefront(std::nullopt);
   });
   cuda.def(
-      "describe_plan",
+      "plan_stack",
       [](const at::Tensor& like, int cell, int64_t batch, int64_t hidden, int64_t recurrent,
          int64_t directions, int64_t layers, int64_t steps, bool grad) {
-        return describe_plan(like,
-                             {cell, batch, hidden, recurrent, directions, layers, steps, grad});
+        const StackPlan plan =
+            plan_stack(like, {cell, batch, hidden, recurrent, directions, layers, steps, grad});
+        return py::dict(py::arg("forward") = as_dict(plan.forward),
+                        py::arg("backward") = as_dict(plan.backward),
+                        py::arg("layers") = as_tuple(plan.layers));
       },
       py::arg("like"), py::arg("cell"), py::arg("batch"), py::arg("hidden"), py::arg("recurrent"),
       py::arg("directions"), py::arg("layers") = 1, py::arg("steps") = 1, py::arg("grad") = true);
@@ -84,11 +102,8 @@ void bind_cuda(py::module_& cuda) {
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability) {
-        const StepKernel kernel = plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch,
-                                        hidden, recurrent, directions, capability});
-        return py::dict(py::arg("fused") = kernel.fused,
-                        py::arg("tensor_cores") = kernel.tensor_cores,
-                        py::arg("rows") = kernel.rows);
+        return as_dict(plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
+                             recurrent, directions, capability}));
       },
       py::arg("cell"), py::arg("dtype"), py::arg("tf32"), py::arg("backward"), py::arg("batch"),
       py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"));
@@ -98,17 +113,15 @@ void bind_cuda(py::module_& cuda) {
          int64_t recurrent, int64_t directions, int capability, int sms, int shared_per_block,
          int max_cluster) {
         py::list found;
-        for (const auto& [regime, team] :
+        for (const Candidate& candidate :
              resident_candidates({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
                                   recurrent, directions, capability},
                                  {capability, sms, shared_per_block, max_cluster})) {
-          found.append(py::dict(
-              py::arg("regime") = regime, py::arg("tier") = tier_name(team.tier),
-              py::arg("tensor_cores") = team.tensor_cores, py::arg("rows") = team.rows,
-              py::arg("members") = team.members, py::arg("units") = team.units,
-              py::arg("teams") = team.teams, py::arg("tiles") = team.tiles,
-              py::arg("shared_bytes") = shared_bytes(
-                  fastrnn::kCells[cell].gates, static_cast<Dtype>(dtype), team, hidden, backward)));
+          found.append(as_dict(candidate));
+          const fastrnn::CellInfo& info = fastrnn::kCells[cell];
+          found[found.size() - 1]["shared_bytes"] =
+              shared_bytes({info.gates, info.states, info.params}, static_cast<Dtype>(dtype),
+                           candidate.team, hidden, backward);
         }
         return found;
       },

@@ -4,6 +4,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <atomic>
+
 #include "../cuda/plan.h"
 #include "cuda_context.h"
 
@@ -11,7 +13,9 @@ namespace fastrnn::cuda {
 
 namespace {
 
-std::optional<StepKernel> overriding;
+// What override_plan asked for; read by calls on any thread. Rows below 0: nothing.
+std::atomic<StepKernel> overriding{StepKernel{false, false, -1}};
+static_assert(std::atomic<StepKernel>::is_always_lock_free);
 
 // torch.backends.cudnn.rnn.fp32_precision, which decides for cuDNN's RNNs too. How the question is
 // put has changed with torch's versions: with an enumerator, with a name, with nothing.
@@ -47,13 +51,6 @@ bool matmul_uses_tf32(const Settings& settings) {
   }
 }
 
-// float32 where c is float32 beside 16-bit tensors: a part of a sequence takes c from the part
-// before, and hands it on, as the kernels have it.
-std::optional<at::ScalarType> wide_c_of(const at::Tensor& x, const Tensors& hx) {
-  const bool wide = x.element_size() == 2 && hx.size() == 2 && hx[1].scalar_type() == at::kFloat;
-  return wide ? std::optional(at::kFloat) : std::nullopt;
-}
-
 }  // namespace
 
 Dtype dtype_of(const char* function, const at::Tensor& x) {
@@ -78,36 +75,38 @@ bool uses_tf32(Dtype dtype, int64_t steps) {
   return steps > 1 || matmul_uses_tf32(context);
 }
 
-Call::Call(const char* function, int number, const at::Tensor& x_given,
-           const std::optional<at::Tensor>& batch_sizes, const Tensors& hx_given,
-           const Tensors& weights_given, const Timing& timing)
-    : LayerArgs(function, number, x_given, batch_sizes, hx_given, weights_given, timing,
-                wide_c_of(x_given, hx_given)),
-      number(number),
+Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef spec,
+           at::ArrayRef<double> scalars)
+    // A part of a sequence takes its states from the part before, and hands them on, as the kernels
+    // have them: wide.
+    : LayerArgs(function, tensors, spec, scalars, true),
       dtype(dtype_of(function, x)),
       tf32(uses_tf32(dtype, T)),
       shape{B, N, H, R, D},
-      course{T, reverse, lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
+      course{T, this->spec.reverse, lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
-      schedule(offsets, reverse) {
+      schedule(offsets, this->spec.reverse) {
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }
 
 at::Tensor Call::empty(at::IntArrayRef sizes) const { return at::empty(sizes, options); }
 
 at::Tensor Call::empty_accumulate(at::IntArrayRef sizes) const {
-  return at::empty(sizes, options.dtype(dtype == Dtype::kFloat64 ? at::kDouble : at::kFloat));
+  return at::empty(sizes, accumulate_options());
 }
 
 at::Tensor Call::filled_by_steps(at::IntArrayRef sizes) const {
   return course.lengths ? at::zeros(sizes, options) : empty(sizes);
 }
 
-void override_plan(std::optional<StepKernel> kernel) { overriding = kernel; }
+void override_plan(std::optional<StepKernel> kernel) {
+  overriding = kernel.value_or(StepKernel{false, false, -1});
+}
 
 StepKernel Call::plan_for(bool backward, int capability) const {
-  if (overriding && !(backward && projected)) return *overriding;
-  return plan({number, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
+  const StepKernel kernel = overriding;
+  if (kernel.rows >= 0 && !(backward && projected)) return kernel;
+  return plan({spec.cell, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
                shape.directions, capability});
 }
 

@@ -6,8 +6,6 @@
 
 namespace fastrnn::cuda {
 
-using Tensors = std::vector<at::Tensor>;
-
 // Instead of what plan() says, for as long as it is set: for measuring one kernel against another
 // and for testing each. Process-wide. A projected LSTM's backward, which has one form, does not
 // heed it.
@@ -20,11 +18,9 @@ Dtype dtype_of(const char* function, const at::Tensor& x);
 bool uses_tf32(Dtype dtype, int64_t steps);
 
 struct Call : LayerArgs {
-  Call(const char* function, int number, const at::Tensor& x,
-       const std::optional<at::Tensor>& batch_sizes, const Tensors& hx, const Tensors& weights,
-       const Timing& timing);
+  Call(const char* function, const GivenTensors& tensors, at::IntArrayRef spec,
+       at::ArrayRef<double> scalars);
 
-  int number;  // of the cell, in cells.def
   Dtype dtype;
   bool tf32;
   Shape shape;
@@ -40,6 +36,16 @@ struct Call : LayerArgs {
   StepKernel plan_for(bool backward, int capability) const;
   // Of the kernels' `moments`; undefined where no row is masked. Launches what writes them.
   at::Tensor moments(cudaStream_t stream) const;
+  // What both passes tell a step.
+  template <class Step>
+  void describe(Step& step) const {
+    step.shape = shape;
+    std::copy(std::begin(scalars), std::end(scalars), step.scalars);
+    for (int64_t d = 0; d < D; ++d) {
+      for (int k = 0; k < cell.params; ++k)
+        step.params[d][k] = weight(d, kFirstParam + k).data_ptr();
+    }
+  }
   void report(const Status& status) const;  // throws unless it is a success
 };
 

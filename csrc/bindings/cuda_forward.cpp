@@ -8,18 +8,13 @@
 
 namespace fastrnn::cuda {
 
-std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tensor& x,
-                                                       const std::optional<at::Tensor>& batch_sizes,
-                                                       const Tensors& hx, const Tensors& weights,
-                                                       Save save, const Timing& timing,
-                                                       bool cells_wanted) {
-  const Call call("fastrnn.cuda.layer_forward", cell, x, batch_sizes, hx, weights, timing);
+std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tensors,
+                                                       at::IntArrayRef spec,
+                                                       at::ArrayRef<double> scalars) {
+  const Call call("fastrnn.cuda.layer_forward", tensors, spec, scalars);
   const Shape& s = call.shape;
-  TORCH_CHECK(!cells_wanted || call.cell.states == 2, call.function, ": cells needs an LSTM, got ",
-              call.cell.mode);
-  TORCH_CHECK(save >= Save::kNothing && save <= Save::kStates, call.function,
-              ": save must be 0 (nothing), 1 (everything) or 2 (states), got ",
-              static_cast<int>(save));
+  const Save save = call.spec.save;
+  const int states = call.cell.states;
   const Context context(call.x, call.dtype, call.tf32);
   const StepKernel kernel = call.plan_for(false, context.device().capability);
   const at::Tensor moments = call.moments(context.stream());
@@ -30,65 +25,67 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(int cell, const at::Tenso
   const at::Tensor x_gates = input_product(call, context.blas());
 
   const at::Tensor output = call.filled_by_steps({s.total, s.directions * s.recurrent});
-  Tensors hn;
+  Tensors last;
   for (const at::Tensor& state : call.hx)  // which is what a row without any step ends with
-    hn.push_back(call.lengths.defined() ? state.clone() : at::empty_like(state));
-  if (cells_wanted) hn.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
-  at::Tensor gates, cells, full, product, product_h0;
+    last.push_back(call.lengths.defined() ? state.clone() : at::empty_like(state));
+  for (int k = 1; call.spec.all_states && k < states; ++k)
+    last.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
+  at::Tensor gates, carried, full, product, product_h0;
   const bool save_gates = save == Save::kEverything && call.cell.saved > 0;
   if (save_gates && call.cell.saved == call.cell.gates) {
     gates = x_gates;  // each unit's are read before its own are written
   } else if (save_gates) {
     gates = call.empty({s.directions, s.total, call.cell.saved * s.hidden});
   }
-  const int64_t cell_rows = save == Save::kNothing ? s.batch : s.total;
-  if (call.cell.states == 2) cells = call.empty_accumulate({s.directions, cell_rows, s.hidden});
+  const int64_t carried_rows = save == Save::kNothing ? s.batch : s.total;
+  if (states > 1)
+    carried = call.empty_accumulate({s.directions, carried_rows, states - 1, s.hidden});
   if (call.projected) full = call.filled_by_steps({s.directions, s.total, s.hidden});
   if (!kernel.fused) {
     product = call.empty({s.directions, s.batch, GH});
     if (call.course.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
   }
 
-  LayerForward layer{call.number, call.dtype, kernel, call.schedule, {}};
+  LayerForward layer{call.spec.cell, call.dtype, kernel, call.schedule, {}};
   layer.resident = memory.resident;
   layer.lengths = call.lengths.defined();
   ForwardStep& p = layer.step;
-  p.shape = s;
+  call.describe(p);
   p.moments = static_cast<const uint8_t*>(data(moments));
   p.x_gates = x_gates.data_ptr();
-  p.h0 = call.hx[0].data_ptr();
-  p.c0 = data(call.hx, 1);
-  p.wide_c = call.c_type.has_value();
   p.output = output.data_ptr();
   p.product = data(product);
   p.product_h0 = data(product_h0);
   p.h_stride = call.projected ? s.hidden : s.directions * s.recurrent;
   p.saved = data(gates);
-  p.cell = data(cells);
-  p.cell_rows = cell_rows;
-  p.hn = hn[0].data_ptr();
-  p.cn = data(hn, 1);
-  p.cell_output = data(hn, 2);
+  for (int k = 0; k < states; ++k) {
+    p.states.initial[k] = call.hx[k].data_ptr();
+    p.states.last[k] = last[k].data_ptr();
+    if (k > 0) p.states.sequence[k] = data(last, states + k - 1);
+  }
+  p.states.carried = data(carried);
+  p.states.wide = call.carried_type.has_value();
+  p.carried_rows = carried_rows;
   for (int64_t d = 0; d < s.directions; ++d) {
-    const DirectionTensors& w = call.weights[d];
-    p.w_hh[d] = w.w_hh.data_ptr();
-    p.b_ih[d] = data(w.b_ih);
-    p.b_hh[d] = data(w.b_hh);
+    p.w_hh[d] = call.weight(d, kWhh).data_ptr();
+    p.b_ih[d] = data(call.weight(d, kBih));
+    p.b_hh[d] = data(call.weight(d, kBhh));
     p.h[d] = call.projected ? full[d].data_ptr()
                             : output.narrow(1, d * s.recurrent, s.recurrent).data_ptr();
-    layer.w_hr[d] = data(w.w_hr);
+    layer.w_hr[d] = data(call.weight(d, kWhr));
   }
   call.report(run(layer, context.blas(), context.stream()));
-  if (call.projected && call.lengths.defined()) write_final_h(call, output, hn[0]);
+  if (call.projected && call.lengths.defined()) write_final_h(call, output, last[0]);
 
   Tensors saved;
   if (save != Save::kNothing) {
     if (gates.defined()) gates = gates.view({s.directions, s.total, call.cell.saved, s.hidden});
-    for (const at::Tensor& tensor : {gates, cells, full}) {
+    if (!call.cell.saves_carried) carried = at::Tensor();
+    for (const at::Tensor& tensor : {gates, carried, full}) {
       if (tensor.defined()) saved.push_back(tensor);
     }
   }
-  return {output.view(call.rows_shape(output.size(1))), hn, saved};
+  return {output.view(call.rows_shape(output.size(1))), last, saved};
 }
 
 }  // namespace fastrnn::cuda

@@ -1,6 +1,7 @@
 #include "cuda_rows.h"
 
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -16,25 +17,23 @@ at::Tensor times(const Call& call) {
 // (T, B): the steps that exist.
 at::Tensor existing(const Call& call) { return times(call).lt(call.lengths); }
 
-// The output moved by one step, and h0 where a direction begins: (N, R). The copies are as many as
-// the batch has sizes.
-at::Tensor shifted_h(const Call& call, const at::Tensor& output, int64_t d) {
-  const Shape& s = call.shape;
-  const at::Tensor from = output.narrow(1, d * s.recurrent, s.recurrent);
-  const at::Tensor h = call.empty({s.total, s.recurrent});
+// The states after each step, (N, W), moved by one step, with the initial ones, (B, W), where a
+// direction begins. The copies are as many as the batch has sizes.
+at::Tensor shifted(const Call& call, const at::Tensor& from, const at::Tensor& initial, int64_t d) {
+  const at::Tensor result = at::empty(from.sizes(), from.options());
   const int direction = static_cast<int>(d);
   Rows to{0, 0}, source{0, 0};  // copied at the next flush
   const auto flush = [&] {
     if (to.count > 0)
-      h.narrow(0, to.offset, to.count).copy_(from.narrow(0, source.offset, to.count));
+      result.narrow(0, to.offset, to.count).copy_(from.narrow(0, source.offset, to.count));
   };
   for (int64_t step = 0; step < call.schedule.steps(); ++step) {
     const int64_t position = call.schedule.time(direction, step);  // in the order of memory
     const auto [before, now, after] = call.schedule.tick(direction, position);
     const int64_t going = std::min(before.count, now.count);
     if (going < now.count) {
-      h.narrow(0, now.offset + going, now.count - going)
-          .copy_(call.hx[0][d].narrow(0, going, now.count - going));
+      result.narrow(0, now.offset + going, now.count - going)
+          .copy_(initial.narrow(0, going, now.count - going));
     }
     if (going == 0) continue;
     const bool extends = to.count > 0 && to.offset + to.count == now.offset &&
@@ -47,7 +46,7 @@ at::Tensor shifted_h(const Call& call, const at::Tensor& output, int64_t d) {
     to.count += going;
   }
   flush();
-  return h;
+  return result;
 }
 
 }  // namespace
@@ -57,11 +56,15 @@ at::Tensor existing_x(const Call& call) {
   return call.x.masked_fill(existing(call).logical_not_().unsqueeze(2), 0).view({call.N, call.I});
 }
 
-at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
-  at::Tensor h = shifted_h(call, output, d).view(call.rows_shape(call.R));
+at::Tensor previous_states(const Call& call, const at::Tensor& states, int state, int64_t d) {
+  const at::Tensor initial = call.hx[state][d];
+  const int64_t width = states.size(1);
+  at::Tensor before = shifted(call, states, initial, d).view(call.rows_shape(width));
   const bool backwards = call.course.backwards(static_cast<int>(d));
-  if (call.lengths.defined() && backwards)
-    h = at::where(times(call).eq(call.lengths.sub(1)).unsqueeze(2), call.hx[0][d], h);
+  if (call.lengths.defined() && backwards) {
+    before = at::where(times(call).eq(call.lengths.sub(1)).unsqueeze(2),
+                       initial.to(states.scalar_type()), before);
+  }
   if (call.resets.defined()) {
     at::Tensor cut = call.resets.t();  // at the edge before a step
     if (backwards) {
@@ -70,10 +73,14 @@ at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
       after.narrow(0, 0, call.T - 1).copy_(cut.narrow(0, 1, call.T - 1));
       cut = after;
     }
-    h.masked_fill_(cut.unsqueeze(2), 0);
+    before.masked_fill_(cut.unsqueeze(2), call.cell.state[state].initial);
   }
-  if (call.lengths.defined()) h.masked_fill_(existing(call).logical_not_().unsqueeze(2), 0);
-  return h.view({call.N, call.R});
+  if (call.lengths.defined()) before.masked_fill_(existing(call).logical_not_().unsqueeze(2), 0);
+  return before.view({call.N, width});
+}
+
+at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
+  return previous_states(call, output.narrow(1, d * call.R, call.R), 0, d);
 }
 
 void write_final_h(const Call& call, const at::Tensor& output, const at::Tensor& hn) {

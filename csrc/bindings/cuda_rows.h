@@ -8,8 +8,10 @@ namespace fastrnn::cuda {
 // x, (N, I), with zeros at steps that do not exist, where it may hold anything.
 at::Tensor existing_x(const Call& call);
 
-// The h that every row of a direction started its step from: (N, R), zeros at steps that do not
-// exist.
+// The value of a state that every row of a direction started its step from, of those after the
+// steps: (N, W), zeros at steps that do not exist.
+at::Tensor previous_states(const Call& call, const at::Tensor& states, int state, int64_t d);
+// The same of h, from the output.
 at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d);
 
 // h_n of rows with at least one step, if there are lengths: (D, B, R).

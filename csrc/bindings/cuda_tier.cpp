@@ -3,63 +3,68 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include <sstream>
+#include <atomic>
 
 namespace fastrnn::cuda {
 
 namespace {
 
 constexpr Team kStepTeam{Tier::kStep, false, 0, 0, 0, 0, 0};
-std::string wanted = "step";
-TeamWish wished;
-std::optional<int64_t> wished_chunks;
+
+// What override_tier asked for; read by calls on any thread, hence in one word.
+struct Wanted {
+  int16_t tier;  // a Tier, or kAuto
+  int16_t rows;  // as TeamWish
+  int32_t units;
+};
+constexpr int16_t kAuto = -1;
+static_assert(std::atomic<Wanted>::is_always_lock_free);
+std::atomic<Wanted> wanted{Wanted{int16_t(Tier::kStep), 0, 0}};
+std::atomic<int64_t> wished_chunks{-1};  // as override_wavefront; -1: nothing
+
+bool only_steps() { return wanted.load().tier == int16_t(Tier::kStep); }
 
 }  // namespace
 
 void override_tier(const std::string& tier, const TeamWish& wish) {
-  bool known = tier == "auto";
-  for (const Tier each : {Tier::kStep, Tier::kCta, Tier::kCluster, Tier::kGrid})
-    known = known || tier == tier_name(each);
-  TORCH_CHECK(known, "override_tier: tier must be step, auto, cta, cluster or grid, got ", tier);
-  wanted = tier;
-  wished = wish;
+  for (const Tier each : {Tier::kStep, Tier::kCta, Tier::kCluster, Tier::kGrid}) {
+    if (tier != tier_name(each)) continue;
+    wanted = {int16_t(each), int16_t(wish.rows), wish.units};
+    return;
+  }
+  TORCH_CHECK(tier == "auto", "override_tier: tier must be step, auto, cta, cluster or grid, got ",
+              tier);
+  wanted = {kAuto, int16_t(wish.rows), wish.units};
 }
 
 namespace {
 
-std::string describe(const Candidate& candidate) {
-  const Team& team = candidate.team;
-  std::ostringstream text;
-  text << tier_name(team.tier) << " (" << candidate.regime << "; " << team.teams << " x "
-       << team.members << " blocks a direction, " << team.units << " units each, "
-       << team.tiles * team.rows << " rows)";
-  return text.str();
-}
-
-// The candidate in force, or null; `against` gets the reason for the last that was passed over.
-const Candidate* choose(const std::vector<Candidate>& candidates, const PlanQuery& query,
-                        cudaError_t& against) {
-  if (wanted == "step") return nullptr;
-  for (const Candidate& candidate : candidates) {
-    if (wanted != "auto" && wanted != tier_name(candidate.team.tier)) continue;
+// The position of the candidate in force, or -1; `against` gets the reason for the last that was
+// passed over.
+int choose(const std::vector<Candidate>& candidates, const PlanQuery& query, const Wanted& setting,
+           cudaError_t& against) {
+  if (setting.tier == int16_t(Tier::kStep)) return -1;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const Team& team = candidates[i].team;
+    if (setting.tier != kAuto && setting.tier != int16_t(team.tier)) continue;
     const Shape shape{query.batch, 0, query.hidden, query.recurrent, query.directions};
-    against = room_for(query.cell, query.dtype, candidate.team, shape, query.backward);
-    if (against == cudaSuccess) return &candidate;
+    against = room_for(query.cell, query.dtype, team, shape, query.backward);
+    if (against == cudaSuccess) return int(i);
   }
-  return nullptr;
+  return -1;
 }
 
 // What a pass over a layer runs on, with all that could have served it.
 struct Choice {
+  Wanted setting = wanted;
   std::vector<Candidate> candidates;
   cudaError_t against = cudaSuccess;  // why the last that was passed over has no room
-  const Candidate* chosen;            // null: a launch a step
+  int chosen;                         // -1: a launch a step
 
   Choice(const PlanQuery& query, const Device& device)
-      : candidates(resident_candidates(query, device, wished)),
-        chosen(choose(candidates, query, against)) {}
-  Choice(const Choice&) = delete;
-  Team team() const { return chosen ? chosen->team : kStepTeam; }
+      : candidates(resident_candidates(query, device, {setting.rows, setting.units})),
+        chosen(choose(candidates, query, setting, against)) {}
+  Team team() const { return chosen < 0 ? kStepTeam : candidates[chosen].team; }
 };
 
 // Device, dtype and setting of a question that comes before any call.
@@ -92,8 +97,9 @@ struct Asked {
   Wavefront wavefront() const {
     std::vector<Team> passes{Choice(query(false), device).team()};
     if (stack.grad) passes.push_back(Choice(query(true), device).team());
+    const int64_t chunks = wished_chunks;
     return plan_wavefront(passes, device, stack.directions, stack.layers, stack.steps,
-                          wished_chunks);
+                          chunks < 0 ? std::nullopt : std::optional(chunks));
   }
 };
 
@@ -102,18 +108,20 @@ struct Asked {
 void override_wavefront(std::optional<int64_t> chunks) {
   TORCH_CHECK(!chunks || *chunks >= 0, "override_wavefront: chunks must not be negative, got ",
               *chunks);
-  wished_chunks = chunks;
+  wished_chunks = chunks.value_or(-1);
 }
 
 Team team_for(const Call& call, bool backward, const Context& context) {
-  if (wanted == "step" || call.projected || call.dtype == Dtype::kFloat64) return kStepTeam;
+  if (only_steps() || call.projected || call.dtype == Dtype::kFloat64) return kStepTeam;
   const Device device = context.device();
   const Shape& s = call.shape;
-  const Choice choice({call.number, call.dtype, call.tf32, backward, s.batch, s.hidden, s.recurrent,
-                       s.directions, device.capability},
+  const Choice choice({call.spec.cell, call.dtype, call.tf32, backward, s.batch, s.hidden,
+                       s.recurrent, s.directions, device.capability},
                       device);
   TORCH_CHECK(
-      choice.chosen || wanted == "auto", call.function, ": tier ", wanted, " cannot serve ",
+      choice.chosen >= 0 || choice.setting.tier == kAuto ||
+          choice.setting.tier == int16_t(Tier::kStep),
+      call.function, ": tier ", tier_name(Tier(choice.setting.tier)), " cannot serve ",
       call.cell.mode, backward ? " backward" : " forward", " with H = ", s.hidden,
       ", B = ", s.batch, " on this device",
       choice.against == cudaSuccess ? "" : std::string(": ") + Context::error_text(choice.against));
@@ -122,39 +130,18 @@ Team team_for(const Call& call, bool backward, const Context& context) {
 
 Wavefront wavefront_for(const at::Tensor& like, const Stack& stack) {
   // Most calls are such, and none of them should pay for the question.
-  if (wanted == "step") return {1, 0, "no tier is asked for"};
+  if (only_steps()) return {1, 0, "no tier is asked for"};
   return Asked("fastrnn.cuda.wavefront", like, stack).wavefront();
 }
 
-std::string describe_plan(const at::Tensor& like, const Stack& stack) {
-  const Asked asked("fastrnn.cuda.describe_plan", like, stack);
-  std::ostringstream text;
-  for (const bool backward : {false, true}) {
+StackPlan plan_stack(const at::Tensor& like, const Stack& stack) {
+  const Asked asked("fastrnn.cuda.plan_stack", like, stack);
+  const auto pass = [&](bool backward) -> PassPlan {
     const PlanQuery query = asked.query(backward);
     const Choice choice(query, asked.device);
-    const StepKernel step = plan(query);
-    text << (backward ? "\nbackward: " : "forward: ");
-    if (choice.chosen) {
-      text << "one launch, " << describe(*choice.chosen);
-    } else {
-      text << "a launch a step, "
-           << (!step.fused         ? "a library product and the cell update"
-               : step.tensor_cores ? "fused with tensor cores"
-                                   : "fused");
-    }
-    for (const Candidate& candidate : choice.candidates) {
-      if (&candidate != choice.chosen) text << "; possible: " << describe(candidate);
-    }
-  }
-  if (stack.layers == 1) return text.str();
-  const Wavefront wavefront = asked.wavefront();
-  text << "\nlayers: ";
-  if (wavefront.chunks > 0) {
-    text << wavefront.lanes << " at the same time, in " << wavefront.chunks << " chunks of time";
-  } else {
-    text << "one after another, because " << wavefront.why_not;
-  }
-  return text.str();
+    return {plan(query), choice.candidates, choice.chosen};
+  };
+  return {pass(false), pass(true), asked.wavefront()};
 }
 
 namespace {
@@ -178,7 +165,7 @@ ResidentMemory::ResidentMemory(const Call& call, const Team& team, bool backward
   resident.team = team;
   if (team.tier == Tier::kStep) return;
   for (int64_t d = 0; d < call.D; ++d) {
-    weights.push_back(resident_weights(call, call.weights[d].w_hh, backward));
+    weights.push_back(resident_weights(call, call.weight(d, kWhh), backward));
     resident.weights[d] = weights.back().data_ptr();
   }
   const auto bytes = [&](int64_t count) {

@@ -3,7 +3,9 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "../cuda/plan.h"
 #include "../cuda/tiers.h"
 #include "cuda_call.h"
 #include "cuda_context.h"
@@ -34,9 +36,19 @@ Wavefront wavefront_for(const at::Tensor& like, const Stack& stack);
 // plan_wavefront() reckons. For experiments, and process-wide.
 void override_wavefront(std::optional<int64_t> chunks);
 
-// For people: what would serve such a layer on the device of `like`, in its dtype, and which
-// resident kernels could; and how the layers of a stack follow each other.
-std::string describe_plan(const at::Tensor& like, const Stack& stack);
+// What serves a pass over a layer, and which resident kernels could.
+struct PassPlan {
+  StepKernel step;                  // of a launch a step
+  std::vector<Candidate> resident;  // of one launch for the sequence
+  int chosen = -1;                  // position in `resident`; -1: the step kernel serves
+};
+
+// Of a stack on the device of `like`, in its dtype.
+struct StackPlan {
+  PassPlan forward, backward;
+  Wavefront layers;
+};
+StackPlan plan_stack(const at::Tensor& like, const Stack& stack);
 
 // The memory of a resident launch, on the device of the call. `resident` refers to it.
 struct ResidentMemory {

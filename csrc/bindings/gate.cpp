@@ -34,8 +34,9 @@ bool is_plain(const at::Tensor& tensor) {
   return has_memory || tensor.numel() == 0 || tensor.is_meta();
 }
 
-bool are_plain(const pybind11::tuple& objects) {
+bool are_plain(const pybind11::tuple& objects, bool optional) {
   for (const pybind11::handle object : objects) {
+    if (optional && object.is_none()) continue;
     if (!THPVariable_CheckTypeExact(Py_TYPE(object.ptr()))) return false;
     if (!is_plain(THPVariable_Unpack(object.ptr()))) return false;
   }

@@ -12,8 +12,8 @@ namespace fastrnn {
 bool is_plain(const at::Tensor& tensor);
 
 // is_plain for objects from Python, of which none may be of a subclass that overrides functions.
-// `objects` is a tuple.
-bool are_plain(const pybind11::tuple& objects);
+// `objects` is a tuple, and may have None in it where `optional`.
+bool are_plain(const pybind11::tuple& objects, bool optional);
 
 // The tensor with its lazy conjugate or negative made. Raises unless the result is_plain. Whatever
 // takes a data pointer asks first.

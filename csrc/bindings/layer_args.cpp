@@ -1,9 +1,13 @@
 #include "layer_args.h"
 
+#include <ATen/ops/zeros.h>
+
 #include "gate.h"
 
 namespace fastrnn {
 namespace {
+
+constexpr const char* kSlotNames[] = {"w_ih", "w_hh", "b_ih", "b_hh", "w_hr"};
 
 std::vector<int64_t> step_offsets(const char* function, const at::Tensor& given) {
   const at::Tensor sizes = plain(given, function, "batch_sizes");
@@ -22,6 +26,15 @@ std::vector<int64_t> step_offsets(const char* function, const at::Tensor& given)
   return offsets;
 }
 
+LayerSpec unpacked(const char* function, at::IntArrayRef spec) {
+  TORCH_CHECK(spec.size() == LayerSpec::kNumbers && spec[0] == LayerSpec::kVersion, function,
+              ": spec must hold ", LayerSpec::kNumbers, " numbers and begin with version ",
+              LayerSpec::kVersion, ", got ", spec);
+  TORCH_CHECK(spec[2] >= 0 && spec[2] <= 2, function,
+              ": save must be 0 (nothing), 1 (everything) or 2 (states), got ", spec[2]);
+  return {int(spec[1]), Save(spec[2]), spec[3] != 0, spec[4] != 0};
+}
+
 }  // namespace
 
 const CellInfo& cell_info(int64_t cell) {
@@ -30,28 +43,41 @@ const CellInfo& cell_info(int64_t cell) {
   return kCells[cell];
 }
 
-LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor& x_given,
-                     const std::optional<at::Tensor>& batch_sizes,
-                     const std::vector<at::Tensor>& hx_given,
-                     const std::vector<at::Tensor>& weights_given, const Timing& timing,
-                     std::optional<at::ScalarType> c_type)
-    : function(function),
-      cell(cell_info(cell_number)),
-      packed(batch_sizes.has_value()),
-      reverse(timing.reverse),
-      c_type(c_type) {
+LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntArrayRef numbers,
+                     at::ArrayRef<double> scalars_given, bool may_be_wide)
+    : function(function), spec(unpacked(function, numbers)), cell(cell_info(spec.cell)) {
+  const at::Tensor& x_given = tensors.x;
+  const Tensors& hx_given = tensors.hx;
+  TORCH_CHECK(tensors.given.size() == kGivens, function, ": given must hold ", int(kGivens),
+              " entries (batch_sizes, lengths, resets), got ", tensors.given.size());
+  packed = tensors.given[kBatchSizes].has_value();
   TORCH_CHECK(x_given.dim() == (packed ? 2 : 3), function, ": x must have shape ",
               packed ? "(N, I) with batch_sizes" : "(T, B, I)", ", got ", x_given.sizes());
   TORCH_CHECK(int64_t(hx_given.size()) == cell.states, function, ": hx must hold ", cell.states,
               " tensors for ", cell.mode, ", got ", hx_given.size());
   TORCH_CHECK(hx_given[0].dim() == 3, function, ": hx[0] must have shape (D, B, R), got ",
               hx_given[0].sizes());
+  TORCH_CHECK(int64_t(scalars_given.size()) == cell.scalars, function, ": scalars must hold ",
+              cell.scalars, " numbers for ", cell.mode, ", got ", scalars_given.size());
+  for (size_t k = 0; k < scalars_given.size(); ++k) scalars[k] = scalars_given[k];
   options = x_given.options().requires_grad(false);
   D = hx_given[0].size(0);
   R = hx_given[0].size(2);
   TORCH_CHECK(D == 1 || D == 2, function, ": hx[0] must have 1 or 2 directions, got ", D);
+  set_time(x_given, tensors.given);
+  set_weights(tensors.weights);
+  const bool wide = may_be_wide && x_given.element_size() == 2 && cell.states > 1 &&
+                    hx_given[1].scalar_type() == at::kFloat;
+  if (wide) carried_type = at::kFloat;
+  hx = checked_states(hx_given, "hx");
+  TORCH_CHECK(!spec.reverse || D == 1, function, ": reverse needs one direction, got ", D);
+  lengths = mask(tensors.given[kLengths], "lengths", at::kLong, {B});
+  resets = mask(tensors.given[kResets], "resets", at::kBool, {B, T});
+}
+
+void LayerArgs::set_time(const at::Tensor& x_given, const OptionalTensors& given) {
   if (packed) {
-    offsets = step_offsets(function, *batch_sizes);
+    offsets = step_offsets(function, *given[kBatchSizes]);
     T = int64_t(offsets.size()) - 1;
     TORCH_CHECK(T > 0, function, ": expected sequence length to be larger than 0");
     B = offsets[1];
@@ -64,51 +90,50 @@ LayerArgs::LayerArgs(const char* function, int64_t cell_number, const at::Tensor
   N = offsets.back();
   I = x_given.size(-1);
   x = checked(x_given, "x", rows_shape(I));
+}
 
-  const int64_t each = int64_t(weights_given.size()) / D;
-  TORCH_CHECK(each >= 2 && each <= 5 && int64_t(weights_given.size()) == each * D, function,
-              ": weights must hold 2 to 5 tensors for each of ", D, " directions, got ",
-              weights_given.size());
-  biases = each >= 4;
-  projected = each % 2 == 1;
-  TORCH_CHECK(weights_given[1].dim() == 2, function, ": w_hh must have shape (G * H, R), got ",
-              weights_given[1].sizes());
-  const int64_t gate_rows = weights_given[1].size(0);
+void LayerArgs::set_weights(const OptionalTensors& given) {
+  TORCH_CHECK(int64_t(given.size()) == D * slots(), function, ": weights must hold ", slots(),
+              " entries for each of ", D, " directions, got ", given.size());
+  biases = given[kBih].has_value();
+  projected = given[kWhr].has_value();
+  TORCH_CHECK(given[kWhh] && given[kWhh]->dim() == 2, function,
+              ": w_hh must have shape (G * H, R), got ",
+              given[kWhh] ? c10::str(given[kWhh]->sizes()) : "None");
+  const int64_t gate_rows = given[kWhh]->size(0);
   TORCH_CHECK(gate_rows % cell.gates == 0, function, ": w_hh must have a multiple of ", cell.gates,
               " rows for ", cell.mode, ", got ", gate_rows);
   H = gate_rows / cell.gates;
-  TORCH_CHECK(
-      projected ? cell.states == 2 && R < H : R == H, function,
-      projected ? ": a projection needs an LSTM and R < H, got " : ": h must be as wide as H, got ",
-      cell.mode, " with R = ", R, ", H = ", H);
-  for (int64_t d = 0; d < D; ++d) {
-    const at::Tensor* w = weights_given.data() + d * each;
-    DirectionTensors tensors;
-    tensors.w_ih = checked(*w++, "w_ih", {gate_rows, I});
-    tensors.w_hh = checked(*w++, "w_hh", {gate_rows, R});
-    if (biases) {
-      tensors.b_ih = checked(*w++, "b_ih", {gate_rows});
-      tensors.b_hh = checked(*w++, "b_hh", {gate_rows});
-    }
-    if (projected) tensors.w_hr = checked(*w++, "w_hr", {R, H});
-    weights.push_back(tensors);
+  TORCH_CHECK(projected ? cell.can_project && R < H : R == H, function,
+              projected ? ": a projection needs a cell without other use of h, and R < H, got "
+                        : ": h must be as wide as H, got ",
+              cell.mode, " with R = ", R, ", H = ", H);
+  const int64_t ih[] = {gate_rows, I}, hh[] = {gate_rows, R}, bias[] = {gate_rows}, hr[] = {R, H};
+  const at::IntArrayRef shapes[] = {ih, hh, bias, bias, hr, H};
+  weights.reserve(given.size());
+  for (int64_t at = 0; at < D * slots(); ++at) {
+    const int slot = int(at % slots());
+    const bool optional_bias = slot == kBih || slot == kBhh;
+    const bool expected = optional_bias ? biases : slot != kWhr || projected;
+    const char* name = slot < kFirstParam ? kSlotNames[slot] : cell.param[slot - kFirstParam];
+    TORCH_CHECK(given[at].has_value() == expected, function, ": ", name, " must be ",
+                expected ? "a tensor" : "None", " in every direction, got ",
+                expected ? "None" : "a tensor");
+    weights.push_back(expected ? checked(*given[at], name, shapes[std::min(slot, int(kFirstParam))])
+                               : at::Tensor());
   }
-  hx = checked_states(hx_given, "hx");
+}
 
-  TORCH_CHECK(!reverse || D == 1, function, ": reverse needs one direction, got ", D);
-  const auto mask = [&](const std::optional<at::Tensor>& given, const char* name,
-                        at::ScalarType dtype, at::IntArrayRef shape) {
-    if (!given) return at::Tensor();
-    const at::Tensor mask = plain(*given, function, name);
-    TORCH_CHECK(!packed, function, ": ", name, " and batch_sizes exclude each other");
-    TORCH_CHECK(
-        mask.scalar_type() == dtype && mask.sizes() == shape && mask.device() == options.device(),
-        function, ": ", name, " must be ", dtype, " of shape ", shape, " on ", options.device(),
-        ", got ", mask.scalar_type(), " of shape ", mask.sizes(), " on ", mask.device());
-    return mask.contiguous();
-  };
-  lengths = mask(timing.lengths, "lengths", at::kLong, {B});
-  resets = mask(timing.resets, "resets", at::kBool, {B, T});
+at::Tensor LayerArgs::mask(const std::optional<at::Tensor>& given, const char* name,
+                           at::ScalarType dtype, at::IntArrayRef shape) const {
+  if (!given) return {};
+  const at::Tensor mask = plain(*given, function, name);
+  TORCH_CHECK(!packed, function, ": ", name, " and batch_sizes exclude each other");
+  TORCH_CHECK(
+      mask.scalar_type() == dtype && mask.sizes() == shape && mask.device() == options.device(),
+      function, ": ", name, " must be ", dtype, " of shape ", shape, " on ", options.device(),
+      ", got ", mask.scalar_type(), " of shape ", mask.sizes(), " on ", mask.device());
+  return mask.contiguous();
 }
 
 at::Tensor LayerArgs::checked(const at::Tensor& given, const char* name, at::IntArrayRef shape,
@@ -124,18 +149,64 @@ at::Tensor LayerArgs::checked(const at::Tensor& given, const char* name, at::Int
   return tensor.contiguous();
 }
 
-std::vector<at::Tensor> LayerArgs::checked_states(const std::vector<at::Tensor>& states,
-                                                  const char* name) const {
-  TORCH_CHECK(int64_t(states.size()) == cell.states, function, ": ", name, " must hold ",
-              cell.states, " tensors for ", cell.mode, ", got ", states.size());
-  std::vector<at::Tensor> result{checked(states[0], name, {D, B, R})};
-  if (cell.states > 1) result.push_back(checked(states[1], name, {D, B, H}, c_type));
+Tensors LayerArgs::checked_states(const Tensors& states, const char* name) const {
+  Tensors result{checked(states[0], name, {D, B, R})};
+  for (int64_t s = 1; s < cell.states; ++s) {
+    result.push_back(checked(states[s], name, {D, B, H}, carried_type));
+  }
   return result;
 }
 
-std::vector<int64_t> LayerArgs::rows_shape(int64_t width) const {
+at::DimVector LayerArgs::rows_shape(int64_t width) const {
   if (packed) return {N, width};
   return {T, B, width};
+}
+
+LayerResults::LayerResults(const LayerArgs& args, const OptionalTensors& grads,
+                           const Tensors& results, bool rebuilds) {
+  const CellInfo& cell = args.cell;
+  const size_t states = cell.states, sequences = args.spec.all_states ? states - 1 : 0;
+  TORCH_CHECK(grads.size() == 1 + states + sequences, args.function, ": grads must hold ",
+              1 + states + sequences, " entries (output, ", states, " final states, ", sequences,
+              " sequences of states) for ", cell.mode, ", got ", grads.size());
+  static constexpr const char* kNames[] = {"grads[0]", "grads[1]", "grads[2]", "grads[3]",
+                                           "grads[4]", "grads[5]", "grads[6]", "grads[7]"};
+  static_assert(std::size(kNames) == 2 * kMostStates);
+  const auto grad = [&](size_t i, at::IntArrayRef shape, std::optional<at::ScalarType> type = {}) {
+    if (!grads[i]) return at::zeros(shape, args.options.dtype(type.value_or(args.x_type())));
+    return args.checked(*grads[i], kNames[i], shape, type);
+  };
+  const at::DimVector output_shape = args.rows_shape(args.D * args.R);
+  grad_output = grad(0, output_shape);
+  for (size_t s = 0; s < states; ++s) {
+    grad_last.push_back(
+        grad(1 + s, {args.D, args.B, s ? args.H : args.R}, s ? args.carried_type : std::nullopt));
+  }
+  for (size_t s = 0; s < sequences; ++s)
+    grad_sequences.push_back(grad(1 + states + s, args.rows_shape(args.D * args.H)));
+
+  TORCH_CHECK(args.spec.save != Save::kNothing, args.function,
+              ": backward needs results of a forward call with save > 0, got save = 0");
+  const bool has_gates = cell.saved > 0 && !(rebuilds && args.spec.save == Save::kStates);
+  const size_t expected = 1 + has_gates + cell.saves_carried + args.projected;
+  TORCH_CHECK(results.size() == expected, args.function, ": results must hold the ", expected,
+              " tensors output and saved of a forward call with save = ", int(args.spec.save),
+              ", got ", results.size());
+  output = args.checked(results[0], "output", output_shape);
+  size_t next = 1;
+  const auto saved = [&](const char* name, at::IntArrayRef shape,
+                         std::optional<at::ScalarType> type = {}) {
+    const at::Tensor& tensor = results[next++];
+    const at::Tensor checked = args.checked(tensor, name, shape, type);
+    TORCH_CHECK(tensor.is_contiguous(), args.function, ": ", name, " must be contiguous");
+    return checked;
+  };
+  if (has_gates) gates = saved("saved gates", {args.D, args.N, cell.saved, args.H});
+  if (cell.saves_carried) {
+    carried = saved("saved states", {args.D, args.N, cell.states - 1, args.H},
+                    c10::typeMetaToScalarType(args.accumulate_options().dtype()));
+  }
+  if (args.projected) hidden = saved("saved h before the projection", {args.D, args.N, args.H});
 }
 
 }  // namespace fastrnn

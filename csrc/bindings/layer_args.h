@@ -1,60 +1,86 @@
-// The arguments of a layer call, checked and made contiguous. Letters as in cpu/params.h.
+// The arguments of a layer call (common/layer_spec.h), checked and made contiguous: the one place
+// where its lists are taken apart. Letters as in cpu/params.h.
 #pragma once
 
+#include <ATen/DimVector.h>
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "../cells/cell_info.h"
 
 namespace fastrnn {
 
+using Tensors = std::vector<at::Tensor>;
+using OptionalTensors = std::vector<std::optional<at::Tensor>>;
+
 // The cell at a position of cells.def; raises for a number that is none.
 const CellInfo& cell_info(int64_t cell);
 
-struct DirectionTensors {
-  at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;  // undefined where the layer has none
-};
-
-// Which steps of a sequence exist, and where its state comes from; beside batch_sizes.
-struct Timing {
-  std::optional<at::Tensor> lengths;  // (B) int64: row b has the steps before lengths[b]
-  std::optional<at::Tensor> resets;   // (B, T) bool: no state crosses from step t - 1 to step t, in
-                                      // either direction, nor from h_0 into step 0 forwards
-  bool reverse = false;               // the one direction there is runs backwards in time
+// The tensors of a call as they are given.
+struct GivenTensors {
+  const at::Tensor& x;
+  const OptionalTensors& given;
+  const Tensors& hx;
+  const OptionalTensors& weights;
 };
 
 struct LayerArgs {
-  // `function` is named in messages. Raises unless every shape, dtype and device agrees. `c_type`:
-  // of c's initial and final values and their gradients, if not the type of x.
-  LayerArgs(const char* function, int64_t cell, const at::Tensor& x,
-            const std::optional<at::Tensor>& batch_sizes, const std::vector<at::Tensor>& hx,
-            const std::vector<at::Tensor>& weights, const Timing& timing = {},
-            std::optional<at::ScalarType> c_type = {});
+  // `function` is named in messages. Raises unless every shape, dtype and device agrees. Where
+  // `may_be_wide`, initial states other than h may be float32 beside 16-bit tensors.
+  LayerArgs(const char* function, const GivenTensors& tensors, at::IntArrayRef spec,
+            at::ArrayRef<double> scalars, bool may_be_wide = false);
 
   // Checks another tensor of the call (a gradient, an output) and returns it contiguous.
   at::Tensor checked(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
                      std::optional<at::ScalarType> type = {}) const;
-  std::vector<at::Tensor> checked_states(const std::vector<at::Tensor>& states,
-                                         const char* name) const;
+  Tensors checked_states(const Tensors& states, const char* name) const;
 
   at::ScalarType x_type() const { return c10::typeMetaToScalarType(options.dtype()); }
+  at::TensorOptions accumulate_options() const {
+    return options.dtype(x_type() == at::kDouble ? at::kDouble : at::kFloat);
+  }
 
   // (T, B, width) or, packed, (N, width).
-  std::vector<int64_t> rows_shape(int64_t width) const;
+  at::DimVector rows_shape(int64_t width) const;
+
+  // Of direction d; undefined where the layer has none.
+  const at::Tensor& weight(int64_t d, int slot) const { return weights[d * slots() + slot]; }
+  int64_t slots() const { return kFirstParam + cell.params; }
 
   const char* function;
+  LayerSpec spec;
   CellInfo cell;
-  bool packed, biases, projected, reverse;
+  bool packed, biases, projected;
   int64_t T, B, I, H, R, D, N;
   at::Tensor x;
-  std::optional<at::ScalarType> c_type;
-  std::vector<at::Tensor> hx;
-  std::vector<DirectionTensors> weights;
+  std::optional<at::ScalarType> carried_type;  // of hx but for h, where it is not that of x
+  Tensors hx, weights;
+  double scalars[kMostScalars] = {};
   at::Tensor lengths, resets;  // contiguous; undefined where all rows have T steps, without resets
   std::vector<int64_t> offsets;  // (T + 1), the first row of each step
   at::TensorOptions options;     // dtype and device of all tensors
+
+ private:
+  void set_time(const at::Tensor& x_given, const OptionalTensors& given);
+  void set_weights(const OptionalTensors& given);
+  at::Tensor mask(const std::optional<at::Tensor>& given, const char* name, at::ScalarType dtype,
+                  at::IntArrayRef shape) const;
+};
+
+// What backward is given beside the arguments of forward.
+struct LayerResults {
+  // `rebuilds`: gates are not there where the call saved its states alone.
+  LayerResults(const LayerArgs& args, const OptionalTensors& grads, const Tensors& results,
+               bool rebuilds);
+
+  at::Tensor grad_output;
+  Tensors grad_last;       // of the final states
+  Tensors grad_sequences;  // of the states besides h after each step, or empty
+  at::Tensor output;
+  at::Tensor gates, carried, hidden;  // saved; undefined where they are not
 };
 
 }  // namespace fastrnn

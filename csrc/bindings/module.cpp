@@ -1,7 +1,9 @@
-// fastrnn._C: one submodule per backend that was compiled.
+// fastrnn._C: the cells as data, the gate for tensors, and one submodule per backend that was
+// compiled.
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "../cells/cell_info.h"
 #include "gate.h"
 
 void bind_cpu(pybind11::module_& m);
@@ -11,10 +13,40 @@ void bind_cuda(pybind11::module_& m);
 
 namespace {
 
+namespace py = pybind11;
+
 // torch casts a weight once and keeps it until the outermost autocast block ends.
 std::vector<at::Tensor> cast_once(const std::vector<at::Tensor>& tensors, at::ScalarType dtype,
                                   const std::string& device) {
   return at::autocast::cached_cast(dtype, at::TensorList(tensors), c10::Device(device).type());
+}
+
+// A forward as data: (operation, a, b, value) for every node, and the nodes that become the states.
+py::dict describe(const fastrnn::Graph& graph, int states) {
+  py::list nodes, next;
+  for (int n = 0; n < graph.count; ++n) {
+    const fastrnn::Node& node = graph.node[n];
+    nodes.append(py::make_tuple(fastrnn::kOpNames[int(node.op)], node.a, node.b, node.value));
+  }
+  for (int s = 0; s < states; ++s) next.append(graph.next[s]);
+  return py::dict(py::arg("nodes") = nodes, py::arg("next") = next);
+}
+
+py::list describe_cells() {
+  py::list found;
+  for (const fastrnn::CellInfo& cell : fastrnn::kCells) {
+    py::list initial, params;
+    for (int s = 0; s < cell.states; ++s) initial.append(cell.state[s].initial);
+    for (int k = 0; k < cell.params; ++k) params.append(cell.param[k]);
+    py::object graph = py::none();
+    if (cell.graph) graph = describe(*cell.graph, cell.states);
+    found.append(py::dict(py::arg("mode") = cell.mode, py::arg("gates") = cell.gates,
+                          py::arg("states") = cell.states, py::arg("saved") = cell.saved,
+                          py::arg("initial") = py::tuple(initial),
+                          py::arg("params") = py::tuple(params),
+                          py::arg("projects") = cell.can_project, py::arg("graph") = graph));
+  }
+  return found;
 }
 
 }  // namespace
@@ -22,10 +54,12 @@ std::vector<at::Tensor> cast_once(const std::vector<at::Tensor>& tensors, at::Sc
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Compiled kernels of fastrnn; private, call them through the package.";
   m.def("are_plain", &fastrnn::are_plain, pybind11::arg("tensors"),
-        "Whether kernels may read these tensors; a tuple.");
+        pybind11::arg("optional") = false,
+        "Whether kernels may read these tensors; a tuple, with None in it where optional.");
   m.def("autocast", &cast_once, pybind11::arg("tensors"), pybind11::arg("dtype"),
         pybind11::arg("device"),
         "The tensors in dtype, those that torch's autocast keeps from there.");
+  m.def("cells", &describe_cells, "The cells of cells.def, in its order.");
   pybind11::module_ cpu = m.def_submodule("cpu");
   bind_cpu(cpu);
 #ifdef FASTRNN_WITH_CUDA

@@ -1,33 +1,50 @@
 // The constants of the cells, looked up at run time by a cell's position in cells.def.
 #pragma once
 
-#include "gru.h"
-#include "lstm.h"
-#include "rnn.h"
+#include "cells.def"
+#include "derive.h"
 
 namespace fastrnn {
 
 struct CellInfo {
   const char* mode;  // as torch's modules spell it
-  int gates, states, saved;
-  bool shared_gate_grad, direct_grad, saves_c;
+  int gates, states, params, scalars, saved;
+  const State* state;        // [states]
+  const char* const* param;  // [params] their names
+  const Graph* graph;        // of a cell that is derived, else null
+  bool shared_gate_grad, direct_grad;
+  bool saves_carried;  // backward reads states besides h
+  bool saved_reads_state;
+  bool can_project;  // h may be projected: neither pass reads it unit by unit
 };
 
 template <class Cell>
 constexpr CellInfo describe(const char* mode) {
-  return {mode,
-          Cell::kGates,
-          Cell::kStates,
-          Cell::kSaved,
-          Cell::kSharedGateGrad,
-          Cell::kDirectGrad,
-          ((Cell::kBackwardPrev | Cell::kBackwardNext) & kStateC) != 0};
+  using Names = typename Cell::Names;
+  constexpr unsigned kRead = Cell::kBackwardPrev | Cell::kBackwardNext;
+  CellInfo info{mode,
+                Cell::kGates,
+                Cell::kStates,
+                Cell::kParams,
+                Cell::kScalars,
+                Cell::kSaved,
+                Names::kStates,
+                nullptr,
+                nullptr,
+                Cell::kSharedGateGrad,
+                Cell::kDirectGrad,
+                (kRead & ~kStateH) != 0,
+                Cell::kSavedReadsState,
+                !Cell::kReadsH && (kRead & kStateH) == 0};
+  if constexpr (Cell::kParams > 0) info.param = Names::kParams;
+  if constexpr (requires { Cell::kGraph; }) info.graph = &Cell::kGraph;
+  return info;
 }
 
 inline constexpr CellInfo kCells[] = {
-#define FASTRNN_CELL(type, mode) describe<type>(mode),
+#define FASTRNN_CELL_ENTRY(type, mode) describe<type>(mode),
 #include "cells.def"
-#undef FASTRNN_CELL
+#undef FASTRNN_CELL_ENTRY
 };
 inline constexpr int kCellCount = sizeof(kCells) / sizeof(kCells[0]);
 

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "../cells/cell.h"
-#include "bias_sums.h"
+#include "unit_sums.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -18,10 +18,11 @@ class Backward {
   using V = VecOf<S>;
   using Packed = typename Op::Packed;
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
+  static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
   static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
   static constexpr int W = V::kWidth;
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
-  using Bias = BiasSums<Op, E * G>;
+  using Sums = UnitSums<Op, E * G + P>;
 
  public:
   Backward(const BackwardParams& params, int threads)
@@ -29,7 +30,7 @@ class Backward {
         s(params.shape),
         depth(G * s.H),
         projected(s.R != s.H),
-        recurrent(s.T > 1 || p.grad_h0),
+        recurrent(s.T > 1 || p.states.grad_initial[0]),
         plan(plan_for<Op>(s, double(depth) * double(s.R), s.R, 1, threads)),
         units(make_blocks<Op>(s.H, 1, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
@@ -50,21 +51,23 @@ class Backward {
       if (share.active) run_direction(d, share, thread);
     }
     release_tiles<Op>();
-    if (!p.grad_bias) return;
+    if (!p.grad_units) return;
     meetings.of_all(thread).wait();
     for (int d = 0; d < s.D; ++d) {
       const Share share = share_of(plan, thread, d);
       if (!share.active || share.batch_slice != 0) continue;
-      bias_sums(d).write(plan.batch_slices, lane_of(d, share, thread).blocks,
-                         (A*)p.grad_bias + d * E * depth);
+      sums_of(d).write(plan.batch_slices, lane_of(d, share, thread).blocks,
+                       (A*)p.grad_units + d * (E * depth + P * s.H));
     }
   }
 
  private:
   struct Scratch {
     Packed *w_hh, *w_hr;  // panels, block after block
-    A *grad_h, *grad_c;   // (B, padded H): what reaches the states of the step before pointwise
-    A* bias;              // (batch slices, E, G, padded H): sums over the slices' rows
+    A* grad_h;            // (B, padded H): what reaches h of the step before pointwise
+    A* grad_carried;      // (kCarried, B, padded H): the same of the other states
+    A* params;            // (P, padded H): the cell's
+    A* sums;              // (batch slices, E * G + P, padded H): over the slices' rows
   };
 
   // What a thread knows while it walks its part of a direction.
@@ -78,7 +81,7 @@ class Backward {
     Rows<Op> grad_h;  // gradient of the projected h
   };
 
-  Bias bias_sums(int d) const { return {scratch[d].bias, units}; }
+  Sums sums_of(int d) const { return {scratch[d].sums, units}; }
 
   void lay_out() {
     arena = Arena{(char*)p.workspace};
@@ -93,8 +96,9 @@ class Backward {
           arena.template take<Packed>(recurrent ? panel_size<Op>(depth, outs.unit_vectors) : 0);
       m.w_hr = arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors) : 0);
       m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
-      m.grad_c = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
-      m.bias = arena.template take<A>(p.grad_bias ? plan.batch_slices * Bias::size(units) : 0);
+      m.grad_carried = arena.template take<A>(kCarried * s.B * units.padded());
+      m.params = arena.template take<A>(P * units.padded());
+      m.sums = arena.template take<A>(p.grad_units ? plan.batch_slices * Sums::size(units) : 0);
     }
   }
 
@@ -106,6 +110,9 @@ class Backward {
     for (int d = 0; d < s.D; ++d) {
       if (recurrent) pack_columns(p.weights[d].w_hh, depth, s.R, outs, scratch[d].w_hh, thread);
       if (projected) pack_columns(p.weights[d].w_hr, s.R, s.H, units, scratch[d].w_hr, thread);
+      const Range mine = part_of(units.count, plan.threads, thread);
+      for (int64_t block = mine.begin; block < mine.end; ++block)
+        pack_params<S>(p.weights[d], units, block, P, scratch[d].params);
     }
   }
 
@@ -168,31 +175,36 @@ class Backward {
         }
       }
       sweep(l.blocks, e, [&](int64_t block, int64_t next) {
-        typename Bias::Step bias;
-        step_block(l, t, both, block, next, bias);
+        typename Sums::Step sums;
+        step_block(l, t, both, block, next, sums);
         if (projected) {
-          step_block(l, t, ending, block, next, bias);
+          step_block(l, t, ending, block, next, sums);
         } else {
-          for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, bias);
+          for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, sums);
         }
-        if (p.grad_bias) bias_sums(l.d).add(l.slice, block, bias);
+        if (p.grad_units) sums_of(l.d).add(l.slice, block, sums);
       });
       arrive(l, after, within(l, alive, fed));
       drop_cut(l, t);
       after = t;
       l.barrier.wait();
     }
-    if (p.grad_h0) gather_later(l, after);
+    if (p.states.grad_initial[0]) gather_later(l, after);
     arrive(l, after, l.batch);
     store_states(l);
+  }
+
+  // What reaches state k + 1 of row b, (padded H).
+  A* grad_carried(int d, int k, int64_t b) const {
+    return scratch[d].grad_carried + (k * s.B + b) * units.padded();
   }
 
   // What step t left for states that a reset keeps away from it.
   void drop_cut(const Lane& l, int64_t t) {
     const Scratch& m = scratch[l.d];
     l.walk.for_cut(t, l.batch.begin, l.batch.end, [&](int64_t b) {
-      if (!projected) clear_units(m.grad_h + b * units.padded(), units, l.blocks);
-      if (kStates > 1) clear_units(m.grad_c + b * units.padded(), units, l.blocks);
+      if (!projected) fill_units(m.grad_h + b * units.padded(), units, l.blocks, A(0));
+      for (int k = 0; k < kCarried; ++k) fill_units(grad_carried(l.d, k, b), units, l.blocks, A(0));
     });
   }
 
@@ -232,7 +244,7 @@ class Backward {
         }
       });
       for (int64_t b = ending.begin; b < ending.end; ++b) {
-        const S* grad_hn = (const S*)p.grad_hn + l.walk.state(b) * s.R;
+        const S* grad_hn = (const S*)p.states.grad_last[0] + l.walk.state(b) * s.R;
         for (int v = 0; v < vecs; ++v) {
           const int64_t j = outs.unit(block, v);
           add(b, v, load(grad_hn + j, s.R - j));
@@ -242,7 +254,7 @@ class Backward {
   }
 
   void step_block(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next,
-                  typename Bias::Step& bias) {
+                  typename Sums::Step& sums) {
     const int vecs = units.vecs(block);
     for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
       A tile[kTile] __attribute__((aligned(64)));
@@ -254,7 +266,7 @@ class Backward {
       } else {
         recurrent_product(l, b, count, block, next, tile);
       }
-      for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, bias);
+      for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, sums);
     });
   }
 
@@ -266,8 +278,9 @@ class Backward {
     const int64_t H = s.H, width = units.vecs(block) * W;
     const S* const gates = (const S*)p.gates + row * K * H + j;
     for (int k = 0; k < K; ++k) prefetch_values(gates + k * H, width);
-    if (p.cells && !l.walk.first(t, b)) {
-      prefetch_values((const A*)p.cells + l.walk.row(before, b) * H + j, width);
+    if (p.states.carried && !l.walk.first(t, b)) {
+      const A* const carried = (const A*)p.states.carried + l.walk.row(before, b) * kCarried * H;
+      for (int k = 0; k < kCarried; ++k) prefetch_values(carried + k * H + j, width);
     }
     if (!projected) prefetch_values(in_output(p.grad_output, l, t, b) + j, width);
     S* const out = grad_gates(l, t, b) + j;
@@ -277,60 +290,11 @@ class Backward {
   // The cell's pointwise gradients for one row and all units of a block; h_tile is what came
   // through a product.
   void update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile,
-              typename Bias::Step& bias) {
-    const Scratch& m = scratch[l.d];
-    const int n = units.vecs(block);
-    const int64_t H = s.H, at = b * units.padded(), row = l.walk.row(t, b);
-    const int64_t before = l.walk.previous(t), state = l.walk.state(b);
-    const bool has_h = !projected, has_c = kStates > 1, cut = l.walk.cut(t, b);
-    const bool follows = !cut && !l.walk.first(t, b);
-    // Where the row's values begin, in locals: for all the compiler knows, the stores below change
-    // members. Null where a state is 0, or there is none.
-    const S* const gates = (const S*)p.gates + row * K * H;
-    const S *const h = in_output(p.output, l, t, b), *const h0 = (const S*)p.h0 + state * s.R;
-    const S* const h_before = cut ? nullptr : follows ? in_output(p.output, l, before, b) : h0;
-    const S* const c0 = has_c && !cut ? (const S*)p.c0 + state * H : nullptr;
-    const A* const c = has_c ? (const A*)p.cells + row * H : nullptr;
-    const A* const c_before = has_c && follows ? c + (l.walk.row(before, b) - row) * H : nullptr;
-    const S* grad_cells = (const S*)p.grad_cells;
-    if (grad_cells) grad_cells += l.walk.outer_part(t, b) * H;
-    A* const grad_h_sum = has_h ? m.grad_h + at : nullptr;
-    A* const grad_c_sum = has_c ? m.grad_c + at : nullptr;
-    const S* const grad_output = in_output(p.grad_output, l, t, b);
-    S* const out = grad_gates(l, t, b);
-    for (int u = 0; u < n; ++u) {
-      const int64_t j = units.unit(block, u), valid = H - j;
-      V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
-      V grad_x[G], grad_h[G];
-#pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) saved[k] = load(gates + k * H + j, valid);
-      if (Cell::kBackwardPrev & kStateH) prev[0] = h_before ? load(h_before + j, valid) : V(0);
-      if constexpr (Cell::kBackwardNext & kStateH) next[0] = load(h + j, valid);
-      if constexpr (Cell::kBackwardPrev & kStateC)
-        prev[1] = c_before ? V(load(c_before + j, valid)) : c0 ? load(c0 + j, valid) : V(0);
-      if constexpr (Cell::kBackwardNext & kStateC) next[1] = V(load(c + j, valid));
-      grad_next[0] = V::load(h_tile + u * W);
-      if (has_h)
-        grad_next[0] = grad_next[0] + V::load(grad_h_sum + j) + load(grad_output + j, valid);
-      if constexpr (kStates > 1) {
-        grad_next[1] = V::load(grad_c_sum + j);
-        if (grad_cells) grad_next[1] = grad_next[1] + load(grad_cells + j, valid);
-      }
-      Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
-      if (has_h) grad_prev[0].store(grad_h_sum + j);
-      if constexpr (kStates > 1) grad_prev[1].store(grad_c_sum + j);
-#pragma GCC unroll 8
-      for (int g = 0; g < E * G; ++g) {
-        const V grad = g < G ? grad_x[g] : grad_h[g - G];
-        store(out + g * H + j, grad, valid);
-        bias.add(g, u, grad);
-      }
-    }
-  }
+              typename Sums::Step& sums);
 
   // Rows whose first step was `after`: the gradient of their initial h.
   void arrive(const Lane& l, int64_t after, Range batch) {
-    if (!p.grad_h0) return;
+    if (!p.states.grad_initial[0]) return;
     const int64_t end = smaller(batch.end, l.walk.rows(after));
     sweep(l.outs, 0, [&](int64_t block, int64_t next) {
       const int vecs = outs.vecs(block);
@@ -342,7 +306,7 @@ class Backward {
             const int64_t j = outs.unit(block, v), at = (b + r) * units.padded() + j;
             V grad = V::load(tile + (r * vecs + v) * W);
             if (!projected) grad = grad + V::load(scratch[l.d].grad_h + at);
-            store((S*)p.grad_h0 + l.walk.state(b + r) * s.R + j, grad, s.R - j);
+            store((S*)p.states.grad_initial[0] + l.walk.state(b + r) * s.R + j, grad, s.R - j);
           }
         }
       });
@@ -351,25 +315,24 @@ class Backward {
 
   void load_states(const Lane& l) {
     for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-      const int64_t at = b * units.padded() + j, valid = s.H - j;
+      const int64_t state = l.walk.state(b);
       if (!projected) {
-        load((const S*)p.grad_hn + l.walk.state(b) * s.R + j, valid)
-            .store(scratch[l.d].grad_h + at);
+        load((const S*)p.states.grad_last[0] + state * s.R + j, s.H - j)
+            .store(scratch[l.d].grad_h + b * units.padded() + j);
       }
-      if constexpr (kStates > 1) {
-        load((const S*)p.grad_cn + l.walk.state(b) * s.H + j, valid)
-            .store(scratch[l.d].grad_c + at);
+      for (int k = 0; k < kCarried; ++k) {
+        load((const S*)p.states.grad_last[k + 1] + state * s.H + j, s.H - j)
+            .store(grad_carried(l.d, k, b) + j);
       }
     });
-    if (p.grad_bias) bias_sums(l.d).clear(l.slice, l.blocks);
+    if (p.grad_units) sums_of(l.d).clear(l.slice, l.blocks);
   }
 
   void store_states(const Lane& l) {
-    if constexpr (kStates > 1) {
-      if (!p.grad_c0) return;
+    for (int k = 0; k < kCarried && p.states.grad_initial[k + 1]; ++k) {
+      S* const to = (S*)p.states.grad_initial[k + 1];
       for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        const V grad = V::load(scratch[l.d].grad_c + b * units.padded() + j);
-        store((S*)p.grad_c0 + l.walk.state(b) * s.H + j, grad, s.H - j);
+        store(to + l.walk.state(b) * s.H + j, V::load(grad_carried(l.d, k, b) + j), s.H - j);
       });
     }
   }
@@ -390,3 +353,5 @@ class Backward {
 };
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA
+
+#include "backward_update.h"

@@ -32,17 +32,6 @@ struct Level {
 #endif
 }
 
-// AMD's CPUs from Zen 5 on, whose AVX512 units are as wide as its registers.
-bool is_zen5() {
-#if defined(__x86_64__) && defined(__linux__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return false;
-  return (a >> 8 & 15) + (a >> 20 & 255) >= 26;  // the family and what extends it
-#else
-  return false;
-#endif
-}
-
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found;
@@ -95,11 +84,6 @@ bool set_isa(const std::string& name) {
   return false;
 }
 
-bool outruns_onednn() {
-  static const bool zen5 = is_zen5();
-  return zen5 && isa() == "avx512_bf16";
-}
-
 const Kernels& kernels(Dtype dtype) {
   const Level& level = levels()[current()];
   return dtype == Dtype::kBfloat16 ? level.bfloat16 : level.others;
@@ -108,10 +92,11 @@ const Kernels& kernels(Dtype dtype) {
 ProductKernel product_kernel(Dtype dtype, int64_t results, int64_t depth) {
   const Level& level = levels()[current()];
   if (dtype == Dtype::kBfloat16) {
-    // Without tiles, short sums take longer than oneDNN's unless its overhead shows.
+    // Without tiles, short sums take longer than oneDNN's unless its overhead shows
+    // (benchmarks/NOTES.md, 2026-11-22 and 2026-11-25).
     constexpr int64_t kFewResults = 1 << 17, kLong = 512, kShort = 8;
-    const bool pays = outruns_onednn() && depth >= (results <= kFewResults ? kShort : kLong);
-    return pays || isa() == "amx_bf16" ? level.bfloat16.product_bfloat16 : nullptr;
+    const bool pays = depth >= (results <= kFewResults ? kShort : kLong) || isa() == "amx_bf16";
+    return pays ? level.bfloat16.product_bfloat16 : nullptr;
   }
 #if FASTRNN_X86_LEVELS
   // torch's BLAS is MKL, which is fast in float32 on Intel's CPUs alone.

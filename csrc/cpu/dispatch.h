@@ -18,10 +18,6 @@ std::string isa();
 // and changes nothing where the machine cannot run it.
 bool set_isa(const std::string& name);
 
-// Whether the level in use is one on which LSTMs were measured level with oneDNN's or ahead, on a
-// CPU like this one (benchmarks/NOTES.md).
-bool outruns_onednn();
-
 const Kernels& kernels(Dtype dtype);
 
 // The kernel for products of a storage type with so many results, each a sum of `depth` products;

@@ -19,6 +19,7 @@ class Forward {
   using V = VecOf<S>;
   using Packed = typename Op::Packed;
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
+  static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
   static constexpr int W = V::kWidth;
   // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
   // for each chunk, do not stay in its cache.
@@ -62,7 +63,8 @@ class Forward {
   struct Scratch {
     Packed *w_ih, *w_hh, *w_hr;  // panels, block after block
     A *b_ih, *b_hh;              // in panel order, zeros without biases
-    A* state;                    // (B, padded H): c
+    A* params;                   // (P, padded H): the cell's
+    A* carried;                  // (kCarried, B, padded H)
     S* hidden;                   // (B, H): h before the projection, where it is not saved
   };
 
@@ -107,7 +109,8 @@ class Forward {
           arena.template take<Packed>(packed && projected ? panel_size<Op>(s.H, out_vectors) : 0);
       m.b_ih = arena.template take<A>(vectors * W);
       m.b_hh = arena.template take<A>(vectors * W);
-      m.state = arena.template take<A>(kStates > 1 ? s.B * units.padded() : 0);
+      m.params = arena.template take<A>(P * units.padded());
+      m.carried = arena.template take<A>(kCarried * s.B * units.padded());
       m.hidden = arena.template take<S>(projected && !p.hidden ? s.B * s.H : 0);
     }
   }
@@ -125,6 +128,7 @@ class Forward {
         const Columns c = units.columns(block);
         pack_bias(w.b_ih, c, m.b_ih + units.offset(block));
         pack_bias(w.b_hh, c, m.b_hh + units.offset(block));
+        pack_params<S>(w, units, block, P, m.params);
         if (!packed) continue;
         pack_panel<Op>((const S*)w.w_ih, s.I, 1, s.I, c, panel<Op>(m.w_ih, units, block, s.I));
         pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel<Op>(m.w_hh, units, block, s.R));
@@ -174,8 +178,13 @@ class Forward {
   // h of row b before step t: the output of the step walked before, the initial state, or nothing.
   const S* previous_h(const Lane& l, int64_t t, int64_t b) const {
     if (l.walk.cut(t, b)) return zero_row;
-    if (l.walk.first(t, b)) return (const S*)p.h0 + l.walk.state(b) * s.R;
+    if (l.walk.first(t, b)) return (const S*)p.states.initial[0] + l.walk.state(b) * s.R;
     return output_row(l, l.walk.previous(t), b);
+  }
+
+  // State k + 1 of row b, (padded H).
+  A* carried(int d, int k, int64_t b) const {
+    return scratch[d].carried + (k * s.B + b) * units.padded();
   }
 
   Range rows_of(const Lane& l, int64_t t) const {
@@ -217,12 +226,14 @@ class Forward {
     store_states(l);
   }
 
-  // Makes the states before step t the rows of the recurrent product and the scratch of c.
+  // Makes the states before step t the rows of the recurrent product and the carried ones.
   void gather_states(Lane& l, int64_t t, Range rows) {
     for (int64_t b = rows.begin; b < rows.end; ++b) l.h.set(b - rows.begin, previous_h(l, t, b));
-    if constexpr (kStates > 1) {
+    if constexpr (kCarried > 0) {
       l.walk.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
-        clear_units(scratch[l.d].state + b * units.padded(), units, l.blocks);
+        for_each<kCarried>([&](auto k) {
+          fill_units(carried(l.d, k, b), units, l.blocks, A(Cell::template kInitial<k + 1>));
+        });
       });
     }
   }
@@ -272,32 +283,36 @@ class Forward {
     // members.
     const bool has_h = !projected;  // a projected h has another width; its cell does not read it
     S* const out = projected ? hidden_row(l, t, b) : output_row(l, t, b);
-    A* const c = kStates > 1 ? scratch[l.d].state + b * units.padded() : nullptr;
-    A* const cells = kStates > 1 && p.cells ? (A*)p.cells + row * H : nullptr;
+    A* const state = carried(l.d, 0, b);
+    const A* const values = scratch[l.d].params;
+    const int64_t apart = s.B * units.padded(), padded = units.padded();
+    A* const kept = p.states.carried ? (A*)p.states.carried + row * kCarried * H : nullptr;
     S* const gates = K > 0 && p.gates ? (S*)p.gates + row * K * H : nullptr;
-    S* const sequence = kStates > 1 && p.cell_sequence
-                            ? (S*)p.cell_sequence + l.walk.outer_part(t, b) * H
-                            : nullptr;
+    const bool sequences = kCarried > 0 && p.states.sequence[kCarried];
+    const int64_t outer = l.walk.outer_part(t, b) * H;
     for (int u = 0; u < n; ++u) {
       const int64_t j = units.unit(block, u), valid = H - j;
       V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
+      V params[P > 0 ? P : 1], scalars[kMostScalars];
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) {
         x[g] = V::load(x_tile + (g * n + u) * W);
         h[g] = V::load(h_tile + (g * n + u) * W);
       }
       prev[0] = has_h ? load(h_row + j, valid) : V(0);
-      if constexpr (kStates > 1) prev[1] = V::load(c + j);
-      Cell::forward(x, h, prev, next, saved);
+      for_each<kCarried>([&](auto k) { prev[k + 1] = V::load(state + k * apart + j); });
+      for_each<P>([&](auto k) { params[k] = V::load(values + k * padded + j); });
+      for_each<Cell::kScalars>([&](auto k) { scalars[k] = V(A(p.scalars[k])); });
+      Cell::forward(In<V>{x, h, prev, params, scalars}, next, saved);
       store(out + j, next[0], valid);
-      if constexpr (kStates > 1) {
-        next[1].store(c + j);
-        if (cells) store(cells + j, VecOf<A>(next[1]), valid);
-        if (sequence) store(sequence + j, next[1], valid);
-      }
+      for_each<kCarried>([&](auto k) {
+        next[k + 1].store(state + k * apart + j);
+        if (kept) store(kept + k * H + j, VecOf<A>(next[k + 1]), valid);
+        if (sequences) store((S*)p.states.sequence[k + 1] + outer + j, next[k + 1], valid);
+      });
       if constexpr (K > 0) {
         if (!gates) continue;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int k = 0; k < K; ++k) store(gates + k * H + j, saved[k], valid);
       }
     }
@@ -326,20 +341,20 @@ class Forward {
   }
 
   void load_states(const Lane& l) {
-    if constexpr (kStates > 1) {
+    for (int k = 0; k < kCarried; ++k) {
+      const S* const initial = (const S*)p.states.initial[k + 1];
       for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        const S* c0 = (const S*)p.c0 + l.walk.state(b) * s.H;
-        load(c0 + j, s.H - j).store(scratch[l.d].state + b * units.padded() + j);
+        load(initial + l.walk.state(b) * s.H + j, s.H - j).store(carried(l.d, k, b) + j);
       });
     }
   }
 
-  // A row's final h is the output of the last step it was alive in; c stayed in the state buffer.
+  // A row's final h is the output of the last step it was alive in; the others stayed in scratch.
   void store_states(const Lane& l) {
-    if constexpr (kStates > 1) {
+    for (int k = 0; k < kCarried; ++k) {
+      S* const last = (S*)p.states.last[k + 1];
       for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        S* cn = (S*)p.cn + l.walk.state(b) * s.H;
-        store(cn + j, V::load(scratch[l.d].state + b * units.padded() + j), s.H - j);
+        store(last + l.walk.state(b) * s.H + j, V::load(carried(l.d, k, b) + j), s.H - j);
       });
     }
     const Range columns = projected
@@ -347,7 +362,7 @@ class Forward {
                               : Range{units.unit(l.blocks.begin, 0), units.unit(l.blocks.end, 0)};
     for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
       const S* from = output_row(l, l.walk.last(b), b);
-      S* to = (S*)p.hn + l.walk.state(b) * s.R;
+      S* to = (S*)p.states.last[0] + l.walk.state(b) * s.R;
       for (int64_t j = columns.begin; j < smaller(columns.end, s.R); ++j) to[j] = from[j];
     }
   }

@@ -1,9 +1,7 @@
 // From a params struct to the kernel of its cell and dtype, for one instruction set.
 #pragma once
 
-#include "../cells/gru.h"
-#include "../cells/lstm.h"
-#include "../cells/rnn.h"
+#include "../cells/cell_info.h"
 #include "backward.h"
 #include "forward.h"
 #include "gemm.h"
@@ -61,10 +59,10 @@ struct Launch {
   static size_t call(const Params& params, bool measure) {
     size_t result = 0;
     int position = 0;
-#define FASTRNN_CELL(type, mode) \
+#define FASTRNN_CELL_ENTRY(type, mode) \
   if (params.shape.cell == position++) result = for_dtype<type>(params, measure);
 #include "../cells/cells.def"
-#undef FASTRNN_CELL
+#undef FASTRNN_CELL_ENTRY
     return result;
   }
 };

@@ -150,12 +150,23 @@ FASTRNN_HD void prefetch_written(const T* first, int64_t count) {
   }
 }
 
-// Sets a row's values of the units of some blocks to zero.
+// Sets a row's values of the units of some blocks.
 template <class A>
-FASTRNN_HD void clear_units(A* row, const Blocks& units, Range blocks) {
-  const int64_t begin = units.unit(blocks.begin, 0);
+FASTRNN_HD void fill_units(A* row, const Blocks& units, Range blocks, A value) {
   const int64_t end = smaller(units.unit(blocks.end, 0), units.padded());
-  if (begin < end) __builtin_memset(row + begin, 0, (end - begin) * sizeof(A));
+  for (int64_t j = units.unit(blocks.begin, 0); j < end; ++j) row[j] = value;
+}
+
+// A cell's parameters of a block, widened: (count, padded units), zero past the last unit.
+template <class S>
+FASTRNN_HD void pack_params(const DirectionWeights& w, const Blocks& units, int64_t block,
+                            int count, Accumulate<S>* out) {
+  for (int k = 0; k < count; ++k) {
+    for (int u = 0; u < units.vecs(block); ++u) {
+      const int64_t j = units.unit(block, u);
+      load((const S*)w.params[k] + j, units.units - j).store(out + k * units.padded() + j);
+    }
+  }
 }
 
 // The plan for a recurrent product with `weights` weights that ends in `units` units. Where there

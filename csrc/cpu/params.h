@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../common/layer_spec.h"
+
 namespace fastrnn::cpu {
 
 enum class Dtype : int { kFloat64, kFloat32, kBfloat16, kFloat16 };
@@ -28,53 +30,45 @@ struct LayerShape {
   const int64_t* order;    // (B): row b of every step is the caller's batch row order[b]; or null:
                            // row b of step t is row offsets[t] + b of L = N
   const bool* resets;      // (N): no state crosses between this row's step and the one before it in
-                           // time, nor from h0 and c0 into a first step forwards; or null
+                           // time, nor from hx into a first step forwards; or null
 };
 
 // One direction's parameters, all S.
 struct DirectionWeights {
-  const void* w_ih;  // (G * H, I)
-  const void* w_hh;  // (G * H, R)
-  const void* b_ih;  // (G * H), or null; b_ih and b_hh come together
-  const void* b_hh;  // (G * H), or null
-  const void* w_hr;  // (R, H), or null when R == H
+  const void* w_ih;                 // (G * H, I)
+  const void* w_hh;                 // (G * H, R)
+  const void* b_ih;                 // (G * H), or null; b_ih and b_hh come together
+  const void* b_hh;                 // (G * H), or null
+  const void* w_hr;                 // (R, H), or null when R == H
+  const void* params[kMostParams];  // (H) each, the cell's P
 };
 
 struct ForwardParams {
   LayerShape shape;
-  DirectionWeights weights[2];  // D of them
-  const void* x;                // (L, I) S
-  const void* h0;               // (D, batch, R) S
-  const void* c0;               // (D, batch, H) S; null for cells with one state
-  void* output;                 // (L, D * R) S
-  void* hn;                     // (D, batch, R) S
-  void* cn;                     // (D, batch, H) S; null for cells with one state
-  void* gates;                  // (D, N, K, H) S, the cell's K saved values; null: save nothing
-  void* cells;                  // (D, N, H) A, c after each step; null when not saved
-  void* cell_sequence;          // (L, D * H) S, c after each step for the caller; null: not wanted
-  void* hidden;                 // (D, N, H) S, h before the projection; null when not saved
-  void* workspace;              // forward_workspace() bytes, 64-byte aligned, uninitialised
+  DirectionWeights weights[2];   // D of them
+  double scalars[kMostScalars];  // the cell's
+  const void* x;                 // (L, I) S
+  ForwardStates states;          // carried: null when not saved; never wide
+  void* output;                  // (L, D * R) S
+  void* gates;                   // (D, N, K, H) S, the cell's K saved values; null: save nothing
+  void* hidden;                  // (D, N, H) S, h before the projection; null when not saved
+  void* workspace;               // forward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
 struct BackwardParams {
   LayerShape shape;
-  DirectionWeights weights[2];  // only w_hh and w_hr are read
-  const void* grad_output;      // (L, D * R) S
-  const void* grad_hn;          // (D, batch, R) S
-  const void* grad_cn;          // (D, batch, H) S; null for cells with one state
-  const void* grad_cells;       // (L, D * H) S, of c after each step; null: none
-  const void* h0;               // (D, batch, R) S
-  const void* c0;               // (D, batch, H) S; null for cells with one state
-  const void* output;           // (L, D * R) S
-  const void* gates;            // (D, N, K, H) S, as forward left it; null if K == 0
-  const void* cells;            // (D, N, H) A, as forward left it; null if not saved
-  void* grad_gates;  // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
-                     // the cell's two gate gradients differ
-  void* grad_bias;   // (D, E, G * H) A written; null: not wanted
-  void* grad_h0;     // (D, batch, R) S written; null: not wanted
-  void* grad_c0;     // (D, batch, H) S written; null: not wanted, or one state
-  void* grad_h;      // (D, N, R) S written when projected: gradient of the projected h
-  void* workspace;   // backward_workspace() bytes, 64-byte aligned, uninitialised
+  DirectionWeights weights[2];  // only w_hh, w_hr and params are read
+  double scalars[kMostScalars];
+  const void* grad_output;  // (L, D * R) S
+  BackwardStates states;    // never wide
+  const void* output;       // (L, D * R) S
+  const void* gates;        // (D, N, K, H) S, as forward left it; null if K == 0
+  void* grad_gates;         // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
+                            // the cell's two gate gradients differ
+  void* grad_units;         // (D, E * G + P, H) A written: of biases, then of parameters; null: not
+                            // wanted
+  void* grad_h;             // (D, N, R) S written when projected: gradient of the projected h
+  void* workspace;          // backward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
 // c = a b, or c += a b, for one or two b of the same rows. All of a and b are of one storage type;

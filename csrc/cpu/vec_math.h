@@ -1,5 +1,5 @@
-// exp, tanh, sigmoid and relu of vectors: 2e-7 relative in float, 1e-15 in double, 1e-4 for coarse
-// vectors. NaN stays NaN.
+// exp, log, tanh, sigmoid, relu and the larger of vectors: 2e-7 relative in float, 1e-15 in double,
+// 1e-4 for coarse vectors. NaN stays NaN.
 //
 // exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 in [-0.347, 0.347]; exp(r) - 1 is its
 // Taylor polynomial, long enough that its truncation lies below the rounding error. Adding kMagic
@@ -18,7 +18,8 @@ struct ExpConstants<float> {
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   // At kHighest the scale is 2^128 = infinity, and sigmoid 0, as it has to be.
   static constexpr float kLowest = -87.0f, kHighest = 88.8f, kSaturated = 20.0f;
-  static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
+  static constexpr int kMantissa = 23, kBias = 127, kTerms = 7, kLogTerms = 4;
+  static constexpr float kLeastNormal = 0x1p-126f;
 };
 template <>
 struct ExpConstants<double> {
@@ -26,7 +27,8 @@ struct ExpConstants<double> {
   static constexpr double kLn2High = 6.93147180369123816490e-01;
   static constexpr double kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kLowest = -708.0, kHighest = 709.8, kSaturated = 40.0;
-  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13;
+  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13, kLogTerms = 10;
+  static constexpr double kLeastNormal = 0x1p-1022;
 };
 constexpr int kCoarseTerms = 4;
 // 32 ln 2 and a power of two that float has exactly: there exp_parts() gives 2^32, whose rough
@@ -106,6 +108,59 @@ FASTRNN_HD Vec<A, kCoarse> sigmoid_(Vec<A, kCoarse> x) {
   const ExpParts<V> e = exp_parts(V(-at_most(at_least(x, -C::kHighest), -C::kLowest).v));
   const V exp_r = multiply_add(multiply_add(e.series, e.r, one), e.r, one);
   return quotient(one, multiply_add(e.scale, exp_r, one));
+}
+
+// 0 where the result would not be a normal number.
+template <class A, bool kCoarse>
+FASTRNN_HD Vec<A, kCoarse> exp_(Vec<A, kCoarse> x) {
+  using C = ExpConstants<A>;
+  using V = Vec<A, kCoarse>;
+  const V one(A(1));
+  const ExpParts<V> e = exp_parts(at_most(at_least(x, C::kLowest), C::kHighest));
+  // Half the scale, and twice the result: the scale may be infinity where the result is not.
+  const typename V::Bits large = x.v > A(0);
+  const V scale((typename V::Raw)((typename V::Bits)e.scale.v + (large << C::kMantissa)));
+  const V value = scale * multiply_add(multiply_add(e.series, e.r, one), e.r, one);
+  return V(x.v < C::kLowest ? typename V::Raw{} : large ? value.v + value.v : value.v);
+}
+
+// x = 2^n m with m between the square roots of 1/2 and 2, s = (m - 1) / (m + 1):
+// log x = n ln 2 + 2 s (1 + s^2 / 3 + s^4 / 5 + ...)
+template <class A, bool kCoarse>
+FASTRNN_HD Vec<A, kCoarse> log_(Vec<A, kCoarse> x) {
+  using C = ExpConstants<A>;
+  using V = Vec<A, kCoarse>;
+  using Raw = typename V::Raw;
+  using Bits = typename V::Bits;
+  constexpr A kUp = A(int64_t(1) << C::kMantissa);
+  const Bits subnormal = x.v < C::kLeastNormal;
+  const Bits bits = (Bits)(subnormal ? x.v * kUp : x.v);
+  const Bits root = (Bits)V(A(0.70710678118654752440)).v;
+  const Bits exponent = (bits - root) >> C::kMantissa;
+  const V m((Raw)(bits - (exponent << C::kMantissa)));
+  const Raw whole = __builtin_convertvector(exponent, Raw);
+  const V n(subnormal ? whole - A(C::kMantissa) : whole);
+  const V s(V(m.v - A(1)).v / V(m.v + A(1)).v), square = s * s;
+  V series(A(1) / A(2 * C::kLogTerms + 1));
+#pragma GCC unroll 16
+  for (int i = C::kLogTerms - 1; i >= 0; --i)
+    series = multiply_add(series, square, V(A(1) / A(2 * i + 1)));
+  const V value = multiply_add(n, V(C::kLn2High), multiply_add(s + s, series, n * V(C::kLn2Low)));
+  const A infinity = A(__builtin_inf());
+  const Raw of_zero = x.v < A(0) ? V(A(__builtin_nan(""))).v : V(-infinity).v;
+  // Infinity and NaN are their own.
+  return V(x.v <= A(0) ? of_zero : x.v < infinity ? value.v : x.v);
+}
+
+// NaN where one of them is.
+template <class A, bool kCoarse>
+FASTRNN_HD Vec<A, kCoarse> max_(Vec<A, kCoarse> a, Vec<A, kCoarse> b) {
+  return Vec<A, kCoarse>((a.v > b.v) | (a.v != a.v) ? a.v : b.v);
+}
+template <class A, bool kCoarse>
+FASTRNN_HD Vec<A, kCoarse> is_larger(Vec<A, kCoarse> a, Vec<A, kCoarse> b) {
+  using V = Vec<A, kCoarse>;
+  return V(a.v > b.v ? V(A(1)).v : typename V::Raw{});
 }
 
 template <class A, bool kCoarse>

@@ -35,10 +35,10 @@ cudaError_t with_dtype(Dtype dtype, F f) {
 template <class F>
 cudaError_t with_cell(int cell, F f) {
   int position = 0;
-#define FASTRNN_CELL(type, mode) \
+#define FASTRNN_CELL_ENTRY(type, mode) \
   if (cell == position++) return f(Type<type>{});
 #include "../cells/cells.def"
-#undef FASTRNN_CELL
+#undef FASTRNN_CELL_ENTRY
   return cudaErrorInvalidValue;
 }
 

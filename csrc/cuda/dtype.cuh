@@ -49,14 +49,14 @@ FASTRNN_HD void store(void* p, int64_t i, Accumulate<Scalar> value) {
   static_cast<Scalar*>(p)[i] = Storage<Scalar>::narrow(value);
 }
 
-// c where one call takes it over from another: accumulate if `wide`, else scalar.
+// A state besides h where one call takes it over from another: accumulate if `wide`, else scalar.
 template <class Scalar>
-FASTRNN_HD Accumulate<Scalar> load_c(const void* p, bool wide, int64_t i) {
+FASTRNN_HD Accumulate<Scalar> load_carried(const void* p, bool wide, int64_t i) {
   return wide ? Array<Accumulate<Scalar>>(p)[i] : Array<Scalar>(p)[i];
 }
 
 template <class Scalar>
-FASTRNN_HD void store_c(void* p, bool wide, int64_t i, Accumulate<Scalar> value) {
+FASTRNN_HD void store_carried(void* p, bool wide, int64_t i, Accumulate<Scalar> value) {
   wide ? store<Accumulate<Scalar>>(p, i, value) : store<Scalar>(p, i, value);
 }
 

@@ -46,7 +46,7 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
   const int64_t scalar = bytes(layer.dtype), G = kCells[layer.cell].gates, R = s.recurrent;
   const auto out = view(step.product, G * s.hidden, G * s.hidden, scalar);
   const auto out_h0 = step.product_h0 ? view(step.product_h0, out.cols, out.stride, scalar) : out;
-  const auto h0 = view(step.h0, R, R, scalar);
+  const auto h0 = view(step.states.initial[0], R, R, scalar);
   const auto output = view(step.output, s.directions * R, s.directions * R, scalar);
   const Matrix w_hh = view(step.w_hh[d], R, R, scalar).rows(0, G * s.hidden);
   const int64_t going = std::min(tick.before.count, tick.now.count);
@@ -93,7 +93,7 @@ Status run(const LayerForward& layer, Library& library, cudaStream_t stream) {
   ForwardStep step = layer.step;
   const Shape& s = step.shape;
   const bool projected = layer.w_hr[0] != nullptr;
-  if (projected) step.hn = nullptr;
+  if (projected) step.states.last[0] = nullptr;
   for (int64_t position = 0; position < layer.schedule.steps(); ++position) {
     for (int d = 0; d < s.directions; ++d) {
       step.tick[d] = layer.schedule.tick(d, position);
@@ -101,7 +101,7 @@ Status run(const LayerForward& layer, Library& library, cudaStream_t stream) {
     }
     cudaError_t error = launch_forward(layer.cell, layer.dtype, layer.kernel, step, stream);
     for (int d = 0; projected && d < s.directions && error == cudaSuccess; ++d) {
-      error = project(layer, step, d, layer.step.hn, library, stream);
+      error = project(layer, step, d, layer.step.states.last[0], library, stream);
     }
     if (error != cudaSuccess) {
       return {error, describe("forward", layer.cell, layer.dtype, layer.kernel, s, position,

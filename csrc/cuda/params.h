@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "../common/layer_spec.h"
 #include "course.h"
 
 namespace fastrnn::cuda {
@@ -50,21 +51,18 @@ struct ForwardStep {
   const void* w_hh[kMaxDirections];  // (G*H, R) scalar
   const void* b_ih[kMaxDirections];  // (G*H) scalar, or null
   const void* b_hh[kMaxDirections];  // (G*H) scalar, or null
-  const void* h0;                    // (D, B, R) scalar
-  const void* c0;      // (D, B, H) as wide_c says; null unless the cell has a second state
-  bool wide_c;         // c0 and cn are accumulate, else scalar
+  const void* params[kMaxDirections][kMostParams];  // (H) scalar each, the cell's P
+  double scalars[kMostScalars];                     // the cell's
   const void* output;  // (N, D*R) scalar: earlier steps are read, h is where this one goes
-  // Written.
+  // Written, but for `initial`. last[0] is null where h is projected and not known yet; carried may
+  // be (D, B, S - 1, H), updated in place.
+  ForwardStates states;
+  int64_t carried_rows;     // N or B: which of the two
   void* product;            // (D, B, G*H) scalar: h W_hh^T, put there before the launch; GEMM form
   void* product_h0;         // the same of h0, if rows start at different steps; else null
   void* h[kMaxDirections];  // row 0 of the direction's h: into `output`, or (N, H) if projected
   int64_t h_stride;         // elements between two rows of h
   void* saved;              // (D, N, K, H) scalar, or null. May be x_gates when K == G
-  void* cell;               // accumulate: (D, N, H), or (D, B, H) updated in place
-  int64_t cell_rows;        // N or B: which of the two
-  void* hn;                 // (D, B, R) scalar, or null (projected: h is not known yet)
-  void* cn;                 // (D, B, H) as wide_c says, or null
-  void* cell_output;        // (N, D*H) scalar: c of every step, for the caller; or null
 };
 
 struct BackwardStep {
@@ -74,25 +72,23 @@ struct BackwardStep {
   const uint8_t* moments;              // as forward's
   const void* w_hh_t[kMaxDirections];  // (R, G*H) scalar: W_hh transposed; fused form only
   const void* grad_output;             // (N, D*R) scalar
-  const void* grad_hn;                 // (D, B, R) scalar
-  const void* grad_cn;                 // (D, B, H) scalar; null if grad_cell begins as this
-  const void* grad_cell_output;        // (N, D*H) scalar, or null
-  const void* h0;                      // (D, B, R) scalar
-  const void* c0;                      // (D, B, H) as wide_c says, or null
-  bool wide_c;                         // c0 is accumulate, else scalar
-  const void* output;                  // (N, D*R) scalar
-  const void* cell;                    // (D, N, H) accumulate: c of every step, or null
-  const void* saved;                   // (D, N, K, H) scalar, or null
+  const void* params[kMaxDirections][kMostParams];  // as forward's
+  double scalars[kMostScalars];
+  const void* output;  // (N, D*R) scalar
+  const void* saved;   // (D, N, K, H) scalar, or null
+  // Of these only grad_initial is written, for h alone: the others end in grad_carried. Where these
+  // begin as grad_last, that is null.
+  BackwardStates states;
   // Written.
-  void* product;         // (D, B, R) scalar: grad_h_gates W_hh of the step after, put there
-                         // before the launch; GEMM form
-  void* grad_full;       // (D, B, H) scalar: gradient of h before projection, put there
-                         // before the launch; or null
-  void* grad_x_gates;    // (D, N, G*H) scalar
-  void* grad_h_gates;    // (D, N, G*H) scalar; is grad_x_gates where the cell shares them
-  void* direct;          // (D, B, H) accumulate: gradient past the gates, h' to h; or null
-  void* grad_cell;       // (D, B, H) accumulate: read and written in place, or null
-  void* grad_h0;         // (D, B, R) scalar
+  void* product;       // (D, B, R) scalar: grad_h_gates W_hh of the step after, put there
+                       // before the launch; GEMM form
+  void* grad_full;     // (D, B, H) scalar: gradient of h before projection, put there
+                       // before the launch; or null
+  void* grad_x_gates;  // (D, N, G*H) scalar
+  void* grad_h_gates;  // (D, N, G*H) scalar; is grad_x_gates where the cell shares them
+  void* direct;        // (D, B, H) accumulate: gradient past the gates, h' to h; or null
+  void* grad_carried[kMostStates];  // (D, B, H) accumulate, by state but for h: updated in place
+  void* grad_params;     // (D, B, P, H) accumulate, updated in place: begins as zero; or null
   void* grad_projected;  // (D, N, R) scalar: whole gradient of the projected h, or null
 };
 

@@ -15,6 +15,11 @@ struct Rebuild {
   const void* h_gates;               // (D, N, G*H) scalar: the recurrent product, without its bias
   const void* b_ih[kMaxDirections];  // (G*H) scalar, or null
   const void* b_hh[kMaxDirections];  // (G*H) scalar, or null
+  const void* params[kMaxDirections][kMostParams];  // (H) scalar each
+  double scalars[kMostScalars];
+  // Before each step, of cells whose saved values depend on them: h (D, N, H) scalar, and the
+  // others accumulate.
+  const void* prev[kMostStates];
   // Written.
   void* saved;  // (D, N, K, H) scalar. May be x_gates when K == G
 };

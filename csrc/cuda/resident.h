@@ -75,13 +75,15 @@ struct ProductForm {
 
 // Of a lane's weights: as many as the compiler finds room for, with what else the kernel holds
 // (benchmarks/cuda_resources.py shows it).
-constexpr int weight_registers(Tier tier, int gates, bool tensor_cores, int rows, bool backward) {
-  if (tier == Tier::kCta) return tensor_cores ? (backward ? 64 : 80) : (backward ? 48 : 64);
+constexpr int weight_registers(Tier tier, int gates, int states, bool tensor_cores, int rows,
+                               bool backward) {
+  const bool many = states > 2;  // of which a thread holds more
+  if (tier == Tier::kCta) return tensor_cores ? (backward ? 64 : 80) : (backward || many ? 48 : 64);
   const bool cluster = tier == Tier::kCluster;
   if (rows == 32) return backward ? (cluster ? 64 : 32) : (cluster ? 48 : 32);
   if (!tensor_cores) return cluster ? 96 : 80;
   // With 128 three gates would spill on sm_100.
-  return cluster ? (gates == 3 && !backward ? 112 : 128) : 96;
+  return cluster ? (gates == 3 && !backward ? 112 : 128) : many && backward ? 64 : 96;
 }
 
 // A cell with one gate takes two octets of units, so that a tensor core tile is full.
@@ -151,6 +153,7 @@ constexpr int kOctetFloats = 64;  // sums of eight units and eight rows
 // Both biases of a member's gates, and sums of one tile, in forward; partial sums that a member
 // gets for one tile in backward.
 FASTRNN_HD int bias_floats(const Team& team, int gates) { return 2 * gates * team.units; }
+FASTRNN_HD int params_floats(const Team& team, int params) { return params * team.units; }
 FASTRNN_HD int sums_floats(const ProductLayout& layout, int gates, int rows) {
   return layout.slices * gates * layout.groups * octets_of_group(gates) * (rows / 8) * kOctetFloats;
 }
@@ -165,7 +168,11 @@ constexpr int max_units(Tier tier, int rows) {
 
 // Bytes of shared memory that a block takes; more than kMostSharedBytes has no device.
 constexpr int64_t kMostSharedBytes = 256 * 1024;
-int64_t shared_bytes(int gates, Dtype dtype, const Team& team, int64_t hidden, bool backward);
+struct CellSizes {
+  int gates, states, params;
+};
+int64_t shared_bytes(const CellSizes& cell, Dtype dtype, const Team& team, int64_t hidden,
+                     bool backward);
 
 // kGrid: bytes of `exchange`, and of the counters, which lie kCounterWords apart. Else 0.
 constexpr int kCounterWords = 32;

@@ -11,8 +11,8 @@ struct ResidentBackward {
   static constexpr int kNs = kRows / 8;
   static constexpr int kEach = kElements<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
-  static constexpr ProductForm kForm =
-      backward_form(kGates, kBytes, weight_registers(kTier, kGates, kTensorCores, kRows, true));
+  static constexpr ProductForm kForm = backward_form(
+      kGates, kBytes, weight_registers(kTier, kGates, Cell::kStates, kTensorCores, kRows, true));
   using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
   using Update = BackwardUpdate<Cell, Scalar>;
 
@@ -28,12 +28,14 @@ struct ResidentBackward {
     const Elements<kEach> elements(team, s.hidden - me.unit);
     const Visits visits{p.offsets, p.steps, s.batch, p.reverse || d == 1};
 
-    // In shared memory: weights; gate gradients of the member; what it gets from all.
+    // In shared memory: weights; gate gradients of the member; what it gets from all; the cell's
+    // parameters.
     Quad* const weights = reinterpret_cast<Quad*>(shared_memory());
     Quad* const operand = weights + division.shared_quads(kForm);
     // For two parities, the tiles and the owners; in shared memory, one tile and this owner.
     float* inbox = reinterpret_cast<float*>(operand + quads);
     const int owners = kThroughMemory ? team.members : 1;
+    float* const params = inbox + (kThroughMemory ? 0 : 2 * floats);
     if constexpr (kThroughMemory) {
       inbox = static_cast<float*>(p.exchange) +
               (int64_t{d} * team.teams + me.team) * 2 * tiles * owners * floats;
@@ -51,6 +53,7 @@ struct ResidentBackward {
       return *reinterpret_cast<const Quad*>(w_hh_t + (to * kGates + gate) * H + unit);
     });
     for (int q = threadIdx.x; q < quads; q += kResidentThreads) operand[q] = Quad{};
+    load_member_params<Cell, Scalar>(p.step, d, team.units, me.unit, params);
 
     Update update[kEach];
     Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
@@ -99,8 +102,10 @@ struct ResidentBackward {
             update[i].leave(p.step, d, b, me.unit + unit, total);
             continue;
           }
-          update[i].load_grad_cell_output(p.step, visits.tick(position), d, b, me.unit + unit);
-          update[i].compute(total);
+          for_each<Cell::kParams>(
+              [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
+          update[i].load_grad_sequences(p.step, visits.tick(position), d, b, me.unit + unit);
+          update[i].compute(p.step, total);
           update[i].save(p.step, visits.tick(position), moment[i], d, b, me.unit + unit);
 #pragma unroll
           for (int g = 0; g < kGates; ++g) {

@@ -12,8 +12,8 @@ struct ResidentForward {
   static constexpr int kNs = kRows / 8;
   static constexpr int kEach = kElements<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
-  static constexpr ProductForm kForm =
-      forward_form(kGates, weight_registers(kTier, kGates, kTensorCores, kRows, false));
+  static constexpr ProductForm kForm = forward_form(
+      kGates, weight_registers(kTier, kGates, Cell::kStates, kTensorCores, kRows, false));
   using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
   using Update = ForwardUpdate<Cell, Scalar>;
 
@@ -30,12 +30,13 @@ struct ResidentForward {
     const Elements<kEach> elements(team, s.hidden - me.unit);
     const Visits visits{p.offsets, p.steps, s.batch, p.reverse || d == 1};
 
-    // In shared memory: weights; h, twice where members write it here; b_ih and b_hh; sums of the
-    // slices of K.
+    // In shared memory: weights; h, twice where members write it here; b_ih, b_hh and the cell's
+    // parameters; sums of the slices of K.
     Quad* const weights = reinterpret_cast<Quad*>(shared_memory());
     Quad* const operand = weights + division.shared_quads(kForm);
     float* const biases = reinterpret_cast<float*>(operand + (kThroughMemory ? 1 : 2) * quads);
-    float* const sums = biases + bias_floats(team, kGates);
+    float* const params = biases + bias_floats(team, kGates);
+    float* const sums = params + params_floats(team, Cell::kParams);
     // kThroughMemory: h of the team's tiles, for one parity of the step and for the other.
     Quad* const shelf =
         static_cast<Quad*>(p.exchange) + (int64_t{d} * team.teams + me.team) * 2 * tiles * quads;
@@ -50,7 +51,8 @@ struct ResidentForward {
     });
 
     // h0 in both buffers, because a row's first step may come at either parity.
-    const Scalar* h0 = static_cast<const Scalar*>(p.step.h0) + int64_t{d} * s.batch * s.hidden;
+    const Scalar* h0 =
+        static_cast<const Scalar*>(p.step.states.initial[0]) + int64_t{d} * s.batch * s.hidden;
     for (int q = threadIdx.x; q < (kThroughMemory ? 1 : 2) * quads; q += kResidentThreads) {
       operand[q] = Quad{};
     }
@@ -60,6 +62,7 @@ struct ResidentForward {
       biases[i] = biased ? Array<Scalar>(p.step.b_ih[d])[at] : 0;
       biases[kGates * team.units + i] = biased ? Array<Scalar>(p.step.b_hh[d])[at] : 0;
     }
+    load_member_params<Cell, Scalar>(p.step, d, team.units, me.unit, params);
     __syncthreads();
     const auto put = [&](Quad* tile, int row, int64_t unit, Scalar value) {
       reinterpret_cast<Scalar*>(tile)[row * width + unit] = as_operand<kTensorCores>(value);
@@ -159,7 +162,9 @@ struct ResidentForward {
               update[i].x[g] += biases[g * team.units + unit];
               update[i].h_bias[g] = biases[(kGates + g) * team.units + unit];
             }
-            update[i].compute(total);
+            for_each<Cell::kParams>(
+                [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
+            update[i].compute(p.step, total);
             if (!last) {
               const float h = moment[i].carried() ? update[i].next[0] : 0;
               put(output, row, me.unit + unit, Storage<Scalar>::narrow(h));

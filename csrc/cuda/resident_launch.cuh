@@ -38,11 +38,12 @@ cudaError_t count_room(void (*kernel)(Params), const Team& team, const cudaLaunc
 }
 
 template <class Params>
-cudaError_t launch_resident(void (*kernel)(Params), int gates, Dtype dtype, bool backward,
-                            const Params& params, cudaStream_t stream, Residency& residency) {
+cudaError_t launch_resident(void (*kernel)(Params), const CellSizes& cell, Dtype dtype,
+                            bool backward, const Params& params, cudaStream_t stream,
+                            Residency& residency) {
   const Team& team = params.team;
   const int64_t directions = params.step.shape.directions;
-  const int64_t bytes = shared_bytes(gates, dtype, team, params.step.shape.hidden, backward);
+  const int64_t bytes = shared_bytes(cell, dtype, team, params.step.shape.hidden, backward);
   if (bytes > kMostSharedBytes) return cudaErrorInvalidValue;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(bytes));
@@ -107,8 +108,9 @@ cudaError_t resident_forward(const ForwardSequence& p, cudaStream_t stream, Resi
   return with_team<Scalar, kTier>(p.team, [&](auto tensor_cores, auto rows) {
     constexpr bool kMma = decltype(tensor_cores)::value;
     constexpr int kRows = decltype(rows)::value;
-    return launch_resident(resident_forward_kernel<Cell, Scalar, kMma, kRows, kTier>, Cell::kGates,
-                           kDtype<Scalar>, false, p, stream, residency);
+    return launch_resident(resident_forward_kernel<Cell, Scalar, kMma, kRows, kTier>,
+                           {Cell::kGates, Cell::kStates, Cell::kParams}, kDtype<Scalar>, false, p,
+                           stream, residency);
   });
 }
 
@@ -118,8 +120,9 @@ cudaError_t resident_backward(const BackwardSequence& p, cudaStream_t stream,
   return with_team<Scalar, kTier>(p.team, [&](auto tensor_cores, auto rows) {
     constexpr bool kMma = decltype(tensor_cores)::value;
     constexpr int kRows = decltype(rows)::value;
-    return launch_resident(resident_backward_kernel<Cell, Scalar, kMma, kRows, kTier>, Cell::kGates,
-                           kDtype<Scalar>, true, p, stream, residency);
+    return launch_resident(resident_backward_kernel<Cell, Scalar, kMma, kRows, kTier>,
+                           {Cell::kGates, Cell::kStates, Cell::kParams}, kDtype<Scalar>, true, p,
+                           stream, residency);
   });
 }
 

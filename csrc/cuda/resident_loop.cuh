@@ -85,6 +85,19 @@ FASTRNN_HD int rows_of_tile(int64_t count, int64_t first) {
   return static_cast<int>(count <= first ? 0 : count - first < kRows ? count - first : kRows);
 }
 
+// The cell's parameters of a member's units into shared memory, (P, units), which a thread meets
+// after the next barrier of the block.
+template <class Cell, class Scalar, class Step>
+__device__ __forceinline__ void load_member_params(const Step& p, int d, int units, int64_t first,
+                                                   float* params) {
+  for_each<Cell::kParams>([&](auto k) {
+    for (int i = threadIdx.x; i < units; i += kResidentThreads) {
+      const bool there = first + i < p.shape.hidden;
+      params[k * units + i] = there ? Array<Scalar>(p.params[d][k])[first + i] : 0;
+    }
+  });
+}
+
 // As operand of the resident product: storage type, and for tensor cores tf32.
 template <bool kTensorCores, class Scalar>
 __device__ __forceinline__ Scalar as_operand(Scalar value) {

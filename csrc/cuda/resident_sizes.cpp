@@ -3,22 +3,26 @@
 
 namespace fastrnn::cuda {
 
-int64_t shared_bytes(int gates, Dtype dtype, const Team& team, int64_t hidden, bool backward) {
+int64_t shared_bytes(const CellSizes& cell, Dtype dtype, const Team& team, int64_t hidden,
+                     bool backward) {
   constexpr int64_t kQuad = 16, kFloat = 4;
+  const auto [gates, states, params] = cell;
   const int scalar = static_cast<int>(bytes(dtype));
-  const int registers = weight_registers(team.tier, gates, team.tensor_cores, team.rows, backward);
+  const int registers =
+      weight_registers(team.tier, gates, states, team.tensor_cores, team.rows, backward);
   const bool here = team.tier != Tier::kGrid;  // the exchange is in shared memory
   if (backward) {
     const ProductLayout layout = backward_layout(gates, scalar, team);
     const int64_t quads = layout.shared_quads(backward_form(gates, scalar, registers)) +
                           int64_t{team.rows} * backward_stride(team, gates, scalar);
-    return quads * kQuad + (here ? 2 : 0) * kFloat * inbox_floats(team);
+    return quads * kQuad +
+           kFloat * ((here ? 2 : 0) * inbox_floats(team) + params_floats(team, params));
   }
   const ProductLayout layout = forward_layout(gates, scalar, team.units, static_cast<int>(hidden));
   const int64_t quads = layout.shared_quads(forward_form(gates, registers)) +
                         (here ? 2 : 1) * int64_t{team.rows} * forward_stride(team, scalar);
-  return quads * kQuad +
-         kFloat * (bias_floats(team, gates) + sums_floats(layout, gates, team.rows));
+  return quads * kQuad + kFloat * (bias_floats(team, gates) + params_floats(team, params) +
+                                   sums_floats(layout, gates, team.rows));
 }
 
 int64_t exchange_bytes(Dtype dtype, const Team& team, int64_t directions, bool backward) {

@@ -22,8 +22,9 @@ template <class Cell, class Scalar>
 FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar>& update, const BackwardStep& p, Moment m, int d,
                        int64_t b, int64_t unit, Accumulate<Scalar> product) {
   if (m.leaves()) return update.leave(p, d, b, unit, product);
-  update.load_grad_cell_output(p, p.tick[d], d, b, unit);
-  update.compute(product);
+  load_params<Cell, Scalar>(p, d, unit, update.params);
+  update.load_grad_sequences(p, p.tick[d], d, b, unit);
+  update.compute(p, product);
   update.save(p, p.tick[d], m, d, b, unit);
 }
 
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   const int64_t width = s.directions * s.recurrent;
   const Scalar* output =
       static_cast<const Scalar*>(p.output) + tick.before.offset * width + d * s.recurrent;
-  const Scalar* h0 = static_cast<const Scalar*>(p.h0) + d * s.batch * s.recurrent;
+  const Scalar* h0 = static_cast<const Scalar*>(p.states.initial[0]) + d * s.batch * s.recurrent;
   const Scalar* weights = static_cast<const Scalar*>(p.w_hh[d]);
   Product::template run<kAligned>(
       [&](int half, int lane_unit) {
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
       product[g] =
           moment[i].from_zero() ? A(0) : Product::sum(u / 8 * Cell::kGates + g, row, u % 8);
     }
-    update[i].compute(product);
+    update[i].compute(p, product);
     update[i].save(p, tick, moment[i], d, tile.row + row, tile.unit + u);
   }
 }
@@ -165,7 +166,7 @@ __global__ void __launch_bounds__(kStepThreads)
   for (int g = 0; g < Cell::kGates && !m.from_zero(); ++g) {
     product[g] = given[((d * s.batch + b) * Cell::kGates + g) * s.hidden + unit];
   }
-  update.compute(product);
+  update.compute(p, product);
   update.save(p, p.tick[d], m, d, b, unit);
 }
 
@@ -200,9 +201,10 @@ __global__ void __launch_bounds__(kStepThreads)
   if (!m.visited()) return;
   const int64_t state = (d * s.batch + b) * s.recurrent + unit;
   Accumulate<Scalar> grad = 0;
-  if (m.carried() || m.ends()) grad = Array<Scalar>(m.carried() ? p.product : p.grad_hn)[state];
+  if (m.carried() || m.ends())
+    grad = Array<Scalar>(m.carried() ? p.product : p.states.grad_last[0])[state];
   if (m.leaves()) {
-    store<Scalar>(p.grad_h0, state, grad);
+    store<Scalar>(p.states.grad_initial[0], state, grad);
     return;
   }
   const int64_t row = tick.now.offset + b;
@@ -260,7 +262,8 @@ cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& p, cudaStr
     const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
     return launch(forward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
   }
-  const bool wide = aligned<Scalar>(s.recurrent, {p.w_hh[0], p.w_hh[1], p.h0, p.output});
+  const bool wide =
+      aligned<Scalar>(s.recurrent, {p.w_hh[0], p.w_hh[1], p.states.initial[0], p.output});
   return with_tile<Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
     constexpr int kOctets = Cell::kGates == 1 ? 2 : 1;
     constexpr bool kMma = decltype(tensor_cores)::value;

@@ -49,10 +49,11 @@ struct Planner {
   bool tensor_cores;
 
   bool fits(const Team& team) const {
-    const int gates = kCells[q.cell].gates;
+    const CellInfo& cell = kCells[q.cell];
     return team.units <= max_units(team.tier, team.rows) &&
            int64_t{team.members - 1} * team.units < q.hidden &&
-           shared_bytes(gates, q.dtype, team, q.hidden, q.backward) <= device.shared_per_block &&
+           shared_bytes({cell.gates, cell.states, cell.params}, q.dtype, team, q.hidden,
+                        q.backward) <= device.shared_per_block &&
            exchange_bytes(q.dtype, team, q.directions, q.backward) <= kMostExchange;
   }
 

@@ -9,16 +9,28 @@
 
 namespace fastrnn::cuda {
 
+// The cell's parameters of a unit, and the numbers of the call.
+template <class Cell, class Scalar, class Step>
+FASTRNN_HD void load_params(const Step& p, int d, int64_t unit, Accumulate<Scalar>* params) {
+  for_each<Cell::kParams>([&](auto k) { params[k] = Array<Scalar>(p.params[d][k])[unit]; });
+}
+template <class Cell, class A, class Step>
+FASTRNN_HD void load_scalars(const Step& p, A* scalars) {
+  for_each<Cell::kScalars>([&](auto k) { scalars[k] = static_cast<A>(p.scalars[k]); });
+}
+
 template <class Cell, class Scalar>
 struct ForwardUpdate {
   using A = Accumulate<Scalar>;
-  A x[Cell::kGates], h_bias[Cell::kGates], prev[Cell::kStates];
+  static constexpr int kCarried = Cell::kCarried;
+  A x[Cell::kGates], h_bias[Cell::kGates], prev[Cell::kStates], params[Cell::kParams + 1];
   A next[Cell::kStates], saved[Cell::kSaved + 1];
 
   FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) {
     load_gates(p, tick, d, b, unit);
     load_states(p, tick, m, d, b, unit);
+    load_params<Cell, Scalar>(p, d, unit, params);
     for (int g = 0; g < Cell::kGates; ++g) {
       h_bias[g] = 0;
       if (p.b_ih[d]) {
@@ -28,7 +40,7 @@ struct ForwardUpdate {
     }
   }
 
-  // x still lacks its bias, and h_bias is not set.
+  // x still lacks its bias; h_bias and params are not set.
   FASTRNN_HD void load_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
                              int64_t unit) {
     const Shape& s = p.shape;
@@ -40,25 +52,27 @@ struct ForwardUpdate {
   FASTRNN_HD void load_states(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                               int64_t unit) {
     const Shape& s = p.shape;
-    for (int k = 0; k < Cell::kStates; ++k) prev[k] = 0;
+    for_each<Cell::kStates>([&](auto k) { prev[k] = A(Cell::template kInitial<k>); });
     if (m.from_zero()) return;
     const bool starts = m.from_initial();
+    const int64_t state = (d * s.batch + b) * s.hidden + unit;
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
       prev[0] = starts
-                    ? Array<Scalar>(p.h0)[(d * s.batch + b) * s.hidden + unit]
+                    ? Array<Scalar>(p.states.initial[0])[state]
                     : Array<Scalar>(p.output)[(tick.before.offset + b) * s.directions * s.hidden +
                                               d * s.hidden + unit];
     }
-    if constexpr (Cell::kStates == 2) {
-      prev[1] = starts ? load_c<Scalar>(p.c0, p.wide_c, (d * s.batch + b) * s.hidden + unit)
-                       : Array<A>(p.cell)[cell_row(p, d, tick.before, b) * s.hidden + unit];
-    }
+    for_each<kCarried>([&](auto k) {
+      prev[k + 1] = starts ? load_carried<Scalar>(p.states.initial[k + 1], p.states.wide, state)
+                           : Array<A>(p.states.carried)[carried_at(p, d, tick.before, b, k) + unit];
+    });
   }
 
-  FASTRNN_HD void compute(const A* product) {
-    A h[Cell::kGates];
+  FASTRNN_HD void compute(const ForwardStep& p, const A* product) {
+    A h[Cell::kGates], scalars[Cell::kScalars + 1];
     for (int g = 0; g < Cell::kGates; ++g) h[g] = product[g] + h_bias[g];
-    Cell::forward(x, h, prev, next, saved);
+    load_scalars<Cell>(p, scalars);
+    Cell::forward(In<A>{x, h, prev, params, scalars}, next, saved);
   }
 
   FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -66,13 +80,15 @@ struct ForwardUpdate {
     const Shape& s = p.shape;
     const int64_t row = tick.now.offset + b, state = (d * s.batch + b) * s.hidden + unit;
     store<Scalar>(p.h[d], row * p.h_stride + unit, next[0]);
-    if (m.ends() && p.hn) store<Scalar>(p.hn, state, next[0]);
-    if constexpr (Cell::kStates == 2) {
-      store<A>(p.cell, cell_row(p, d, tick.now, b) * s.hidden + unit, next[1]);
-      if (m.ends()) store_c<Scalar>(p.cn, p.wide_c, state, next[1]);
-      if (p.cell_output)
-        store<Scalar>(p.cell_output, (row * s.directions + d) * s.hidden + unit, next[1]);
-    }
+    if (m.ends() && p.states.last[0]) store<Scalar>(p.states.last[0], state, next[0]);
+    for_each<kCarried>([&](auto k) {
+      store<A>(p.states.carried, carried_at(p, d, tick.now, b, k) + unit, next[k + 1]);
+      if (m.ends()) store_carried<Scalar>(p.states.last[k + 1], p.states.wide, state, next[k + 1]);
+      if (p.states.sequence[k + 1]) {
+        const int64_t at = (row * s.directions + d) * s.hidden + unit;
+        store<Scalar>(p.states.sequence[k + 1], at, next[k + 1]);
+      }
+    });
     if (p.saved) {
       for (int k = 0; k < Cell::kSaved; ++k) {
         const int64_t at = ((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit;
@@ -82,17 +98,20 @@ struct ForwardUpdate {
   }
 
  private:
-  static FASTRNN_HD int64_t cell_row(const ForwardStep& p, int d, const Rows& rows, int64_t b) {
-    return d * p.cell_rows + (p.cell_rows == p.shape.total ? rows.offset + b : b);
+  static FASTRNN_HD int64_t carried_at(const ForwardStep& p, int d, const Rows& rows, int64_t b,
+                                       int k) {
+    const int64_t row = p.carried_rows == p.shape.total ? rows.offset + b : b;
+    return ((d * p.carried_rows + row) * kCarried + k) * p.shape.hidden;
   }
 };
 
 template <class Cell, class Scalar>
 struct BackwardUpdate {
   using A = Accumulate<Scalar>;
+  static constexpr int kCarried = Cell::kCarried, P = Cell::kParams;
   A saved[Cell::kSaved + 1], prev[Cell::kStates], next[Cell::kStates], grad_next[Cell::kStates];
-  A direct;
-  A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates];
+  A direct, params[P + 1], params_sum[P + 1];
+  A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates], grad_params[P + 1];
 
   // The row has this step, or has just left its first one, and its gradient goes out to h0.
   FASTRNN_HD void load(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -109,42 +128,51 @@ struct BackwardUpdate {
     }
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
       prev[0] = m.from_before()    ? Array<Scalar>(p.output)[before * width + column]
-                : m.from_initial() ? Array<Scalar>(p.h0)[state]
+                : m.from_initial() ? Array<Scalar>(p.states.initial[0])[state]
                                    : A(0);
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
       next[0] = Array<Scalar>(p.output)[row * width + column];
     }
-    if constexpr ((Cell::kBackwardPrev & kStateC) != 0) {
-      prev[1] = m.from_before()    ? Array<A>(p.cell)[(d * s.total + before) * s.hidden + unit]
-                : m.from_initial() ? load_c<Scalar>(p.c0, p.wide_c, state)
-                                   : A(0);
-    }
-    if constexpr ((Cell::kBackwardNext & kStateC) != 0) {
-      next[1] = Array<A>(p.cell)[(d * s.total + row) * s.hidden + unit];
-    }
+    for_each<kCarried>([&](auto k) {
+      constexpr int i = k + 1;
+      const Array<A> carried(p.states.carried);
+      if constexpr ((Cell::kBackwardPrev >> i & 1) != 0) {
+        prev[i] = m.from_before() ? carried[carried_at(p, d, before, k) + unit]
+                  : m.from_initial()
+                      ? load_carried<Scalar>(p.states.initial[i], p.states.wide, state)
+                      : A(Cell::template kInitial<i>);
+      }
+      if constexpr ((Cell::kBackwardNext >> i & 1) != 0)
+        next[i] = carried[carried_at(p, d, row, k) + unit];
+      grad_next[i] = m.ends() && p.states.grad_last[i] ? Array<Scalar>(p.states.grad_last[i])[state]
+                                                       : Array<A>(p.grad_carried[i])[state];
+    });
+    for_each<P>(
+        [&](auto k) { params_sum[k] = Array<A>(p.grad_params)[params_at(p, d, b, k) + unit]; });
     grad_next[0] = p.grad_full ? Array<Scalar>(p.grad_full)[state]
                                : Array<Scalar>(p.grad_output)[row * width + column];
-    if (!p.grad_full && m.ends()) grad_next[0] += Array<Scalar>(p.grad_hn)[state];
-    if constexpr (Cell::kStates == 2) {
-      grad_next[1] =
-          m.ends() && p.grad_cn ? Array<Scalar>(p.grad_cn)[state] : Array<A>(p.grad_cell)[state];
-    }
+    if (!p.grad_full && m.ends()) grad_next[0] += Array<Scalar>(p.states.grad_last[0])[state];
   }
 
   // What is rarely there, and so waited for only there: after load(), before compute().
-  FASTRNN_HD void load_grad_cell_output(const BackwardStep& p, const Tick& tick, int d, int64_t b,
-                                        int64_t unit) {
-    if constexpr (Cell::kStates == 2) {
+  FASTRNN_HD void load_grad_sequences(const BackwardStep& p, const Tick& tick, int d, int64_t b,
+                                      int64_t unit) {
+    for_each<kCarried>([&](auto k) {
       const int64_t at = ((tick.now.offset + b) * p.shape.directions + d) * p.shape.hidden + unit;
-      if (p.grad_cell_output) grad_next[1] += Array<Scalar>(p.grad_cell_output)[at];
-    }
+      if (p.states.grad_sequence[k + 1])
+        grad_next[k + 1] += Array<Scalar>(p.states.grad_sequence[k + 1])[at];
+    });
   }
 
   // product: (grad_h_gates W_hh) of the step after, or 0 where there is none or grad_full has it.
-  FASTRNN_HD void compute(A product) {
+  // params are the caller's to load.
+  FASTRNN_HD void compute(const BackwardStep& p, A product) {
+    A scalars[Cell::kScalars + 1];
+    load_scalars<Cell>(p, scalars);
     grad_next[0] += product + direct;
-    Cell::backward(saved, prev, next, grad_next, grad_x, grad_h, grad_prev);
+    Cell::backward(saved, In<A>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
+                   grad_h, grad_prev, grad_params);
   }
 
   FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -158,14 +186,27 @@ struct BackwardUpdate {
       if (!Cell::kSharedGateGrad) store<Scalar>(p.grad_h_gates, gates + g * s.hidden, grad_h[g]);
     }
     if (Cell::kDirectGrad) store<A>(p.direct, state, grad_prev[0]);
-    // Zero where the state before was none of the step before's, nor c0.
-    if constexpr (Cell::kStates == 2)
-      store<A>(p.grad_cell, state, m.from_zero() ? A(0) : grad_prev[1]);
+    // Zero where the state before was none of the step before's, nor an initial one.
+    for_each<kCarried>([&](auto k) {
+      store<A>(p.grad_carried[k + 1], state, m.from_zero() ? A(0) : grad_prev[k + 1]);
+    });
+    for_each<P>([&](auto k) {
+      store<A>(p.grad_params, params_at(p, d, b, k) + unit, params_sum[k] + grad_params[k]);
+    });
   }
 
   // In the place of compute() and save() for a row that has left its first step.
   FASTRNN_HD void leave(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) const {
-    store<Scalar>(p.grad_h0, (d * p.shape.batch + b) * p.shape.hidden + unit, product + direct);
+    store<Scalar>(p.states.grad_initial[0], (d * p.shape.batch + b) * p.shape.hidden + unit,
+                  product + direct);
+  }
+
+ private:
+  static FASTRNN_HD int64_t carried_at(const BackwardStep& p, int d, int64_t row, int k) {
+    return ((d * p.shape.total + row) * kCarried + k) * p.shape.hidden;
+  }
+  static FASTRNN_HD int64_t params_at(const BackwardStep& p, int d, int64_t b, int k) {
+    return ((d * p.shape.batch + b) * P + k) * p.shape.hidden;
   }
 };
 

@@ -8,15 +8,14 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..registry import CELLS
+from .._spec import unpack
+from ..registry import BY_NUMBER
 from .products import product, products_across
 from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
 from .scan import scan, scan_gradients
 from .scratch import Scratch
 from .steps import BACKWARD, FORWARD
 from .timing import Timing
-
-MODES = tuple(CELLS)
 
 
 def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | None) -> Tensor:
@@ -42,38 +41,34 @@ def _recurrence(run, initial: list[Tensor], final: list[Tensor], counts: list[in
 
 
 def layer_forward(
-    cell: int,
     x: Tensor,
-    batch_sizes: Tensor | None,
+    given: Sequence[Tensor | None],
     hx: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    save: bool,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-    reverse: bool = False,
-    cells: bool = False,
+    weights: Sequence[Tensor | None],
+    spec: Sequence[int],
+    scalars: Sequence[float],
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Runs one layer over a sequence, without recording anything for autograd.
 
     Args:
-        cell: number of the cell (``registry.Cell.index``).
         x: (T, B, I), or (N, I) with ``batch_sizes``.
-        batch_sizes: None, or an int64 CPU tensor (T,) of rows per step, not increasing.
-        hx: initial states, (D, B, R) and, for an LSTM, (D, B, H).
-        weights: flat list in torch's order, see :func:`split_weights`.
-        save: whether to keep what :func:`layer_backward` needs.
-        lengths, resets, reverse: see :class:`Timing`.
-        cells: return the c of every step too, shaped like the output with D*H features, after the final states.
+        given: ``batch_sizes``, ``lengths`` and ``resets``, see :class:`Timing`; None for those that there are not.
+        hx: initial states, (D, B, R) and, but for h, (D, B, H).
+        weights: by slot, for each direction (``_spec``).
+        spec: a :class:`~fastrnn._spec.LayerSpec`; whatever ``save`` keeps is what :func:`layer_backward` needs.
+        scalars: the cell's; none of the cells here has any.
 
     Returns:
-        The output (T, B, D*R) or (N, D*R), the final states shaped like ``hx``, and the saved tensors.
+        The output (T, B, D*R) or (N, D*R), the final states shaped like ``hx``, then, if ``all_states``, every
+        state but h after each step, shaped like the output with D*H features; and the saved tensors.
     """
-    timing = Timing(batch_sizes, lengths, resets, reverse)
-    one_step = not save and batch_sizes is None and x.size(0) == 1  # not worth the buffers
-    if cells or timing.is_masked or one_step or x.is_complex():
+    _, cell, save, reverse, all_states = unpack(spec)
+    timing = Timing(*given, reverse)
+    one_step = not save and timing.batch_sizes is None and x.size(0) == 1  # not worth the buffers
+    if one_step or needs_scan(x, given, spec):
         with torch.no_grad():
-            return *scan(cell, x, timing, hx, weights, cells), []
-    dtype, mode = x.dtype, MODES[cell]
+            return *scan(cell, x, timing, hx, weights, all_states), []
+    batch_sizes, mode, dtype = timing.batch_sizes, BY_NUMBER[cell].mode, x.dtype
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, batch_sizes)
     directions, _, width = hx[0].shape
@@ -84,7 +79,7 @@ def layer_forward(
 
     for d, group in enumerate(split_weights(weights, directions)):
         columns = output[:, d * width : (d + 1) * width]
-        gates = _input_product(data, group, mode, out=columns if CELLS[mode].gates == 1 else None)
+        gates = _input_product(data, group, mode, out=columns if BY_NUMBER[cell].gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)
         _recurrence(run, [s[d] for s in hx], [s[d] for s in finals], counts, walk(len(counts), reverse or d == 1))
         saved += run.saved
@@ -110,61 +105,62 @@ def _recurrence_backward(run, grad_output: Tensor, grad_final, grad_initial, cou
 
 def _weight_gradients(
     run, grad_input: Tensor, data: Tensor, h_before: Tensor, weights: Direction, scratch: Scratch
-) -> list[Tensor]:
-    """The gradients of one direction's weights, in torch's order."""
+) -> list[Tensor | None]:
+    """The gradients of one direction's weights, by slot."""
     grad_hidden = run.grad_hidden
     are_same = grad_input is grad_hidden
     if are_same:
         grads = products_across(grad_hidden, [data, h_before], scratch)
     else:
         grads = [*products_across(grad_input, [data], scratch), *products_across(grad_hidden, [h_before], scratch)]
+    biases = [None, None]
     if weights.b_ih is not None:
         grad_bias = grad_hidden.sum(0)
-        grads += [grad_bias.clone() if are_same else grad_input.sum(0), grad_bias]
-    if weights.w_hr is not None:
-        grads.append(run.grad_projection())
-    return grads
+        biases = [grad_bias.clone() if are_same else grad_input.sum(0), grad_bias]
+    return [*grads, *biases, None if weights.w_hr is None else run.grad_projection()]
 
 
-def needs_scan(timing: Timing, hx: Sequence[Tensor], grad_hn: Sequence[Tensor]) -> bool:
+def needs_scan(x: Tensor, given: Sequence[Tensor | None], spec: Sequence[int]) -> bool:
     """Whether :func:`layer_backward` goes through :func:`scan`, and needs nothing saved."""
-    return timing.is_masked or len(grad_hn) > len(hx) or hx[0].is_complex()  # the fast pair does not conjugate
+    _, cell, _, _, all_states = unpack(spec)
+    own = BY_NUMBER[cell]
+    is_written = own.mode in FORWARD and not x.is_complex()  # the fast pair does not conjugate
+    return Timing(*given).is_masked or (all_states and own.states > 1) or not is_written
 
 
 def layer_backward(
-    cell: int,
-    grad_output: Tensor,
-    grad_hn: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
     x: Tensor,
-    batch_sizes: Tensor | None,
+    given: Sequence[Tensor | None],
     hx: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    output: Tensor,
-    saved: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    results: Sequence[Tensor],
+    spec: Sequence[int],
+    scalars: Sequence[float],
     needs: Sequence[bool],
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-    reverse: bool = False,
-) -> tuple[Tensor | None, list[Tensor] | None, list[Tensor] | None]:
+) -> tuple[Tensor | None, list[Tensor] | None, list[Tensor | None] | None]:
     """Gradients of :func:`layer_forward`; nothing that is passed in is written.
 
     Args:
-        grad_output, grad_hn: gradients of the output and of the final states, and of the c of every step if forward
-            returned it.
-        output, saved: what forward returned; the rest is what it was given.
+        grads: gradients of the output and of the states, as many as forward returned; None is zero.
+        results: the output and what forward saved; the rest is what forward was given.
         needs: which of the gradients of ``x``, ``hx`` and ``weights`` are wanted.
 
     Returns:
         The gradients of ``x``, ``hx`` and ``weights``, None for those not asked for.
     """
-    timing = Timing(batch_sizes, lengths, resets, reverse)
-    if needs_scan(timing, hx, grad_hn):
-        wanted = [needs[0], *[needs[1]] * len(hx), *[needs[2]] * len(weights)]
+    _, cell, _, reverse, _ = unpack(spec)
+    timing = Timing(*given, reverse)
+    if needs_scan(x, given, spec):
+        wanted = [needs[0], *[needs[1]] * len(hx), *[needs[2] and w is not None for w in weights]]
         with torch.no_grad():
-            grads = scan_gradients(cell, [x, *hx, *weights], timing, len(hx), [grad_output, *grad_hn], wanted)
-        states, rest = grads[1 : 1 + len(hx)], grads[1 + len(hx) :]
-        return grads[0], states if needs[1] else None, rest if needs[2] else None
-    dtype, mode = x.dtype, MODES[cell]
+            found = scan_gradients(cell, [x, *hx, *weights], timing, len(hx), grads, wanted)
+        states, rest = found[1 : 1 + len(hx)], found[1 + len(hx) :]
+        return found[0], states if needs[1] else None, rest if needs[2] else None
+    batch_sizes, mode, dtype = timing.batch_sizes, BY_NUMBER[cell].mode, x.dtype
+    output, *saved = results
+    like = [output, *hx]
+    grad_output, *grad_hn = (torch.zeros_like(t) if g is None else g for g, t in zip(grads, like))
     x, output, grad_output, *hx = upcast([x, output, grad_output, *hx])
     weights, grad_hn = upcast(weights), upcast(grad_hn)
     counts = row_counts(x, batch_sizes)
@@ -172,7 +168,7 @@ def layer_backward(
     data, output, grad_output = (t.reshape(-1, t.size(-1)) for t in (x, output, grad_output))
     grad_hx = [torch.empty_like(g, memory_format=torch.contiguous_format) for g in grad_hn]
     grad_data: Tensor | None = None
-    grad_weights: list[Tensor] = []
+    grad_weights: list[Tensor | None] = []
     per_direction = len(saved) // directions
 
     for d, group in enumerate(split_weights(weights, directions)):
@@ -198,5 +194,5 @@ def layer_backward(
     return (
         grad_data.view(x.shape).to(dtype) if needs[0] else None,
         [g.to(dtype) for g in grad_hx] if needs[1] else None,
-        [g.to(dtype) for g in grad_weights] if needs[2] else None,
+        [g if g is None else g.to(dtype) for g in grad_weights] if needs[2] else None,
     )

@@ -1,8 +1,8 @@
 """Matrix products: torch's own, or oneDNN's where those are slow.
 
-torch multiplies float32 matrices on x86 CPUs with MKL, which stays far below what those of AMD can do: measured on a
-Zen 5, a third of the core's peak. The oneDNN inside the same torch reaches 80 to 90 % there, and keeps a weight that is
-used in every step in a layout of its own.
+torch multiplies float32 matrices on x86 CPUs with MKL, which was measured at a third of a core's peak on one of AMD's.
+The oneDNN inside the same torch reaches 80 to 90 % there, and keeps a weight that is used in every step in a layout of
+its own.
 """
 
 from __future__ import annotations

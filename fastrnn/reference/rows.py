@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._spec import FIRST_PARAM
 from .scratch import Scratch
 
 
@@ -24,22 +25,14 @@ class Direction(NamedTuple):
     b_ih: Tensor | None
     b_hh: Tensor | None
     w_hr: Tensor | None
+    params: tuple[Tensor, ...]
 
 
-def split_weights(weights: Sequence[Tensor], directions: int) -> list[Direction]:
-    """Groups a layer's flat weight list by direction.
-
-    Per direction the list holds, in torch's order, ``w_ih, w_hh``, then ``b_ih, b_hh`` if there are biases, then
-    ``w_hr`` if the layer is projected.
-    """
+def split_weights(weights: Sequence[Tensor | None], directions: int) -> list[Direction]:
+    """A layer's weights, by slot (``_spec``), grouped by direction."""
     count = len(weights) // directions
-    groups = []
-    for d in range(directions):
-        w_ih, w_hh, *rest = weights[d * count : (d + 1) * count]
-        b_ih, b_hh = rest[:2] if len(rest) >= 2 else (None, None)
-        w_hr = rest[-1] if len(rest) % 2 else None
-        groups.append(Direction(w_ih, w_hh, b_ih, b_hh, w_hr))
-    return groups
+    groups = [weights[d * count : (d + 1) * count] for d in range(directions)]
+    return [Direction(*group[:FIRST_PARAM], tuple(group[FIRST_PARAM:])) for group in groups]
 
 
 def row_counts(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
@@ -60,9 +53,10 @@ def walk(steps: int, reverse: bool) -> range:
     return range(steps - 1, -1, -1) if reverse else range(steps)
 
 
-def upcast(tensors: Sequence[Tensor]) -> list[Tensor]:
+def upcast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """16-bit tensors as float32, others as they are."""
-    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+    low = (torch.float16, torch.bfloat16)
+    return [t.float() if t is not None and t.dtype in low else t for t in tensors]
 
 
 def resized(state: Tensor, rows: int, waiting: Tensor, finished: Tensor | None = None) -> Tensor:

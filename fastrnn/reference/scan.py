@@ -10,34 +10,41 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional as F
 
-from ..registry import CELLS
+from ..registry import ALL_CELLS, BY_NUMBER
+from . import recorded
 from .rows import row_counts, split_weights, upcast, walk
 from .timing import Masks, Timing
 
 
-def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     i, f, g, o = (x + h).chunk(4, -1)
     c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def _gru(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _gru(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), h.chunk(3, -1)
     z = torch.sigmoid(x_z + h_z)
     n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
     return (n + z * (state[0] - n),)
 
 
-def _tanh(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _tanh(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (torch.tanh(x + h),)
 
 
-def _relu(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _relu(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (torch.relu(x + h),)
 
 
-# (gates of the input, gates of the hidden state, state before) -> state after, by mode.
-STEP = {"LSTM": _lstm, "GRU": _gru, "RNN_TANH": _tanh, "RNN_RELU": _relu}
+# (gates of the input, gates of the hidden state, states before, the cell's parameters) -> states after, by mode.
+STEP = {
+    "LSTM": _lstm,
+    "GRU": _gru,
+    "RNN_TANH": _tanh,
+    "RNN_RELU": _relu,
+    **{mode: recorded.step_of(graph, ALL_CELLS[mode].gates) for mode, graph in recorded.load().items()},
+}
 
 
 def scan(
@@ -45,17 +52,18 @@ def scan(
     x: Tensor,
     timing: Timing,
     hx: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    cells: bool = False,
+    weights: Sequence[Tensor | None],
+    all_states: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """One layer over a sequence; arguments and results as in :func:`layer_forward`, nothing saved.
 
     Final states have the types of the initial ones.
     """
-    dtype, dtypes, step = x.dtype, [h.dtype for h in hx], STEP[tuple(CELLS)[cell]]
+    own = BY_NUMBER[cell]
+    dtype, dtypes, step = x.dtype, [h.dtype for h in hx], STEP[own.mode]
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, timing.batch_sizes)
-    outputs, sequences, finals = [], [], []
+    outputs, finals = [], []
 
     for d, group in enumerate(split_weights(weights, hx[0].size(0))):
         reverse = timing.reverse or d == 1
@@ -67,52 +75,46 @@ def scan(
         rows: list[tuple[Tensor, ...]] = [()] * len(counts)
         for t in walk(len(counts), reverse):
             before = tuple(s[: counts[t]] for s in states)
-            entering = masks.enter(t, before)
-            after = step(x_gates[t], F.linear(entering[0], group.w_hh, group.b_hh), entering)
+            entering = masks.enter(t, before, own.initial)
+            after = step(x_gates[t], F.linear(entering[0], group.w_hh, group.b_hh), entering, group.params)
             if group.w_hr is not None:
                 after = (F.linear(after[0], group.w_hr), *after[1:])
             after = masks.leave(t, before, after)
-            rows[t] = tuple(masks.visible(t, s) for s in after[: 1 + cells])
+            rows[t] = tuple(masks.visible(t, s) for s in (after if all_states else after[:1]))
             states = tuple(torch.cat([new, old[counts[t] :]]) for new, old in zip(after, states))
-        outputs.append(torch.cat([row[0] for row in rows]))
-        if cells:
-            sequences.append(torch.cat([row[1] for row in rows]))
+        outputs.append([torch.cat(steps) for steps in zip(*rows)])
         finals.append(states)
 
-    shape = x.shape[:-1]
-    output = torch.cat(outputs, -1)
     hn = [torch.stack(state) for state in zip(*finals)]
-    if cells:
-        sequence = torch.cat(sequences, -1)
-        hn.append(sequence.view(*shape, sequence.size(-1)))
-    hn = [state.to(kind) for state, kind in zip(hn, [*dtypes, dtype])]
-    return output.view(*shape, output.size(-1)).to(dtype), hn
+    rows = (torch.cat(sides, -1) for sides in zip(*outputs))
+    output, *sequences = (r.view(*x.shape[:-1], r.size(-1)).to(dtype) for r in rows)
+    return output, [*(state.to(kind) for state, kind in zip(hn, dtypes)), *sequences]
 
 
 def scan_gradients(
     cell: int,
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Tensor | None],
     timing: Timing,
     states: int,
-    grad_outputs: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of ``inputs`` = (x, *hx, *weights), by autograd through :func:`scan`; None where not ``wanted``.
 
-    ``grad_outputs`` are those of the output and of the final states, then of the sequence of c if there are more. They
-    are differentiable themselves where gradients are recorded.
+    ``grad_outputs`` are those of the output and of the final states, then of the other states after each step if there
+    are more; None is zero. They are differentiable themselves where gradients are recorded.
     """
     record = torch.is_grad_enabled()
     if peek_interpreter_stack() is not None:
         return _transformed_gradients(cell, inputs, timing, states, grad_outputs, wanted)
     with torch.enable_grad():
         # Each input gets an alias of its own: the gradients of a tensor passed twice (tied weights) must stay apart.
-        aliases = [t.view_as(t) if record else t.detach().requires_grad_() for t in inputs]
+        aliases = [t if t is None else t.view_as(t) if record else t.detach().requires_grad_() for t in inputs]
         x, hx, weights = aliases[0], aliases[1 : 1 + states], aliases[1 + states :]
-        output, hn = scan(cell, x, timing, hx, weights, cells=len(grad_outputs) > 1 + states)
+        output, hn = scan(cell, x, timing, hx, weights, len(grad_outputs) > 1 + states)
         sources = [t for t, want in zip(aliases, wanted) if want]
         # c after a single step does not depend on a projection that alone is trained.
-        ends = [(t, grad) for t, grad in zip([output, *hn], grad_outputs) if t.requires_grad]
+        ends = [(t, g) for t, g in zip([output, *hn], grad_outputs) if t.requires_grad and g is not None]
         ends, grad_ends = zip(*ends) if ends else ((), ())
         grads = iter(torch.autograd.grad(ends, sources, grad_ends, create_graph=record, allow_unused=True))
     found = [next(grads) if want else None for want in wanted]
@@ -129,6 +131,6 @@ def _transformed_gradients(cell, inputs, timing, states, grad_outputs, wanted) -
         output, hn = scan(cell, x, timing, tensors[:states], tensors[states:], cells)
         return output, *hn
 
-    _, pull_back = torch.func.vjp(outputs, *(t for t, want in zip(inputs, wanted) if want))
-    grads = iter(pull_back(tuple(grad_outputs)))
+    results, pull_back = torch.func.vjp(outputs, *(t for t, want in zip(inputs, wanted) if want))
+    grads = iter(pull_back(tuple(torch.zeros_like(r) if g is None else g for r, g in zip(results, grad_outputs))))
     return [next(grads) if want else None for want in wanted]

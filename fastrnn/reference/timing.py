@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ class Timing(NamedTuple):
     ``lengths``      (B,) int64: row b has the steps before ``lengths[b]``. The backward direction begins at its last;
                      output past it is zero, and the final state of a row without steps is its initial one
     ``resets``       (B, T) bool: where set, no state crosses the edge between step t - 1 and step t, in either
-                     direction, nor does the initial state enter step 0 forwards; the state there is zero
+                     direction, nor does the initial state enter step 0 forwards; there states are ``Cell.initial``
     ``reverse``      the one direction there is runs backwards in time
     """
 
@@ -25,13 +26,18 @@ class Timing(NamedTuple):
     reverse: bool = False
 
     @property
+    def given(self) -> list[Tensor | None]:
+        """As a call has it, beside ``reverse`` (``_spec``)."""
+        return [self.batch_sizes, self.lengths, self.resets]
+
+    @property
     def is_masked(self) -> bool:
         return self.lengths is not None or self.resets is not None
 
 
 class Masks:
     """The masks of a direction, (T, B, 1) or None: ``there``, the steps that a row has, and ``fresh``, those that start
-    from a state of zeros."""
+    anew."""
 
     def __init__(self, timing: Timing, steps: int, reverse: bool) -> None:
         self.there = self.fresh = None
@@ -44,11 +50,11 @@ class Masks:
                 crossed = self.fresh if self.there is None else self.fresh & self.there
                 self.fresh = torch.cat([crossed[1:], torch.zeros_like(crossed[:1])])
 
-    def enter(self, t: int, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The state that step t starts from, of what the step walked before it has left."""
+    def enter(self, t: int, state: tuple[Tensor, ...], initial: Sequence[float]) -> tuple[Tensor, ...]:
+        """The state that step t starts from, of what the step walked before it has left; ``initial`` after a reset."""
         if self.fresh is None:
             return state
-        return tuple(s.masked_fill(self.fresh[t], 0) for s in state)
+        return tuple(s.masked_fill(self.fresh[t], value) for s, value in zip(state, initial))
 
     def leave(self, t: int, before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The state after step t: that of rows without the step stays as it was."""

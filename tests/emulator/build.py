@@ -54,20 +54,20 @@ def make(target, *command):
 def link(name, sources, flags, *libraries):
     target = kept(name, sources, [*flags, *libraries])
     # One process builds while others, such as the workers of a parallel test run, wait for it.
-    lock = (target.parent / "lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if target.exists():
-        return target
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return target
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(functools.partial(compile_one, flags), sources))
+        return make(target, compiler(), *flags, *objects, *libraries, "-o")
 
-    def compile_one(source):
-        target = kept(f"{source.stem}.o", [source], flags)
-        # The emulator tells the race detector by hand what its fibers do.
-        own = [flag for flag in flags if source not in EMULATOR or not flag.startswith("-fsanitize")]
-        return make(target, compiler(), *own, "-x", "c++", "-c", source, "-o")
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources))
-    return make(target, compiler(), *flags, *objects, *libraries, "-o")
+def compile_one(flags, source):
+    target = kept(f"{source.stem}.o", [source], flags)
+    # The emulator tells the race detector by hand what its fibers do.
+    own = [flag for flag in flags if source not in EMULATOR or not flag.startswith("-fsanitize")]
+    return make(target, compiler(), *own, "-x", "c++", "-c", source, "-o")
 
 
 def run(command):

@@ -12,6 +12,7 @@ import math
 
 import pytest
 import torch
+from layer_calls import backward_arguments, forward_arguments
 
 from . import oracle
 
@@ -62,7 +63,8 @@ def fp32_precision(name, matmul=None):
 class Layer:
     """Random arguments of a layer call, and the results that the formulas give for them.
 
-    lengths: a list, with NaN and infinity in the padding; resets: (B, T) of bool; cells: c of every step too, of LSTMs.
+    lengths: a list, with NaN and infinity in the padding; resets: (B, T) of bool; cells: the other states of every step
+    too, where the cell has any.
     """
 
     def __init__(
@@ -92,19 +94,27 @@ class Layer:
             self.lengths, self.timing["lengths"] = lengths, torch.tensor(lengths)
         if resets is not None:
             self.timing["resets"] = torch.as_tensor(resets)
-        self.cells = cells and cell == 0
+        self.cells = cells and oracle.STATES[cell] > 1
         self.batch_sizes = torch.tensor([sum(n > t for n in self.lengths) for t in range(T)]) if packed else None
         self.kept = torch.tensor([[t < n for n in self.lengths] for t in range(T)])
         self.kept_rows = self.kept.flatten().nonzero().flatten()
         self.x = self.draw(T, B, I)
-        self.hx = [self.draw(D, B, R)] + ([self.draw(D, B, H)] if cell == 0 else [])
+        self.hx = [self.draw(D, B, R if k == 0 else H) for k in range(oracle.STATES[cell])]
+        if oracle.MODES[cell] == "SLSTM":
+            self.hx[2] = self.hx[2].abs() + 1  # a sum of exponentials
         sizes = [(G * H, I), (G * H, R)] + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
+        sizes += [(H,)] * oracle.PARAMS[cell]
         self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
         if oracle.MODES[cell] == "RNN_RELU" and biased:
             self.stay_off_the_kink()
         self.grad_output = self.draw(T, B, D * R)
         self.grad_hn = [self.draw(*h.shape) for h in self.hx]
-        self.grad_cells = [self.draw(T, B, D * H)] if self.cells else []
+        self.grad_cells = [self.draw(T, B, D * H) for _ in self.hx[1:]] if self.cells else []
+        if oracle.MODES[cell] == "SLSTM" and self.dtype.itemsize == 2:
+            # m is a maximum, by which c and n are scaled and h is not: within rounding of the kink their gradients
+            # are a matter of luck.
+            for grad in (*self.grad_hn[1:], *self.grad_cells):
+                grad.zero_()
         for tensor in (self.x, self.grad_output, *self.grad_cells):
             tensor[~self.kept] = (
                 torch.tensor([math.nan, math.inf]).repeat(tensor.size(2))[: tensor.size(2)].to(self.dtype)
@@ -147,17 +157,22 @@ class Layer:
         hn += [self.rows(cells) for cells in wanted[len(hn) + 1 :]]
         return self.rows(steps[0]), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
 
-    def forward(self, cuda, save=True):
+    def arguments(self, save=1):
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
+        return forward_arguments(self.cell, *inputs, int(save), **self.timing, all_states=self.cells)
+
+    def forward(self, cuda, save=1):
+        self.save = save
         with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
-            cells = {"cells": True} if self.cells else {}
-            return cuda.layer_forward(self.cell, *inputs, save, **self.timing, **cells)
+            return cuda.layer_forward(*self.arguments(save))
 
     def backward(self, cuda, output, saved, needs=(True, True, True)):
-        gradients = self.rows(self.grad_output), [*self.grad_hn, *map(self.rows, self.grad_cells)]
-        inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
+        """Of the last forward; gradients of weights without those that the layer has not."""
+        grads = [self.rows(self.grad_output), *self.grad_hn, *map(self.rows, self.grad_cells)]
+        arguments = backward_arguments(self.arguments(self.save), grads, output, saved, needs)
         with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
-            return cuda.layer_backward(self.cell, *gradients, *inputs, output, saved, list(needs), **self.timing)
+            grad_x, grad_hx, grad_weights = cuda.layer_backward(*arguments)
+        return grad_x, grad_hx, grad_weights and [g for g in grad_weights if g is not None]
 
     def check(self, cuda):
         output, hn, saved = self.forward(cuda)
@@ -169,7 +184,8 @@ class Layer:
                 assert g.dtype == self.dtype and g.shape == w.shape, (name, index)
                 scale = max(w.norm().item(), 0.1 * math.sqrt(w.numel())) * ROUNDING[self.precision]
                 error = (g.double() - w).norm().item() / scale
-                assert error <= BUDGET[self.precision], f"{name}[{index}]: {error:.1f} units of rounding"
+                allowed = BUDGET[self.precision] * oracle.SLACK[self.cell]
+                assert error <= allowed, f"{name}[{index}]: {error:.1f} units of rounding"
         if "lengths" in self.timing:
             assert not any(t[~self.kept].any() for t in (output, found[2], *hn[len(self.hx) :]))
 

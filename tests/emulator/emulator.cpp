@@ -106,7 +106,8 @@ void run_blocks(const Launch& launch, unsigned together, const std::function<voi
 
 }  // namespace
 
-cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body) {
+cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body,
+                   Parameters parameters) {
   const auto& [grid, block, bytes, cluster, cooperative, on] = launch;
   const size_t most = allowed.count(kernel) ? allowed[kernel] : 0;
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
@@ -122,8 +123,13 @@ cudaError_t launch(const Launch& launch, const void* kernel, std::function<void(
   const std::string what = "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
                            " blocks of " + std::to_string(block.x) + " threads";
   const unsigned together = cooperative ? static_cast<unsigned>(blocks) : cluster;
-  return issue(on, {what, [launch, together, body = std::move(body)] {
-                      run_blocks(launch, together, body);
+  return issue(on, {what, [launch, kernel, together, body = std::move(body),
+                           parameters = std::move(parameters)] {
+                      if (executor) {
+                        executor(launch, kernel, parameters);
+                      } else {
+                        run_blocks(launch, together, body);
+                      }
                       return cudaSuccess;
                     }});
 }

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "fibers.h"
@@ -75,8 +76,13 @@ struct Launch {
 inline Launch last;  // of the launches so far
 // So many blocks at the end of the grid are run, in each row of it: of grids too large to run all.
 inline unsigned last_blocks = ~0u;
+// While there is one, launches run there and not here: with the kernel's address and the bytes of
+// its parameters, as a device gets them.
+using Parameters = std::vector<std::string>;
+inline std::function<void(const Launch&, const void* kernel, const Parameters&)> executor;
 // `body` is what one thread does.
-cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body);
+cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body,
+                   Parameters parameters);
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 
 void block_barrier(const char* file, int line);
@@ -147,13 +153,20 @@ inline uint32_t round_to_tf32(uint32_t bits) { return (bits + 0x1000) & ~uint32_
 
 Launch read(const cudaLaunchConfig_t& config);
 
+template <class T>
+std::string bytes_of(const T& value) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
 }  // namespace emulator
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
   return emulator::launch(emulator::read(*config), reinterpret_cast<const void*>(kernel),
-                          [kernel, arguments...] { kernel(arguments...); });
+                          [kernel, arguments...] { kernel(arguments...); },
+                          {emulator::bytes_of(static_cast<Parameters>(arguments))...});
 }
 
 template <class Kernel>

@@ -215,32 +215,31 @@ std::vector<unsigned char> Run<Scalar>::of(int cell, Dtype dtype, const StepKern
   f.shape = {l_.B, l_.total, H, R, D};
   f.moments = masked_ ? moments() : nullptr;
   f.x_gates = rows(D, G * H);
-  f.h0 = states(R);
-  f.c0 = states(H);
+  f.states.initial[0] = states(R);
+  f.states.initial[1] = states(H);
   f.output = rows(1, D * R);
   f.product = states(G * H);
   f.product_h0 = masked_ ? states(G * H) : nullptr;
   Scalar* const full = projected ? rows(D, H) : nullptr;
   f.h_stride = projected ? H : D * H;
   f.saved = rows(D, K * H);
-  f.cell = rows<A>(D, H);
-  f.cell_rows = l_.total;
-  f.hn = states(R);
-  f.cn = states(H);
-  f.cell_output = masked_ ? rows(1, D * H) : nullptr;
+  f.states.carried = rows<A>(D, H);
+  f.carried_rows = l_.total;
+  f.states.last[0] = states(R);
+  f.states.last[1] = states(H);
+  f.states.sequence[1] = masked_ ? rows(1, D * H) : nullptr;
 
   LayerBackward backward{cell, dtype, kernel, schedule, {}};
   BackwardStep& b = backward.step;
   b.shape = f.shape;
   b.moments = f.moments;
   b.grad_output = rows(1, D * R);
-  b.grad_cell_output = masked_ ? rows(1, D * H) : nullptr;
-  b.grad_hn = states(R);
-  b.grad_cn = states(H);
-  b.h0 = f.h0;
-  b.c0 = f.c0;
+  b.states.grad_sequence[1] = masked_ ? rows(1, D * H) : nullptr;
+  b.states.grad_last[0] = states(R);
+  b.states.grad_last[1] = states(H);
+  for (int k = 0; k < 2; ++k) b.states.initial[k] = f.states.initial[k];
   b.output = f.output;
-  b.cell = f.cell;
+  b.states.carried = f.states.carried;
   b.saved = f.saved;
   b.product = states(R);
   b.grad_full = projected ? states(H) : nullptr;
@@ -248,8 +247,8 @@ std::vector<unsigned char> Run<Scalar>::of(int cell, Dtype dtype, const StepKern
   b.grad_x_gates = rows(D, G * H);
   b.grad_h_gates = shared ? b.grad_x_gates : rows(D, G * H);
   b.direct = states<A>(H);
-  b.grad_cell = states<A>(H);
-  b.grad_h0 = states(R);
+  b.grad_carried[1] = states<A>(H);
+  b.states.grad_initial[0] = states(R);
 
   Resident resident{team, {}, l_.packed ? offsets.data() : nullptr, nullptr, nullptr};
   for (int d = 0; d < D; ++d) {
@@ -284,14 +283,14 @@ std::vector<unsigned char> Run<Scalar>::of(int cell, Dtype dtype, const StepKern
 
   collect<Scalar>(f.output, false, 1, D * R);
   collect<Scalar>(f.saved, false, D, K * H);
-  if (!projected) collect<Scalar>(f.hn, true, D, R);
-  if (cell == 0) collect<A>(f.cell, false, D, H);
-  if (cell == 0) collect<Scalar>(f.cn, true, D, H);
-  if (f.cell_output) collect<Scalar>(f.cell_output, false, 1, D * H);
+  if (!projected) collect<Scalar>(f.states.last[0], true, D, R);
+  if (cell == 0) collect<A>(f.states.carried, false, D, H);
+  if (cell == 0) collect<Scalar>(f.states.last[1], true, D, H);
+  if (f.states.sequence[1]) collect<Scalar>(f.states.sequence[1], false, 1, D * H);
   collect<Scalar>(b.grad_x_gates, false, D, G * H);
   collect<Scalar>(b.grad_h_gates, false, D, G * H);
-  collect<Scalar>(b.grad_h0, true, D, R);
-  if (cell == 0) collect<A>(b.grad_cell, true, D, H);
+  collect<Scalar>(b.states.grad_initial[0], true, D, R);
+  if (cell == 0) collect<A>(b.grad_carried[1], true, D, H);
   return found_;
 }
 
@@ -373,7 +372,7 @@ bool same_others() {
       h.data[at] = value_of<double>(number + 1);
     });
     const Shape shape{l->B, l->total, kHidden, kHidden, kDirections};
-    const Rebuild rebuild{shape, x.data, h.data, {}, {}, saved.data};
+    const Rebuild rebuild{shape, x.data, h.data, {}, {}, {}, {}, {}, saved.data};
     good = good && launch_rebuild(1, Dtype::kFloat64, rebuild, nullptr) == cudaSuccess;
     for (int d = 0; d < kDirections; ++d) {  // the rows of the last step, at the end of a direction
       const int64_t end = (d + 1) * l->total * 4 * kHidden;

@@ -1,5 +1,6 @@
 // The CUDA backend as a Python module for CPU tensors: the bindings of fastrnn._C.cuda themselves,
 // and what a test may ask of the device.
+#include <dlfcn.h>
 #include <pybind11/pybind11.h>
 
 #include "emulator.h"
@@ -23,11 +24,33 @@ void record(const py::object& recorder) {
   };
 }
 
+// From now on a launch is not run but handed to executor(where the kernel is in this library, grid,
+// cluster, block, shared bytes, cooperative, bytes of the parameters); or, with none, run again.
+void execute(const py::object& executor) {
+  if (executor.is_none()) {
+    emulator::executor = nullptr;
+    return;
+  }
+  emulator::executor = [executor](const emulator::Launch& launch, const void* kernel,
+                                  const emulator::Parameters& parameters) {
+    Dl_info library;
+    if (dladdr(kernel, &library) == 0) throw std::runtime_error("a kernel in no library");
+    const auto place = static_cast<const char*>(kernel) - static_cast<char*>(library.dli_fbase);
+    const py::gil_scoped_acquire gil;
+    py::list bytes;
+    for (const std::string& parameter : parameters) bytes.append(py::bytes(parameter));
+    const dim3& grid = launch.grid;
+    executor(place, py::make_tuple(grid.x, grid.y, grid.z), launch.cluster, launch.block.x,
+             launch.shared_bytes, launch.cooperative, bytes);
+  };
+}
+
 }  // namespace
 
 PYBIND11_MODULE(fastrnn_emulated, m) {
   bind_cuda(m);
   m.def("record", &record, py::arg("recorder").none(true));
+  m.def("execute", &execute, py::arg("executor").none(true));
   m.def("default_stream_refuses",
         [] { return cudaMemsetAsync(nullptr, 0, 0, nullptr) == cudaErrorStreamCaptureImplicit; });
   m.def(

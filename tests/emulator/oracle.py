@@ -7,9 +7,17 @@ import torch
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")  # a cell's number is its position
 GATES = (4, 3, 1, 1)
+STATES = (2, 1, 1, 1)
+PARAMS = (0, 0, 0, 0)
+SLACK = (1, 1, 1, 1)  # of the error budget
 
 
-def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr):
+def after_reset(cell, state):
+    """The value of a state after a reset."""
+    return 0.0
+
+
+def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
     gates_x, gates_h = w_ih @ x + b_ih, w_hh @ state[0] + b_hh
     if cell == 0:
         i, f, g, o = (gates_x + gates_h).chunk(4)
@@ -26,7 +34,7 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr):
 
 
 def is_cut(resets, length, t, backwards):
-    """Whether step t starts from zeros: resets (T) of one row cut it off from the step visited before."""
+    """Whether step t starts anew: resets (T) of one row cut it off from the step visited before."""
     if resets is None:
         return False
     return bool(t + 1 < length and resets[t + 1] if backwards else resets[t])
@@ -34,11 +42,13 @@ def is_cut(resets, length, t, backwards):
 
 def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False):
     """x (T, B, I) -> states of every step, each (T, B, D*R), zero past a row's length; and the final states."""
-    directions, each = hx[0].size(0), 2 + 2 * biased + projected
+    count = PARAMS[cell]
+    directions, each = hx[0].size(0), 2 + 2 * biased + projected + count
     visited = [[[[None] * directions for _ in range(x.size(1))] for _ in range(x.size(0))] for _ in hx]
     final = [[[None] * x.size(1) for _ in range(directions)] for _ in hx]
     for d in range(directions):
         w = list(weights[d * each : (d + 1) * each])
+        w, params = w[: each - count], w[each - count :]
         w_hr = w.pop() if projected else None
         b_ih, b_hh = w[2:] if biased else (0, 0)
         for b, length in enumerate(lengths):
@@ -46,8 +56,8 @@ def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse
             backwards = reverse or d == 1
             for t in reversed(range(length)) if backwards else range(length):
                 if is_cut(None if resets is None else resets[b], length, t, backwards):
-                    state = tuple(torch.zeros_like(s) for s in state)
-                state = step(cell, x[t, b], state, w[0], w[1], b_ih, b_hh, w_hr)
+                    state = tuple(torch.full_like(s, after_reset(cell, k)) for k, s in enumerate(state))
+                state = step(cell, x[t, b], state, w[0], w[1], b_ih, b_hh, w_hr, params)
                 for s, value in enumerate(state):
                     visited[s][t][b][d] = value
             for s, value in enumerate(state):

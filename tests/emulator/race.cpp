@@ -57,15 +57,15 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
   f.shape = {B, N, H, H, D};
   f.moments = masked ? moments.data() : nullptr;
   f.x_gates = gates.data();
-  f.h0 = f.c0 = states.data();
+  f.states.initial[0] = f.states.initial[1] = states.data();
   f.output = output.data();
   f.h_stride = D * H;
   f.saved = saved.data();
-  f.cell = cells.data();
-  f.cell_rows = N;
-  f.hn = hn.data();
-  f.cn = cn.data();
-  f.cell_output = masked ? cell_output.data() : nullptr;
+  f.states.carried = cells.data();
+  f.carried_rows = N;
+  f.states.last[0] = hn.data();
+  f.states.last[1] = cn.data();
+  f.states.sequence[1] = masked ? cell_output.data() : nullptr;
 
   auto grad_x_gates = gates, grad_h_gates = gates, grad_h0 = states;
   const auto grad_output = output;
@@ -74,16 +74,16 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
   b.shape = f.shape;
   b.moments = f.moments;
   b.grad_output = grad_output.data();
-  b.grad_cell_output = f.cell_output;
-  b.grad_hn = b.grad_cn = b.h0 = b.c0 = states.data();
+  b.states.grad_sequence[1] = f.states.sequence[1];
+  for (int k = 0; k < 2; ++k) b.states.grad_last[k] = b.states.initial[k] = states.data();
   b.output = output.data();
-  b.cell = cells.data();
+  b.states.carried = cells.data();
   b.saved = saved.data();
   b.grad_x_gates = grad_x_gates.data();
   b.grad_h_gates = kCells[cell].shared_gate_grad ? b.grad_x_gates : grad_h_gates.data();
   b.direct = direct.data();
-  b.grad_cell = carried.data();
-  b.grad_h0 = grad_h0.data();
+  b.grad_carried[1] = carried.data();
+  b.states.grad_initial[0] = grad_h0.data();
   for (int d = 0; d < D; ++d) {
     f.w_hh[d] = b.w_hh_t[d] = weights.data();
     f.h[d] = output.data() + d * H;

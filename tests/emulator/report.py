@@ -5,6 +5,10 @@ CAPTURED = "tests/test_capture.py::test_every_kernel["
 
 
 def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.stats.get("passed", []):
+        for name, text in report.user_properties:
+            if name == "ptx":
+                terminalreporter.write_line(f"ptx: {text}")
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
     ran = sum(name.startswith(PREFIXES) for name in passed)
     if ran:

@@ -80,8 +80,8 @@ class Run {
               l.resets.get()} {
     for (int d = 0; d < l.D; ++d) {
       const Direction& w = l.weights[d];
-      weights[d] = {input(w.w_ih), input(w.w_hh), optional(w.b_ih), optional(w.b_hh),
-                    optional(w.w_hr)};
+      weights[d] = {input(w.w_ih),    input(w.w_hh),    optional(w.b_ih),
+                    optional(w.b_hh), optional(w.w_hr), {}};
     }
   }
 
@@ -98,12 +98,13 @@ class Run {
     cpu::ForwardParams p{};
     p.shape = shape;
     copy_weights(&p);
-    p.x = input(l.x), p.h0 = input(l.h0), p.c0 = lstm ? input(l.c0) : nullptr;
-    p.output = output.get(), p.hn = hn.get(), p.cn = lstm ? cn.get() : nullptr;
-    p.cell_sequence = l.grad_cells.empty() ? nullptr : sequence.get();
+    p.x = input(l.x), p.output = output.get();
+    p.states.initial[0] = input(l.h0), p.states.initial[1] = lstm ? input(l.c0) : nullptr;
+    p.states.last[0] = hn.get(), p.states.last[1] = lstm ? cn.get() : nullptr;
+    p.states.sequence[1] = l.grad_cells.empty() ? nullptr : sequence.get();
     if (save) {
       p.gates = K ? gates.get() : nullptr;
-      p.cells = lstm ? cells.get() : nullptr;
+      p.states.carried = lstm ? cells.get() : nullptr;
       p.hidden = l.R != l.H ? hidden.get() : nullptr;
     }
     launch(cpu::kernels(p.shape.dtype).forward_workspace, cpu::kernels(p.shape.dtype).forward, &p);
@@ -127,17 +128,18 @@ class Run {
     cpu::BackwardParams p{};
     p.shape = shape;
     copy_weights(&p);
-    p.grad_output = input(l.grad_output), p.grad_hn = input(l.grad_hn),
-    p.grad_cn = lstm ? input(l.grad_cn) : nullptr, p.grad_cells = optional(l.grad_cells);
-    p.h0 = input(l.h0), p.c0 = lstm ? input(l.c0) : nullptr;
+    p.grad_output = input(l.grad_output), p.states.grad_last[0] = input(l.grad_hn);
+    p.states.grad_last[1] = lstm ? input(l.grad_cn) : nullptr;
+    p.states.grad_sequence[1] = optional(l.grad_cells);
+    p.states.initial[0] = input(l.h0), p.states.initial[1] = lstm ? input(l.c0) : nullptr;
     p.output = output.get();
     p.gates = kSavedCount[l.cell] ? gates.get() : nullptr;
-    p.cells = lstm ? cells.get() : nullptr;
+    p.states.carried = lstm ? cells.get() : nullptr;
     p.grad_gates = grad_gates.get();
     p.grad_h = l.R != l.H ? grad_h.get() : nullptr;
     if (all)
-      p.grad_bias = grad_bias.get(), p.grad_h0 = grad_h0.get(),
-      p.grad_c0 = lstm ? grad_c0.get() : nullptr;
+      p.grad_units = grad_bias.get(), p.states.grad_initial[0] = grad_h0.get(),
+      p.states.grad_initial[1] = lstm ? grad_c0.get() : nullptr;
     launch(cpu::kernels(p.shape.dtype).backward_workspace, cpu::kernels(p.shape.dtype).backward,
            &p);
     compare("grad_gates", grad_gates, truth.grad_gates);

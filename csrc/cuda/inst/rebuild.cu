@@ -1,7 +1,7 @@
 #include "../rebuild.h"
 
 #include "../dispatch.h"
-#include "../dtype.cuh"
+#include "../update.cuh"
 
 namespace fastrnn::cuda {
 
@@ -30,10 +30,16 @@ __global__ void __launch_bounds__(kThreads) rebuild_saved(const __grid_constant_
       h[g] += Array<Scalar>(p.b_hh[d])[g * s.hidden + unit];
     }
   }
-  // The states are of no interest: what a cell saves does not depend on them.
-  const A prev[Cell::kStates] = {};
-  A next[Cell::kStates];
-  Cell::forward(x, h, prev, next, saved);
+  A prev[Cell::kStates] = {}, next[Cell::kStates];
+  A params[Cell::kParams + 1], scalars[Cell::kScalars + 1];
+  if constexpr (Cell::kSavedReadsState) {
+    const int64_t state = row * s.hidden + unit;
+    if (p.prev[0]) prev[0] = Array<Scalar>(p.prev[0])[state];
+    for_each<Cell::kCarried>([&](auto k) { prev[k + 1] = Array<A>(p.prev[k + 1])[state]; });
+  }
+  load_params<Cell, Scalar>(p, d, unit, params);
+  load_scalars<Cell>(p, scalars);
+  Cell::forward(In<A>{x, h, prev, params, scalars}, next, saved);
 #pragma unroll
   for (int k = 0; k < Cell::kSaved; ++k) {
     store<Scalar>(p.saved, (row * Cell::kSaved + k) * s.hidden + unit, saved[k]);

@@ -1,0 +1,80 @@
+// What backward does for the units of a row, between its products.
+#pragma once
+
+#include "backward.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+template <class Cell, class Op>
+void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile,
+                                typename Sums::Step& sums) {
+  const Scratch& m = scratch[l.d];
+  const int n = units.vecs(block);
+  const int64_t H = s.H, at = b * units.padded(), row = l.walk.row(t, b);
+  const int64_t before = l.walk.previous(t), state = l.walk.state(b);
+  const bool has_h = !projected, cut = l.walk.cut(t, b);
+  const bool follows = !cut && !l.walk.first(t, b);
+  // Where the row's values begin, in locals: for all the compiler knows, the stores below change
+  // members. Null where a state is not one of these.
+  const S* const gates = (const S*)p.gates + row * K * H;
+  const S* const h = in_output(p.output, l, t, b);
+  const S* const h0 = (const S*)p.states.initial[0] + state * s.R;
+  const S* const h_before = cut ? nullptr : follows ? in_output(p.output, l, before, b) : h0;
+  const S* initial[kStates];
+  for_each<kCarried>([&](auto k) {
+    initial[k + 1] = cut ? nullptr : (const S*)p.states.initial[k + 1] + state * H;
+  });
+  const A* const carried =
+      p.states.carried ? (const A*)p.states.carried + row * kCarried * H : nullptr;
+  const A* const carried_before =
+      carried && follows ? carried + (l.walk.row(before, b) - row) * kCarried * H : nullptr;
+  const bool sequences = kCarried > 0 && p.states.grad_sequence[kCarried];
+  const int64_t outer = l.walk.outer_part(t, b) * H;
+  const int64_t apart = s.B * units.padded(), padded = units.padded();
+  A* const grad_h_sum = has_h ? m.grad_h + at : nullptr;
+  A* const grad_sums = m.grad_carried + at;
+  const A* const values = m.params;
+  const S* const grad_output = in_output(p.grad_output, l, t, b);
+  S* const out = grad_gates(l, t, b);
+  for (int u = 0; u < n; ++u) {
+    const int64_t j = units.unit(block, u), valid = H - j;
+    V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
+    V grad_x[G], grad_h[G], params[P > 0 ? P : 1], grad_params[P > 0 ? P : 1];
+    V scalars[kMostScalars];
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) saved[k] = load(gates + k * H + j, valid);
+    if (Cell::kBackwardPrev & kStateH) prev[0] = h_before ? load(h_before + j, valid) : V(0);
+    if constexpr (Cell::kBackwardNext & kStateH) next[0] = load(h + j, valid);
+    grad_next[0] = V::load(h_tile + u * W);
+    if (has_h) grad_next[0] = grad_next[0] + V::load(grad_h_sum + j) + load(grad_output + j, valid);
+    for_each<kCarried>([&](auto k) {
+      constexpr int i = k + 1;
+      if constexpr (Cell::kBackwardPrev >> i & 1) {
+        prev[i] = carried_before ? V(load(carried_before + k * H + j, valid))
+                  : initial[i]   ? load(initial[i] + j, valid)
+                                 : V(A(Cell::template kInitial<i>));
+      }
+      if constexpr (Cell::kBackwardNext >> i & 1) next[i] = V(load(carried + k * H + j, valid));
+      grad_next[i] = V::load(grad_sums + k * apart + j);
+      if (sequences) {
+        const S* const grad = (const S*)p.states.grad_sequence[i] + outer;
+        grad_next[i] = grad_next[i] + load(grad + j, valid);
+      }
+    });
+    for_each<P>([&](auto k) { params[k] = V::load(values + k * padded + j); });
+    for_each<Cell::kScalars>([&](auto k) { scalars[k] = V(A(p.scalars[k])); });
+    Cell::backward(saved, In<V>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
+                   grad_h, grad_prev, grad_params);
+    if (has_h) grad_prev[0].store(grad_h_sum + j);
+    for_each<kCarried>([&](auto k) { grad_prev[k + 1].store(grad_sums + k * apart + j); });
+    for_each<P>([&](auto k) { sums.add(E * G + k, u, grad_params[k]); });
+#pragma GCC unroll 8
+    for (int g = 0; g < E * G; ++g) {
+      const V grad = g < G ? grad_x[g] : grad_h[g - G];
+      store(out + g * H + j, grad, valid);
+      sums.add(g, u, grad);
+    }
+  }
+}
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -1,0 +1,1 @@
+"""The compiled extension: its operations, and which tensors they may be given."""

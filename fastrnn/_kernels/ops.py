@@ -1,0 +1,202 @@
+"""The compiled layer operations, by backend, and the same operations registered with torch.
+
+Every backend offers the same pair of functions, with the arguments and results of
+:func:`fastrnn.reference.layer_forward` and :func:`~fastrnn.reference.layer_backward`:
+
+    forward(x, given, hx, weights, spec, scalars) -> (output, states, saved)
+    backward(grads, x, given, hx, weights, results, spec, scalars, needs) -> (grad_x, grad_hx, grad_weights)
+
+In eager mode they are called directly. Whatever follows the operators of a call (:func:`is_watched`) is shown
+``torch.ops.fastrnn.*`` instead; ``_backends.graph`` says what those run. There, gradients that were not asked for are
+empty.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
+from torch._guards import TracingContext
+from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
+
+from .. import reference
+from .._spec import SCHEMAS
+from ..registry import ALL_CELLS
+from . import ext
+
+
+class LayerOps(NamedTuple):
+    """The forward and backward of one backend."""
+
+    forward: Callable
+    backward: Callable
+
+
+def has_extension() -> bool:
+    """Whether the compiled extension is there, with whatever kernels."""
+    return ext.load() is not None
+
+
+def missing(backend: str) -> str | None:
+    """Why this backend's operations cannot be called, or None if they can."""
+    extension = ext.load()
+    if extension is None:
+        return f"the compiled extension is missing: {ext.reason}"
+    if not hasattr(extension, backend):
+        return f"the extension was built without {backend.upper()} kernels: {ext.why_no_cuda()}"
+    if backend == "cuda" and torch.cuda.is_available():
+        return ext.why_not_device(torch.cuda.get_device_capability(), ext.build.cuda_archs)
+    return None
+
+
+def layer_ops(backend: str) -> LayerOps:
+    """The operations of ``backend``: ``reference``, ``cpu`` or ``cuda``."""
+    if backend == "reference":
+        return LayerOps(reference.layer_forward, reference.layer_backward)
+    return _compiled_ops(getattr(ext.load(), backend))
+
+
+@functools.cache
+def _compiled_ops(module) -> LayerOps:
+    return LayerOps(module.layer_forward, module.layer_backward)
+
+
+def is_compiling() -> bool:
+    """Whether this thread makes a graph, by ``torch.compile`` or ``torch.export``.
+
+    ``torch.compiler.is_compiling()`` says whether any thread of the process does.
+    """
+    return is_dynamo_compiling() or (torch.compiler._is_compiling_flag and TracingContext.try_get() is not None)
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records this call."""
+    return _get_tracing_state() is not None
+
+
+def is_transformed(foreign: bool = True) -> bool:
+    """Whether a ``torch.func`` transform or forward-mode AD is active for a call whose tensors may be ``foreign``.
+
+    ``vmap`` leaves a call on ordinary tensors as it is: one that a batched backward makes again (checkpointing).
+    """
+    if is_dynamo_compiling():
+        return torch._C._are_functorch_transforms_active()
+    if forward_ad._current_level >= 0:
+        return True
+    stack = None if peek_interpreter_stack() is None else get_interpreter_stack()
+    return stack is not None and (foreign or any(part.key() != TransformType.Vmap for part in stack))
+
+
+def is_watched() -> bool:
+    """Whether torch follows this call operator by operator: ``torch.compile``, ``torch.export``, a
+    ``TorchDispatchMode`` (FlopCounterMode, FakeTensorMode) or a tracer. They must be shown ``torch.ops.fastrnn.*``."""
+    if is_dynamo_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None:
+        return True
+    return torch.compiler._is_compiling_flag and is_compiling()
+
+
+def autocast(weights: Sequence[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
+    """The weights in ``dtype``: the copies that torch's autocast keeps until its block ends, where it may keep some."""
+    if is_watched() or not has_extension():
+        return [w.to(dtype) for w in weights]
+    return ext.load().autocast(list(weights), dtype, device)
+
+
+class Kernel(NamedTuple):
+    """A CUDA kernel of a pass over a layer. ``tier`` is ``cta``, ``cluster`` or ``grid``, one launch for the sequence,
+    or ``step``; ``detail`` says the rest."""
+
+    tier: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.tier} ({self.detail})"
+
+
+class Pass(NamedTuple):
+    """What serves a pass over a layer, and what else could."""
+
+    kernel: Kernel
+    possible: list[Kernel]
+
+    def __str__(self) -> str:
+        how = "a launch a step" if self.kernel.tier == "step" else "one launch"
+        return "; possible: ".join(map(str, (f"{how}, {self.kernel}", *self.possible)))
+
+
+class Plan(NamedTuple):
+    """The CUDA kernels that serve a call, and how several layers follow each other."""
+
+    forward: Pass
+    backward: Pass
+    layers: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"forward: {self.forward}", f"backward: {self.backward}"]
+        return "\n".join(lines + ([f"layers: {self.layers}"] if self.layers else []))
+
+
+def _pass(plan: dict) -> Pass:
+    step, kernels = plan["step"], []
+    for team in plan["resident"]:
+        rows = team["tiles"] * team["rows"]
+        size = f"{team['teams']} x {team['members']} blocks a direction, {team['units']} units each, {rows} rows"
+        kernels.append(Kernel(team["tier"], f"{team['regime']}; {size}"))
+    if plan["chosen"] >= 0:
+        chosen = kernels.pop(plan["chosen"])
+        return Pass(chosen, kernels)
+    detail = "fused with tensor cores" if step["tensor_cores"] else "fused"
+    return Pass(Kernel("step", detail if step["fused"] else "a library product and the cell update"), kernels)
+
+
+def plan_kernels(
+    like: Tensor, mode: str, B: int, H: int, R: int, D: int, layers: int = 1, T: int = 1, grad: bool = True
+) -> Plan:
+    """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``; and how the layers
+    follow each other, if there are several."""
+    found = ext.load().cuda.plan_stack(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad)
+    lanes, chunks, why_not = found["layers"]
+    text = (
+        f"{lanes} at the same time, in {chunks} chunks of time" if chunks else f"one after another, because {why_not}"
+    )
+    return Plan(_pass(found["forward"]), _pass(found["backward"]), text if layers > 1 else "")
+
+
+def wavefront(
+    like: Tensor, mode: str, B: int, H: int, R: int, D: int, layers: int, T: int, grad: bool
+) -> tuple[int, int]:
+    """How many of these layers run at the same time on backend cuda, and in how many chunks of time; 0 chunks: one
+    layer after another."""
+    lanes, chunks, _ = ext.load().cuda.wavefront(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad)
+    return lanes, chunks
+
+
+def _define() -> torch.library.Library:
+    library = torch.library.Library("fastrnn", "DEF")
+    for name, schema in SCHEMAS.items():
+        library.define(name + schema)
+    return library
+
+
+def _opt_in(extension, tier: str | None, chunks: str | None = None) -> None:
+    """Lets the CUDA kernels that run a whole sequence serve calls, and prescribes the chunks of time in which several
+    layers run at the same time; see override_tier and override_wavefront in csrc/bindings/cuda_tier.h."""
+    if chunks and not chunks.isdecimal():
+        raise ValueError(f"FASTRNN_CUDA_WAVEFRONT: expected a number of chunks, or 0 for none, got {chunks!r}")
+    if tier and hasattr(extension, "cuda"):
+        extension.cuda.override_tier(tier)
+    if chunks and hasattr(extension, "cuda"):
+        extension.cuda.override_wavefront(int(chunks))
+
+
+TIER, WAVEFRONT = os.environ.get("FASTRNN_CUDA_TIER"), os.environ.get("FASTRNN_CUDA_WAVEFRONT")
+"""As they are when fastrnn is imported, and in force from then on."""
+_opt_in(ext.load(), TIER, WAVEFRONT)
+LIBRARY = _define()  # what is registered lives as long as this object

@@ -1,0 +1,212 @@
+"""What is measured: a case is plain data; here it becomes modules, inputs and one timed step.
+
+Letters: T time, B batch, I input features, H hidden units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+MODES = ("forward", "training")
+WEIGHT_SEED, INPUT_SEED, LENGTH_SEED, RESET_SEED = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of one cell in one mode.
+
+    `packed` draws the B lengths uniformly from 1..T; `resets` is the share of all steps before which a row's state is
+    set to zero, as where an episode ends.
+    """
+
+    cell: str
+    T: int
+    B: int
+    I: int
+    H: int
+    layers: int = 1
+    directions: int = 1
+    dtype: str = "float32"
+    mode: str = "forward"
+    packed: bool = False
+    resets: float = 0.0
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The storage type of weights, inputs and states."""
+        return getattr(torch, self.dtype)
+
+    @property
+    def shape(self) -> str:
+        """A short label: `T=100 B=32 I=128 H=128 x2 layers bidirectional packed`."""
+        label = f"T={self.T} B={self.B} I={self.I} H={self.H}"
+        label += f" x{self.layers} layers" if self.layers > 1 else ""
+        label += " bidirectional" if self.directions == 2 else ""
+        label += " packed" if self.packed else ""
+        return label + (f" {self.resets:.0%} resets" if self.resets else "")
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.shape} {self.dtype} {self.mode}"
+
+    # What follows is all that a case of another kind (fastrnn.verdict.shapes) changes.
+
+    def layer(self, space) -> type[nn.Module]:
+        """Its class in `space`, which is torch.nn or fastrnn."""
+        return getattr(space, self.cell)
+
+    @property
+    def options(self) -> dict:
+        """What the class is made with besides I and H."""
+        return {"num_layers": self.layers, "bidirectional": self.directions == 2}
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """Of the input, unless it is packed."""
+        return (self.T, self.B, self.I)
+
+    @property
+    def state_sizes(self) -> list[tuple[int, ...]]:
+        """Of each initial state."""
+        return [(self.layers * self.directions, self.B, self.H)] * (2 if self.cell == "LSTM" else 1)
+
+    def weights(self, drawn: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its weights, made of those that torch drew."""
+        return drawn
+
+    def values(self, drawn: Tensor) -> Tensor:
+        """Its inputs and states, made of normally distributed ones."""
+        return drawn
+
+
+class Inputs(NamedTuple):
+    """One set of inputs; `leaves` are the tensors in it that gradients are taken for."""
+
+    x: Tensor | PackedSequence
+    hx: Tensor | tuple[Tensor, Tensor]
+    leaves: tuple[Tensor, ...]
+    reset_mask: Tensor | None = None
+
+    @property
+    def asked(self) -> dict[str, Tensor]:
+        """What the module is called with besides x and hx."""
+        return {} if self.reset_mask is None else {"reset_mask": self.reset_mask}
+
+
+def make_weights(case: Case) -> dict[str, Tensor]:
+    """The weights that every side of a case starts from: torch's own initialisation under a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(WEIGHT_SEED)
+        return case.weights(build(case.layer(nn), case, "cpu").state_dict())
+
+
+def build(cls, case: Case, device, weights: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None):
+    """An instance of the nn.LSTM-like class `cls` for the case, with `weights` copied into it."""
+    module = cls(case.I, case.H, device=device, dtype=dtype or case.torch_dtype, **case.options)
+    if weights is not None:
+        module.load_state_dict(weights)
+    return module.train(case.mode == "training")
+
+
+def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
+    """`count` different sets of inputs of the same shape, packed of the same lengths, and with the same resets."""
+    generator = torch.Generator(device).manual_seed(INPUT_SEED)
+
+    def leaf(*shape):
+        values = torch.randn(*shape, generator=generator, device=device, dtype=torch.float32)
+        return case.values(values).to(case.torch_dtype).requires_grad_()
+
+    layout = _packed_layout(case, device) if case.packed else None
+    resets = _reset_mask(case).to(device) if case.resets else None
+    sets = []
+    for _ in range(count):
+        if layout is None:
+            data = x = leaf(*case.input_sizes)
+        else:
+            data = leaf(int(layout.batch_sizes.sum()), case.I)
+            x = layout._replace(data=data)
+        hx = tuple(leaf(*sizes) for sizes in case.state_sizes)
+        sets.append(Inputs(x, hx if len(hx) == 2 else hx[0], (data, *hx), resets))
+    return sets
+
+
+def lengths_of(case: Case) -> Tensor:
+    """How many steps each of the B rows has."""
+    if not case.packed:
+        return torch.full((case.B,), case.T)
+    generator = torch.Generator().manual_seed(LENGTH_SEED)
+    lengths = torch.randint(1, case.T + 1, (case.B,), generator=generator)
+    lengths[case.B // 2] = case.T  # so that T is the length of the longest row, as the case says
+    return lengths
+
+
+def _packed_layout(case: Case, device) -> PackedSequence:
+    """A PackedSequence of one feature: only its batch_sizes and indices are of use."""
+    padded = torch.zeros(case.T, case.B, 1, device=device)
+    return pack_padded_sequence(padded, lengths_of(case), enforce_sorted=False)
+
+
+def _reset_mask(case: Case) -> Tensor:
+    """(B, T) bool."""
+    generator = torch.Generator().manual_seed(RESET_SEED)
+    return torch.rand(case.B, case.T, generator=generator) < case.resets
+
+
+def to_float64(inputs: Inputs) -> Inputs:
+    """The same values in float64, as new leaves."""
+    leaves = tuple(leaf.detach().double().requires_grad_() for leaf in inputs.leaves)
+    x = inputs.x._replace(data=leaves[0]) if isinstance(inputs.x, PackedSequence) else leaves[0]
+    return inputs._replace(x=x, hx=leaves[1:] if len(leaves) == 3 else leaves[1], leaves=leaves)
+
+
+class Side:
+    """A module together with the step of the case's mode: calling it runs the step once.
+
+    The result is a flat tuple, named by `names`: output, final states, and in training the gradients of
+    output.sum() + the final states' sums for the inputs, the initial states and every weight.
+    """
+
+    def __init__(self, module: nn.Module, case: Case):
+        self.module = module
+        self.training = case.mode == "training"
+        self.weights = tuple(module.parameters())
+        states = ("h", "c") if case.cell == "LSTM" else ("h",)
+        self.names = ("output", *(f"{s}_n" for s in states))
+        if self.training:
+            weights = [name for name, _ in module.named_parameters()]
+            self.names += tuple(f"grad {name}" for name in ("input", *(f"{s}_0" for s in states), *weights))
+
+    def prepare(self, inputs: Inputs) -> None:
+        """Called once, untimed, for every set of inputs; a side that needs others makes them here."""
+
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        if not self.training:
+            with torch.no_grad():
+                return self._run(inputs)
+        results = self._run(inputs)
+        loss = results[0].sum()
+        for state in results[1:]:
+            loss = loss + state.sum()
+        return results + torch.autograd.grad(loss, inputs.leaves + self.weights)
+
+    def _run(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        output, state = self.module(inputs.x, inputs.hx, **inputs.asked)
+        data = output.data if isinstance(output, PackedSequence) else output
+        return (data, *state) if isinstance(state, tuple) else (data, state)
+
+
+def rotation_count(inputs: Inputs, device, most: int) -> int:
+    """How many input sets to rotate through: enough to exceed a GPU's L2 cache, one on a CPU.
+
+    Tiny inputs would need thousands of sets; `most` bounds that to one fresh set for every call of a run.
+    """
+    if torch.device(device).type != "cuda":
+        return 1
+    held = sum(leaf.nbytes for leaf in inputs.leaves)
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(1, min(math.ceil(1.5 * cache / held), most))

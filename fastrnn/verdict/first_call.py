@@ -1,0 +1,89 @@
+"""The first call of a cell in a dtype on a GPU proves the kernels for this pair there and then, as an autotuner would.
+
+What is found is kept, so this is done once per machine. Where nothing is learned, the pair stays with torch in this
+process, and the next process tries again. All waiting of a process together is bounded, below the ten minutes after
+which NCCL gives up on a rank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+
+import torch
+
+from . import proof
+from .prove import WAIT_S, Unjudged, prove_pair
+
+VARIABLE = "FASTRNN_PROVE"
+PROOF_S, ENOUGH_S = 180.0, 120.0
+"""Seconds: for a proof; spent on proofs and on waiting for them, after which a process begins no more."""
+_tried: dict[tuple[int, str, torch.dtype], str | None] = {}
+"""The pairs looked at in this process: why one has not been proven, None if it has."""
+_lock = threading.Lock()
+_spent = 0.0
+
+
+def is_over(index: int, mode: str, dtype: torch.dtype) -> bool:
+    """Whether this process need not look at the pair again."""
+    return (index, mode, dtype) in _tried
+
+
+def prove(index: int, mode: str, dtype: torch.dtype) -> None:
+    """Proves the pair on ``cuda:index`` if that is still to be done. Threads that come meanwhile wait."""
+    key = index, mode, dtype
+    if key in _tried:
+        return
+    if not _lock.acquire(timeout=WAIT_S):  # a process that was forked meanwhile may find it locked for ever
+        _tried[key] = f"another thread has been proving for {WAIT_S:g} seconds"
+        return
+    try:
+        if key not in _tried:
+            _tried[key] = _attempt(index, mode, proof.name_of(dtype))
+    finally:
+        _lock.release()
+
+
+def outlook(index: int, mode: str, dtype: torch.dtype) -> str:
+    """Why the first call of the pair does not prove it or has not, to go on with; empty where it does or has."""
+    reason = _tried.get((index, mode, dtype)) or _why_never()
+    is_open = proof.is_open(index, mode, proof.name_of(dtype))
+    return f"; not proven by a first call: {reason}" if reason and is_open else ""
+
+
+def _why_never() -> str | None:
+    """Why no call of this process proves anything."""
+    switch, program = os.environ.get(VARIABLE) or "1", sys.executable or ""
+    if switch != "1":
+        return f"{VARIABLE}={switch}" + ("" if switch == "0" else ", expected 0 or 1")
+    if getattr(sys, "frozen", False) or "python" not in os.path.basename(program) or not os.access(program, os.X_OK):
+        return f"sys.executable is no Python that could be started: {sys.executable!r}"
+    return f"{_spent:.0f} seconds were spent on proofs, the next process goes on" if _spent > ENOUGH_S else None
+
+
+def _attempt(index: int, mode: str, dtype: str) -> str | None:
+    """Why the pair has not been proven, None if it has."""
+    global _spent
+    if not proof.is_open(index, mode, dtype):
+        return None
+    began, reason = time.monotonic(), _why_never()
+    try:
+        if reason is None:
+            prove_pair(index, proof.gpu_at(index), mode, dtype, _say, quick=True, limit=PROOF_S)
+    except (Unjudged, OSError) as error:
+        reason = str(error)
+    finally:
+        proof.reread()
+        _spent += time.monotonic() - began
+    if reason and os.environ.get(VARIABLE) != "0":
+        _say(f"{mode} {dtype} stays with torch's own kernels in this process: {reason}")
+    return reason
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed, or None
+        sys.stderr.write(f"fastrnn: {text}\n")
+        sys.stderr.flush()

@@ -1,0 +1,222 @@
+"""What was found of the CUDA kernels on the GPU at hand, and what follows for a call (``docs/verdict.md``).
+
+A verdict is a JSON file for each GPU name and compute capability, and in memory what stands in the file::
+
+    {"gpu": [name, capability], "date": "2026-01-02", "stamp": {...}, "findings": {kind: finding}}
+    finding: {"state": "right", "detail": "", "speeds": {variant: [[T, B, H, ratio]]}}
+
+A kind is the mode, the dtype, the precision of float32 products, and forward or training, in words. ``speeds`` has the
+variants that could run. A ratio is torch's time over ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .._kernels import ext, ops
+from .._spec import Call
+from . import kept
+
+COMMAND = "python -m fastrnn prove"
+OPT_IN = "opt in with fastrnn.backend('cuda')"
+UNPROVEN = f"its kernels have not been proven on this GPU: make a first call, run {COMMAND}, or {OPT_IN}"
+RIGHT, WRONG, FAILED = "right", "wrong", "failed"
+VARIANTS = ("step", "plain", "layers", "directions", "packed", "projected", "extended")
+"""What a call can be: a cell's step, or a layer; of these several, both directions, packed, projected, or with what
+torch.nn does not have."""
+PRECISIONS = {"float32": ("ieee", "tf32")}
+"""How the products of a dtype can be computed, where there is a choice."""
+
+
+class Gpu(NamedTuple):
+    """All GPUs of a name and a compute capability ("9.0")."""
+
+    name: str
+    capability: str
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A dtype as kinds have it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def kinds_of(mode: str, dtype: str, grads: tuple[bool, ...] = (False, True), precisions: tuple = ()) -> list[str]:
+    """The kinds of a cell in a dtype, by default in all precisions, with and without gradients."""
+    found = [(given, grad) for given in precisions or PRECISIONS.get(dtype, ("",)) for grad in grads]
+    return [" ".join(filter(None, (mode, dtype, given, "training" if grad else "forward"))) for given, grad in found]
+
+
+def describe(finding: dict[str, Any]) -> str:
+    """A finding in a line."""
+    ratios = [ratio for speeds in finding["speeds"].values() for *_, ratio in speeds]
+    text = f", no slower than torch.nn at {sum(ratio >= 1 for ratio in ratios)} of {len(ratios)} shapes timed"
+    detail = f": {finding['detail']}" if finding["detail"] else ""
+    return finding["state"] + (text if finding["state"] == RIGHT else "") + detail
+
+
+def summary(verdict: dict[str, Any]) -> str:
+    """A verdict in a line."""
+    states = [finding["state"] for finding in verdict["findings"].values()]
+    return f"proven {verdict['date']}: {states.count(RIGHT)} of {len(states)} kinds of call right"
+
+
+def gpu_at(index: int) -> Gpu | str:
+    """The GPU, or why there are no kernels to prove on it. Starts no work there."""
+    missing = ops.missing("cuda")
+    if missing:
+        return missing
+    if index >= torch.cuda.device_count():
+        return f"torch {torch.__version__} sees {torch.cuda.device_count()} GPUs, no cuda:{index}"
+    capability = torch.cuda.get_device_capability(index)
+    unfit = ext.why_not_device(capability, ext.build.cuda_archs)
+    return unfit or Gpu(torch.cuda.get_device_name(index), "{}.{}".format(*capability))
+
+
+def path_of(gpu: Gpu) -> Path:
+    """The file of a GPU's verdict."""
+    return kept.path_of("verdict", f"{gpu.name}-{gpu.capability}")
+
+
+def stamp() -> dict[str, str]:
+    """What a verdict that is found now is found with."""
+    driver = Path("/proc/driver/nvidia/version")  # Linux has it
+    return kept.stamp(
+        CUDA=torch.version.cuda or "",
+        cuDNN=str(torch.backends.cudnn.version() or ""),
+        driver=driver.read_text().partition("\n")[0] if driver.exists() else "",
+        FASTRNN_CUDA_TIER=ops.TIER or "step",
+        FASTRNN_CUDA_WAVEFRONT=ops.WAVEFRONT or "",
+    )
+
+
+def add(gpu: Gpu, findings: dict[str, dict]) -> None:
+    """Writes findings into the GPU's file, beside those there that still count."""
+    known = read(gpu)
+    before = {} if isinstance(known, str) else known["findings"]
+    verdict = {"gpu": gpu, "date": kept.today(), "stamp": stamp(), "findings": before | findings}
+    kept.write(path_of(gpu), verdict)
+    reread()
+
+
+def forget(gpu: Gpu) -> bool:
+    """Deletes the GPU's file; whether there was one."""
+    there = kept.remove(path_of(gpu))
+    reread()
+    return there
+
+
+def read(gpu: Gpu) -> dict[str, Any] | str:
+    """The GPU's verdict, or why there is none that counts. No file makes this fail, whatever is in it."""
+    path = path_of(gpu)
+    try:
+        verdict = json.loads(path.read_text(encoding="utf-8"))
+        if verdict["gpu"] != list(gpu):
+            raise ValueError(f"it is about {verdict['gpu']}")
+        for finding in verdict["findings"].values():
+            if finding["state"] not in (RIGHT, WRONG, FAILED):
+                raise ValueError(f"unknown state {finding['state']!r}")
+            for speeds in finding["speeds"].values():
+                nearest([(T, B, H, float(ratio)) for T, B, H, ratio in speeds], 1, 1, 1)
+            describe(finding)
+        summary(verdict)
+        changed = kept.changes(verdict["stamp"], stamp())
+    except FileNotFoundError:
+        return UNPROVEN
+    except kept.DAMAGE as error:
+        return f"{UNPROVEN} ({path} is damaged, {type(error).__name__}: {error})"
+    if changed:
+        return f"{UNPROVEN} (since it was, {changed})"
+    return verdict if verdict["findings"] else UNPROVEN
+
+
+@functools.cache
+def verdict_of(index: int) -> dict[str, Any] | str:
+    """The verdict on ``cuda:index``, or why there is none; read once per process."""
+    gpu = gpu_at(index)
+    return gpu if isinstance(gpu, str) else read(gpu)
+
+
+def reread() -> None:
+    """Reads the files anew at the next call."""
+    verdict_of.cache_clear()
+    _why_not.cache_clear()
+
+
+def is_open(index: int, mode: str, dtype: str) -> bool:
+    """Whether ``cuda:index`` has kernels, and no finding on a cell in a dtype that counts."""
+    verdict = verdict_of(index)
+    if isinstance(verdict, str):
+        return not isinstance(gpu_at(index), str)
+    return verdict["findings"].keys().isdisjoint(kinds_of(mode, dtype))
+
+
+def variants_of(call: Call) -> tuple[str, ...]:
+    """All that a call is of ``VARIANTS``. Looks at no size that may be symbolic."""
+    several = call.layers > 1, call.directions > 1, call.packed, call.P, call.extended
+    applies = (call.step, not call.step, *(not call.step and it for it in several))
+    return tuple(name for name, it in zip(VARIANTS, applies, strict=True) if it)
+
+
+def precision_of(call: Call) -> str:
+    """In which precision the kernels multiply float32: one step in tf32 only where torch's settings allow that to
+    layers and, as torch's cells have it, to matmul."""
+    if call.dtype != torch.float32:
+        return ""
+    settings = ("rnn", "matmul") if call.T == 1 else ("rnn",)
+    return "tf32" if all(torch._C._get_fp32_precision_getter("cuda", op) == "tf32" for op in settings) else "ieee"
+
+
+def nearest(speeds: list, T: int, B: int, H: int) -> list:
+    """The rows, each T, B, H and more, of the nearest shape in the logarithms; several where these are equally near."""
+    wanted = [math.log2(max(size, 1)) for size in (T, B, H)]
+    distances = [math.dist(wanted, map(math.log2, row[:3])) for row in speeds]
+    return [row for row, distance in zip(speeds, distances) if distance <= min(distances) + 1e-9]
+
+
+def _against(index: int, kind: str, variants: tuple[str, ...], sizes: tuple[int, int, int] | None) -> str | None:
+    """What the verdict has against a call; without ``sizes``, against a call of any T, B and H."""
+    verdict = verdict_of(index)
+    finding = None if isinstance(verdict, str) else verdict["findings"].get(kind)
+    if finding is None:
+        return verdict if isinstance(verdict, str) else UNPROVEN
+    if finding["state"] != RIGHT:
+        return f"{COMMAND} on this GPU: {kind} {describe(finding)}"
+    extended = "extended" in variants  # then torch has nothing to be measured against
+    for variant in variants:
+        speeds = finding["speeds"].get(variant)
+        if speeds is None or not (speeds or extended):
+            return f"{kind}, {variant}, could not run or was not timed on this GPU: {finding['detail']}"
+        slow = [] if extended else [row for row in (nearest(speeds, *sizes) if sizes else speeds) if not row[3] >= 1]
+        if slow:
+            T, B, H, ratio = min(slow, key=lambda row: row[3])
+            return f"measured at {ratio:.2f} of torch's speed on this GPU at T={T} B={B} H={H} ({variant})"
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _why_not(call: Call, precision: str) -> str | None:
+    (kind,) = kinds_of(call.mode, name_of(call.dtype), (call.grad,), (precision,))
+    return _against(call.index, kind, variants_of(call), (call.T, call.B, call.H))
+
+
+def why_not(call: Call) -> str | None:
+    """Why the automatic choice leaves a call on a GPU to others than the kernels; None if it takes them."""
+    return _why_not(call, precision_of(call))
+
+
+def why_not_in_graphs(index: int, mode: str, dtype: torch.dtype, grad: bool, variants: tuple[str, ...]) -> str | None:
+    """As :func:`why_not`, for a call whose sizes may be anything and that runs under whatever precision is then set:
+    every shape that was timed has to have been no slower than torch, in each precision."""
+    kinds = kinds_of(mode, name_of(dtype), (grad,))
+    return next(filter(None, (_against(index, kind, variants, None) for kind in kinds)), None)
+
+
+# Dynamo calls it while it traces and takes the result for a constant (torch.compiler.assume_constant_result, whose
+# import of torch._dynamo would take a second).
+why_not_in_graphs._dynamo_marked_constant = True

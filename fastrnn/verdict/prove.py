@@ -1,0 +1,202 @@
+"""The proof of a cell in a dtype: another process measures (``worker``), this one watches it and keeps what it finds.
+
+The worker says JSON objects, one a line: ``{"at": text}`` before each shape, once the device answers; ``{"why": text}``
+where it gives up; ``{"findings": {...}}`` at the end. Its exit code says how it gave up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .._kernels import ops
+from ..registry import CELLS
+from . import proof
+from .proof import COMMAND, FAILED, RIGHT, Gpu
+
+try:
+    import fcntl
+except ImportError:  # then several processes may measure at the same time, and disturb each other
+    fcntl = None
+
+PROGRAM = ("-m", "fastrnn.verdict.worker")
+BROKEN, PASSING = 70, 75
+"""Exit codes of the worker: the kernels broke the device for it; memory or the device was not to be had."""
+_OUTSIDE = (PASSING, -signal.SIGINT, -signal.SIGTERM, -9)  # say nothing of the kernels; 9 is SIGKILL
+SILENCE_S, WAIT_S = 90.0, 240.0
+"""Seconds: after which a worker that says nothing is ended; to wait for the proofs of other processes."""
+QUICK_S, FULL_S = 0.02, 0.1
+"""Seconds for each time taken."""
+# What most users run comes first: a run that is cut short keeps what it has found.
+PAIRS = tuple(f"{mode}:{dtype}" for dtype in ("float32", "bfloat16", "float16", "float64") for mode in CELLS)
+
+
+class Unjudged(Exception):
+    """Nothing was learned of the kernels, for a reason that may pass."""
+
+
+def prove_pair(
+    index: int, gpu: Gpu, mode: str, dtype: str, say: Callable[[str], None], quick: bool, limit: float | None = None
+) -> bool:
+    """Keeps the findings on a pair; whether all is right. With a ``limit`` in seconds, what others have found meanwhile
+    is not measured again.
+
+    Raises:
+        Unjudged: there are none.
+        OSError: they cannot be kept, which is known before anything is measured.
+    """
+    path = proof.path_of(gpu).absolute()
+    with _only_one(path.with_suffix(".lock"), say):
+        proof.add(gpu, {})
+        if limit is None or proof.is_open(index, mode, dtype):
+            say(
+                f"proving the {mode} {dtype} kernels on {gpu.name} against torch.nn, once (kept in {path}; "
+                "FASTRNN_PROVE=0 leaves CUDA tensors to torch)"
+            )
+            task = {"index": index, "mode": mode, "dtype": dtype, "quick": quick}
+            found = _measure(task, limit or math.inf)
+            if isinstance(found, str):
+                failed = {"state": FAILED, "detail": found, "speeds": {}}
+                found = dict.fromkeys(proof.kinds_of(mode, dtype), failed)
+            proof.add(gpu, found)
+            for kind, finding in found.items():
+                say(f"{kind}: {proof.describe(finding)}")
+            return all(finding["state"] == RIGHT for finding in found.values())
+    return True
+
+
+@contextlib.contextmanager
+def _only_one(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds a lock among processes, where the file system has locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        began = time.monotonic()
+        while fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() - began > WAIT_S:
+                    raise Unjudged(f"another process has been proving for {WAIT_S:g} seconds") from None
+                say(f"waiting for another process that proves kernels, {WAIT_S:g} seconds at most")
+                say = str
+                time.sleep(0.1)
+                continue
+            except OSError:
+                pass
+            break
+        try:
+            yield
+        finally:
+            if fcntl is not None:  # not by closing the file, which a forked process may have open too
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _measure(task: dict[str, Any], limit: float) -> dict[str, dict] | str:
+    """What the worker finds, or how it failed; raises Unjudged."""
+    deadline, process, messages = time.monotonic() + limit, _start(task), queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(process.stdout, messages), daemon=True).start()
+    at, why, code = "", "", None
+    try:
+        while (message := messages.get(timeout=max(0, min(SILENCE_S, deadline - time.monotonic())))) is not None:
+            if "findings" in message:
+                return message["findings"]
+            at, why = message.get("at", at), message.get("why", why)
+        code = process.wait(10)
+        end = f"the process that measures ended with exit code {code}"
+    except (queue.Empty, subprocess.TimeoutExpired):
+        end = "the process that measures did not answer in time"
+    finally:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that is stuck in the driver stays
+            process.wait(10)
+        process.stdin.close()
+    reason = ", ".join(filter(None, (end, at, why)))
+    if not at or code in _OUTSIDE:
+        raise Unjudged(reason)
+    return reason
+
+
+def _start(task: dict[str, Any]) -> subprocess.Popen:
+    """The worker imports the same modules, measures under the same settings, and proves nothing by itself."""
+    root = str(Path(__file__).absolute().parents[2])
+    settings = {
+        "PYTHONPATH": os.pathsep.join([root, *(os.path.abspath(path) for path in sys.path if isinstance(path, str))]),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONWARNINGS": "ignore",
+        "FASTRNN_PROVE": "0",
+        "FASTRNN_BACKEND": None,
+        "FASTRNN_CUDA_TIER": ops.TIER,  # in force since fastrnn was imported, whatever os.environ says now
+        "FASTRNN_CUDA_WAVEFRONT": ops.WAVEFRONT,
+    }
+    return subprocess.Popen(
+        [sys.executable, *PROGRAM, json.dumps(task)],
+        cwd=root,  # before Python 3.11 the first place where modules are looked for
+        env={name: value for name, value in (os.environ | settings).items() if value is not None},
+        stdin=subprocess.PIPE,  # its end is the end of this process, and ends the worker too
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches this process alone
+    )
+
+
+def _listen(pipe: BinaryIO, messages: queue.SimpleQueue) -> None:
+    with pipe:
+        for line in pipe:
+            with contextlib.suppress(ValueError, TypeError):  # what something else wrote to the worker's stdout
+                messages.put(dict(json.loads(line)))
+    messages.put(None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 if all was right, 1 if something was wrong or failed, 2 if there is nothing to prove, 3 if a pair could not be
+    judged, for a reason that may pass, 130 if interrupted."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Checks the CUDA kernels of every cell and dtype on a GPU against torch.nn, times both, and keeps "
+        "what it finds: from then on calls run on them there by themselves, where they were right and no slower.",
+    )
+    parser.add_argument("--device", default="cuda:0", help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes, shorter times: a rougher verdict")
+    parser.add_argument("--only", choices=PAIRS, nargs="+", metavar="CELL:DTYPE", help="these pairs: LSTM:float32 ...")
+    parser.add_argument("--forget", action="store_true", help="delete what is known of this GPU instead")
+    args = parser.parse_args(argv)
+    kind, _, index = args.device.partition(":")
+    if kind != "cuda" or not (index or "0").isdecimal():
+        parser.error(f"--device: expected cuda or cuda:N, got {args.device!r}")
+    gpu = proof.gpu_at(int(index or 0))
+    if isinstance(gpu, str):
+        print(f"{COMMAND}: {gpu}", file=sys.stderr)
+        return 2
+    if args.forget:
+        there = proof.forget(gpu)
+        print(f"forgotten: {proof.path_of(gpu)}" if there else f"nothing was known of {gpu.name}")
+        return 0
+    status = 0
+    try:
+        for pair in args.only or PAIRS:
+            try:
+                right = prove_pair(int(index or 0), gpu, *pair.split(":"), partial(print, flush=True), args.quick)
+                status = max(status, 0 if right else 1)
+            except Unjudged as reason:
+                print(f"{COMMAND}: {pair} could not be judged: {reason}", file=sys.stderr)
+                status = 3
+    except KeyboardInterrupt:
+        print("interrupted: what was found so far is kept", file=sys.stderr)
+        return 130
+    except OSError as reason:
+        print(f"{COMMAND}: {reason}", file=sys.stderr)
+        return 2
+    return status

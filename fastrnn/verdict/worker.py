@@ -1,0 +1,100 @@
+"""The process that measures a cell in a dtype. What it does to the GPU, or the GPU to it, ends with it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+import torch
+
+from ..bench.measure import Measurement, Setting, measure
+from ..bench.timing import Pace
+from .proof import FAILED, RIGHT, WRONG
+from .prove import BROKEN, FULL_S, PASSING, QUICK_S
+from .shapes import Shape, shapes_of
+
+CHECK = Pace(0.0, least=1, most=1)
+SCARCE = 2**30
+"""Bytes free on the device below which an error may be for want of memory: CUDA's libraries do not tell by type."""
+
+
+def main(task: dict, device: torch.device, backend: str = "cuda") -> int:
+    """The exit code. What is found is said on stdout, where nothing else may write."""
+    say = _speech()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if why := _silence(device):
+        say(why=why)
+        return PASSING
+    gc.freeze()  # each time taken begins with a collection: it need not look through all of torch
+    pace, threads = Pace(QUICK_S if task["quick"] else FULL_S), torch.get_num_threads()
+    rows: dict[str, list[tuple[Shape, Measurement]]] = {}
+    for kind, precision, shape in shapes_of(task["mode"], task["dtype"], task["quick"]):
+        say(at=f"{kind}, {shape.shape}")
+        setting = Setting(device, backend, threads, precision, graph="off", pace=pace if shape.timed else CHECK)
+        (found,) = measure(shape, setting)
+        rows.setdefault(kind, []).append((shape, found))
+        if found.status == "error" and (why := _silence(device)):
+            say(why=f"{found.detail} ({why})")
+            return BROKEN
+        if found.status == "error" and _is_memory_short(found.cause, device):
+            say(why=found.detail)
+            return PASSING
+    say(findings={kind: finding_of(measured) for kind, measured in rows.items()})
+    return 0
+
+
+def _speech() -> Callable[..., None]:
+    """Writes a message to stdout; what others write there goes to stderr from now on."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return lambda **message: print(json.dumps(message), file=out, flush=True)
+
+
+def _end_with_parent() -> None:
+    """Waits for the end of stdin, which the parent holds open as long as it lives."""
+    while os.read(0, 1):  # no lock of sys.stdin is held when this process ends
+        pass
+    os._exit(PASSING)
+
+
+def _silence(device: torch.device) -> str | None:
+    """Why the device does not answer this process, as after an illegal access; None if it does."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.zeros(1, device=device).add_(1).item()
+    except Exception as error:  # of whatever type, it is about the device
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def _is_memory_short(cause: type[Exception] | None, device: torch.device) -> bool:
+    """Whether an error may say nothing of the kernels."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info(device)[0] < SCARCE:
+            return True
+    return cause is not None and issubclass(cause, (torch.OutOfMemoryError, MemoryError))
+
+
+def finding_of(rows: list[tuple[Shape, Measurement]]) -> dict:
+    """What the rows say of a kind: one wrong result makes all of it wrong; a variant that cannot run is left out."""
+    wrong = [f"{shape.shape}: {found.worst}" for shape, found in rows if found.status == "WRONG"]
+    if wrong:
+        return {"state": WRONG, "detail": wrong[0], "speeds": {}}
+    lacking = {shape.variant: f"{shape.shape}: {found.detail}" for shape, found in rows if found.status != "ok"}
+    speeds = {shape.variant: [] for shape, _ in rows if shape.variant not in lacking}
+    for shape, found in rows:
+        if shape.timed and shape.variant in speeds:
+            speeds[shape.variant].append((shape.T, shape.B, shape.H, round(found.ratio, 4)))
+    detail = "; ".join(f"without {variant}, {why}" for variant, why in lacking.items())
+    return {"state": RIGHT if "plain" in speeds else FAILED, "detail": detail, "speeds": speeds}
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[-1])
+    sys.exit(main(given, torch.device("cuda", given["index"])))

@@ -1,0 +1,307 @@
+"""Cells that torch does not have: the CPU kernels against the formulas, and stacks of them through all paths of a call.
+
+Their CUDA kernels are tested with those of the other cells, in the emulator.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from emulator import oracle
+from emulator.cases import Layer, check_unread_states, small_layers, timed_layers
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
+from fastrnn._kernels import ext, ops
+from fastrnn.reference import recorded
+from fastrnn.reference.scan import STEP
+from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, OWN_CELLS
+
+compiled = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+KERNELS = ext.load().cpu if ops.missing("cpu") is None else None
+PRECISIONS = ["float64", "float32", "bfloat16", "float16"]
+own = pytest.mark.parametrize("cell", OWN_CELLS.values(), ids=lambda cell: cell.mode)
+isas = pytest.mark.parametrize("isa", KERNELS.supported_isas() if KERNELS else [])
+
+
+@pytest.fixture
+def kernels(isa):
+    before = KERNELS.isa()
+    KERNELS.set_isa(isa)
+    yield KERNELS
+    KERNELS.set_isa(before)
+
+
+def test_the_registry_is_that_of_the_extension():
+    if KERNELS is None:
+        pytest.skip(str(ops.missing("cpu")))
+    for number, (cell, there) in enumerate(zip(BY_NUMBER, ext.load().cells(), strict=True)):
+        facts = {name: getattr(cell, name) for name in there if name != "graph"}
+        assert facts == {name: value for name, value in there.items() if name != "graph"}
+        assert cell.index == number and (there["graph"] is not None) == (cell.mode in OWN_CELLS)
+    assert list(ALL_CELLS) == list(oracle.MODES) and set(STEP) == set(ALL_CELLS)
+
+
+@compiled
+def test_the_recorded_forwards_are_those_of_the_extension():
+    assert recorded.FILE.read_text() == recorded.dump(ext.load().cells()), "type: make forwards"
+
+
+@own
+def test_the_recorded_forward_is_the_formula(cell):
+    units, rows = 5, 3
+    x, h = (torch.randn(rows, cell.gates * units, dtype=torch.float64).requires_grad_() for _ in range(2))
+    state = [torch.randn(rows, units, dtype=torch.float64).abs().requires_grad_() for _ in range(cell.states)]
+    params = [torch.randn(units, dtype=torch.float64).requires_grad_() for _ in cell.params]
+    found = STEP[cell.mode](x, h, tuple(state), params)
+    none = x.new_zeros(cell.gates * units, 0)
+    by_row = [
+        oracle.step(cell.index, x.new_zeros(0), [x.new_zeros(0), *[s[b] for s in state[1:]]], none, none, x[b], h[b],
+                    None, params)
+        for b in range(rows)
+    ]  # fmt: skip
+    expected = tuple(torch.stack(states) for states in zip(*by_row))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(sum(s.sin().sum() for s in r), [x, *state[1:], *params]) for r in (found, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
+
+
+@isas
+@own
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_kernels_against_the_formulas(kernels, cell, precision):
+    for layer in small_layers(cell.index, precision):
+        layer.check(kernels)
+    for layer in timed_layers(cell.index, precision):
+        layer.check(kernels)
+    check_unread_states(kernels, cell.index, precision)
+
+
+@isas
+@own
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_kernels_with_a_projection_and_without_biases(kernels, cell, precision):
+    Layer(cell.index, precision, (3, 5, 3, 17), 2, packed=True, projection=7).check(kernels)
+    Layer(cell.index, precision, (3, 5, 3, 17), 2, biased=False).check(kernels)
+    for layer in timed_layers(cell.index, precision, projection=2):
+        layer.check(kernels)
+
+
+@compiled
+@own
+def test_nothing_is_overwritten_and_every_choice_of_gradients_agrees(cell):
+    for layer in list(timed_layers(cell.index, "float32"))[:3]:
+        layer.check_nothing_overwritten(KERNELS)
+        layer.check_needs(KERNELS)
+
+
+def make(cell, I, H, layers=1, D=1, **options):
+    """A layer of the cell, whose parameters besides the biases are large enough to matter."""
+    module = getattr(fastrnn, cell.layer)(I, H, layers, bidirectional=D == 2, **options)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(2)
+    return module
+
+
+def states_of(cell, rows, B, H, dtype=torch.float32, P=0):
+    hx = [torch.randn(rows, B, H, dtype=dtype) for _ in range(cell.states)]
+    if cell.mode == "SLSTM":
+        hx[2] = hx[2].abs() + 1
+    return (hx[0][..., : P or H].contiguous(), *hx[1:])
+
+
+def by_formula(module, x, hx, lengths=None, reset_mask=None):
+    """The module's result by the oracle, one layer after another; x is (T, B, I)."""
+    cell, D, sequences, finals = OWN_CELLS[module.mode], 1 + module.bidirectional, [], []
+    lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
+    flat = module._weights()
+    each = len(flat) // module.num_layers
+    for layer in range(module.num_layers):
+        states = [h[layer * D : (layer + 1) * D] for h in hx]
+        weights = flat[layer * each : (layer + 1) * each]
+        steps, final = oracle.layer(
+            cell.index, x, lengths, states, weights, module.bias, module.proj_size > 0, reset_mask
+        )  # fmt: skip
+        x = steps[0]
+        sequences.append(tuple(steps))
+        finals.append(final)
+    return x, tuple(torch.cat(states) for states in zip(*finals)), sequences
+
+
+def tensors(result):
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, PackedSequence):
+        return [result.data]
+    return [t for part in result for t in tensors(part)]
+
+
+def gradients(outputs, inputs):
+    return torch.autograd.grad(sum((t * k).sum() for k, t in enumerate(outputs, 1)), inputs)
+
+
+ASKED = {
+    "plain": {},
+    "lengths": {"lengths": torch.tensor([5, 0, 3, 1])},
+    "resets": {"reset_mask": torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) < 0.4},
+    "chunks": {"reset_mask": torch.rand(4, 5, generator=torch.Generator().manual_seed(2)) < 0.4}
+    | {"checkpoint_chunks": 2, "lengths": torch.tensor([5, 2, 3, 4])},
+    "states": {"save": "states", "lengths": torch.tensor([4, 2, 5, 1])},
+}
+backends = pytest.mark.parametrize("backend", ["cpu", "reference"] if KERNELS else ["reference"])
+
+
+@own
+@backends
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("proj", [0, 2])
+def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked, proj):
+    module = make(cell, 3, 6, 2, 2, proj_size=proj).double()
+    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64, proj))
+    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
+    with fastrnn.backend(backend):
+        found = tensors(module(x, hx, all_states=True, **asked))
+        inputs = [x, *hx, *module.parameters()]
+        found_grads = gradients(found, inputs)
+    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(by_formula(module, x, hx, **timing))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+
+
+@own
+@backends
+def test_packed_rows_and_layouts(cell, backend):
+    module, x = make(cell, 3, 6, 2, 2), torch.randn(5, 4, 3)
+    lengths = torch.tensor([2, 5, 1, 3])
+    hx = states_of(cell, 4, 4, 6)
+    with fastrnn.backend(backend):
+        expected, last = module(x, hx, lengths=lengths)
+        output, final = module(pack_padded_sequence(x, lengths, enforce_sorted=False), hx)
+        torch.testing.assert_close((pad_packed_sequence(output)[0], final), (expected, last))
+        alone = module(x[:, 1], tuple(h[:, 1] for h in hx))
+        torch.testing.assert_close(alone[0], expected[:, 1])
+        without, _ = module(x)
+        initial = tuple(torch.full_like(h, value) for h, value in zip(hx, cell.initial))
+        torch.testing.assert_close(without, module(x, initial)[0])
+        first = make(cell, 3, 6, 2, 2, batch_first=True)
+        first.load_state_dict(module.state_dict())
+        torch.testing.assert_close(first(x.transpose(0, 1), hx)[0], module(x, hx)[0].transpose(0, 1))
+
+
+@own
+def test_the_automatic_choice_never_asks_torch(cell):
+    expected = "cpu" if ops.missing("cpu") is None else "reference"
+    for T in (1, 5):
+        for grad in (False, True):
+            module, x = make(cell, 3, 6).requires_grad_(grad), torch.randn(T, 4, 3)
+            assert fastrnn.explain(module, x).backend == expected
+            module(x)
+    foreign = torch.randn(5, 4, 3, dtype=torch.complex64).real  # strided, and ordinary: stays with the kernels
+    module(foreign)
+    negative = torch.randn(5, 4, 3, dtype=torch.complex64).conj().imag  # a lazy negative
+    torch.testing.assert_close(module(negative)[0], module(negative.clone().resolve_neg())[0])
+    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match=f"torch has no {cell.mode}"):
+        module(x)
+
+
+@own
+def test_derivatives_of_any_order(cell):
+    module, hx = make(cell, 2, 3).double(), states_of(cell, 1, 2, 3, torch.float64)
+    inputs = [torch.randn(3, 2, 2, dtype=torch.float64), *hx]
+    inputs = [t.requires_grad_() for t in inputs]
+
+    def loss(x, *hx):
+        return module(x, hx)[0]
+
+    assert gradcheck(loss, inputs, check_batched_grad=True) and gradgradcheck(loss, inputs)
+    x, weights, names = inputs[0], tuple(module.parameters()), [name for name, _ in module.named_parameters()]
+
+    def of_weights(*weights):
+        return torch.func.functional_call(module, dict(zip(names, weights)), (x, hx))[0]
+
+    assert gradcheck(of_weights, weights) and gradgradcheck(of_weights, weights)
+    plain = tuple(h.detach() for h in hx)
+    batched = torch.func.vmap(lambda x: module(x, plain)[0])(torch.stack([x.detach(), 2 * x]))
+    torch.testing.assert_close(batched[1], module(2 * x, hx)[0])
+
+
+@own
+def test_graphs(cell):
+    module, hx, x = make(cell, 3, 6, 2, 2), states_of(cell, 4, 4, 6), torch.randn(5, 4, 3)
+    expected = tensors(module(x, hx))
+    expected += torch.autograd.grad(expected[0].sum(), list(module.parameters()))
+    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
+    found = tensors(made(x, hx))
+    found += torch.autograd.grad(found[0].sum(), list(made.parameters()))
+    torch.testing.assert_close(found, expected)
+    program = torch.export.export(module, (x, hx))
+    assert sum("fastrnn.layer_forward" in str(node.target) for node in program.graph.nodes) == 2
+    torch.testing.assert_close(tensors(program.module()(x, hx)), tensors(module(x, hx)))
+    traced = torch.jit.trace(module, (x, hx), check_trace=False)
+    torch.testing.assert_close(tensors(traced(2 * x, hx)), tensors(module(2 * x, hx)))
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.script cannot compile fastrnn"):
+        torch.jit.script(module)
+
+
+@own
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(cell, dtype):
+    module, x = make(cell, 3, 6, 2, 2), torch.randn(5, 4, 3)
+    with torch.autocast("cpu", dtype):
+        output, final = module(x)
+        output.float().sum().backward()
+    assert {t.dtype for t in (output, *final)} == {dtype} and module.weight_hh_l0.grad.dtype == torch.float32
+    expected, _ = module.to(dtype)(x.to(dtype))
+    torch.testing.assert_close(output, expected)
+
+
+@own
+def test_modules_are_saved_and_copied_as_those_of_torch(cell, tmp_path):
+    module, x = make(cell, 3, 6, 2, 2), torch.randn(5, 4, 3)
+    like = nn.LSTM(3, 6, 2, bidirectional=True)
+    names = [name for name, _ in module.named_parameters()]
+    assert [name for name in names if "peephole" not in name] == [name for name, _ in like.named_parameters()]
+    assert all(module.state_dict()[name].shape == weight.shape for name, weight in like.named_parameters())
+    bound = 6**-0.5
+    assert all(weight.abs().max() <= bound for weight in type(module)(3, 6).parameters())
+    torch.save(module, tmp_path / "module.pt")
+    copies = [copy.deepcopy(module), torch.load(tmp_path / "module.pt", weights_only=False)]
+    fresh = type(module)(3, 6, 2, bidirectional=True)
+    fresh.load_state_dict(module.state_dict())
+    for other in [*copies, fresh]:
+        torch.testing.assert_close(other(x)[0], module(x)[0])
+        other.double()
+        assert other(x.double())[0].dtype == torch.float64
+    assert all(weight.is_meta for weight in type(module)(3, 6, device="meta").parameters())
+    assert repr(type(module)(3, 6, 2)) == f"{cell.layer}(3, 6, num_layers=2)"
+
+
+@own
+def test_what_does_not_fit_is_refused(cell):
+    module, x = make(cell, 3, 6), torch.randn(5, 4, 3)
+    hx = states_of(cell, 1, 4, 6)
+    with pytest.raises(RuntimeError, match=f"{cell.layer}: expected hx to be a tuple of {cell.states} tensors, got 1"):
+        module(x, hx[:1])
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size \(1, 4, 6\), got \[1, 3, 6\]"):
+        module(x, tuple(h[:, :3] for h in hx))
+    with pytest.raises(RuntimeError, match="should also be 3-D but got"):
+        module(x, tuple(h[0] for h in hx))
+    with pytest.raises(ValueError, match="proj_size"):
+        type(module)(3, 6, proj_size=-1)
+    if cell.params:
+        module.weight_peephole_l0 = nn.Parameter(torch.ones(2, 6))
+        with pytest.raises(RuntimeError, match=r"weight_peephole_l0 must have shape \(3, 6\), got \(2, 6\)"):
+            module(x)
+    module.mode = "NONE"
+    with pytest.raises(ValueError, match=r"expected the mode of a cell to be one of LSTM, .*, got 'NONE'"):
+        module(x)
+
+
+def test_every_cell_has_a_number_of_its_own():
+    assert [cell.index for cell in BY_NUMBER] == list(range(len(BY_NUMBER))) and not CELLS.keys() & OWN_CELLS.keys()
