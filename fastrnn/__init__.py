@@ -9,6 +9,7 @@ from ._backends.dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
+from .layers import PeepholeLSTM
 from .modules import GRU, LSTM, RNN, Layer, explain_layer
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "Explanation",
     "GRUCell",
     "LSTMCell",
+    "PeepholeLSTM",
     "RNNCell",
     "backend",
     "compile",

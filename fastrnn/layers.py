@@ -78,3 +78,20 @@ class OwnLayer(Layer):
 
     def flatten_parameters(self) -> None:
         """Does nothing: it is for cuDNN, which has no such layer."""
+
+
+class PeepholeLSTM(OwnLayer):
+    r"""LSTM whose gates see the cell state.
+
+    i, f = sigmoid(W x_t + b + U h + b' + p c), g = tanh(W x_t + b + U h + b'), c' = f c + i g,
+    o = sigmoid(W x_t + b + U h + b' + p_o c'), h' = o tanh(c'); with ``proj_size`` P > 0 then h' = W_hr h'.
+
+    Arguments, inputs, outputs, states ``(h, c)``, dtypes and errors are those of :class:`fastrnn.LSTM`, and so are the
+    names, shapes and initial values of the parameters; besides, ``weight_peephole_l{k}`` (3, H), and the same with
+    ``_reverse``, has p in the rows i, f, o. Initially it is uniform in +-1/sqrt(H) like all others.
+
+    Source: Gers and Schmidhuber 2000; Gers, Schraudolph and Schmidhuber 2002.
+    """
+
+    _mode = "PEEPHOLE_LSTM"
+    _rows = {"weight_peephole": 3}

@@ -48,7 +48,12 @@ CELLS = Cells(
 )
 """Those that torch has, too."""
 
-OWN_CELLS = Cells()
+OWN_CELLS = Cells(
+    Cell(
+        4, "PEEPHOLE_LSTM", gates=4, states=2, saved=4, layer="PeepholeLSTM", step="", initial=(0.0, 0.0),
+        params=("peephole_i", "peephole_f", "peephole_o"), projects=True,
+    ),
+)  # fmt: skip
 """Those that torch does not have."""
 
 ALL_CELLS = Cells(*CELLS.values(), *OWN_CELLS.values())

@@ -5,11 +5,11 @@ Every row of the batch is run alone over its own length, so nothing here knows o
 
 import torch
 
-MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")  # a cell's number is its position
-GATES = (4, 3, 1, 1)
-STATES = (2, 1, 1, 1)
-PARAMS = (0, 0, 0, 0)
-SLACK = (1, 1, 1, 1)  # of the error budget
+MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "PEEPHOLE_LSTM")  # a cell's number is its position
+GATES = (4, 3, 1, 1, 4)
+STATES = (2, 1, 1, 1, 2)
+PARAMS = (0, 0, 0, 0, 3)
+SLACK = (1, 1, 1, 1, 2)  # of the error budget: a peephole's gradient sums products that cancel
 
 
 def after_reset(cell, state):
@@ -19,6 +19,12 @@ def after_reset(cell, state):
 
 def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
     gates_x, gates_h = w_ih @ x + b_ih, w_hh @ state[0] + b_hh
+    if MODES[cell] == "PEEPHOLE_LSTM":
+        i, f, g, o = (gates_x + gates_h).chunk(4)
+        i, f = (i + params[0] * state[1]).sigmoid(), (f + params[1] * state[1]).sigmoid()
+        c = f * state[1] + i * g.tanh()
+        h = (o + params[2] * c).sigmoid() * c.tanh()
+        return (h if w_hr is None else w_hr @ h, c)
     if cell == 0:
         i, f, g, o = (gates_x + gates_h).chunk(4)
         c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()

@@ -1,0 +1,4 @@
+#include "../../cells/peephole.h"
+#include "../instantiate.cuh"
+
+FASTRNN_INSTANTIATE(fastrnn::Peephole)
