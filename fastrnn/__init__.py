@@ -9,7 +9,7 @@ from ._backends.dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
-from .layers import PeepholeLSTM
+from .layers import SLSTM, PeepholeLSTM
 from .modules import GRU, LSTM, RNN, Layer, explain_layer
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "ConversionReport",
     "Explanation",
     "GRUCell",

@@ -95,3 +95,21 @@ class PeepholeLSTM(OwnLayer):
 
     _mode = "PEEPHOLE_LSTM"
     _rows = {"weight_peephole": 3}
+
+
+class SLSTM(OwnLayer):
+    r"""sLSTM with a sigmoid forget gate: exponential input gates, a normaliser n, a stabiliser m.
+
+    (z~, i~, f~, o~) = W x_t + b + U h + b', log f = log sigmoid(f~), m' = max(log f + m, i~),
+    c' = e^(log f + m - m') c + e^(i~ - m') tanh(z~), n' = e^(log f + m - m') n + e^(i~ - m'),
+    h' = sigmoid(o~) c' / n'; with ``proj_size`` P > 0 then h' = W_hr h'.
+
+    Arguments, inputs, dtypes and errors are those of :class:`fastrnn.LSTM`, and so are the names, shapes and initial
+    values of the parameters; gates are stacked z, i, f, o. The states are ``(h, c, n, m)``, each (layers * D, B, H) but
+    h, which has P features where projected. Without ``hx``, and after a reset, h, c and n are 0 and m is -60000, in
+    place of minus infinity: the first step then forgets them whatever its gates are.
+
+    Source: Beck et al. 2024, "xLSTM", equations 8 to 17.
+    """
+
+    _mode = "SLSTM"

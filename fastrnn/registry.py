@@ -53,6 +53,10 @@ OWN_CELLS = Cells(
         4, "PEEPHOLE_LSTM", gates=4, states=2, saved=4, layer="PeepholeLSTM", step="", initial=(0.0, 0.0),
         params=("peephole_i", "peephole_f", "peephole_o"), projects=True,
     ),
+    Cell(
+        5, "SLSTM", gates=4, states=4, saved=5, layer="SLSTM", step="", initial=(0.0, 0.0, 0.0, -60000.0),
+        projects=True,
+    ),
 )  # fmt: skip
 """Those that torch does not have."""
 

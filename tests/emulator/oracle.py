@@ -5,16 +5,16 @@ Every row of the batch is run alone over its own length, so nothing here knows o
 
 import torch
 
-MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "PEEPHOLE_LSTM")  # a cell's number is its position
-GATES = (4, 3, 1, 1, 4)
-STATES = (2, 1, 1, 1, 2)
-PARAMS = (0, 0, 0, 0, 3)
-SLACK = (1, 1, 1, 1, 2)  # of the error budget: a peephole's gradient sums products that cancel
+MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "PEEPHOLE_LSTM", "SLSTM")  # a cell's number is its position
+GATES = (4, 3, 1, 1, 4, 4)
+STATES = (2, 1, 1, 1, 2, 4)
+PARAMS = (0, 0, 0, 0, 3, 0)
+SLACK = (1, 1, 1, 1, 2, 1)  # of the error budget: a peephole's gradient sums products that cancel
 
 
 def after_reset(cell, state):
     """The value of a state after a reset."""
-    return 0.0
+    return -60000.0 if MODES[cell] == "SLSTM" and state == 3 else 0.0
 
 
 def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
@@ -25,6 +25,14 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
         c = f * state[1] + i * g.tanh()
         h = (o + params[2] * c).sigmoid() * c.tanh()
         return (h if w_hr is None else w_hr @ h, c)
+    if MODES[cell] == "SLSTM":
+        z, i, f, o = (gates_x + gates_h).chunk(4)
+        log_f = torch.nn.functional.logsigmoid(f)
+        m = torch.where(log_f + state[3] > i, log_f + state[3], i)
+        keep, take = (log_f + state[3] - m).exp(), (i - m).exp()
+        c, n = keep * state[1] + take * z.tanh(), keep * state[2] + take
+        h = o.sigmoid() * c / n
+        return (h if w_hr is None else w_hr @ h, c, n, m)
     if cell == 0:
         i, f, g, o = (gates_x + gates_h).chunk(4)
         c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
