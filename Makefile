@@ -4,6 +4,7 @@
 #                                   GPU, then a language model trained both ways
 #   make test ARGS="-k packed"      the tests; ARGS goes to pytest
 #   make fuzz ARGS="--seed 7"       10,000 random calls against torch.nn (--cases, --start)
+#   make ptx ARGS="-k sm_90"        the compiled PTX of all CUDA kernels, interpreted; needs nvcc, not a GPU
 #   make forwards                   records the cells' forwards for the reference, after one has changed
 #   make lint bench clean
 #
@@ -29,7 +30,7 @@ record = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
 NOISE := changing mode|adding|writing|reading|copying|creating|removing|Requirement already
 shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
 
-.PHONY: demo test fuzz forwards build lint bench clean FORCE
+.PHONY: demo test fuzz ptx forwards build lint bench clean FORCE
 demo: build
 	$(BIN)/python -m fastrnn info
 	$(BIN)/python -m fastrnn check
@@ -52,6 +53,10 @@ fuzz: build
 
 forwards: build
 	$(BIN)/python -c "from fastrnn import _C; from fastrnn.reference import recorded as r; r.FILE.write_text(r.dump(_C.cells()))"
+
+# A worker for each architecture.
+ptx: build
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadgroup tests/ptx/every_kernel.py $(ARGS)
 
 bench: build
 	$(BIN)/python benchmarks/run.py $(or $(ARGS),--grid cpu)
