@@ -84,8 +84,10 @@ def test_a_nested_state_of_a_packed_lstm(place, lengths):
 @pytest.mark.parametrize("place", ["output", "state"])
 @cells
 def test_sparse_gradients(cell, place, dtype, own_backend):
-    module = build(fastrnn, cell, 4, 6, dtype=dtype)
-    output, hn = module(torch.randn(9, 3, 4, dtype=dtype))
+    module, x = build(fastrnn, cell, 4, 6, dtype=dtype), torch.randn(9, 3, 4, dtype=dtype)
+    if fastrnn.explain(module, x).backend == "aten":
+        pytest.skip("torch's operators compute the call, whose gradients may not be sparse")
+    output, hn = module(x)
     result = output if place == "output" else tensors(hn)[0]
     slope, weights = torch.randn_like(result), list(module.parameters())
     dense, sparse = (torch.autograd.grad(result, weights, g, retain_graph=True) for g in (slope, slope.to_sparse()))
