@@ -77,6 +77,8 @@ def first(**changes) -> str:
 def test_torch_is_chosen_where_it_is_ahead_by_more_than_noise(ship, ratio, backend):
     ship({CASE: ratio})
     assert first() == backend
+    ship({CASE: ratio, case(B=64): 0.5})
+    assert first() == backend
 
 
 def test_what_was_not_measured_is_ours(ship):

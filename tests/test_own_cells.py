@@ -305,3 +305,9 @@ def test_what_does_not_fit_is_refused(cell):
 
 def test_every_cell_has_a_number_of_its_own():
     assert [cell.index for cell in BY_NUMBER] == list(range(len(BY_NUMBER))) and not CELLS.keys() & OWN_CELLS.keys()
+
+
+def test_the_rows_of_a_peephole_are_those_of_i_f_and_o():
+    module = make(OWN_CELLS["PEEPHOLE_LSTM"], 3, 6)
+    *_, p_i, p_f, p_o = module._weights()
+    assert torch.equal(torch.stack([p_i, p_f, p_o]), module.weight_peephole_l0)

@@ -10,8 +10,11 @@ import torch
 from support import LAYERS, build, name_of, tensors
 from torch import nn, ones
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastrnn
+from fastrnn._backends import autograd
+from fastrnn._spec import SAVE
 from fastrnn.registry import CELLS
 
 CLEAR = (TypeError, ValueError, RuntimeError)
@@ -164,3 +167,31 @@ def test_the_texts_name_what_was_given(step):
     ):
         with pytest.raises(TypeError, match=f"expected hx to be a tuple of 2 tensors, got {got}$"):
             build(fastrnn, CELLS["LSTM"], 4, 5, step=step)(x, hx)
+
+
+def test_weights_that_do_not_fit_are_refused_where_torch_follows_the_operators():
+    """There the operator's shapes are taken from its arguments, and nothing else looks at them."""
+    module = fastrnn.GRU(4, 6)
+    module.weight_hh_l0 = torch.nn.Parameter(torch.randn(18, 5))
+    with FlopCounterMode(display=False), pytest.raises(RuntimeError, match=r"must have shape \(18, 6\), got \(18, 5\)"):
+        module(torch.randn(5, 3, 4))
+
+
+def test_a_weight_that_is_none_is_refused():
+    w_ih, w_hh, *_ = fastrnn.GRU(4, 6).parameters()
+    with pytest.raises(TypeError, match="expected input, states and weights to be tensors, got NoneType"):
+        fastrnn.functional.gru(torch.randn(5, 3, 4), None, [w_ih, w_hh, None, None])
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_values_are_saved_where_a_gradient_may_be_asked_for(monkeypatch, grad):
+    asked, ops = [], autograd.layer_ops
+
+    def watched(backend):
+        found = ops(backend)
+        return found._replace(forward=lambda *call: asked.append(call[4][SAVE]) or found.forward(*call))
+
+    monkeypatch.setattr(autograd, "layer_ops", watched)
+    with torch.set_grad_enabled(grad):
+        fastrnn.GRU(4, 6)(torch.randn(5, 3, 4))
+    assert asked in ([], [int(grad)])  # none where torch computes the call
