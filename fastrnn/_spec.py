@@ -90,9 +90,9 @@ class Call(NamedTuple):
 
     ``mode`` is the cell's; ``T B I H P`` are time, batch, input, hidden and projection size (0: none); ``grad`` says
     that a gradient may be asked for, ``transformed`` that ``torch.func`` or forward-mode AD is looking on,
-    ``extended`` that ``torch.nn`` does not have the cell, or what is asked for (``_extras``), and ``step`` that it is a
-    cell's. ``index`` is the device's among those of its type. ``foreign`` says that the kernels must not read one of
-    its tensors (``_gate``).
+    ``extended`` that ``torch.nn`` does not have the cell, or what is asked for (``_call.extras``), and ``step`` that it
+    is a cell's. ``index`` is the device's among those of its type. ``foreign`` says that the kernels must not read one
+    of its tensors (``_kernels.gate``).
     """
 
     mode: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ import fastrnn
 
 # Here and in all that the tests start: no call proves the kernels unless a test is about that.
 os.environ["FASTRNN_PROVE"] = "0"
+# Nor does what `prove` and `tune` have kept on this machine count.
+os.environ["FASTRNN_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"fastrnn-tests-{os.getpid()}")
 # The cases are small and the machine may be shared: threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)
 # At the first backward autograd counts the devices. A test may have pretended by then that there is a GPU

@@ -3,9 +3,8 @@
 // A cell is a stateless struct. Written are its names
 //
 //   kGates[]    of the blocks of W_ih and W_hh, in packed order: G of them
-//   kStates[]   {name, initial}: S of them. [0] is h, which W_hh multiplies; the others are carried
-//   in
-//               the accumulate type. `initial` holds after a reset, and for h it is 0
+//   kStates[]   {name, initial}: S of them. [0] is h, which W_hh multiplies; the others are
+//               carried in the accumulate type. `initial` holds after a reset, and for h it is 0
 //   kParams[]   of parameters of one number a unit, (H): P of them; none where left out
 //   kScalars[]  of numbers of the call, which get no gradient; none where left out
 //
@@ -15,8 +14,7 @@
 //   template <class A>
 //   static FASTRNN_CELL void forward(const In<A>& in, A* next)
 //
-// Derived<Cell> (derive.h) makes the rest of it while it compiles. A cell may write the rest
-// itself:
+// Derived<Cell> (derive.h) makes the rest while it compiles. Or a cell writes it itself:
 //
 //   kSaved            number K of values a unit that backward needs besides the states
 //   kSharedGateGrad   grad_x == grad_h for every gate, so one copy of the gate gradients serves

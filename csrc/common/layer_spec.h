@@ -5,16 +5,16 @@
 //                 float[] scalars) -> (Tensor output, Tensor[] states, Tensor[] saved)
 //   layer_backward(Tensor?[] grads, Tensor x, Tensor?[] given, Tensor[] hx, Tensor?[] weights,
 //                  Tensor[] results, int[] spec, float[] scalars, bool[] needs)
-//       -> (Tensor grad_x, Tensor[] grad_hx, Tensor?[] grad_weights)
+//       -> (Tensor grad_x, Tensor[] grad_hx, Tensor[] grad_weights)
 //
 //   states   the final states, shaped like hx; with all_states then every state but h after each
 //            step, shaped like the output with D * H features
-//   saved    in this order and where the cell has them: gates (D, N, K, H), carried (D, N, S - 1,
-//   H),
-//            h before its projection (D, N, H)
+//   saved    in this order and where the cell has them: gates (D, N, K, H), every state but h
+//            after each step (D, N, S - 1, H), h before its projection (D, N, H)
 //   grads    of the output and of `states`; None is zero
 //   results  the output, then `saved`
-//   needs    whether x, hx and weights need a gradient; the others come back as None
+//   needs    whether x, hx and weights need a gradient. What is not needed, or not there, comes
+//            back as None, and from torch's operator as a tensor without elements
 #pragma once
 
 #include <cstdint>

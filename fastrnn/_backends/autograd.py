@@ -16,7 +16,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from .._kernels.gate import is_foreign, ordinary, with_strides
 from .._kernels.ops import LIBRARY, is_traced, is_transformed, is_watched, layer_ops
-from .._spec import ALL_STATES, CELL, REVERSE, SAVE, pack
+from .._spec import ALL_STATES, CELL, EVERYTHING, REVERSE, SAVE, pack
 from ..reference import Timing, scan_gradients
 
 
@@ -116,7 +116,7 @@ def layer(
     hx: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     all_states: bool = False,
-    save: int = 1,
+    save: int = EVERYTHING,
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Runs a layer on ``backend`` and records it for autograd where a gradient can be asked for, then saving ``save``.
 

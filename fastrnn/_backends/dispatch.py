@@ -105,7 +105,7 @@ def _prove_for_graph(index: int, mode: str, dtype: torch.dtype) -> None:
         first_call.prove(index, mode, dtype)
 
 
-_prove_for_graph._dynamo_marked_constant = True  # done while it traces, and no part of the graph; see _proof
+_prove_for_graph._dynamo_marked_constant = True  # done while it traces, and no part of the graph; see proof
 
 
 def ranking(call: Call, input: torch.Tensor | None = None) -> tuple[str, ...]:

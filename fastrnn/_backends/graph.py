@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from .. import reference
 from .._kernels import ext
 from .._kernels.ops import LIBRARY, layer_ops, missing
-from .._spec import STATES, W_HH, W_HR, W_IH, unpack
+from .._spec import EVERYTHING, STATES, W_HH, W_HR, W_IH, unpack
 from ..registry import BY_NUMBER
 from . import dispatch
 
@@ -61,7 +61,7 @@ def _reference_forward(x, given, hx, weights, spec, scalars):
 
 def _reference_backward(grads, x, given, hx, weights, results, spec, scalars, needs):
     if not reference.needs_scan(x, given, spec):
-        _, _, saved = reference.layer_forward(x, given, hx, weights, _saving(spec, 1), scalars)
+        _, _, saved = reference.layer_forward(x, given, hx, weights, _saving(spec, EVERYTHING), scalars)
         return _backward("reference")(grads, x, given, hx, weights, [results[0], *saved], spec, scalars, needs)
     # There the reference differentiates its own operations, and an operator runs below what records them.
     with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):

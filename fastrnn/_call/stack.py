@@ -13,7 +13,7 @@ from .._backends.autograd import layer, needs_grad
 from .._kernels import ops
 from .._kernels.gate import for_scan, is_foreign
 from .._kernels.ops import is_watched
-from .._spec import STATES, slots_of
+from .._spec import EVERYTHING, STATES, slots_of
 from ..reference import Timing, scan
 from ..registry import CELLS, OWN_CELLS, Cell
 from . import wavefront
@@ -174,7 +174,7 @@ def _layer(call: dispatch.Call, backend: str, cell: Cell, input, timing, hx, wei
     # The reference where a mode may see tensors of other classes; and one step of it, which autograd records sooner.
     if call.transformed or call.foreign or (backend == "reference" and (call.T == 1 or is_watched())):
         return scan(cell.index, input, timing, hx, weights, cells)
-    chunks, save = None if extras is None else extras.chunks, 1
+    chunks, save = None if extras is None else extras.chunks, EVERYTHING
     if _saves_states(call, cell, input, extras):
         if backend == "cuda":
             save = STATES
@@ -210,7 +210,7 @@ def _plan_wavefront(call: dispatch.Call, input: Tensor, extras: Extras | None) -
 def _run_wavefront(call, cell, input, timing, hx, weights, dropout, extras, lanes: int, chunks: int):
     """As :func:`run`, on backend cuda, for layers of one direction."""
     all_states = extras is not None and extras.all_states
-    save = STATES if _saves_states(call, cell, input, extras) else 1
+    save = STATES if _saves_states(call, cell, input, extras) else EVERYTHING
 
     def chunk(input, timing, hx, weights):
         return layer("cuda", cell.index, input, timing, hx, weights, all_states and cell.states > 1, save)
