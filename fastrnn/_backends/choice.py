@@ -30,8 +30,8 @@ from ..verdict.proof import nearest
 COMMAND = "python -m fastrnn tune"
 SHIPPED = Path(__file__).with_name("choice.json")
 AHEAD = 0.97
-"""Torch is ahead where its time is below this share of ours: torch against itself differs by up to 2.5 % in four of
-five rows of ``benchmarks/results/amd-epyc-2-cores-avx512.csv``."""
+"""Torch is ahead where its time is below this share of ours: torch against itself differed by up to 2.5 % in four of
+five rows in which it served both sides (AMD Zen 4, 2026-11-20)."""
 
 
 class Cpu(NamedTuple):
