@@ -175,13 +175,14 @@ def test_unigram_perplexity_is_that_of_the_held_out_text(text):
     assert data.unigram_perplexity(corpus, batch=1, seq_len=16) == pytest.approx(exp(sum(nll) / len(nll)))
 
 
-def test_parity_has_limits_for_the_first_steps_and_for_the_whole_run():
-    def compare(opening: float = 2.0, held_out: float = 2.0) -> report.Comparison:
+def test_parity_has_limits_for_the_first_steps_and_up_to_the_lowest_held_out_perplexity():
+    def compare(opening: float = 2.0, held_out: float = 2.0, overfitted: float = 3.0) -> report.Comparison:
         sides = []
-        for first, last in [(2.0, 2.0), (opening, held_out)]:
+        for first, second, third in [(2.0, 2.0, 3.0), (opening, held_out, overfitted)]:
             run = object.__new__(train.Run)
             run.device = torch.device("cpu")
-            run.history = [train.Epoch(1, 2.0, last, 10, 1.0, [2.0], opening=[2.0, first])]
+            values = enumerate((4.0, second, third), start=1)
+            run.history = [train.Epoch(n, 2.0, value, 10, 1.0, [2.0], opening=[2.0, first]) for n, value in values]
             sides.append(run)
         return report.compare(*sides)
 
@@ -191,5 +192,6 @@ def test_parity_has_limits_for_the_first_steps_and_for_the_whole_run():
     assert compare(held_out=2.05).equal
     assert not compare(held_out=2.2).equal
     assert compare(held_out=2.2).whole == pytest.approx(0.1)
+    assert compare(overfitted=30.0).equal and compare().epochs == 2
     assert not compare(opening=float("nan")).equal
     assert not compare(held_out=float("nan")).equal
