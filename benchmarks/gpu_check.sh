@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu_check.sh FOLDER
 #
-# FOLDER gets one log a part, the benchmark tables with their roofline plots, and summary.txt, which says how
+# FOLDER gets one log a part, the benchmark tables, and summary.txt, which says how
 # each part ended. A part that fails or runs out of its time does not lose the output of the others, and a
 # benchmark that does has every row that it finished in its CSV. Needs torch with CUDA, nvcc of the same CUDA,
 # ninja, pytest, tqdm and matplotlib; a FlashRNN wheel in wheels/ (optional) makes that opponent run.
@@ -74,20 +74,6 @@ flashrnn() {
     --graph off --quick --out "$out/flashrnn-first.csv"
 }
 
-# The ceilings of the device: copy bandwidth, matrix rate, latency of barriers and launches.
-ceilings() {
-  rm -f "$out/ceilings.csv" # or it would grow
-  "$python" benchmarks/ceilings.py --device cuda --seconds 0.3 --out "$out/ceilings.csv"
-}
-
-barriers() {
-  local arch
-  arch=$(architecture)
-  nvcc -std=c++20 -O3 -arch="$arch" -o "$out/barriers" benchmarks/barriers.cu
-  "$out/barriers" >"$out/barriers.csv"
-  cat "$out/barriers.csv"
-}
-
 # What a user's GPU does once, shortened: every kind of call right and timed, and the verdict left in FOLDER.
 prove() {
   FASTRNN_CACHE_DIR=$out "$python" -m fastrnn prove --quick
@@ -103,19 +89,11 @@ grid() {
     --stop-after $((seconds - 9)) --out "$out/$file.csv" "$@"
 }
 
-figures() {
-  local given=() name
-  for name in ceilings barriers; do
-    if [ -s "$out/$name.csv" ]; then given+=("--$name" "$out/$name.csv"); fi
-  done
-  "$python" benchmarks/roofline.py "$out"/bench-*.csv "${given[@]}"
-}
-
 tables() {
   "$python" benchmarks/summary.py "$out"/bench-*.csv
 }
 
-export -f machine architecture build resources sanitize flashrnn ceilings barriers prove grid figures tables
+export -f machine architecture build resources sanitize flashrnn prove grid tables
 
 part machine 20 machine # the first import of torch may have to come from a slow disk
 part build 120 build
@@ -128,8 +106,6 @@ part first-call 105 "$python" -m pytest -q -m gpu tests/test_gpu.py -k the_first
 part gpu-tests 105 "$python" -m pytest -q -m gpu tests -k "not the_first_call"
 wait # nothing else runs while times are taken
 part prove 42 prove # one that is cut off leaves a verdict on what it got to
-part ceilings 20 ceilings
-part barriers 20 barriers
 rm -f "$out"/bench-*.csv
 
 bench() {
@@ -147,7 +123,6 @@ bench sizes-auto 18 auto --grid sizes
 bench sizes-step 15 step --grid sizes
 bench odd-auto 15 auto --grid odd
 bench odd-step 15 step --grid odd
-part figures 25 figures
 part tables 10 tables
 
 cat "$out/tables.log" "$out/summary.txt"

@@ -33,6 +33,7 @@ COLUMNS = (
     "repeats",
     *(f"{side}_ms_{time}" for side in ("other", "ours") for time in TIMES),
     "ratio",
+    "of_floor",
     "memory",
     "other_bytes",
     "ours_bytes",
@@ -43,7 +44,8 @@ COLUMNS = (
 )
 
 # Columns that came later, and what they hold for the rows of files without them.
-ADDED = {"isa": "", "resets": "0.0", "forward_kernel": "", "backward_kernel": ""}
+ADDED = {"isa": "", "resets": "0.0", "P": "0", "nonlinearity": "", "call": "", "of_floor": ""}
+ADDED |= {"forward_kernel": "", "backward_kernel": ""}
 
 # A later row replaces an earlier one that agrees in all of these.
 IDENTITY = ("device", *HOW, *CASE, "launch")
@@ -66,6 +68,7 @@ def to_row(job: Row, found: Measurement, device_type: str) -> dict[str, str]:
             row |= {f"{side}_ms_{time}": f"{getattr(times, time):.6g}" for time in TIMES}
     if found.ours is not None:
         row |= {"repeats": str(found.ours.repeats), "ratio": f"{found.ratio:.4f}"}
+        row["of_floor"] = f"{found.of_floor:.3g}" if found.of_floor else ""
     if found.ours_bytes is not None:
         row |= {"memory": KIND[device_type], "ours_bytes": str(found.ours_bytes), "other_bytes": str(found.other_bytes)}
     if (worst := found.worst) is not None:

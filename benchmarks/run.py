@@ -19,8 +19,8 @@ from summary import table
 from tqdm import tqdm
 
 from fastrnn.bench.case import Case
-from fastrnn.bench.environment import ALL_THREADS, environment, warn_if_busy
-from fastrnn.bench.measure import PRECISIONS, Measurement, Refused, Setting, measure
+from fastrnn.bench.environment import ALL_THREADS, environment, heading, warn_if_busy
+from fastrnn.bench.measure import PRECISIONS, Measurement, Refused, Setting, measure, precisions_of
 from fastrnn.bench.timing import Pace
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.shuffle:
         random.Random(0).shuffle(jobs)
     rows, interrupted = _run(jobs, place, file, earlier, time.monotonic() + args.stop_after)
-    print(f"\n{_heading(place)}\n\n{table(rows)}\n\nwritten to {path}" if rows else "nothing measured")
+    print(f"\n{heading(place)}\n\n{table(rows)}\n\nwritten to {path}" if rows else "nothing measured")
     if interrupted:
         print("interrupted: the rows so far are in the file; --resume continues", file=sys.stderr)
         return 130
@@ -92,7 +92,8 @@ def _run(jobs: list[Job], place: Row, file: ResultFile, earlier: list[Row], stop
                 row = to_row(known, found, job.setting.device.type)
                 file.append(row)
                 rows.append(row)
-                bar.write(_line(job, found))
+                graph = " graph" if found.launch == "graph" else ""
+                bar.write(f"{job.case}{_variant(job)}{graph}  {found}")
     except KeyboardInterrupt:
         return rows, True
     finally:
@@ -110,10 +111,10 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
         if device.type == "cuda" and not args.list and not torch.cuda.is_available():
             raise ValueError(f"grid {grid}: torch {torch.__version__} sees no CUDA device; --device cpu runs it there")
         pace = Pace(args.seconds_per_case or (0.2 if args.quick else 2.0), least=3 if args.quick else 5)
-        base = Setting(device, args.backend, graph=args.graph, pace=pace)
+        base = Setting(device, args.backend, graph=args.graph, pace=pace, floor=True)
         for case in select(GRIDS[grid], args.filter):
             for threads in _threads(args.threads) if device.type == "cpu" else (ALL_THREADS,):
-                for precision in _precisions(args.precision, case, device):
+                for precision in precisions_of(args.precision, device, case.dtype):
                     setting = replace(base, threads=threads, precision=precision)
                     jobs.append(Job(grid, case, setting, args.opponent))
     if not jobs:
@@ -126,32 +127,9 @@ def _threads(text: str) -> list[int]:
     return list(dict.fromkeys(ALL_THREADS if part == "all" else int(part) for part in text.split(",")))
 
 
-def _precisions(asked: str, case: Case, device: torch.device) -> tuple[str, ...]:
-    if device.type != "cuda" or case.dtype != "float32":
-        return ("",)
-    return PRECISIONS if asked == "both" else (asked,)
-
-
 def _variant(job: Job) -> str:
     threads = f" {job.setting.threads} thr" if job.setting.device.type == "cpu" else ""
     return threads + (f" {job.setting.precision}" if job.setting.precision else "")
-
-
-def _line(job: Job, found: Measurement) -> str:
-    """One measurement on one line; a wrong or failed one has its reason in the place of times."""
-    label = f"{job.case}{_variant(job)}" + (" graph" if found.launch == "graph" else "")
-    if found.status != "ok":
-        return f"{label}  {found.status}  {found.detail}"
-    memory = ""
-    if found.ours_bytes is not None:
-        memory = f"  {found.other_bytes / 2**20:.2f} -> {found.ours_bytes / 2**20:.2f} MiB"
-    times = f"{found.other.median:.4g} -> {found.ours.median:.4g} ms"
-    return f"{label}  {found.ratio:.2f}x  {times}  ({found.served}){memory}"
-
-
-def _heading(place: Row) -> str:
-    versions = [f"{name} {place[name]}" for name in ("driver", "cuda", "torch", "fastrnn", "commit") if place[name]]
-    return ", ".join((place["device"], *versions))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,9 @@ from cases import GRIDS, NOTES
 from results import Row, case_of, latest, read_rows
 from targets import target_of
 
+RATIOS = "ratios: opponent's time / ours; floor: the least time / ours; memory: our bytes / the opponent's"
+HEAD = ("grid", "cell", "dtype", "mode", "threads", "launch", "cases", "mean", "worst", "worst case", "floor")
+HEAD += ("memory", "target")
 GROUP = ("grid", "cell", "resets", "dtype", "mode", "threads", "precision", "launch", "opponent", "backend", "device")
 
 
@@ -58,6 +61,11 @@ class Group:
         """Geometric mean of our bytes over the opponent's, None where there are none to compare."""
         kept = [(int(r["ours_bytes"]), int(r["other_bytes"])) for r in self.timed if r["ours_bytes"]]
         return geometric_mean([ours / other for ours, other in kept if ours > 0 and other > 0])
+
+    @property
+    def of_floor(self) -> float | None:
+        """Geometric mean of the shares that the floor is of our time, None where it was not measured."""
+        return geometric_mean([float(row["of_floor"]) for row in self.timed if row["of_floor"]])
 
     @property
     def untimed(self) -> dict[str, int]:
@@ -104,8 +112,7 @@ def groups(rows: Iterable[Row]) -> list[Group]:
 
 def table(rows: Sequence[Row]) -> str:
     """The closing table of a run, as text."""
-    head = ("grid", "cell", "dtype", "mode", "threads", "launch", "cases", "mean", "worst", "worst case", "memory")
-    lines = [(*head, "target")]
+    lines = [HEAD]
     for group in groups(rows):
         key, worst = group.key, group.worst
         opponent = "" if key["opponent"] == "torch" else f" vs {key['opponent']}"
@@ -121,6 +128,7 @@ def table(rows: Sequence[Row]) -> str:
                 ratio(group.mean),
                 ratio(worst and float(worst["ratio"])),
                 case_of(worst).shape if worst else "",
+                ratio(group.of_floor),
                 ratio(group.memory),
                 group.verdict,
             )
@@ -128,7 +136,7 @@ def table(rows: Sequence[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     notes = [f"{grid}: {NOTES[grid]}" for grid in dict.fromkeys(row["grid"] for row in rows) if grid in NOTES]
-    return "\n".join([*text, "", "ratios: opponent's time / ours; memory: our bytes / the opponent's", *notes])
+    return "\n".join([*text, "", RATIOS, *notes])
 
 
 def reset_label(row: Row) -> str:

@@ -31,7 +31,7 @@ def measured(task, planted: bool) -> int:
     if planted:
         fastrnn.GRU = Planted
     shapes._CHECKED, worker.QUICK_S = shapes._CHECKED[:2], 0.001
-    shapes._TIMED = (("plain", (2, 2, 8, 8), {}), ("step", (1, 2, 8, 8), {"asked": "step"}))
+    shapes._TIMED = (("plain", (2, 2, 8, 8), {}), ("step", (1, 2, 8, 8), {"call": "step"}))
     prove.PROGRAM = None  # nothing here starts anything
     return worker.main(task, torch.device("cpu"), "cpu")
 

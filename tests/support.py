@@ -1,9 +1,7 @@
-"""What the tests share: torch's module beside ours, the error budget, and the choice of cases.
+"""What the tests share: torch's module beside ours, the judgement of results, and the choice of cases.
 
-The error budget. Truth is ``torch.nn`` in float64 on the CPU, from the same (rounded) weights and inputs. Our largest
-error against it may be twice that of ``torch.nn`` in the tested type, plus a floor of ``FLOOR[dtype]`` units in the
-last place of the tensor's largest element. The floor is what remains where torch happens to be exact; in float64,
-where torch's own result is the truth, it is the whole budget.
+Truth is ``torch.nn`` in float64 on the CPU, from the same (rounded) weights and inputs; the error budget is that of the
+lab, ``fastrnn.bench.gate``.
 """
 
 from __future__ import annotations
@@ -18,14 +16,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn
 from fastrnn._kernels import ops
+from fastrnn.bench.gate import errors
 from fastrnn.registry import CELLS, Cell
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYERS = tuple({cell.layer: cell for cell in CELLS.values()}.values())
 """One cell for every class of layer."""
-
-FLOOR = {torch.float64: 64, torch.float32: 8, torch.bfloat16: 1, torch.float16: 1}
-assert set(FLOOR) == set(DTYPES)
 
 
 def available() -> list[str]:
@@ -100,52 +96,19 @@ def evaluate(module: nn.Module, x, hx=None, lengths=None, dtype: torch.dtype | N
     return result | {f"gradient of {name}": g for name, g in zip(sources, grads)}
 
 
-def largest(truth: Tensor) -> float:
-    return truth.detach().abs().max().item() if truth.numel() else 0.0
-
-
-def errors(
-    ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result", scale: float = 0.0
-) -> tuple[float, float]:
-    """Our largest error and torch's, in units in the last place of the tensor's largest element, or of ``scale``.
-
-    Asserts that ours has the type, shape and device of torch's.
-    """
-    assert (ours.dtype, ours.shape, ours.device) == (theirs.dtype, theirs.shape, theirs.device), what
-    if ours.numel() == 0:
-        return 0.0, 0.0
-    exact = truth.detach().cpu().double()
-    unit = torch.finfo(ours.dtype).eps * (max(largest(exact), scale) or 1.0)
-    error, torchs = ((t.detach().cpu().double() - exact).abs().max().item() / unit for t in (ours, theirs))
-    return error, torchs
-
-
 def check(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> None:
-    """Asserts the type and shape of torch's result, and our error to be within the budget."""
-    error, torchs = errors(ours, theirs, truth, what)
-    budget = 2 * torchs + FLOOR[ours.dtype]
-    assert error <= budget, f"{what}: error of {error:.1f} units, torch's {torchs:.1f}, allowed {budget:.1f}"
+    """Asserts the type, shape and device of torch's result, and our error to be within the budget."""
+    check_all({what: ours}, {what: theirs}, {what: truth})
 
 
 def check_all(ours: dict[str, Tensor], theirs: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
-    """The budget over every entry of three results of :func:`evaluate`.
-
-    torch's error is its largest over the outputs or over the gradients: in a single small tensor it is exact by luck.
-    A tensor of few elements can be near 0 because what it sums cancels out; it is measured against its whole kind.
-    """
+    """The same for every entry of three results of :func:`evaluate`."""
     assert list(ours) == list(theirs) == list(truth)
-    scale: dict[str, float] = {}
-    for name, tensor in truth.items():
-        scale[name.split()[0]] = max(scale.get(name.split()[0], 0.0), largest(tensor))
-    few = {name: scale[name.split()[0]] if tensor.numel() < 8 else 0.0 for name, tensor in truth.items()}
-    found = {name: errors(ours[name], theirs[name], truth[name], name, few[name]) for name in theirs}
-    budget: dict[str, float] = {}
-    for name, (_, torchs) in found.items():
-        kind = name.split()[0]
-        budget[kind] = max(budget.get(kind, 0), 2 * torchs + FLOOR[ours[name].dtype])
-    for name, (error, torchs) in found.items():
-        allowed = budget[name.split()[0]]
-        assert error <= allowed, f"{name}: error of {error:.1f} units, torch's {torchs:.1f}, allowed {allowed:.1f}"
+    for name, mine in ours.items():
+        kind = theirs[name].dtype, theirs[name].shape, theirs[name].device
+        assert (mine.dtype, mine.shape, mine.device) == kind, name
+    worst, *_ = errors(list(ours), *(list(results.values()) for results in (ours, theirs, truth)))
+    assert worst.ok, worst
 
 
 def compare(modules, x, hx=None, lengths=None) -> None:

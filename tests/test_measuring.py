@@ -14,12 +14,12 @@ from torch import nn
 import fastrnn
 from fastrnn import bench
 from fastrnn._kernels.ops import Kernel, Pass, Plan
+from fastrnn.bench import check as command
 from fastrnn.bench import environment, timing
 from fastrnn.bench import measure as measuring
 from fastrnn.bench.case import Case, Side, build, make_inputs, make_weights, rotation_count
-from fastrnn.bench.gate import FACTOR, deviation, errors, floor
-from fastrnn.bench.kernels import Served, served_by, tier_of
-from fastrnn.bench.measure import Setting, measure
+from fastrnn.bench.gate import FACTOR, FLOOR, TF32_EPS, TF32_FLOOR, deviation, errors
+from fastrnn.bench.measure import Served, Setting, measure, served_by
 from fastrnn.bench.memory import saved_bytes
 from fastrnn.bench.timing import ClockRounds, EventRounds, Pace, Spread, interleave, spread
 
@@ -132,14 +132,34 @@ def test_the_gate_covers_every_result():
 def test_error_budget_is_twice_torchs_own_plus_a_floor():
     exact = torch.tensor([2.0, -4.0], dtype=torch.float64)
     torchs, ours = torch.tensor([2.0, -4.04]), torch.tensor([2.0, -4.1])
-    (error,) = errors(["x"], [ours], [torchs], [exact], least=0.002)
+    exact, torchs, ours = (t.repeat(4) for t in (exact, torchs, ours))  # as few as two have the scale of their kind
+    (error,) = errors(["x"], [ours], [torchs], [exact])
     assert error.torch == pytest.approx(0.01, rel=1e-4) and error.ours == pytest.approx(0.025, rel=1e-4)
-    assert error.budget == pytest.approx(FACTOR * 0.01 + 0.002, rel=1e-4) and not error.ok
-    assert errors(["x"], [torch.tensor([2.0, -4.08])], [torchs], [exact], least=0.002)[0].ok
+    assert error.budget == pytest.approx(FACTOR * 0.01 + FLOOR[torch.float32] * 2**-23, rel=1e-4) and not error.ok
+    assert errors(["x"], [torch.tensor([2.0, -4.08] * 4)], [torchs], [exact])[0].ok
     assert deviation(torch.zeros(3), exact) == math.inf
-    assert floor(TINY, "ieee") < 1e-6 < 1e-3 < floor(TINY, "tf32") < floor(replace(TINY, dtype="bfloat16"), "") < 0.02
     with pytest.raises(ValueError, match="shorter"):
-        errors(["x"], [], [torchs], [exact], least=0.002)
+        errors(["x"], [], [torchs], [exact])
+    for dtype, precision, floor_ in ((torch.float32, "ieee", FLOOR[torch.float32] * 2**-23),
+                                     (torch.float32, "tf32", TF32_FLOOR * TF32_EPS),
+                                     (torch.bfloat16, "tf32", FLOOR[torch.bfloat16] * 2**-7)):  # fmt: skip
+        same = [exact.to(dtype)]
+        assert errors(["x"], same, same, same, precision)[0].budget == pytest.approx(floor_)
+
+
+def test_outputs_and_gradients_have_a_budget_each_and_few_elements_the_scale_of_their_kind():
+    one, small = torch.ones(8), torch.full((1,), 1e-9)
+    names = ["output", "h_n", "grad x", "grad b"]
+    exact = [t.double() for t in (one, one, one, small)]
+    torchs = [one * (1 + 2**-10), one, one, small]
+    budgets = {e.tensor: e.budget for e in errors(names, torchs, torchs, exact)}
+    assert budgets["h_n"] == budgets["output"] == pytest.approx(FACTOR * 2**-10, rel=0.01)
+    assert budgets["h_n"] > 100 * budgets["grad x"]
+    off = errors(names, [one, one, one, small * 2], torchs, exact)
+    assert all(error.ok for error in off)  # 1e-9 of a kind of size 1
+    assert [e.tensor for e in errors(names, [one, one, one * (1 + 2**-10), small], torchs, exact) if not e.ok] == [
+        "grad x"
+    ]
 
 
 def test_what_a_side_raises_is_reported_and_not_timed(monkeypatch):
@@ -159,7 +179,7 @@ def test_the_kernels_that_serve_are_told_from_those_that_could():
     found = fastrnn.Explanation("cuda", {}, None, Plan(Pass(cluster, [grid]), Pass(step, [cluster])))
     served = served_by(found, training=True)
     assert served == Served("cuda", f"cluster (small; {team})", "step (fused with tensor cores)")
-    assert [tier_of(kernel) for kernel in served[1:]] == ["cluster", "step"] and str(served) == "cuda cluster + step"
+    assert str(served) == "cuda cluster + step"
     assert served_by(found, training=False) == served._replace(backward_kernel="")
     assert (
         served_by(fastrnn.Explanation("cpu", {}, None), training=True) == Served("cpu") and str(Served("cpu")) == "cpu"
@@ -249,7 +269,7 @@ def test_a_graph_that_leaves_work_out_is_wrong(monkeypatch, replays_all):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
 
     def gate(ours):
-        return errors(side.names, ours, expected, [result.double() for result in expected], 1e-6)
+        return errors(side.names, ours, expected, [result.double() for result in expected])
 
     found = measuring._measure_graph(SETTING, (side, side), inputs, "cuda", gate)
     assert (found.status, found.launch) == ("ok" if replays_all else "WRONG", "graph")
@@ -294,7 +314,19 @@ def test_bench_command_measures_a_users_shape(capsys):
     assert bench.main(["--cell", "gru", "--bidirectional", "--threads", "1", *TINY_SHAPE]) == 0
     text = capsys.readouterr().out
     assert "forward: " in text and "training: " in text and " ms " in text and "saved memory" in text
-    assert torch.__version__ in text and "backend " in text
+    assert torch.__version__ in text and "% of floor" in text and " -> " in text
+
+
+def test_check_command_tells_a_wrong_layer_by_its_exit_status(monkeypatch, capsys):
+    monkeypatch.setattr(command.dispatch, "BACKENDS", ("reference",))
+    assert command.main(["--dtype", "float32", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "13 of 13 within twice torch's error against float64"
+    for wrong in (WrongOutput, WrongStateGradient):
+        monkeypatch.setattr("fastrnn.LSTM", wrong)
+        assert command.main(["--dtype", "float64", "--device", "cpu"]) == 1
+        told = [line for line in capsys.readouterr().out.splitlines() if line.endswith("WRONG")]
+        assert len(told) == 3 and all(line.startswith("LSTM ") for line in told)
 
 
 def test_bench_command_tells_a_wrong_result_by_its_exit_status(monkeypatch, capsys):
@@ -336,7 +368,7 @@ def test_cuda_is_timed_by_events_and_as_a_graph(precision, mode):
     eager, graph = measure(case, setting)
     assert (eager.status, eager.launch) == ("ok", "eager"), eager.detail
     assert (graph.status, graph.launch) == ("ok", "graph"), graph.detail
-    tiers = [tier_of(kernel) for kernel in graph.served[1:]]
+    tiers = [kernel.partition(" ")[0] for kernel in graph.served[1:]]
     assert tiers[0] in TIERS and tiers[1] in (TIERS if mode == "training" else ("",))
     assert (eager.ours_bytes or 0) > 0 if mode == "training" else eager.ours_bytes is None
     assert torch.backends.cudnn.rnn.fp32_precision == before

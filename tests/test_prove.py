@@ -16,6 +16,7 @@ from fastrnn import __main__ as command
 from fastrnn import _info
 from fastrnn._backends import dispatch
 from fastrnn._kernels import ext, ops
+from fastrnn.bench.case import Case, make_inputs, make_weights
 from fastrnn.bench.measure import Measurement, Setting, measure
 from fastrnn.registry import CELLS
 from fastrnn.verdict import proof, prove, shapes, worker
@@ -152,7 +153,7 @@ def test_the_worker_ends_with_its_parent(monkeypatch):
 
 def rows(*ends: tuple[str, str]) -> list:
     return [
-        (shapes.Shape("LSTM", 1, 1, 1, 1, variant=variant), Measurement(status, detail="no room", worst="off"))
+        (shapes.Shape(variant, False, Case("LSTM", 1, 1, 1, 1)), Measurement(status, detail="no room", worst="off"))
         for variant, status in ends
     ]
 
@@ -185,15 +186,15 @@ def test_every_variant_is_measured_in_every_kind(mode, quick):
 def test_every_shape_that_is_checked_can_be(mode):
     for _, precision, shape in shapes.shapes_of(mode, "float32", True):
         if precision == "ieee" and not shape.timed:
-            (found,) = measure(shape, Setting(backend="cpu", pace=worker.CHECK))
+            (found,) = measure(shape.case, Setting(backend="cpu", pace=worker.CHECK))
             assert found.status == "ok", (shape, found)
 
 
 def test_relus_sums_stay_off_zero():
-    shape = shapes.Shape("RNN", 3, 2, 4, 6, nonlinearity="relu")
-    weights = shape.weights({"weight_hh_l0": torch.randn(6, 6), "bias_hh_l0": torch.randn(6)})
-    assert (weights["weight_hh_l0"][::2] >= 0).all() and (weights["weight_hh_l0"][1::2] <= 0).all()
-    assert (shape.values(torch.randn(9)) >= 0).all()
+    case = Case("RNN", 3, 2, 4, 6, nonlinearity="relu")
+    for weight in make_weights(case).values():
+        assert (weight[::2] >= 0).all() and (weight[1::2] <= 0).all() and weight.any()
+    assert all((leaf >= 0).all() for leaf in make_inputs(case, "cpu")[0].leaves)
 
 
 # --- the commands ------------------------------------------------------------------------------------------------

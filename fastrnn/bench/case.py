@@ -1,6 +1,6 @@
-"""What is measured: a case is plain data; here it becomes modules, inputs and one timed step.
+"""What is measured: a case is plain data; here it becomes modules, inputs and one step of work.
 
-Letters: T time, B batch, I input features, H hidden units.
+Letters: T time, B batch, I input features, H hidden units, P projection.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ..registry import ALL_CELLS
 
 MODES = ("forward", "training")
 WEIGHT_SEED, INPUT_SEED, LENGTH_SEED, RESET_SEED = 1, 2, 3, 4
+_STATES = {cell.layer: ("h", "c", "n", "m")[: cell.states] for cell in ALL_CELLS.values()}
 
 
 @dataclass(frozen=True)
 class Case:
     """One shape of one cell in one mode.
 
-    `packed` draws the B lengths uniformly from 1..T; `resets` is the share of all steps before which a row's state is
-    set to zero, as where an episode ends.
+    ``packed`` draws the B lengths uniformly from 1..T; ``resets`` is the share of all steps before which a row's state
+    is set to zero, as where an episode ends. ``P`` is the width of a projected h, 0 for none. ``call`` says what is
+    called: "" the layer, "step" the one-step module, or our layer with what torch.nn does not have ("lengths",
+    "all_states", "save"), held against torch.nn's without.
     """
 
     cell: str
@@ -36,6 +41,9 @@ class Case:
     mode: str = "forward"
     packed: bool = False
     resets: float = 0.0
+    P: int = 0
+    nonlinearity: str = ""
+    call: str = ""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -49,46 +57,59 @@ class Case:
         label += f" x{self.layers} layers" if self.layers > 1 else ""
         label += " bidirectional" if self.directions == 2 else ""
         label += " packed" if self.packed else ""
-        return label + (f" {self.resets:.0%} resets" if self.resets else "")
+        label += f" {self.resets:.0%} resets" if self.resets else ""
+        return " ".join(filter(None, (label, f"P={self.P}" if self.P else "", self.nonlinearity, self.call)))
 
     def __str__(self) -> str:
         return f"{self.cell} {self.shape} {self.dtype} {self.mode}"
 
-    # What follows is all that a case of another kind (fastrnn.verdict.shapes) changes.
-
-    def layer(self, space) -> type[nn.Module]:
-        """Its class in `space`, which is torch.nn or fastrnn."""
-        return getattr(space, self.cell)
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a call of the one-step module."""
+        return self.call == "step"
 
     @property
-    def options(self) -> dict:
-        """What the class is made with besides I and H."""
-        return {"num_layers": self.layers, "bidirectional": self.directions == 2}
-
-    @property
-    def input_sizes(self) -> tuple[int, ...]:
-        """Of the input, unless it is packed."""
-        return (self.T, self.B, self.I)
+    def states(self) -> tuple[str, ...]:
+        """The names of the cell's states."""
+        return _STATES[self.cell]
 
     @property
     def state_sizes(self) -> list[tuple[int, ...]]:
-        """Of each initial state."""
-        return [(self.layers * self.directions, self.B, self.H)] * (2 if self.cell == "LSTM" else 1)
+        """Of each initial state; those of the one-step module are rows."""
+        rows = () if self.is_step else (self.layers * self.directions,)
+        return [(*rows, self.B, width) for width in (self.P or self.H, self.H)[: len(self.states)]]
 
-    def weights(self, drawn: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Its weights, made of those that torch drew."""
-        return drawn
+    def layer(self, space) -> type[nn.Module]:
+        """Its class in ``space``, torch.nn or fastrnn; called with an input and states it gives output and states."""
+        made = getattr(space, self.cell + ("Cell" if self.is_step else ""))
+        differs = self.is_step or (self.call and space is not nn)
+        return type(made.__name__, (_Called, made), {"called": self.call}) if differs else made
 
-    def values(self, drawn: Tensor) -> Tensor:
-        """Its inputs and states, made of normally distributed ones."""
-        return drawn
+
+class _Called:
+    """A one-step module with a layer's results, or our layer called with more than torch.nn's."""
+
+    called = ""
+
+    def forward(self, x, hx):
+        if self.called == "step":
+            state = super().forward(x, hx)
+            return (state[0] if isinstance(state, tuple) else state), state
+        if self.called == "lengths":
+            padded, lengths = pad_packed_sequence(x)
+            output, state = super().forward(padded, hx, lengths=lengths.to(padded.device))
+            return pack_padded_sequence(output, lengths, enforce_sorted=False), state
+        if self.called == "save":  # gates computed again in backward, as by themselves where they would be large
+            return super().forward(x, hx, save="states")
+        _, final, (states,) = super().forward(x, hx, all_states=True)
+        return states[0], (final[0], states[1][-1:]) if isinstance(final, tuple) else final
 
 
 class Inputs(NamedTuple):
     """One set of inputs; `leaves` are the tensors in it that gradients are taken for."""
 
     x: Tensor | PackedSequence
-    hx: Tensor | tuple[Tensor, Tensor]
+    hx: Tensor | tuple[Tensor, ...]
     leaves: tuple[Tensor, ...]
     reset_mask: Tensor | None = None
 
@@ -99,15 +120,29 @@ class Inputs(NamedTuple):
 
 
 def make_weights(case: Case) -> dict[str, Tensor]:
-    """The weights that every side of a case starts from: torch's own initialisation under a fixed seed."""
+    """The weights that every side of a case starts from: torch's own initialisation under a fixed seed.
+
+    For relu all weights of a unit have one sign, and inputs are positive: no sum comes near 0, where a rounding more or
+    less would make the whole of a gradient, in any implementation. Half of the units are on, and h does not grow.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(WEIGHT_SEED)
-        return case.weights(build(case.layer(nn), case, "cpu").state_dict())
+        drawn = build(case.layer(nn), case, "cpu").state_dict()
+    if case.nonlinearity != "relu":
+        return drawn
+    damping, signs = min(1.0, 2 / case.H**0.5), 1 - 2 * (torch.arange(case.H) % 2)
+    return {
+        name: weight.abs() * (damping if "weight_hh" in name else 1) * signs.view(-1, *[1] * (weight.dim() - 1))
+        for name, weight in drawn.items()
+    }
 
 
 def build(cls, case: Case, device, weights: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None):
     """An instance of the nn.LSTM-like class `cls` for the case, with `weights` copied into it."""
-    module = cls(case.I, case.H, device=device, dtype=dtype or case.torch_dtype, **case.options)
+    options = {} if case.is_step else {"num_layers": case.layers, "bidirectional": case.directions == 2}
+    more = {"nonlinearity": case.nonlinearity, "proj_size": case.P}
+    options |= {name: value for name, value in more.items() if value}
+    module = cls(case.I, case.H, device=device, dtype=dtype or case.torch_dtype, **options)
     if weights is not None:
         module.load_state_dict(weights)
     return module.train(case.mode == "training")
@@ -119,19 +154,21 @@ def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
 
     def leaf(*shape):
         values = torch.randn(*shape, generator=generator, device=device, dtype=torch.float32)
-        return case.values(values).to(case.torch_dtype).requires_grad_()
+        if case.nonlinearity == "relu":  # see make_weights; small, for gradients are sums of many and float16 ends soon
+            values = values.abs() / 8
+        return values.to(case.torch_dtype).requires_grad_()
 
     layout = _packed_layout(case, device) if case.packed else None
     resets = _reset_mask(case).to(device) if case.resets else None
     sets = []
     for _ in range(count):
         if layout is None:
-            data = x = leaf(*case.input_sizes)
+            data = x = leaf(*(() if case.is_step else (case.T,)), case.B, case.I)
         else:
             data = leaf(int(layout.batch_sizes.sum()), case.I)
             x = layout._replace(data=data)
         hx = tuple(leaf(*sizes) for sizes in case.state_sizes)
-        sets.append(Inputs(x, hx if len(hx) == 2 else hx[0], (data, *hx), resets))
+        sets.append(Inputs(x, hx if len(hx) > 1 else hx[0], (data, *hx), resets))
     return sets
 
 
@@ -161,7 +198,7 @@ def to_float64(inputs: Inputs) -> Inputs:
     """The same values in float64, as new leaves."""
     leaves = tuple(leaf.detach().double().requires_grad_() for leaf in inputs.leaves)
     x = inputs.x._replace(data=leaves[0]) if isinstance(inputs.x, PackedSequence) else leaves[0]
-    return inputs._replace(x=x, hx=leaves[1:] if len(leaves) == 3 else leaves[1], leaves=leaves)
+    return inputs._replace(x=x, hx=leaves[1:] if len(leaves) > 2 else leaves[1], leaves=leaves)
 
 
 class Side:
@@ -175,11 +212,10 @@ class Side:
         self.module = module
         self.training = case.mode == "training"
         self.weights = tuple(module.parameters())
-        states = ("h", "c") if case.cell == "LSTM" else ("h",)
-        self.names = ("output", *(f"{s}_n" for s in states))
+        self.names = ("output", *(f"{state}_n" for state in case.states))
         if self.training:
             weights = [name for name, _ in module.named_parameters()]
-            self.names += tuple(f"grad {name}" for name in ("input", *(f"{s}_0" for s in states), *weights))
+            self.names += tuple(f"grad {name}" for name in ("input", *(f"{s}_0" for s in case.states), *weights))
 
     def prepare(self, inputs: Inputs) -> None:
         """Called once, untimed, for every set of inputs; a side that needs others makes them here."""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from .case import MODES, Case
-from .environment import ALL_THREADS, environment
-from .measure import PRECISIONS, Measurement, Setting, measure
+from .environment import ALL_THREADS, environment, heading
+from .measure import PRECISIONS, Setting, measure, precisions_of
 from .memory import KIND
 from .timing import Pace
 
@@ -23,10 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: torch {torch.__version__} sees no CUDA device here")
-    measurements = []
-    print(_heading(args, device))
-    for precision in _precisions(args, device):
-        setting = Setting(device, args.backend, args.threads, precision, pace=Pace(args.seconds))
+    states = []
+    print(f"{heading(environment(device))}, {args.threads} threads")
+    print(f"torch's time -> ours, and bytes of {KIND.get(device.type, 'saved')} memory in training")
+    for precision in precisions_of(args.precision, device, args.dtype):
+        setting = Setting(device, args.backend, args.threads, precision, pace=Pace(args.seconds), floor=True)
         for mode in MODES if args.mode == "both" else (args.mode,):
             case = Case(
                 CELLS[args.cell],
@@ -42,9 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 resets=args.resets,
             )
             for found in measure(case, setting):
-                measurements.append(found)
-                print("\n".join(_lines(mode, precision, found, KIND.get(device.type, "saved"))))
-    return 0 if all(found.status in ("ok", "refused") for found in measurements) else 1
+                states.append(found.status)
+                label = " ".join(filter(None, (mode, precision, found.launch if found.launch != "eager" else "")))
+                print(f"{label}: {found}")
+                if found.status == "ok":
+                    print(f"  worst of the results, {found.worst}")
+                    for who, times in (("torch  ", found.other), ("fastrnn", found.ours)):
+                        print(f"  {who} {times}")
+    return 0 if all(state in ("ok", "refused") for state in states) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=(*MODES, "both"), default="both")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--backend", default="auto", help="auto (default), cpu, cuda, aten or reference")
-    parser.add_argument("--precision", choices=PRECISIONS, help="float32 on CUDA: this one only (default: both)")
+    parser.add_argument("--precision", choices=(*PRECISIONS, "both"), default="both", help="float32 on CUDA")
     parser.add_argument("--threads", type=size, default=ALL_THREADS, help="CPU threads (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per measurement (default: %(default)s)")
     return parser
@@ -84,36 +90,3 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
     return value
-
-
-def _precisions(args: argparse.Namespace, device: torch.device) -> tuple[str, ...]:
-    if device.type != "cuda" or args.dtype != "float32":
-        return ("",)
-    return (args.precision,) if args.precision else PRECISIONS
-
-
-def _heading(args: argparse.Namespace, device: torch.device) -> str:
-    facts = environment(device)
-    driver = f", driver {facts['driver']}, CUDA {facts['cuda']}" if device.type == "cuda" else ""
-    commit = f" ({facts['commit']})" if facts["commit"] else ""
-    return (
-        f"{facts['device']}{driver}, torch {facts['torch']}, fastrnn {facts['fastrnn']}{commit}, {args.threads} threads"
-    )
-
-
-def _lines(mode: str, precision: str, found: Measurement, memory: str) -> list[str]:
-    """A measurement in words: a wrong one has its errors and no time."""
-    label = " ".join(part for part in (mode, precision, found.launch if found.launch != "eager" else "") if part)
-    if found.status != "ok":
-        return [f"{label}: {found.status}  {found.detail}"]
-    lines = [
-        f"{label}: {found.ratio:.2f}x  (backend {found.served}, {found.ours.repeats} pairs; "
-        f"worst of the results, {found.worst}{f'; {found.detail}' if found.detail else ''})"
-    ]
-    for who, times, held in (
-        ("torch  ", found.other, found.other_bytes),
-        ("fastrnn", found.ours, found.ours_bytes),
-    ):
-        kept = "" if held is None else f"   {memory} memory {held / 2**20:.2f} MiB"
-        lines.append(f"  {who} {times.median:9.4f} ms   p20 {times.p20:.4f}  p80 {times.p80:.4f}{kept}")
-    return lines

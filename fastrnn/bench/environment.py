@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,6 +35,12 @@ def environment(device: torch.device) -> dict[str, str]:
         "isa": "" if on_gpu or cpu is None else cpu.isa,
         "commit": commit(Path(fastrnn.__file__).resolve().parent.parent),
     }
+
+
+def heading(facts: Mapping[str, str]) -> str:
+    """What `environment` found, on a line."""
+    versions = [f"{name} {facts[name]}" for name in ("driver", "cuda", "torch", "fastrnn", "commit") if facts[name]]
+    return ", ".join((facts["device"], *versions))
 
 
 def cpu_name() -> str:

@@ -33,6 +33,9 @@ class Spread:
     p80: float
     repeats: int
 
+    def __str__(self) -> str:
+        return f"{self.median:9.4f} ms   p20 {self.p20:.4f}  p80 {self.p80:.4f}  of {self.repeats}"
+
 
 def spread(samples: Sequence[float]) -> Spread:
     """Median and 20th / 80th percentile (interpolated) of times in milliseconds."""

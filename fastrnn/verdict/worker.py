@@ -33,9 +33,9 @@ def main(task: dict, device: torch.device, backend: str = "cuda") -> int:
     pace, threads = Pace(QUICK_S if task["quick"] else FULL_S), torch.get_num_threads()
     rows: dict[str, list[tuple[Shape, Measurement]]] = {}
     for kind, precision, shape in shapes_of(task["mode"], task["dtype"], task["quick"]):
-        say(at=f"{kind}, {shape.shape}")
+        say(at=f"{kind}, {shape.case.shape}")
         setting = Setting(device, backend, threads, precision, graph="off", pace=pace if shape.timed else CHECK)
-        (found,) = measure(shape, setting)
+        (found,) = measure(shape.case, setting)
         rows.setdefault(kind, []).append((shape, found))
         if found.status == "error" and (why := _silence(device)):
             say(why=f"{found.detail} ({why})")
@@ -83,14 +83,14 @@ def _is_memory_short(cause: type[Exception] | None, device: torch.device) -> boo
 
 def finding_of(rows: list[tuple[Shape, Measurement]]) -> dict:
     """What the rows say of a kind: one wrong result makes all of it wrong; a variant that cannot run is left out."""
-    wrong = [f"{shape.shape}: {found.worst}" for shape, found in rows if found.status == "WRONG"]
+    wrong = [f"{shape.case.shape}: {found.worst}" for shape, found in rows if found.status == "WRONG"]
     if wrong:
         return {"state": WRONG, "detail": wrong[0], "speeds": {}}
-    lacking = {shape.variant: f"{shape.shape}: {found.detail}" for shape, found in rows if found.status != "ok"}
+    lacking = {shape.variant: f"{shape.case.shape}: {found.detail}" for shape, found in rows if found.status != "ok"}
     speeds = {shape.variant: [] for shape, _ in rows if shape.variant not in lacking}
     for shape, found in rows:
         if shape.timed and shape.variant in speeds:
-            speeds[shape.variant].append((shape.T, shape.B, shape.H, round(found.ratio, 4)))
+            speeds[shape.variant].append((shape.case.T, shape.case.B, shape.case.H, round(found.ratio, 4)))
     detail = "; ".join(f"without {variant}, {why}" for variant, why in lacking.items())
     return {"state": RIGHT if "plain" in speeds else FAILED, "detail": detail, "speeds": speeds}
 

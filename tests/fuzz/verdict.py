@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from support import FLOOR
 from torch import Tensor
 
 import fastrnn
+from fastrnn.bench.gate import FACTOR, FLOOR
 
 from .cases import Case
 from .differences import sentence
@@ -140,7 +140,7 @@ def _numbers(case: Case, ours: dict[str, Any], theirs: dict[str, Any]) -> str | 
         group = _group(name)
         torchs = max(t for n, (_, t) in errors.items() if _group(n) == group)
         floor = units[group] * (scales[group] or 1.0) * (1 if other and truth.error is None else 64)
-        if not error <= 2 * torchs + floor:
+        if not error <= FACTOR * torchs + floor:
             return f"{name}: error {error:.2e}, torch's {torchs:.2e}, floor {floor:.1e}, largest {scales[group]:.1e}"
     return None
 
