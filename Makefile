@@ -46,17 +46,17 @@ lint: build $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
-	$(BIN)/python -m pytest -q tests/test_layering.py
+	$(BIN)/python -m pytest -q tests/tools/test_layering.py
 
 fuzz: build
-	cd tests && OMP_WAIT_POLICY=passive $(abspath $(BIN))/python -m fuzz $(ARGS)
+	cd tests/api && OMP_WAIT_POLICY=passive $(abspath $(BIN))/python -m fuzz $(ARGS)
 
 forwards: build
 	$(BIN)/python -c "from fastrnn import _C; from fastrnn.reference import recorded as r; r.FILE.write_text(r.dump(_C.cells()))"
 
 # A worker for each architecture.
 ptx: build
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadgroup tests/ptx/every_kernel.py $(ARGS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadgroup tests/emulator/ptx/every_kernel.py $(ARGS)
 
 bench: build
 	$(BIN)/python benchmarks/run.py $(or $(ARGS),--grid cpu)

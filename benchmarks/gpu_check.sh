@@ -63,7 +63,7 @@ resources() {
 # One tool of the sanitizer over a few small shapes; it slows a kernel down by an order of magnitude.
 sanitize() {
   compute-sanitizer --tool "$1" --error-exitcode 99 --target-processes all \
-    "$python" -m pytest -q -m gpu -p no:cacheprovider tests/test_gpu.py \
+    "$python" -m pytest -q -m gpu -p no:cacheprovider tests/cuda/test_gpu.py \
     -k 'test_what_the_plan_chooses and (float16 or float32) or test_projected_lstm and float32'
 }
 
@@ -102,7 +102,7 @@ part resources 105 resources &
 part memcheck 105 sanitize memcheck &
 part racecheck 105 sanitize racecheck &
 [ -d wheels ] && part flashrnn 105 flashrnn &
-part first-call 105 "$python" -m pytest -q -m gpu tests/test_gpu.py -k the_first_call & # a whole proof of one pair
+part first-call 105 "$python" -m pytest -q -m gpu tests/cuda/test_gpu.py -k the_first_call & # a whole proof of one pair
 part gpu-tests 105 "$python" -m pytest -q -m gpu tests -k "not the_first_call"
 wait # nothing else runs while times are taken
 part prove 42 prove # one that is cut off leaves a verdict on what it got to

@@ -9,19 +9,23 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn
-from fastrnn._kernels import ops
+from fastrnn._kernels import ext, ops
+from fastrnn._spec import pack, slots_of
 from fastrnn.bench.gate import errors
-from fastrnn.registry import CELLS, Cell
+from fastrnn.registry import BY_NUMBER, CELLS, Cell
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYERS = tuple({cell.layer: cell for cell in CELLS.values()}.values())
 """One cell for every class of layer."""
+compiled = pytest.mark.skipif(ext.reason is not None, reason=f"no extension: {ext.reason}")
 
 
 def available() -> list[str]:
@@ -169,3 +173,38 @@ def name_of(value) -> str:
     if isinstance(value, dict):
         return "-".join(f"{key}={name_of(part)}" for key, part in value.items())
     return str(value).replace(" ", "")
+
+
+# Arguments of the layer operations (fastrnn/_spec.py).
+
+
+def forward_arguments(
+    cell: int,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    save: int = 1,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+    all_states: bool = False,
+) -> tuple:
+    """``weights`` are flat, in torch's order."""
+    slots = slots_of(BY_NUMBER[cell], weights, hx[0].size(0)) if cell < len(BY_NUMBER) else list(weights)
+    return x, [batch_sizes, lengths, resets], list(hx), slots, pack(cell, save, reverse, all_states), []
+
+
+def backward_arguments(
+    forward: tuple, grads: Sequence[Tensor | None], output: Tensor, saved: Sequence[Tensor], needs=(True, True, True)
+) -> tuple:
+    """Of the backward of a call with the arguments ``forward``, which gave ``output`` and ``saved``."""
+    x, given, hx, weights, spec, scalars = forward
+    return list(grads), x, given, hx, weights, [output, *saved], spec, scalars, list(needs)
+
+
+def flat(grads) -> list[Tensor]:
+    """All gradients that there are, in one list; those of weights in torch's order."""
+    grad_x, grad_hx, grad_weights = grads
+    found = [grad_x, *(grad_hx or []), *(grad_weights or [])]
+    return [g for g in found if g is not None and (g.numel() or g.dim() > 1)]

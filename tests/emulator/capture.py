@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from lanes import CALLER, schedule
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from .lanes import CALLER, schedule
 
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -32,7 +33,7 @@ TO_HOST = {"cpu", "numpy", "tolist", "__array__"}
 
 class Step(NamedTuple):
     """Of a graph: what it is, for people, and a function that does it. A mark or a wait does nothing but order the
-    lanes, CUDA streams (tests/lanes.py)."""
+    lanes, CUDA streams (tests/emulator/lanes.py)."""
 
     what: str
     run: Callable = lambda: None

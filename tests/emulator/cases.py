@@ -12,7 +12,7 @@ import math
 
 import pytest
 import torch
-from layer_calls import backward_arguments, forward_arguments
+from support import backward_arguments, forward_arguments
 
 from . import oracle
 

@@ -1,7 +1,9 @@
 """Says at the end of a run how much of the CUDA backend the emulator has run."""
 
-PREFIXES = tuple(f"tests/test_{name}.py::test_every_kernel_against_the_formulas[" for name in ("emulator", "resident"))
-CAPTURED = "tests/test_capture.py::test_every_kernel["
+PREFIXES = tuple(
+    f"tests/emulator/test_{name}.py::test_every_kernel_against_the_formulas[" for name in ("emulator", "resident")
+)
+CAPTURED = "tests/emulator/test_capture.py::test_every_kernel["
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,0 +1,270 @@
+"""The operations registered with torch: schema, fake kernels, autograd and compilation agree with what they compute."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import LAYERS as LAYERS_OF_TORCH
+from support import backward_arguments, flat, forward_arguments, name_of, random_states, tensors, twins
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastrnn
+from fastrnn import reference
+from fastrnn._backends import dispatch, graph
+from fastrnn._kernels import ops
+from fastrnn._spec import SCHEMAS, W_HR
+from fastrnn.registry import CELLS
+
+compiled = pytest.mark.skipif(
+    ops.missing("cpu") is not None, reason=f"no compiled CPU operations: {ops.missing('cpu')}"
+)
+
+
+def arguments(mode: str, directions: int, packed: bool, projected: bool, dtype=torch.float64, grad: bool = True):
+    """What forward_arguments() takes first."""
+    generator = torch.Generator().manual_seed(3)
+
+    def make(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(grad)
+
+    cell, T, B, I, H = CELLS[mode], 4, 3, 5, 6
+    R = 2 if projected else H
+    weights = []
+    for _ in range(directions):
+        weights += [make(cell.gates * H, I), make(cell.gates * H, R), make(cell.gates * H), make(cell.gates * H)]
+        weights += [make(R, H)] if projected else []
+    hx = [make(directions, B, width) for width in (R, H)[: cell.states]]
+    batch_sizes = torch.tensor([3, 3, 2, 1]) if packed else None
+    return cell.index, make(9, I) if packed else make(T, B, I), batch_sizes, hx, weights
+
+
+# (mode, directions, packed, projected): every cell plain, and with everything it has.
+LAYERS = [(mode, 1, False, False) for mode in CELLS] + [(mode, 2, True, mode == "LSTM") for mode in CELLS]
+
+
+@pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
+def test_opcheck_forward(mode, directions, packed, projected):
+    args = forward_arguments(*arguments(mode, directions, packed, projected))
+    torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args)
+
+
+def arguments_after(args, needs=(True, True, True)):
+    """Of fastrnn::layer_backward after fastrnn::layer_forward with ``args``."""
+    output, states, saved = torch.ops.fastrnn.layer_forward(*args)
+    return backward_arguments(args, [output.cos(), *(h.sin() for h in states)], output, saved, needs)
+
+
+@pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
+def test_opcheck_backward(mode, directions, packed, projected):
+    args = arguments_after(forward_arguments(*arguments(mode, directions, packed, projected, grad=False)))
+    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args)
+
+
+@pytest.mark.parametrize("needs", [[True, False, False], [False, True, False], [False, False, True]])
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_opcheck_backward_of_some_inputs(mode, needs):
+    args = arguments_after(forward_arguments(*arguments(mode, 2, False, False, grad=False)), needs)
+    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args, test_utils=("test_schema", "test_faketensor"))
+
+
+def masked_arguments(mode, projected, grad=True, **named):
+    """Those of arguments() for both directions, with what only some calls have."""
+    resets = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0]]).bool()
+    named = {"lengths": torch.tensor([2, 0, 4]), "resets": resets, "all_states": True} | named
+    return forward_arguments(*arguments(mode, 2, False, projected, grad=grad), **named)
+
+
+@pytest.mark.parametrize("mode, projected", [*((mode, False) for mode in CELLS), ("LSTM", True)])
+def test_opcheck_with_lengths_and_resets(mode, projected):
+    forward = torch.ops.fastrnn.layer_forward.default
+    # What is saved has room for every row, and the kernels leave the room of rows without a step as it is, which a
+    # comparison of all that is returned takes for a difference.
+    checks = "test_schema", "test_autograd_registration", "test_faketensor"
+    torch.library.opcheck(forward, masked_arguments(mode, projected), test_utils=checks)
+    torch.library.opcheck(forward, masked_arguments(mode, projected, lengths=torch.tensor([4, 4, 4])))
+    args = arguments_after(masked_arguments(mode, projected, grad=False))
+    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args)
+
+
+def test_opcheck_of_a_reverse_direction():
+    args = forward_arguments(*arguments("GRU", 1, True, False), reverse=True)
+    torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", CELLS)
+def test_fake_kernel_knows_the_saved_types(mode, dtype):
+    args = forward_arguments(*arguments(mode, 1, False, mode == "LSTM", dtype, grad=False))
+    torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args, test_utils="test_faketensor")
+
+
+def scanned(args):
+    x, given, hx, weights, spec, _ = args
+    return reference.scan(spec[1], x, reference.Timing(*given), hx, weights, bool(spec[4]))
+
+
+def sources(args):
+    x, _, hx, weights, _, _ = args
+    return [x, *hx, *(w for w in weights if w is not None)]
+
+
+@pytest.mark.parametrize("mode", CELLS)
+def test_gradients_of_the_op_are_those_of_the_reference(mode):
+    args = forward_arguments(*arguments(mode, 2, True, False))
+    (output, hn, _), (expected, expected_hn) = torch.ops.fastrnn.layer_forward(*args), scanned(args)
+    grads = torch.autograd.grad([output.sin().sum(), *(h.cos().sum() for h in hn)], sources(args))
+    truth = torch.autograd.grad([expected.sin().sum(), *(h.cos().sum() for h in expected_hn)], sources(args))
+    torch.testing.assert_close(grads, truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", ["x", "hx", "w_hr"])
+def test_gradients_of_some_inputs_of_the_op(part):
+    args = forward_arguments(*arguments("LSTM", 1, False, True))
+    chosen = {"x": args[0], "hx": args[2][1], "w_hr": args[3][W_HR]}[part]
+    for tensor in sources(args):
+        tensor.requires_grad_(tensor is chosen)
+    (output, _, _), (expected, _) = torch.ops.fastrnn.layer_forward(*args), scanned(args)
+    grads = [torch.autograd.grad(result.sin().sum(), chosen)[0] for result in (output, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+def test_gradient_without_saved_tensors_is_refused():
+    output, _, _ = torch.ops.fastrnn.layer_forward(*forward_arguments(*arguments("GRU", 1, False, False), 0))
+    with pytest.raises(RuntimeError, match="expected save > 0"):
+        output.sum().backward()
+
+
+def test_op_compiles_without_a_graph_break():
+    args = forward_arguments(*arguments("LSTM", 1, False, False))
+    x = args[0]
+
+    def loss(x):
+        output, _, _ = torch.ops.fastrnn.layer_forward(x, *args[1:])
+        return output.square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), loss(x))
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), x), torch.autograd.grad(loss(x), x))
+
+
+@pytest.fixture
+def pure():
+    """The operators as they are without the extension, under another name: fastrnn_pure."""
+    library = torch.library.Library("fastrnn_pure", "FRAGMENT")
+    for name, schema in SCHEMAS.items():
+        library.define(name + schema)
+    library.impl("layer_forward", graph._reference_forward, "CompositeExplicitAutograd")
+    library.impl("layer_backward", graph._reference_backward, "CompositeExplicitAutograd")
+    yield torch.ops.fastrnn_pure
+    library._destroy()
+
+
+def check_pure(pure, args):
+    with torch.no_grad():
+        output, hn, saved = pure.layer_forward(*args)
+        grads = [output.cos(), *(h.sin() for h in hn)]
+        found = pure.layer_backward(*backward_arguments(args, grads, output, saved))
+    assert saved == []
+    expected, expected_hn = scanned(args)
+    torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
+    truth = torch.autograd.grad([expected, *expected_hn], sources(args), grads)
+    torch.testing.assert_close(flat(found), list(truth), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
+def test_without_kernels_the_operators_run_the_reference(pure, mode, directions, packed, projected):
+    check_pure(pure, forward_arguments(*arguments(mode, directions, packed, projected)))
+
+
+@pytest.mark.parametrize("mode, projected", [*((mode, False) for mode in CELLS), ("LSTM", True)])
+def test_without_kernels_lengths_and_resets_go_through_the_reference(pure, mode, projected):
+    check_pure(pure, masked_arguments(mode, projected))
+
+
+def flops(function) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 3}], ids=str)
+@pytest.mark.parametrize("cell", LAYERS_OF_TORCH, ids=name_of)
+def test_flops_are_those_of_torch(cell, options, packed):
+    """torch's layers are plain matrix products in float64 on the CPU, and those torch counts by itself."""
+    if "proj_size" in options and cell.mode != "LSTM":
+        pytest.skip("only an LSTM has projections")
+    ours, theirs, _ = twins(cell, 5, 8, dtype=torch.float64, **options)
+    x = torch.randn(6, 4, 5, dtype=torch.float64, requires_grad=True)
+    rows = (2 if options.get("bidirectional") else 1) * options.get("num_layers", 1)
+    hx = [h.double().requires_grad_() for h in tensors(random_states(cell, rows, 4, 8, options.get("proj_size", 0)))]
+
+    def train(module):
+        input = pack_padded_sequence(x, [6, 4, 4, 1]) if packed else x
+        sum(t.sum() for t in tensors(module(input, hx if cell.states == 2 else hx[0]))).backward()
+
+    def infer(module):
+        with torch.no_grad():
+            module(pack_padded_sequence(x, [6, 4, 4, 1]) if packed else x)
+
+    assert flops(lambda: infer(ours)) == flops(lambda: infer(theirs)) > 0
+    assert flops(lambda: train(ours)) == flops(lambda: train(theirs)) > 0
+
+
+@compiled
+def test_flops_of_a_backward_that_was_recorded_before():
+    module, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4)
+    loss = module(x)[0].sum()
+    forward = flops(lambda: module(x))
+    assert flops(loss.backward) == forward + 2 * 15 * 18 * 6  # dW_ih, dW_hh and the states'; nothing asks for dx
+
+
+def test_flops_where_the_automatic_choice_is_torchs_fused_layer(monkeypatch):
+    monkeypatch.setattr(dispatch, "ranking", lambda call, input=None: ("aten", "reference"))
+    module, x = fastrnn.LSTM(4, 6), torch.randn(5, 20, 4)
+    assert fastrnn.explain(module, x).backend == "aten"
+    assert flops(lambda: module(x)) == 2 * 5 * 20 * 24 * (4 + 6)
+
+
+@compiled
+def test_an_empty_batch():
+    cell, x, _, hx, weights = arguments("LSTM", 2, False, True)
+    x, hx = x[:, :0], [h[:, :0] for h in hx]
+    output, hn, _ = torch.ops.fastrnn.layer_forward(*forward_arguments(cell, x, None, hx, weights))
+    assert output.shape == (4, 0, 4) and [h.shape for h in hn] == [h.shape for h in hx]
+    grads = torch.autograd.grad(output.sum(), weights)
+    assert all(g.shape == w.shape and not g.any() for g, w in zip(grads, weights))
+
+
+def test_fake_tensors_never_reach_the_kernels():
+    with FakeTensorMode():
+        module, x = fastrnn.LSTM(4, 6, 2), torch.randn(5, 3, 4)
+        output, (h, c) = module(x)
+    assert isinstance(output, FakeTensor) and output.shape == (5, 3, 6) and h.shape == c.shape == (2, 3, 6)
+    assert isinstance(module(x)[0], FakeTensor)  # outside the mode the tensors themselves must be noticed
+    if ops.missing("cpu") is None:
+        with fastrnn.backend("cpu"), pytest.raises(RuntimeError, match="not an ordinary strided tensor"):
+            module(x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@torch.no_grad()
+@pytest.mark.parametrize("asked", [{}, {"save": "states"}])
+def test_a_traced_module_holds_operators(asked):
+    """TorchScript's tracer sees operators; a call that went past it would become a constant."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = fastrnn.GRU(4, 6)
+
+        def forward(self, x):
+            return self.rnn(x, **asked)[0]
+
+    model, x = Model(), torch.randn(5, 3, 4)
+    traced = torch.jit.trace(model, (x,))
+    x = torch.randn(5, 3, 4)
+    torch.testing.assert_close(traced(x), model(x))

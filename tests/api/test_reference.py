@@ -1,0 +1,164 @@
+"""The layer operations underneath the modules: the reference's, and by the same contract every compiled backend's.
+
+Truth is a loop over torch.nn's one-step modules in float64, differentiated by autograd: nothing of ours is in it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import DTYPES, available, backward_arguments, build, device_of, flat, forward_arguments, name_of
+from torch import nn
+
+from fastrnn import reference
+from fastrnn._kernels import ops
+from fastrnn._spec import slots_of
+from fastrnn.registry import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+each_backend = pytest.mark.parametrize("name", [name for name in available() if name != "aten"])
+T, B, I, H = 5, 4, 3, 6
+SIZES = torch.tensor([4, 3, 3, 1, 1])
+
+
+def problem(cell, name, dtype, directions, packed, proj=0):
+    """Arguments of a layer call, and the gradients that come back into it."""
+    device, rows = device_of(name), int(SIZES.sum()) if packed else T * B
+    R, count = proj or H, 5 if proj else 4
+    shapes = [(cell.gates * H, I), (cell.gates * H, R), (cell.gates * H,), (cell.gates * H,), (proj, H)][:count]
+    weights = [0.4 * torch.randn(shape) for shape in shapes * directions]
+    hx = [torch.randn(directions, B, width) for width in (R, H)[: cell.states]]
+    lead = (rows,) if packed else (T, B)
+    x, grad_output = torch.randn(*lead, I), torch.randn(*lead, directions * R)
+    grad_hn = [torch.randn_like(h) for h in hx]
+    move = lambda t: t.to(device, dtype)  # noqa: E731
+    lists = [[move(t) for t in group] for group in (hx, weights, grad_hn)]
+    return move(x), move(grad_output), *lists, SIZES if packed else None
+
+
+def truth(cell, x, hx, weights, batch_sizes, directions):
+    """The layer as a loop of torch.nn cells over one row after another, in float64."""
+    count = len(weights) // directions
+    lengths = [T] * B if batch_sizes is None else [int((batch_sizes > row).sum()) for row in range(B)]
+    counts = [B] * T if batch_sizes is None else batch_sizes.tolist()
+    start = [sum(counts[:t]) for t in range(len(counts))]
+    flat = x.reshape(-1, I)
+    outputs = [[None] * flat.size(0) for _ in range(directions)]
+    finals = [[[None] * B for _ in range(directions)] for _ in hx]
+    for d in range(directions):
+        w_ih, w_hh, b_ih, b_hh, *w_hr = weights[d * count : (d + 1) * count]
+        step = build(nn, cell, I, H, step=True, dtype=torch.float64)
+        fused = {"weight_ih": w_ih, "weight_hh": w_hh @ w_hr[0] if w_hr else w_hh, "bias_ih": b_ih, "bias_hh": b_hh}
+        for row in range(B):
+            # A projected state enters through W_hh; the cell itself knows only unprojected ones.
+            state, first = [h[d, row] for h in hx], True
+            for t in range(lengths[row]) if d == 0 else reversed(range(lengths[row])):
+                weights_now = fused
+                if w_hr and first:
+                    lifted = nn.functional.pad(w_hh, (0, H - w_hh.size(1)))
+                    state[0] = nn.functional.pad(state[0], (0, H - state[0].size(0)))
+                    weights_now = fused | {"weight_hh": lifted}
+                arguments = (flat[start[t] + row], tuple(state) if cell.states == 2 else state[0])
+                after = torch.func.functional_call(step, weights_now, arguments)
+                state, first = list(after) if cell.states == 2 else [after], False
+                outputs[d][start[t] + row] = w_hr[0] @ state[0] if w_hr else state[0]
+            if w_hr:
+                state[0] = w_hr[0] @ state[0]
+            for final, value in zip(finals, state):
+                final[d][row] = value
+    output = torch.cat([torch.stack(rows) for rows in outputs], -1)
+    return output.view(*x.shape[:-1], -1), [torch.stack([torch.stack(d) for d in final]) for final in finals]
+
+
+def close(mine, exact, dtype, what):
+    """Each result is rounded to `dtype` once; float32 and float64 results carry the errors of their sums."""
+    assert mine.dtype == dtype and mine.shape == exact.shape, what
+    units = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 16}.get(dtype, 128)
+    tolerance = units * torch.finfo(dtype).eps * exact.abs().max().item()
+    assert (mine.cpu().double() - exact).abs().max().item() <= tolerance, what
+
+
+@each_backend
+@cells
+@dtypes
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("proj", [0, 2])
+def test_forward_and_backward(name, cell, dtype, directions, packed, proj):
+    proj = proj if cell.mode == "LSTM" else 0
+    x, grad_output, hx, weights, grad_hn, sizes = problem(cell, name, dtype, directions, packed, proj)
+    forward, backward = ops.layer_ops(name)
+    arguments = forward_arguments(cell.index, x, sizes, hx, weights)
+    output, hn, saved = forward(*arguments)
+    grads = backward(*backward_arguments(arguments, [grad_output, *grad_hn], output, saved))
+    assert output.is_contiguous()
+
+    leaves = [t.detach().cpu().double().requires_grad_() for t in (x, *hx, *weights)]
+    exact, final = truth(cell, leaves[0], leaves[1 : 1 + cell.states], leaves[1 + cell.states :], sizes, directions)
+    incoming = [t.cpu().double() for t in (grad_output, *grad_hn)]
+    expected = torch.autograd.grad([exact, *final], leaves, incoming)
+    close(output, exact, dtype, "output")
+    for i, (mine, end) in enumerate(zip(hn, final, strict=True)):
+        close(mine, end, dtype, f"final state {i}")
+    for i, (mine, gradient) in enumerate(zip(flat(grads), expected, strict=True)):
+        close(mine, gradient, dtype, f"gradient {i}")
+
+
+@each_backend
+@cells
+def test_only_what_is_needed(name, cell):
+    """`save` False keeps nothing, and a gradient that is not asked for is None and changes no other."""
+    x, grad_output, hx, weights, grad_hn, sizes = problem(cell, name, torch.float32, 2, True)
+    forward, backward = ops.layer_ops(name)
+    arguments = forward_arguments(cell.index, x, sizes, hx, weights)
+    output, hn, saved = forward(*arguments)
+    light, light_hn, nothing = forward(*forward_arguments(cell.index, x, sizes, hx, weights, 0))
+    assert list(nothing) == [] and torch.equal(light, output) and all(map(torch.equal, light_hn, hn))
+    common = arguments, [grad_output, *grad_hn], output, saved
+    full = backward(*backward_arguments(*common))
+    for which in range(3):
+        needs = [i == which for i in range(3)]
+        part = backward(*backward_arguments(*common, needs))
+        assert [p is not None for p in part] == needs
+        pairs = [(part[0], full[0])] if which == 0 else zip(part[which], full[which], strict=True)
+        for mine, whole in pairs:
+            if whole is None:
+                assert mine is None
+                continue
+            torch.testing.assert_close(mine, whole, rtol=1e-6, atol=1e-6)
+
+
+@each_backend
+@cells
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_nothing_is_written_and_strides_are_free(name, cell, packed):
+    x, grad_output, hx, weights, grad_hn, sizes = problem(cell, name, torch.float32, 2, packed)
+    forward, backward = ops.layer_ops(name)
+    expected = forward(*forward_arguments(cell.index, x, sizes, hx, weights, 0))[:2]
+    wide = torch.stack([x, x], -1)[..., 0]
+    hx = [h.transpose(0, 2).contiguous().transpose(0, 2) for h in hx]
+    weights = [w.t().contiguous().t() if w.dim() == 2 else w for w in weights]
+    given = [wide, grad_output, *hx, *weights, *grad_hn]
+    before = [t.clone() for t in given]
+    arguments = forward_arguments(cell.index, wide, sizes, hx, weights)
+    output, hn, saved = forward(*arguments)
+    for mine, plain in zip([output, *hn], [expected[0], *expected[1]], strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-6, atol=1e-6)
+    kept = [t.clone() for t in (output, *saved)]
+    incoming = grad_output.transpose(0, 1).contiguous().transpose(0, 1)
+    results = [backward(*backward_arguments(arguments, [g, *grad_hn], output, saved)) for g in (grad_output, incoming)]
+    assert all(map(torch.equal, given, before)) and all(map(torch.equal, (output, *saved), kept))
+    for first, second in zip(*map(flat, results), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
+
+
+@cells
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_scan_computes_the_same(cell, packed):
+    x, _, hx, weights, _, sizes = problem(cell, "reference", torch.float64, 2, packed)
+    output, hn = reference.scan(cell.index, x, reference.Timing(sizes), hx, slots_of(cell, weights, 2))
+    exact, final = truth(cell, x, hx, weights, sizes, 2)
+    close(output, exact, torch.float64, "output")
+    for mine, end in zip(hn, final, strict=True):
+        close(mine, end, torch.float64, "final state")

@@ -1,0 +1,79 @@
+"""A cell's backward, made of its forward by the compiler, is the one written by hand; and the CPU's vector functions.
+
+tests/cpu/derive has the programs; what they check while they compile are the constants of the cells.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parent / "derive"
+CXX = shutil.which(os.environ.get("CXX", "g++"))
+FLAGS = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Wno-unused-function"]
+LEVELS = {0: ([], set()), 1: (["-mavx2", "-mfma", "-mf16c"], {"avx2", "fma", "f16c"})}
+LEVELS[2] = ([*LEVELS[1][0], "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"], {*LEVELS[1][1], "avx512dq"})
+
+pytestmark = pytest.mark.skipif(CXX is None, reason="there is no g++")
+
+
+def cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    lines = [line for line in info.read_text().splitlines() if line.startswith("flags")] if info.exists() else []
+    return set(lines[0].split()) if lines else set()
+
+
+def build(source: Path, program: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [CXX, *FLAGS, *flags, str(source), "-o", str(program)]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def check(source: str, folder: Path, *flags: str) -> None:
+    built = build(SOURCES / source, folder / "program", *flags)
+    assert built.returncode == 0, built.stdout[-4000:]
+    done = subprocess.run([folder / "program"], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("0 failures\n"), done.stdout[-4000:]
+
+
+def test_derived_cells_are_those_written_by_hand(tmp_path):
+    check("derive.cpp", tmp_path)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_vector_functions(level, tmp_path):
+    flags, needs = LEVELS[level]
+    if not needs <= cpu_flags():
+        pytest.skip(f"this CPU lacks {', '.join(sorted(needs - cpu_flags()))}")
+    check("vectors.cpp", tmp_path, f"-DFASTRNN_LEVEL={level}", *flags)
+
+
+FORWARD = """
+#include "{cells}"
+namespace fastrnn {{
+struct Wrong : RnnNames {{
+  template <class A>
+  static FASTRNN_CELL void forward(const In<A>& in, A* next) {{ {body} }}
+}};
+static_assert(Derived<Wrong>::kSaved >= 0);
+}}
+int main() {{}}
+"""
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("(void)in; (void)next;", "must set every state"),
+        ("next[0] = in.x[0] + A(1) * A(2);", "an operation on two constants"),
+        ("A v = in.x[0]; for (int i = 0; i < 99; ++i) v = v + in.h[0]; next[0] = v;", "more than kMostNodes"),
+    ],
+)
+def test_a_forward_that_cannot_be_derived_is_refused(body, message, tmp_path):
+    source = tmp_path / "wrong.cpp"
+    source.write_text(FORWARD.format(cells=SOURCES / "cells.h", body=body))
+    built = build(source, tmp_path / "wrong")
+    assert built.returncode != 0 and message in built.stdout, built.stdout[-4000:]

@@ -1,0 +1,52 @@
+"""The committed table of what the compiler made of the CUDA kernels, and the program that writes it."""
+
+import csv
+import itertools
+from pathlib import Path
+
+import cuda_resources
+import pytest
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+RESIDENT = {"cta": (8,), "cluster": (8, 32), "grid": (8, 32)}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    with Path(cuda_resources.__file__).with_name("results").joinpath("cuda-resources.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_no_resident_kernel_spills_and_all_that_should_use_tensor_cores(rows):
+    assert cuda_resources.complaints(rows) == []
+
+
+def test_every_resident_kernel_is_in_the_table(rows):
+    listed = {(row["arch"], row["kernel"], row["arguments"]) for row in rows}
+    cells = ("Lstm", "Gru", "Rnn<Tanh>", "Rnn<Relu>")
+    for arch, direction, cell in itertools.product(ARCHITECTURES, ("forward", "backward"), cells):
+        for tier, tiles in RESIDENT.items():
+            for scalar, size in itertools.product(("float", "__nv_bfloat16", "__half"), tiles):
+                assert (arch, f"resident_{direction}_kernel", f"{cell}, {scalar}, true, {size}, {tier}") in listed
+            assert (arch, f"resident_{direction}_kernel", f"{cell}, float, false, 8, {tier}") in listed
+
+
+def test_the_program_sees_a_spill_and_a_product_without_tensor_cores():
+    row = {"arch": "sm_90", "kernel": "resident_forward_kernel", "arguments": "Lstm, __half, true, 8, cluster"}
+    row |= {"registers": "255", "stack_bytes": "0", "shared_bytes": "0", "mma_instructions": "40"}
+    assert cuda_resources.complaints([row]) == []
+    assert "8 bytes of stack" in cuda_resources.complaints([row | {"stack_bytes": "8"}])[0]
+    assert "no tensor core" in cuda_resources.complaints([row | {"mma_instructions": "0"}])[0]
+    assert cuda_resources.complaints([row | {"mma_instructions": "0", "registers": "4"}]) == []  # has no body
+    turing = row | {"mma_instructions": "0", "arch": "sm_75"}
+    assert "no tensor core" in cuda_resources.complaints([turing])[0]
+    assert cuda_resources.complaints([turing | {"arguments": "Lstm, float, true, 8, cta"}]) == []  # no tf32 there
+
+
+def test_names_are_the_projects():
+    signature = (
+        "void fastrnn::cuda::resident_forward_kernel<fastrnn::Rnn<fastrnn::Tanh>, float, true, 8, "
+        "(fastrnn::cuda::Tier)2>(fastrnn::cuda::Sequence<fastrnn::cuda::ForwardStep>)"
+    )
+    want = "resident_forward_kernel", "Rnn<Tanh>, float, true, 8, cluster"
+    assert cuda_resources.readable(signature) == want

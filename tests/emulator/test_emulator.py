@@ -1,0 +1,238 @@
+"""The CUDA kernels and their bindings, run on the CPU by the emulator, against formulas in float64."""
+
+import itertools
+
+import pytest
+import torch
+
+from emulator import build
+from emulator.cases import (
+    DTYPE_NUMBER,
+    DTYPES,
+    KERNELS,
+    Layer,
+    check_special_values,
+    check_unread_states,
+    fp32_precision,
+    parameters,
+    small_layers,
+    timed_layers,
+)
+from emulator.oracle import MODES
+from fastrnn._backends import graph
+from fastrnn._spec import STATES
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
+
+CASES = parameters(KERNELS)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in small_layers(cell, precision):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in timed_layers(cell, precision):
+        layer.check(cuda)
+    check_unread_states(cuda, cell, precision)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_nan_and_infinities_with_every_kernel(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    check_special_values(cuda, cell, precision)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("biased", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("fused", [False, True], ids=["update", "fused"])
+def test_projections(cuda, fused, precision, packed, biased):
+    mma = precision in ("bfloat16", "float16")
+    cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
+    for cell in (0, 4, 5):
+        Layer(cell, precision, (3, 5, 3, 17), 2, packed, biased, projection=7).check(cuda)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("fused", [False, True], ids=["update", "fused"])
+def test_projections_with_lengths_resets_and_one_direction(cuda, fused, precision):
+    mma = precision in ("bfloat16", "float16")
+    cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
+    for layer in [*timed_layers(0, precision, projection=2), *timed_layers(5, precision, projection=2)]:
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell", range(len(MODES)))
+def test_layers_without_biases(cuda, cell):
+    for fused in (False, True):
+        cuda.override_plan(fused=fused, rows=8 if fused else 0)
+        Layer(cell, "float64", (3, 3, 2, 17), 2, biased=False).check(cuda)
+
+
+@pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS], ids=[name for name, *_ in KERNELS])
+@pytest.mark.parametrize("cell", range(len(MODES)))
+def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, kernel):
+    cuda.override_plan(**kernel)
+    Layer(cell, "float32", (3, 9, 2, 17), 2, packed=True).check_nothing_overwritten(cuda)
+
+
+@pytest.mark.parametrize("cell", range(len(MODES)))
+def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
+    for packed in (False, True):
+        layer = Layer(cell, "float32", (4, 5, 2, 17), 2, packed)
+        (output, hn, saved), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=0)
+        assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
+        assert bool(saved) == (not MODES[cell].startswith("RNN"))
+
+
+TIMED = [*itertools.product(range(len(MODES)), (None,)), (0, 2), (4, 2)]  # cells, and a projection
+
+
+@pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS[:4]], ids=[name for name, *_ in KERNELS[:4]])
+@pytest.mark.parametrize("cell, projection", TIMED)
+def test_what_holds_without_lengths_and_resets_holds_with_them(cuda, cell, projection, kernel):
+    cuda.override_plan(**kernel)
+    for layer in list(timed_layers(cell, "float32", projection=projection))[:3]:
+        layer.check_nothing_overwritten(cuda)
+        layer.check_needs(cuda)
+        (output, hn, _), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=0)
+        assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
+
+
+@pytest.mark.parametrize("cell, projection", TIMED)
+def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, cell, projection):
+    def bits(**timing):
+        layer = Layer(cell, "float32", (3, 3, 2, 7), 2, projection=projection)
+        layer.timing = {name: torch.tensor(value) for name, value in timing.items()}
+        output, hn, saved = layer.forward(cuda)
+        grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
+        return [output, *hn, grad_x, *grad_hx, *grad_weights]
+
+    for fused in (False, True):
+        cuda.override_plan(fused=fused, rows=8 if fused else 0)
+        none = [[False] * 3] * 3
+        for timing in ({"lengths": [3, 3, 3]}, {"resets": none}, {"lengths": [3, 3, 3], "resets": none}):
+            assert all(map(torch.equal, bits(**timing), bits()))
+        wild, tame = ([-(2**63), 2**63 - 1, 2], [0, 3, 2])
+        assert all(map(torch.equal, bits(lengths=wild), bits(lengths=tame)))
+
+
+@pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])
+def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
+    for cell in (0, 4, 5) if projection else range(len(MODES)):
+        layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
+        x, hx = layer.rows(layer.x), layer.hx
+        for save in (1, STATES):
+            saved = layer.forward(cuda, save)[2]
+            told = graph._saved_shapes(cell, x, hx, layer.projected, gates=save == 1)
+            assert [(tuple(t.shape), t.dtype) for t in saved] == told
+
+
+def test_saved_tensors_of_another_call_are_refused(cuda):
+    layer, other = (Layer(0, "float32", (3, B, 2, 7)) for B in (4, 5))
+    output, saved = layer.forward(cuda)[0], other.forward(cuda)[2]
+    with pytest.raises(RuntimeError, match=r"saved gates must have shape \[1, 12, 4, 7\], got \[1, 15"):
+        layer.backward(cuda, output, saved)
+
+
+def test_backward_gives_what_is_asked_for(cuda):
+    layer = Layer(0, "float64", (3, 3, 2, 5), 2, packed=True)
+    output, _, saved = layer.forward(cuda)
+    everything = layer.backward(cuda, output, saved)
+    for needs in itertools.product((False, True), repeat=3):
+        for asked, got, want in zip(needs, layer.backward(cuda, output, saved, needs), everything, strict=True):
+            assert (got is not None) == asked
+            if asked:
+                pairs = [(got, want)] if isinstance(got, torch.Tensor) else zip(got, want, strict=True)
+                assert all(torch.equal(g, w) for g, w in pairs)
+
+
+def test_any_strides_are_welcome(cuda):
+    plain = Layer(1, "float64", (3, 4, 5, 6))
+    strided = Layer(1, "float64", (3, 4, 5, 6))
+    for name in ("x", "grad_output"):
+        setattr(strided, name, getattr(plain, name).permute(2, 1, 0).contiguous().permute(2, 1, 0))
+    strided.weights = [w.t().contiguous().t() if w.dim() == 2 else w for w in plain.weights]
+    assert not strided.x.is_contiguous()
+    strided.check(cuda)
+
+
+def test_a_call_that_makes_no_sense_says_why(cuda):
+    def message(change):
+        layer = Layer(0, "float64", (3, 4, 5, 6), packed=True)
+        change(layer)
+        with pytest.raises(RuntimeError) as caught:
+            layer.forward(cuda)
+        return str(caught.value)
+
+    def set_size(index, value):
+        return lambda layer: layer.batch_sizes.__setitem__(index, value)
+
+    assert "batch_sizes must be positive and must not increase, got 9 at index 1" in message(set_size(1, 9))
+    assert "x must have shape [9, 5], got [7, 5]" in message(set_size(0, 6))
+    assert "hx must hold 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
+    assert "w_hh must have shape" in message(lambda layer: layer.weights.__setitem__(1, torch.ones(24, 5)))
+    assert "cell must be in 0 .. 5, got 7" in message(lambda layer: setattr(layer, "cell", 7))
+
+
+@pytest.mark.parametrize("cell", range(len(MODES)))
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_step_is_rounded_to_tf32_only_where_matmul_is(cuda, cell, steps):
+    """It may be a cell's, and torch's cells multiply as matmul does."""
+    layer = Layer(cell, "float32", (steps, 20, 24, 40))
+
+    def output(rnn, matmul):
+        with fp32_precision(rnn, matmul):
+            return cuda.layer_forward(*layer.arguments(0))[0]
+
+    exact, rounded = output("ieee", "ieee"), output("tf32", "tf32")
+    assert not torch.equal(exact, rounded)
+    assert torch.equal(output("ieee", "tf32"), exact)
+    assert torch.equal(output("tf32", "ieee"), exact if steps == 1 else rounded)
+
+
+def test_a_refused_launch_is_reported_with_kernel_and_shape(cuda):
+    cuda.override_plan(fused=True, tensor_cores=True, rows=24)
+    with pytest.raises(RuntimeError, match=r"LSTM forward step \(fused mma, 24 rows a block, bfloat16\).*B = 4, H = 6"):
+        Layer(0, "bfloat16", (3, 4, 5, 6)).forward(cuda)
+
+
+PLAN = {"cell": 0, "dtype": 2, "tf32": False, "backward": False}
+PLAN |= {"batch": 16, "hidden": 512, "recurrent": 512, "directions": 1}
+
+
+@pytest.mark.parametrize(
+    "change, want",
+    [
+        ({}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"batch": 8}, {"fused": True, "tensor_cores": True, "rows": 8}),
+        ({"batch": 1024, "hidden": 2048, "recurrent": 2048}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"dtype": 1}, {"fused": True, "tensor_cores": False, "rows": 16}),
+        ({"dtype": 1, "tf32": True}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"dtype": 1, "tf32": True, "capability": 75}, {"fused": True, "tensor_cores": False, "rows": 16}),
+        ({"dtype": 0}, {"fused": True, "tensor_cores": False, "rows": 8}),
+        ({"capability": 75}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"dtype": 3, "capability": 75}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"recurrent": 64, "backward": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"recurrent": 64}, {"fused": True, "tensor_cores": True, "rows": 32}),
+    ],
+)
+def test_plan(cuda, change, want):
+    assert cuda.plan(**{**PLAN, "capability": 90, **change}) == want
+
+
+def test_plan_only_chooses_kernels_that_exist(cuda):
+    exist = [(kernel, DTYPE_NUMBER[DTYPES[p]], p == "tf32") for _, kernel, precisions in KERNELS for p in precisions]
+    exist = {(k["fused"], k.get("tensor_cores", False), k.get("rows", 0), dtype) for k, dtype, _ in exist}
+    sizes = itertools.product(
+        range(len(MODES)), range(4), (False, True), (1, 8, 9, 64, 4096), (1, 33, 512, 4096), (75, 80, 120)
+    )
+    for cell, dtype, tf32, batch, hidden, capability in sizes:
+        kernel = cuda.plan(cell, dtype, tf32, False, batch, hidden, hidden, 2, capability)
+        assert (*kernel.values(), dtype) in exist

@@ -1,0 +1,148 @@
+"""Measuring with episode resets: torch.nn's side computes the same, by the faster of two writings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import opponents
+import pytest
+import summary
+import torch
+from torch import nn
+
+import fastrnn
+from fastrnn import bench
+from fastrnn.bench import resets
+from fastrnn.bench.case import Case, build, make_inputs, make_weights
+from fastrnn.bench.measure import Refused, Setting, measure
+from fastrnn.bench.timing import Pace
+
+SETTING = Setting(pace=Pace(seconds=0.0, least=2, most=2))
+TINY = Case("LSTM", T=9, B=4, I=4, H=5, resets=0.2)
+# A row that begins with a reset, one with two in a row, one with none, one that ends with one.
+MASK = torch.tensor([[1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 1]], dtype=torch.bool)
+
+
+def by_rows(layer, x, hx, mask):
+    """Every episode of every row in a call of its own."""
+    states = hx if isinstance(hx, tuple) else (hx,)
+    outputs, finals = [], []
+    for b in range(x.size(1)):
+        state = tuple(h[:, b : b + 1] for h in states)
+        steps = []
+        for t in range(x.size(0)):
+            if mask[b, t]:
+                state = tuple(torch.zeros_like(h) for h in state)
+            y, after = layer(x[t : t + 1, b : b + 1], state if len(state) > 1 else state[0])
+            state = after if isinstance(after, tuple) else (after,)
+            steps.append(y)
+        outputs.append(torch.cat(steps))
+        finals.append(state)
+    return torch.cat(outputs, 1), *(torch.cat(parts, 1) for parts in zip(*finals, strict=True))
+
+
+@pytest.mark.parametrize("writing", resets.WRITINGS)
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_both_writings_compute_the_layer_row_by_row(cell, writing):
+    case = replace(TINY, cell=cell, T=6, layers=2)
+    inputs = make_inputs(case, "cpu")[0]._replace(reset_mask=MASK)
+    layer = build(resets.torch_class(case, writing), case, "cpu", make_weights(case))
+    output, state = layer(inputs.x, inputs.hx, MASK)
+    found = (output, *(state if cell == "LSTM" else (state,)))
+    wanted = by_rows(build(getattr(nn, cell), case, "cpu", make_weights(case)), inputs.x, inputs.hx, MASK)
+    for ours, true in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, true)
+    grads = [torch.autograd.grad(sum(y.sum() for y in results), inputs.leaves) for results in (found, wanted)]
+    for ours, true in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, true)
+
+
+def test_a_new_mask_is_looked_at():
+    for writing in resets.WRITINGS:
+        layer = build(resets.torch_class(TINY, writing), replace(TINY, T=6), "cpu")
+        x, hx = make_inputs(replace(TINY, T=6), "cpu")[0][:2]
+        first, none = layer(x, hx, MASK)[0], layer(x, hx, torch.zeros_like(MASK))[0]
+        assert torch.allclose(first[:, 2], none[:, 2]) and not torch.allclose(first[:, 0], none[:, 0])
+
+
+def test_segments_are_cut_where_a_row_resets():
+    lengths, fresh = resets._segments(MASK)
+    assert lengths == [1, 1, 1, 1, 1, 1] and [part is None for part in fresh] == [False] * 6
+    lengths, fresh = resets._segments(MASK[2:])
+    assert lengths == [3, 2, 1] and fresh[0] is None and fresh[1].flatten().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_a_right_result_is_timed(cell, mode):
+    case = replace(TINY, cell=cell, mode=mode, layers=2)
+    assert make_inputs(case, "cpu")[0].reset_mask.any()
+    (found,) = measure(case, SETTING)
+    assert found.status == "ok" and found.detail in ("torch.nn by segments", "torch.nn by episodes"), found.detail
+    assert found.ratio > 0 and (found.ours_bytes is not None) == (mode == "training")
+
+
+def test_resets_that_are_not_done_are_wrong(monkeypatch):
+    class Forgetful(fastrnn.LSTM):
+        def forward(self, x, hx, reset_mask):
+            return super().forward(x, hx)
+
+    monkeypatch.setattr("fastrnn.LSTM", Forgetful)
+    (found,) = measure(TINY, SETTING)
+    assert found.status == "WRONG" and found.ours is None
+
+
+@pytest.mark.parametrize("faster", resets.WRITINGS)
+def test_the_faster_writing_is_timed(faster, monkeypatch):
+    monkeypatch.setattr(resets, "_seconds", lambda side, *_: 1.0 if side.writing == faster else 2.0)
+    (found,) = measure(TINY, SETTING)
+    assert (found.status, found.detail) == ("ok", f"torch.nn by {faster}")
+
+
+def test_what_is_not_written_for_resets_says_so():
+    for changes in ({"packed": True}, {"directions": 2}):
+        (found,) = measure(replace(TINY, **changes), SETTING)
+        assert found.status == "refused" and "padded input in one direction" in found.detail
+    for name in ("compiled-loop", "flashrnn"):
+        with pytest.raises(Refused, match=f"{name}: not written for resets"):
+            opponents.opponent(name, TINY)
+    assert opponents.opponent("torch", TINY) is None
+
+
+def test_the_rl_grid_has_rows_with_and_without():
+    grid = cases.GRIDS["rl"]
+    assert len(grid) == len(set(grid)) == 2 * 3 * 2 * 2
+    assert {case.resets for case in grid} == {0.0, 0.03} and grid[-1].shape.endswith("H=256 3% resets")
+    assert {case.resets for case in cases.select(grid, "resets=0.03")} == {0.03}
+
+
+def test_rows_with_resets_have_a_mean_of_their_own():
+    base = dict.fromkeys(summary.GROUP, "") | {"grid": "rl", "cell": "LSTM", "dtype": "float32", "mode": "forward"}
+    base |= dict.fromkeys(("T", "B", "I", "H", "layers", "directions"), "1") | {"packed": "False", "status": "ok"}
+    base |= {"P": "0", "nonlinearity": "", "call": "", "of_floor": "", "ours_bytes": ""}
+    base |= {"extension": "yes", "cuda": "", "opponent": "torch"}
+    rows = [base | {"resets": "0.0", "ratio": "1.0"}, base | {"resets": "0.03", "ratio": "4.0"}]
+    assert [group.mean for group in summary.groups(rows)] == [pytest.approx(1.0), pytest.approx(4.0)]
+    assert "rl 3% resets " in summary.table(rows)
+
+
+def test_bench_command_with_resets(capsys):
+    shape = ["--seq-len", "9", "--batch", "4", "--hidden", "5", "--seconds", "0.001", "--mode", "forward"]
+    assert bench.main([*shape, "--resets", "0.2"]) == 0 and "torch.nn by " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        bench.main(["--resets", "3"])
+    assert "between 0 and 1, got 3" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("writing", resets.WRITINGS)
+@pytest.mark.parametrize("mode", ["forward", "training"])
+def test_resets_are_timed_on_cuda(mode, writing, monkeypatch):
+    monkeypatch.setattr(resets, "WRITINGS", {writing: resets.WRITINGS[writing]})
+    monkeypatch.setattr(resets.torch_class, "__defaults__", (writing,))  # the exact results, too
+    setting = replace(SETTING, device=torch.device("cuda"), backend="cuda", precision="ieee", graph="off")
+    (found,) = measure(replace(TINY, T=20, B=8, I=32, H=32, layers=2, mode=mode), setting)
+    assert (found.status, found.detail) == ("ok", f"torch.nn by {writing}"), found.detail
+    assert found.served.backend == "cuda" and found.served.forward_kernel
