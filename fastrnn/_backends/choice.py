@@ -114,18 +114,15 @@ def _rows(table: Table) -> Iterator[tuple[tuple, tuple, Row]]:
 
 def _kept_table(cpu: Cpu) -> Table | str | None:
     """What was kept of the class; in words why it does not count; None if there is nothing."""
-    path = path_of(cpu)
-    try:
-        table = Table(**json.loads(path.read_text(encoding="utf-8")))
+
+    def check(content: dict) -> None:
+        table = Table(**content)
         if (table.isa, table.cores) != cpu:
             raise ValueError(f"it is about {table.isa}, {table.cores} cores")
-        changed = kept.changes(table.stamp, kept.stamp())
         list(_rows(table))
-    except FileNotFoundError:
-        return None
-    except kept.DAMAGE as error:
-        return f"{path} is damaged, {type(error).__name__}: {error}; run {COMMAND} again"
-    return f"{path} no longer holds ({changed}): run {COMMAND} again" if changed else table
+
+    found = kept.read(path_of(cpu), check, kept.stamp())
+    return Table(**found) if isinstance(found, dict) else found and f"{found}; run {COMMAND} again"
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,22 @@ def changes(before: dict[str, str], now: dict[str, str]) -> str | None:
     if changed == ["extension"]:
         return "the kernels were built anew"
     return "; ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in changed if key != "extension") or None
+
+
+def read(path: Path, check: Callable[[Any], object], now: dict[str, str]) -> Any:
+    """The content of a file; in words why it does not count; None if there is no file.
+
+    ``check`` raises one of ``DAMAGE`` for what is not ours. No file makes this fail, whatever is in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        check(content)
+        changed = changes(content["stamp"], now)
+    except FileNotFoundError:
+        return None
+    except DAMAGE as error:
+        return f"{path} is damaged, {type(error).__name__}: {error}"
+    return f"{path} no longer holds ({changed})" if changed else content
 
 
 def write(path: Path, content: Any) -> None:

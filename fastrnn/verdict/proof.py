@@ -1,18 +1,8 @@
-"""What was found of the CUDA kernels on the GPU at hand, and what follows for a call (``docs/verdict.md``).
-
-A verdict is a JSON file for each GPU name and compute capability, and in memory what stands in the file::
-
-    {"gpu": [name, capability], "date": "2026-01-02", "stamp": {...}, "findings": {kind: finding}}
-    finding: {"state": "right", "detail": "", "speeds": {variant: [[T, B, H, ratio]]}}
-
-A kind is the mode, the dtype, the precision of float32 products, and forward or training, in words. ``speeds`` has the
-variants that could run. A ratio is torch's time over ours.
-"""
+"""What was found of the CUDA kernels on the GPU at hand, and what follows for a call (``docs/verdict.md``)."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +19,7 @@ UNPROVEN = f"its kernels have not been proven on this GPU: make a first call, ru
 RIGHT, WRONG, FAILED = "right", "wrong", "failed"
 VARIANTS = ("step", "plain", "layers", "directions", "packed", "projected", "extended")
 """What a call can be: a cell's step, or a layer; of these several, both directions, packed, projected, or with what
-torch.nn does not have."""
+torch.nn does not have. A finding has the *speeds* (T, B, H, torch's time over ours) of those that could run."""
 PRECISIONS = {"float32": ("ieee", "tf32")}
 """How the products of a dtype can be computed, where there is a choice."""
 
@@ -112,10 +102,9 @@ def forget(gpu: Gpu) -> bool:
 
 
 def read(gpu: Gpu) -> dict[str, Any] | str:
-    """The GPU's verdict, or why there is none that counts. No file makes this fail, whatever is in it."""
-    path = path_of(gpu)
-    try:
-        verdict = json.loads(path.read_text(encoding="utf-8"))
+    """The GPU's verdict, or why there is none that counts."""
+
+    def check(verdict: dict[str, Any]) -> None:
         if verdict["gpu"] != list(gpu):
             raise ValueError(f"it is about {verdict['gpu']}")
         for finding in verdict["findings"].values():
@@ -125,14 +114,11 @@ def read(gpu: Gpu) -> dict[str, Any] | str:
                 nearest([(T, B, H, float(ratio)) for T, B, H, ratio in speeds], 1, 1, 1)
             describe(finding)
         summary(verdict)
-        changed = kept.changes(verdict["stamp"], stamp())
-    except FileNotFoundError:
-        return UNPROVEN
-    except kept.DAMAGE as error:
-        return f"{UNPROVEN} ({path} is damaged, {type(error).__name__}: {error})"
-    if changed:
-        return f"{UNPROVEN} (since it was, {changed})"
-    return verdict if verdict["findings"] else UNPROVEN
+
+    found = kept.read(path_of(gpu), check, stamp())
+    if isinstance(found, dict):
+        return found if found["findings"] else UNPROVEN
+    return f"{UNPROVEN} ({found})" if found else UNPROVEN
 
 
 @functools.cache

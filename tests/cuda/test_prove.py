@@ -20,7 +20,7 @@ from fastrnn._kernels import ext, ops
 from fastrnn.bench.case import Case, make_inputs, make_weights
 from fastrnn.bench.measure import Measurement, Setting, measure
 from fastrnn.registry import CELLS
-from fastrnn.verdict import proof, prove, shapes, worker
+from fastrnn.verdict import proof, prove, worker
 from fastrnn.verdict.proof import FAILED, RIGHT, WRONG
 
 
@@ -154,7 +154,7 @@ def test_the_worker_ends_with_its_parent(monkeypatch):
 
 def rows(*ends: tuple[str, str]) -> list:
     return [
-        (shapes.Shape(variant, False, Case("LSTM", 1, 1, 1, 1)), Measurement(status, detail="no room", worst="off"))
+        (worker.Shape(variant, False, Case("LSTM", 1, 1, 1, 1)), Measurement(status, detail="no room", worst="off"))
         for variant, status in ends
     ]
 
@@ -171,7 +171,7 @@ def test_what_rows_make_of_a_kind():
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("mode", CELLS)
 def test_every_variant_is_measured_in_every_kind(mode, quick):
-    measured = list(shapes.shapes_of(mode, "float32", quick))
+    measured = list(worker.shapes_of(mode, "float32", quick))
     assert list(dict.fromkeys(kind for kind, *_ in measured)) == proof.kinds_of(mode, "float32")
     for kind in {kind for kind, *_ in measured}:
         mine = [shape for other, _, shape in measured if other == kind]
@@ -185,7 +185,7 @@ def test_every_variant_is_measured_in_every_kind(mode, quick):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", CELLS)
 def test_every_shape_that_is_checked_can_be(mode):
-    for _, precision, shape in shapes.shapes_of(mode, "float32", True):
+    for _, precision, shape in worker.shapes_of(mode, "float32", True):
         if precision == "ieee" and not shape.timed:
             (found,) = measure(shape.case, Setting(backend="cpu", pace=worker.CHECK))
             assert found.status == "ok", (shape, found)

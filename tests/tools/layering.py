@@ -34,7 +34,7 @@ FLOORS = [
     ["_call.checks", "_call.extras", "_call.chunks", "_call.wavefront", "_call.stack"],
     ["functional", "_tools", "modules", "layers", "cells", "compilation", "conversion"],
     ["__init__"],
-    ["bench", "verdict.shapes", "verdict.worker", "verdict.tune", "_info", "__main__"],
+    ["bench", "verdict.worker", "verdict.tune", "_info", "__main__"],
 ]
 PYTHON_ORDER = [name for floor in FLOORS for name in floor]
 TOOLS = set(FLOORS[-1])  # these may import each other
