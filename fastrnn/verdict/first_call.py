@@ -1,8 +1,7 @@
-"""The first call of a cell in a dtype on a GPU proves the kernels for this pair there and then, as an autotuner would.
+"""The first call of a cell in a dtype on a GPU proves the kernels for this pair (``docs/verdict.md``).
 
-What is found is kept, so this is done once per machine. Where nothing is learned, the pair stays with torch in this
-process, and the next process tries again. All waiting of a process together is bounded, below the ten minutes after
-which NCCL gives up on a rank.
+The findings are kept, so a machine does it once. After a transient failure this process uses torch; the next process
+retries. The total wait of a process is bounded, below the ten minutes after which NCCL gives up on a rank.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from .prove import WAIT_S, Unjudged, prove_pair
 
 VARIABLE = "FASTRNN_PROVE"
 PROOF_S, ENOUGH_S = 180.0, 120.0
-"""Seconds: for a proof; spent on proofs and on waiting for them, after which a process begins no more."""
+"""Seconds: the limit of one proof; the total after which a process begins no other."""
 _tried: dict[tuple[int, str, torch.dtype], str | None] = {}
-"""The pairs looked at in this process: why one has not been proven, None if it has."""
+"""Per pair that this process has tried: why it is not proven, None if it is."""
 _lock = threading.Lock()
 _spent = 0.0
 
 
 def is_over(index: int, mode: str, dtype: torch.dtype) -> bool:
-    """Whether this process need not look at the pair again."""
+    """Whether this process has tried the pair."""
     return (index, mode, dtype) in _tried
 
 
 def prove(index: int, mode: str, dtype: torch.dtype) -> None:
-    """Proves the pair on ``cuda:index`` if that is still to be done. Threads that come meanwhile wait."""
+    """Proves the pair on ``cuda:index`` unless this process has tried it. Other threads wait."""
     key = index, mode, dtype
     if key in _tried:
         return
-    if not _lock.acquire(timeout=WAIT_S):  # a process that was forked meanwhile may find it locked for ever
+    if not _lock.acquire(timeout=WAIT_S):  # in a process forked meanwhile it may stay locked
         _tried[key] = f"another thread has been proving for {WAIT_S:g} seconds"
         return
     try:
@@ -48,14 +47,14 @@ def prove(index: int, mode: str, dtype: torch.dtype) -> None:
 
 
 def outlook(index: int, mode: str, dtype: torch.dtype) -> str:
-    """Why the first call of the pair does not prove it or has not, to go on with; empty where it does or has."""
+    """The end of an explanation: why a first call does not prove the pair; empty if it does, or has."""
     reason = _tried.get((index, mode, dtype)) or _why_never()
     is_open = proof.is_open(index, mode, proof.name_of(dtype))
     return f"; not proven by a first call: {reason}" if reason and is_open else ""
 
 
 def _why_never() -> str | None:
-    """Why no call of this process proves anything."""
+    """Why no call of this process proves any pair; None if calls do."""
     switch, program = os.environ.get(VARIABLE) or "1", sys.executable or ""
     if switch != "1":
         return f"{VARIABLE}={switch}" + ("" if switch == "0" else ", expected 0 or 1")
@@ -65,7 +64,7 @@ def _why_never() -> str | None:
 
 
 def _attempt(index: int, mode: str, dtype: str) -> str | None:
-    """Why the pair has not been proven, None if it has."""
+    """Proves the pair. Why it is not proven, None if it is."""
     global _spent
     if not proof.is_open(index, mode, dtype):
         return None

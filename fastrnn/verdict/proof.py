@@ -57,7 +57,7 @@ def summary(verdict: dict[str, Any]) -> str:
 
 
 def gpu_at(index: int) -> Gpu | str:
-    """The GPU, or why there are no kernels to prove on it. Starts no work there."""
+    """The GPU, or why there are no kernels to prove on it. Starts no work on the GPU."""
     missing = ops.missing("cuda")
     if missing:
         return missing
@@ -74,7 +74,7 @@ def path_of(gpu: Gpu) -> Path:
 
 
 def stamp() -> dict[str, str]:
-    """What a verdict that is found now is found with."""
+    """The stamp of a verdict that is found now."""
     driver = Path("/proc/driver/nvidia/version")  # Linux has it
     return kept.stamp(
         CUDA=torch.version.cuda or "",
@@ -86,7 +86,7 @@ def stamp() -> dict[str, str]:
 
 
 def add(gpu: Gpu, findings: dict[str, dict]) -> None:
-    """Writes findings into the GPU's file, beside those there that still count."""
+    """Adds findings to the GPU's file. A file that no longer counts is replaced."""
     known = read(gpu)
     before = {} if isinstance(known, str) else known["findings"]
     verdict = {"gpu": gpu, "date": kept.today(), "stamp": stamp(), "findings": before | findings}
@@ -129,7 +129,7 @@ def verdict_of(index: int) -> dict[str, Any] | str:
 
 
 def reread() -> None:
-    """Reads the files anew at the next call."""
+    """Makes the next call read the files again."""
     verdict_of.cache_clear()
     _why_not.cache_clear()
 
@@ -143,15 +143,15 @@ def is_open(index: int, mode: str, dtype: str) -> bool:
 
 
 def variants_of(call: Call) -> tuple[str, ...]:
-    """All that a call is of ``VARIANTS``. Looks at no size that may be symbolic."""
+    """The ``VARIANTS`` that a call is. Reads no size that may be symbolic."""
     several = call.layers > 1, call.directions > 1, call.packed, call.P, call.extended
     applies = (call.step, not call.step, *(not call.step and it for it in several))
     return tuple(name for name, it in zip(VARIANTS, applies, strict=True) if it)
 
 
 def precision_of(call: Call) -> str:
-    """In which precision the kernels multiply float32: one step in tf32 only where torch's settings allow that to
-    layers and, as torch's cells have it, to matmul."""
+    """The precision in which the kernels multiply float32. A single step uses tf32 only if torch allows it for layers and
+    for matmul, because torch's cells follow the latter."""
     if call.dtype != torch.float32:
         return ""
     settings = ("rnn", "matmul") if call.T == 1 else ("rnn",)
@@ -159,14 +159,14 @@ def precision_of(call: Call) -> str:
 
 
 def nearest(speeds: list, T: int, B: int, H: int) -> list:
-    """The rows, each T, B, H and more, of the nearest shape in the logarithms; several where these are equally near."""
+    """The rows (T, B, H, ...) nearest to a shape in the logarithms; several if they are equally near."""
     wanted = [math.log2(max(size, 1)) for size in (T, B, H)]
     distances = [math.dist(wanted, map(math.log2, row[:3])) for row in speeds]
     return [row for row, distance in zip(speeds, distances) if distance <= min(distances) + 1e-9]
 
 
 def _against(index: int, kind: str, variants: tuple[str, ...], sizes: tuple[int, int, int] | None) -> str | None:
-    """What the verdict has against a call; without ``sizes``, against a call of any T, B and H."""
+    """Why the verdict refuses a call; without ``sizes``, why it refuses some T, B and H."""
     verdict = verdict_of(index)
     finding = None if isinstance(verdict, str) else verdict["findings"].get(kind)
     if finding is None:

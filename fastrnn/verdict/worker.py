@@ -1,5 +1,5 @@
 """The process that measures a cell in a dtype: shapes for every kernel that the plan can choose, and every variant of a
-call. What it does to the GPU, or the GPU to it, ends with it."""
+call. A crash or a hang ends with this process."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def shapes_of(mode: str, dtype: str, quick: bool) -> Iterator[tuple[str, str, Sh
 
 
 def main(task: dict, device: torch.device, backend: str = "cuda") -> int:
-    """The exit code. What is found is said on stdout, where nothing else may write."""
+    """Returns the exit code. Writes findings to stdout, where nothing else may write."""
     say = _speech()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if why := _silence(device):
         say(why=why)
         return PASSING
-    gc.freeze()  # each time taken begins with a collection: it need not look through all of torch
+    gc.freeze()  # a collection precedes each timing: keep torch's objects out of it
     pace, threads = Pace(QUICK_S if task["quick"] else FULL_S), torch.get_num_threads()
     rows: dict[str, list[tuple[Shape, Measurement]]] = {}
     for kind, precision, shape in shapes_of(task["mode"], task["dtype"], task["quick"]):
@@ -113,14 +113,14 @@ def main(task: dict, device: torch.device, backend: str = "cuda") -> int:
 
 
 def _speech() -> Callable[..., None]:
-    """Writes a message to stdout; what others write there goes to stderr from now on."""
+    """A function that writes a message to stdout; other writes to stdout go to stderr from now on."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return lambda **message: print(json.dumps(message), file=out, flush=True)
 
 
 def _end_with_parent() -> None:
-    """Waits for the end of stdin, which the parent holds open as long as it lives."""
+    """Ends this process when stdin ends: the parent holds it open as long as it lives."""
     while os.read(0, 1):  # no lock of sys.stdin is held when this process ends
         pass
     os._exit(PASSING)
@@ -138,7 +138,7 @@ def _silence(device: torch.device) -> str | None:
 
 
 def _is_memory_short(cause: type[Exception] | None, device: torch.device) -> bool:
-    """Whether an error may say nothing of the kernels."""
+    """Whether an error may be for want of memory, and no fault of the kernels."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         if torch.cuda.mem_get_info(device)[0] < SCARCE:
@@ -147,7 +147,7 @@ def _is_memory_short(cause: type[Exception] | None, device: torch.device) -> boo
 
 
 def finding_of(rows: list[tuple[Shape, Measurement]]) -> dict:
-    """What the rows say of a kind: one wrong result makes all of it wrong; a variant that cannot run is left out."""
+    """The finding on a kind: one wrong result makes it wrong; a variant that cannot run is left out."""
     wrong = [f"{shape.case.shape}: {found.worst}" for shape, found in rows if found.status == "WRONG"]
     if wrong:
         return {"state": WRONG, "detail": wrong[0], "speeds": {}}
