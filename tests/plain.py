@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import build, cotangents, device_of, like, name_of, random_states, tensors
+from support import build, cotangents, device_of, like, random_states, tensors
 from torch import Tensor, nn
 
 import fastrnn
@@ -32,7 +32,6 @@ KINDS = [
 ]
 asked = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
 kinds = pytest.mark.parametrize("cell, options", KINDS)
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 
 
 def exact_module(cell, backend, *sizes, **options):

@@ -175,6 +175,11 @@ def name_of(value) -> str:
     return str(value).replace(" ", "")
 
 
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
+
+
 # Arguments of the layer operations (fastrnn/_spec.py).
 
 

@@ -150,8 +150,8 @@ def variants_of(call: Call) -> tuple[str, ...]:
 
 
 def precision_of(call: Call) -> str:
-    """The precision in which the kernels multiply float32. A single step uses tf32 only if torch allows it for layers and
-    for matmul, because torch's cells follow the latter."""
+    """The precision in which the kernels multiply float32. A single step uses tf32 only if torch allows it for layers
+    and for matmul, because torch's cells follow the latter."""
     if call.dtype != torch.float32:
         return ""
     settings = ("rnn", "matmul") if call.T == 1 else ("rnn",)

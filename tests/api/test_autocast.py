@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from support import build, check, cotangents, device_of, like, name_of, tensors
+from support import build, cells, check, cotangents, device_of, like, name_of, one_step, tensors
 from support import twins as module_twins
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -17,9 +17,7 @@ from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
 LOW = (torch.bfloat16, torch.float16)
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 lows = pytest.mark.parametrize("low", LOW, ids=name_of)
-one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 
 
 def inputs(cell, step, dtype, state_dtype, device):

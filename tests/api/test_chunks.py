@@ -6,8 +6,8 @@ import functools
 
 import pytest
 import torch
-from plain import LENGTHS, B, T, asked, cells, evaluate, exact_module, kinds, ours, states_of
-from support import build, device_of, tensors
+from plain import LENGTHS, B, T, asked, evaluate, exact_module, kinds, ours, states_of
+from support import build, cells, device_of, tensors
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn

@@ -10,16 +10,14 @@ import threading
 import pytest
 import torch
 from emulator.build import compiler
-from support import LAYERS, build, check, check_all, cotangents, evaluate, name_of, random_states, tensors, twins
+from support import LAYERS, build, cells, check, check_all, cotangents, evaluate, name_of, random_states, tensors, twins
 from torch import nn
 from torch._dynamo import testing
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn._backends import dispatch, graph
-from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 
 

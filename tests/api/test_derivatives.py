@@ -8,12 +8,12 @@ import pytest
 import torch
 from support import (
     build,
+    cells,
     check,
     check_all,
     device_of,
     evaluate,
     forward_arguments,
-    name_of,
     random_states,
     tensors,
     twins,
@@ -27,7 +27,6 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 import fastrnn
 from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 packed_or_not = pytest.mark.parametrize("batch_sizes", [None, [3, 3, 2, 1, 1]], ids=["padded", "packed"])
 STACK = {"num_layers": 2, "bidirectional": True}
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from support import LAYERS, available, build, check, device_of, name_of, tensors, twins
+from support import LAYERS, available, build, cells, check, device_of, name_of, one_step, tensors, twins
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -16,9 +16,6 @@ import fastrnn
 from fastrnn._backends import choice, dispatch
 from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 
 
 def sample(step: bool, **options):

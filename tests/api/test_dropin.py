@@ -10,14 +10,12 @@ import warnings
 
 import pytest
 import torch
-from support import build, check, device_of, like, name_of, random_states, tensors, twins
+from support import build, cells, check, device_of, like, one_step, random_states, tensors, twins
 from torch import nn
 
 import fastrnn
 from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 NAMES = sorted({name for cell in CELLS.values() for name in (cell.layer, cell.step)})
 FULL = {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.25}
 

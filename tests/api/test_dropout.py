@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import build, check, cotangents, device_of, name_of, tensors, twins
+from support import build, cells, check, cotangents, device_of, tensors, twins
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 
 
 @cells

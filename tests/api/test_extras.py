@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from plain import LENGTHS, RESETS, B, T, asked, cells, evaluate, exact_module, kinds, ours, run, states_of
-from support import build, check_all, device_of, forward_arguments, name_of, tensors, twins
+from plain import LENGTHS, RESETS, B, T, asked, evaluate, exact_module, kinds, ours, run, states_of
+from support import build, cells, check_all, device_of, forward_arguments, name_of, tensors, twins
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fuzz.kinds import KINDS
 from fuzz.subclasses import Stored
-from support import build, name_of, tensors, twins
+from support import build, cells, tensors, twins
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +17,6 @@ import fastrnn
 from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 LSTM = CELLS["LSTM"]
 
 

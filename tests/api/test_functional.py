@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import LAYERS, check, device_of, name_of, random_states, tensors, twins
+from support import LAYERS, cells, check, device_of, name_of, random_states, tensors, twins
 from torch import zeros
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn import functional
 from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 
 
 def call(cell, input, hx, weights, *args, **options):

@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from support import backward_arguments, build, check, forward_arguments, name_of, tensors, twins
+from support import backward_arguments, build, cells, check, forward_arguments, one_step, tensors, twins
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils._pytree import tree_map
@@ -19,9 +19,6 @@ import fastrnn
 from fastrnn._backends import dispatch
 from fastrnn._kernels import gate, ops
 from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 
 
 class Overriding(torch.Tensor):

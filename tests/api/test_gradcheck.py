@@ -9,7 +9,7 @@ from itertools import chain, combinations
 
 import pytest
 import torch
-from support import build, device_of, name_of, random_states, tensors
+from support import build, cells, device_of, random_states, tensors
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastrnn
 from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 VARIANTS = {
     "plain": {},
     "two layers, both ways": {"num_layers": 2, "bidirectional": True},

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import compare, name_of, random_states, twins
+from support import cells, compare, random_states, twins
 
 import fastrnn
-from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 
 
 @pytest.fixture(autouse=True)

@@ -6,14 +6,12 @@ import copy
 
 import pytest
 import torch
-from support import build, check, compare, cotangents, device_of, like, name_of, random_states, tensors, twins
+from support import build, cells, check, compare, cotangents, device_of, like, random_states, tensors, twins
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 LENGTHS = {
     "sorted": [6, 4, 4, 1],
     "unsorted": [2, 6, 1, 4],

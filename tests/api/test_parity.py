@@ -7,12 +7,13 @@ import itertools
 import pytest
 import torch
 from support import (
-    DTYPES,
     build,
+    cells,
     check,
     compare,
     cotangents,
     device_of,
+    dtypes,
     like,
     name_of,
     pairwise,
@@ -22,10 +23,6 @@ from support import (
 )
 
 import fastrnn
-from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 
 GRID = pairwise(
     {

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import DTYPES, available, backward_arguments, build, device_of, flat, forward_arguments, name_of
+from support import (
+    available,
+    backward_arguments,
+    build,
+    cells,
+    device_of,
+    dtypes,
+    flat,
+    forward_arguments,
+)
 from torch import nn
 
 from fastrnn import reference
 from fastrnn._kernels import ops
 from fastrnn._spec import slots_of
-from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 each_backend = pytest.mark.parametrize("name", [name for name in available() if name != "aten"])
 T, B, I, H = 5, 4, 3, 6
 SIZES = torch.tensor([4, 3, 3, 1, 1])

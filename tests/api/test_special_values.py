@@ -11,14 +11,11 @@ import math
 
 import pytest
 import torch
-from support import DTYPES, name_of, tensors, twins
+from support import cells, dtypes, name_of, tensors, twins
 
 import fastrnn
 from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 
 # T B I H: a remainder alone; full vectors with a remainder, several rows; full vectors, more rows than a tile.
 SHAPES = [(1, 1, 3, 7), (3, 5, 5, 35), (2, 19, 2, 32)]

@@ -9,16 +9,13 @@ import warnings
 
 import pytest
 import torch
-from support import build, name_of
+from support import build, cells, one_step
 from torch import nn
 from torch.fx import symbolic_trace
 from torch.fx.proxy import TraceError
 
 import fastrnn
-from fastrnn.registry import CELLS
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 
 

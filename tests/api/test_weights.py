@@ -7,16 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import build, check, cotangents, device_of, name_of, tensors, twins
+from support import build, cells, check, cotangents, device_of, one_step, tensors, twins
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn.registry import CELLS
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 
 
 def sample(step):

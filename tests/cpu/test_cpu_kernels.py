@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 from support import (
-    DTYPES,
     build,
+    cells,
     check,
     check_all,
     compare,
+    dtypes,
     evaluate,
     like,
-    name_of,
     off_the_kink,
     pairwise,
     random_states,
@@ -27,8 +27,6 @@ from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
 pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 
 ISAS = ext.load().cpu.supported_isas() if ops.missing("cpu") is None else ["none"]
 SIZES = (1, 3, 17, 31, 33, 65, 127, 257)

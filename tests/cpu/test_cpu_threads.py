@@ -14,14 +14,12 @@ from queue import Empty
 
 import pytest
 import torch
-from support import build, check_all, evaluate, name_of, random_states, twins
+from support import build, cells, check_all, evaluate, random_states, twins
 
 import fastrnn
 from fastrnn._kernels import ops
-from fastrnn.registry import CELLS
 
 pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 # Large enough for the kernels to take a second thread, which they do not for a few microseconds of work.
 T, B, I, H = 12, 16, 96, 128
 

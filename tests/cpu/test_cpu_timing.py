@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 import torch
 from rowwise import Call, evaluate, named
-from support import DTYPES, backward_arguments, check, check_all, flat, forward_arguments, name_of, pairwise
+from support import backward_arguments, check, check_all, dtypes, flat, forward_arguments, name_of, pairwise
 from torch import Tensor
 
 from fastrnn._kernels import ext, ops
@@ -21,7 +21,6 @@ KERNELS = ext.load().cpu if ops.missing("cpu") is None else None
 ISAS = KERNELS.supported_isas() if KERNELS else []
 LAYERS = {mode: (cell, False) for mode, cell in CELLS.items()} | {"LSTM projected": (CELLS["LSTM"], True)}
 layers = pytest.mark.parametrize("layer", LAYERS)
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 DIRECTIONS = ("forward", "both", "reverse")
 SIZES = (1, 3, 17, 33, 65, 127)
 GRID = pairwise(
