@@ -4,12 +4,22 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from .._kernels.ops import is_transformed, is_watched
+
+
+class Asked(TypedDict, total=False):
+    """The arguments, as a caller gives them."""
+
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    all_states: bool
+    checkpoint_chunks: int | str | None
+    save: str | None
 
 
 class Extras(NamedTuple):
