@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(row_of(key, case, found), flush=True)
     timed = {key: found.ratio for key, found in results.items() if found.status == "ok"}
     level = sum(abs(ratio - 1) <= LEVEL for ratio in timed.values())
-    print(f"{len(timed)} of {len(CASES)} cases were right and timed; {level} of them are level, within {LEVEL:.0%}.")
+    print(f"{len(timed)} of {len(CASES)} cases were right and timed; level (within {LEVEL:.0%}): {level}")
     if timed:
         args.out.mkdir(parents=True, exist_ok=True)
         draw(timed, where, args.out / "swap.png")
