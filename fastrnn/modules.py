@@ -175,7 +175,7 @@ class Layer(Tooling, nn.RNNBase):
         input: Rows,
         hx: Tensor | Sequence[Tensor] | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         reset_mask: Tensor | None = None,
         all_states: bool = False,
         checkpoint_chunks: int | str | None = None,

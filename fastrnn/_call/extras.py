@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -15,7 +16,7 @@ from .._kernels.ops import is_transformed, is_watched
 class Asked(TypedDict, total=False):
     """The arguments, as a caller gives them."""
 
-    lengths: Tensor | None
+    lengths: Tensor | Sequence[int] | None
     reset_mask: Tensor | None
     all_states: bool
     checkpoint_chunks: int | str | None
@@ -36,7 +37,7 @@ def check_extras(
     name: str,
     input: Tensor,
     batch_sizes: Tensor | None,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
