@@ -79,8 +79,8 @@ wheel: $(VENV)/.torch-installed
 	build/wheel/env/bin/python -m pip --disable-pip-version-check install -q --no-deps build/wheel/repaired/*.whl
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> $$(echo build/wheel/env/lib/python*/site-packages)/torch.pth
-	cd / && PATH= $(abspath build/wheel/env)/bin/python -W error -m fastrnn info
-	cd / && PATH= $(abspath build/wheel/env)/bin/python -W error -m fastrnn check --dtype float32
+	cd / && PATH= $(abspath build/wheel/env)/bin/python -W error::RuntimeWarning -m fastrnn info
+	cd / && PATH= $(abspath build/wheel/env)/bin/python -W error::RuntimeWarning -m fastrnn check --dtype float32
 	mkdir -p dist && cp build/wheel/repaired/*.whl dist/ && ls dist/*.whl
 
 bench: build
