@@ -66,7 +66,8 @@ ptx: build
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadgroup tests/ptx/every_kernel.py $(ARGS)
 
 docs: $(DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+# Not --quiet: what is not logged is not counted.
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 
 # torch's own libraries stay out of the wheel. The environment it is tried in sees torch, an empty PATH, and not this tree.
 wheel: $(VENV)/.torch-installed
