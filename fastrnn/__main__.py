@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from . import _info, bench
 from .bench import check
 from .verdict import prove, tune
 
-_USAGE = """usage: python -m fastrnn COMMAND
+_USAGE = """usage: python -m fastrnn COMMAND [OPTIONS]
 
   info     what was built against what, what is active, and why anything is not
   check    every layer and cell against torch.nn on every device and backend here, with gradcheck
   prove    the CUDA kernels against torch.nn on a GPU, ahead of first calls: they run where they are right and no slower
   tune     the CPU kernels against torch.nn on this machine, in three minutes: calls go to torch where it is ahead
-  bench    torch.nn against fastrnn on a shape of yours (--help lists the options)
+  bench    torch.nn against fastrnn on a shape of yours
+
+python -m fastrnn COMMAND --help lists the options of a command and says what it does; info has none.
+
+environment:
+  FASTRNN_BACKEND          cuda, cpu, aten or reference computes every call, or it is an error
+  FASTRNN_CPU_CACHE_MB     freed memory that the CPU kernels keep for later calls (default: 256; 0: none)
+  FASTRNN_CACHE_DIR        folder of what prove and tune keep (default: ~/.cache/fastrnn)
+  FASTRNN_PROVE=0          first calls on a GPU prove nothing: torch computes them unless a verdict is there
+  FASTRNN_CUDA_TIER        auto, cta, cluster or grid: lets CUDA kernels run a whole sequence in one launch
+  FASTRNN_CUDA_WAVEFRONT   chunks of time in which several such layers overlap (0: none)
+
+exit status: 0 all right, 1 something was wrong or failed, 2 wrong usage or nothing to do, 3 a pair of cell and dtype
+could not be judged (prove), 130 interrupted
 """
 
 
 def main(argv: list[str]) -> int:
     """Runs a command; returns the exit status."""
     commands = {"check": check.main, "prove": prove.main, "tune": tune.main, "bench": bench.main}
-    if argv == ["info"]:
+    if argv[:1] == ["info"]:
+        parser = argparse.ArgumentParser(prog="python -m fastrnn info", description=_info.__doc__)
+        parser.parse_args(argv[1:])
         print(_info.report())
         return 0
     if argv and argv[0] in commands:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -38,7 +40,9 @@ class _Step(Tooling, nn.RNNCellBase):
     def _mode(self) -> str:
         raise NotImplementedError
 
-    def _prepare(self, input: Tensor, hx):
+    def _prepare(
+        self, input: Tensor, hx: Tensor | Sequence[Tensor] | None
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
         """Checks a step's arguments; returns the batched input, the states and the weights."""
         cell = CELLS[self._mode()]
         name = cell.step
@@ -66,7 +70,8 @@ class _Step(Tooling, nn.RNNCellBase):
             weights += [torch.zeros_like(self.bias_hh), self.bias_hh]
         return input, states, weights
 
-    def forward(self, input: Tensor, hx=None):
+    # torch's stubs of the subclasses have narrower results.
+    def forward(self, input: Tensor, hx: Tensor | Sequence[Tensor] | None = None) -> Tensor | tuple[Tensor, ...]:
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors."""
         if type(input) is not Tensor and isinstance(input, Proxy):
             return leaf(self, input, hx)
@@ -88,7 +93,9 @@ class _Step(Tooling, nn.RNNCellBase):
         return tuple(after) if cell.states > 1 else after[0]
 
 
-def _step(cell: Cell, input, states: list[Tensor], weights: list[Tensor], foreign: bool) -> list[Tensor]:
+def _step(
+    cell: Cell, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], foreign: bool
+) -> list[Tensor]:
     if foreign:
         input, states, weights = for_scan(with_strides(input), states, weights)
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
@@ -100,6 +107,7 @@ def _step(cell: Cell, input, states: list[Tensor], weights: list[Tensor], foreig
             check_call(cell, call, data, hx, slots)
         if backend == "aten":
             return aten.step(cell, input, states, weights)
+        final: Sequence[Tensor]
         if call.transformed or call.foreign or backend == "reference":
             _, final = scan(cell.index, data, Timing(), hx, slots)
         else:
@@ -110,7 +118,7 @@ def _step(cell: Cell, input, states: list[Tensor], weights: list[Tensor], foreig
     return [h.squeeze(0) for h in final]
 
 
-class LSTMCell(_Step, nn.LSTMCell):
+class LSTMCell(_Step, nn.LSTMCell):  # type: ignore[misc]
     r"""Drop-in for :class:`torch.nn.LSTMCell`: one step of :class:`fastrnn.LSTM`.
 
     Input (B, I) or (I,), states ``(h, c)`` (B, H) or (H,); returns ``(h', c')``. Parameters, types and errors are
@@ -121,7 +129,7 @@ class LSTMCell(_Step, nn.LSTMCell):
         return "LSTM"
 
 
-class GRUCell(_Step, nn.GRUCell):
+class GRUCell(_Step, nn.GRUCell):  # type: ignore[misc]
     r"""Drop-in for :class:`torch.nn.GRUCell`: one step of :class:`fastrnn.GRU`.
 
     Input (B, I) or (I,), state ``h`` (B, H) or (H,); returns ``h'``. Parameters, types and errors are torch's;
@@ -132,7 +140,7 @@ class GRUCell(_Step, nn.GRUCell):
         return "GRU"
 
 
-class RNNCell(_Step, nn.RNNCell):
+class RNNCell(_Step, nn.RNNCell):  # type: ignore[misc]
     r"""Drop-in for :class:`torch.nn.RNNCell`: one step of :class:`fastrnn.RNN`.
 
     Input (B, I) or (I,), state ``h`` (B, H) or (H,); returns ``h'``. Parameters, types and errors are torch's, an
@@ -146,7 +154,7 @@ class RNNCell(_Step, nn.RNNCell):
         raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
 
 
-def explain_cell(module: _Step, input: Tensor, hx=None) -> dispatch.Explanation:
+def explain_cell(module: _Step, input: Tensor, hx: Tensor | Sequence[Tensor] | None = None) -> dispatch.Explanation:
     """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""
     cell = CELLS[module._mode()]
     data, states, weights = module._prepare(input, hx)

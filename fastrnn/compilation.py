@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 
-def compile(model: Callable, **options) -> Callable:
+def compile(model: Callable, **options: Any) -> Callable:
     """``torch.compile(model, **options)``, for a model with fastrnn's layers inside.
 
     torch refuses to trace instances of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``, fastrnn's among them, unless its switch
@@ -42,7 +43,7 @@ def _allowing_rnn(function: Callable) -> Callable:
     config = torch._dynamo.config
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: object, **kwargs: object) -> object:
         if torch.compiler.is_dynamo_compiling():  # inlined into another graph, whose switch decides
             return function(*args, **kwargs)
         before, config.allow_rnn = config.allow_rnn, True

@@ -171,6 +171,6 @@ def patch_torch(cells: bool = True) -> Iterator[None]:
             setattr(space, name, value)
 
 
-def _require_module(function: str, model) -> None:
+def _require_module(function: str, model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"fastrnn.{function}: expected a torch.nn.Module, got {type(model).__name__}")

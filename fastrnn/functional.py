@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -11,8 +12,25 @@ from ._call.extras import check_extras
 from ._call.stack import run
 from .registry import CELLS
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def _public(mode, input, hx, weights, num_layers, bidirectional, dropout, training, batch_first, batch_sizes, **asked):
+    from ._call.extras import Asked
+
+
+def _public(
+    mode: str,
+    input: Tensor,
+    hx: Tensor | Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    bidirectional: bool,
+    dropout: float,
+    training: bool,
+    batch_first: bool,
+    batch_sizes: Tensor | None,
+    **asked: Unpack[Asked],
+) -> tuple[Any, ...]:
     """Output and final states, and the states of every step where ``asked`` for; arguments checked."""
     cell = CELLS[mode]
     name = f"fastrnn.{cell.layer.lower()}"
@@ -59,12 +77,12 @@ def lstm(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
     save: str | None = None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     r"""A stack of LSTM layers: i, f, o = sigmoid(W x + U h + b), g = tanh(W x + U h + b), c' = f c + i g,
     h' = o tanh(c'), and h' = W_hr h' if projected.
 
@@ -123,12 +141,12 @@ def gru(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
     save: str | None = None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     r"""A stack of GRU layers: r, z = sigmoid(W x + U h + b), n = tanh(W_n x + b_n + r (U_n h + b_hn)),
     h' = n + z (h - n).
 
@@ -156,12 +174,12 @@ def rnn(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,
     save: str | None = None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     r"""A stack of Elman layers: h' = act(W x + U h + b) with ``nonlinearity`` ``"tanh"`` or ``"relu"``.
 
     Arguments, errors and numerics are those of :func:`lstm`, with one state and one gate: ``hx`` is ``h_0``

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .modules import Layer
+from .modules import Device, Layer
 from .registry import OWN_CELLS
 
 
@@ -28,8 +28,8 @@ class OwnLayer(Layer):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         # torch checks the arguments and keeps them; its parameters make way for the cell's.
         options = num_layers, bias, batch_first, dropout, bidirectional, proj_size
@@ -53,7 +53,7 @@ class OwnLayer(Layer):
         """The parameters of one direction."""
         cell, units = OWN_CELLS[self._mode], self.hidden_size
         gates = cell.gates * units
-        sizes = {"weight_ih": (gates, features), "weight_hh": (gates, width)}
+        sizes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, features), "weight_hh": (gates, width)}
         if self.bias:
             sizes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
         if self.proj_size:

@@ -6,8 +6,10 @@ model, a checkpoint or an optimizer cannot tell them apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from operator import is_
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,17 @@ from ._kernels.gate import is_foreign
 from ._kernels.ops import is_compiling
 from ._tools import Tooling, leaf
 from .registry import ALL_CELLS, CELLS, Cell
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._call.extras import Asked
+
+Rows = Tensor | PackedSequence
+"""A value for every step of every row: inputs and outputs."""
+States = Tensor | tuple[Tensor, ...]
+"""h, or a tuple of all states of a cell that has several."""
+Device = torch.device | str | int | None
 
 
 def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -> None:
@@ -59,7 +72,7 @@ class Layer(Tooling, nn.RNNBase):
 
     _checks_arguments = False
 
-    def __init_subclass__(cls, **options) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         cls._checks_arguments = cls.check_forward_args not in (
             nn.RNNBase.check_forward_args,
@@ -70,7 +83,8 @@ class Layer(Tooling, nn.RNNBase):
         """The weights of a call, by torch's rule: the module's attributes where one of them was exchanged since
         ``_flat_weights`` was made (functional_call, FSDP, parametrizations), else ``_flat_weights``, which code may
         assign."""
-        parameters, flat = self._parameters, self._flat_weights
+        parameters: dict[str, Any] = self._parameters
+        flat: list[Any] = self._flat_weights
         try:
             weights = [parameters[name] for name in self._flat_weights_names]
         except KeyError:  # one is no parameter at present but a tensor, computed or deleted
@@ -86,7 +100,9 @@ class Layer(Tooling, nn.RNNBase):
             self.__dict__["_flat_weights"] = [ref and ref() for ref in refs]  # what was assigned there is over
         return weights
 
-    def _prepare(self, cell: Cell, input, hx):
+    def _prepare(
+        self, cell: Cell, input: Rows, hx: Tensor | Sequence[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor | None]:
         """Checks a forward's arguments and brings them into the form of :func:`fastrnn._call.stack.run`.
 
         Returns the time-major input, the states, the weights and the batch sizes.
@@ -147,15 +163,24 @@ class Layer(Tooling, nn.RNNBase):
             hx = [h.index_select(1, sorted_indices) for h in hx]
         return data, hx, weights, batch_sizes
 
-    def _check_by_override(self, data, hx, batch_sizes) -> None:
+    def _check_by_override(self, data: Tensor, hx: list[Tensor], batch_sizes: Tensor | None) -> None:
         """Calls a subclass's ``check_forward_args`` in place of the checks, with what torch's forward hands to it."""
         if self.batch_first and batch_sizes is None:
             data = data.transpose(0, 1)
-        self.check_forward_args(data, tuple(hx) if len(hx) > 1 else hx[0], batch_sizes)
+        states: Any = tuple(hx) if len(hx) > 1 else hx[0]
+        self.check_forward_args(data, states, batch_sizes)
 
     def forward(
-        self, input, hx=None, *, lengths=None, reset_mask=None, all_states=False, checkpoint_chunks=None, save=None
-    ):
+        self,
+        input: Rows,
+        hx: Tensor | Sequence[Tensor] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset_mask: Tensor | None = None,
+        all_states: bool = False,
+        checkpoint_chunks: int | str | None = None,
+        save: str | None = None,
+    ) -> tuple[Rows, States] | tuple[Rows, States, list]:
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors.
 
         The keyword arguments are fastrnn's own, as for :func:`fastrnn.functional.lstm`: ``lengths`` (B,) int64,
@@ -175,18 +200,18 @@ class Layer(Tooling, nn.RNNBase):
             cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes,
             extras, is_module=True,
         )  # fmt: skip
-        if batch_sizes is not None:
+        if isinstance(input, PackedSequence):
             if input.unsorted_indices is not None:
                 hn = [h.index_select(1, input.unsorted_indices) for h in hn]
         elif input.dim() == 2:
             hn = [h.squeeze(1) for h in hn]
-        output, final = self._like_input(output, input), tuple(hn) if cell.states > 1 else hn[0]
+        rows, final = self._like_input(output, input), tuple(hn) if cell.states > 1 else hn[0]
         if not sequences:
-            return output, final
-        sequences = [tuple(self._like_input(s, input) for s in states) for states in sequences]
-        return output, final, (sequences if cell.states > 1 else [h for (h,) in sequences])
+            return rows, final
+        layers = [tuple(self._like_input(s, input) for s in states) for states in sequences]
+        return rows, final, (layers if cell.states > 1 else [h for (h,) in layers])
 
-    def _like_input(self, rows: Tensor, input):
+    def _like_input(self, rows: Tensor, input: Rows) -> Rows:
         """A time-major result for every step, laid out as the caller's input is."""
         if isinstance(input, PackedSequence):
             return PackedSequence(rows, *input[1:])
@@ -195,7 +220,7 @@ class Layer(Tooling, nn.RNNBase):
         return rows.transpose(0, 1) if self.batch_first else rows
 
 
-class LSTM(Layer, nn.LSTM):
+class LSTM(Layer, nn.LSTM):  # type: ignore[misc]  # torch's stubs have no keyword arguments
     r"""Drop-in for :class:`torch.nn.LSTM` on fastrnn's kernels.
 
     i, f, o = sigmoid(W x_t + b + U h + b'), g = tanh(W x_t + b + U h + b'), c' = f c + i g, h' = o tanh(c');
@@ -219,8 +244,8 @@ class LSTM(Layer, nn.LSTM):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
@@ -228,7 +253,7 @@ class LSTM(Layer, nn.LSTM):
         )  # fmt: skip
 
 
-class GRU(Layer, nn.GRU):
+class GRU(Layer, nn.GRU):  # type: ignore[misc]
     r"""Drop-in for :class:`torch.nn.GRU` on fastrnn's kernels.
 
     r, z = sigmoid(W x_t + b + U h + b'), n = tanh(W_n x_t + b_n + r (U_n h + b'_n)), h' = n + z (h - n).
@@ -248,9 +273,9 @@ class GRU(Layer, nn.GRU):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device=None,
-        dtype=None,
-        **unsupported,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **unsupported: int,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
@@ -258,7 +283,7 @@ class GRU(Layer, nn.GRU):
         )  # fmt: skip
 
 
-class RNN(Layer, nn.RNN):
+class RNN(Layer, nn.RNN):  # type: ignore[misc]
     r"""Drop-in for :class:`torch.nn.RNN` on fastrnn's kernels.
 
     h' = act(W x_t + b + U h + b') with ``nonlinearity`` ``"tanh"`` or ``"relu"``, the fourth positional argument as in
@@ -277,9 +302,9 @@ class RNN(Layer, nn.RNN):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device=None,
-        dtype=None,
-        **unsupported,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **unsupported: int,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional,
@@ -287,7 +312,9 @@ class RNN(Layer, nn.RNN):
         )  # fmt: skip
 
 
-def explain_layer(module: Layer, input, hx=None, **asked) -> dispatch.Explanation:
+def explain_layer(
+    module: Layer, input: Rows, hx: Tensor | Sequence[Tensor] | None = None, **asked: Unpack[Asked]
+) -> dispatch.Explanation:
     """The backend that ``module(input, hx, **asked)`` would run on, with the reasons against the others."""
     cell = ALL_CELLS[module.mode]
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)

@@ -69,8 +69,8 @@ def why_not(backend: str, call: Call) -> list[str]:
 def _reference_is_ahead(call: Call) -> bool:
     """Whether the reference was measured ahead of torch's GRU and RNN on calls like this one.
 
-    Those are loops of small operations, whose backward the reference does with a quarter of them, once there are steps
-    enough to pay for its setting up. Forward it is ahead where it has the faster products, and these are large.
+    Those are loops of small operations. The reference's backward uses a quarter as many, which pays off from T = 8 on.
+    Its forward is ahead where it has the faster products and these are large.
     """
     if call.grad:
         return call.T >= 8
@@ -88,8 +88,8 @@ def _why_not_proven(call: Call) -> str | None:
 
 
 def _is_unproven(call: Call, input: torch.Tensor | None) -> bool:
-    """Whether :func:`_why_not_proven` has a reason. Where that is for want of a proof and the call is about to be made,
-    with ``input``, it is proven first."""
+    """Whether :func:`_why_not_proven` has a reason. If the pair has no proof and the call is about to be made, with
+    ``input``, the pair is proven first."""
     if not _why_not_proven(call):
         return False
     if input is None or call.mode not in CELLS or first_call.is_over(call.index, call.mode, call.dtype):
@@ -109,10 +109,10 @@ _prove_for_graph._dynamo_marked_constant = True  # done while it traces, and no 
 
 
 def ranking(call: Call, input: torch.Tensor | None = None) -> tuple[str, ...]:
-    """The backends from most to least preferred, by what was measured: on CPUs by ``choice``, on a GPU by ``python -m
-    fastrnn prove`` on that very one, and with ``input`` now if it has not been done.
+    """The backends from most to least preferred, by measurement: on CPUs by ``choice``, on a GPU by its proof. With
+    ``input`` a proof that is missing is made now.
 
-    The compiled backend of a device that the tensors are not on stands last, for it cannot serve.
+    The compiled backend of another device than the tensors' is last: it cannot serve.
     """
     if call.foreign:  # what torch.nn does with such a tensor is right
         return ("aten", "reference", "cpu", "cuda")

@@ -4,12 +4,23 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from .._kernels.ops import is_transformed, is_watched
+
+
+class Asked(TypedDict, total=False):
+    """The arguments, as a caller gives them."""
+
+    lengths: Tensor | Sequence[int] | None
+    reset_mask: Tensor | None
+    all_states: bool
+    checkpoint_chunks: int | str | None
+    save: str | None
 
 
 class Extras(NamedTuple):
@@ -26,7 +37,7 @@ def check_extras(
     name: str,
     input: Tensor,
     batch_sizes: Tensor | None,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset_mask: Tensor | None = None,
     all_states: bool = False,
     checkpoint_chunks: int | str | None = None,

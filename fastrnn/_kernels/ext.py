@@ -73,7 +73,7 @@ _module, reason = _load(build)
 """reason: why the extension is missing, None if it is there."""
 
 
-# Here and not at the first use: that may be under torch.compile. Whoever chose a backend without kernels knows.
+# Here and not at the first use, which may be under torch.compile. Not where the user chose a backend without kernels.
 if reason and os.environ.get("FASTRNN_BACKEND") not in ("aten", "reference"):
     warnings.warn(
         f"fastrnn runs in pure PyTorch, slower than it could, because its compiled extension is missing: {reason}",

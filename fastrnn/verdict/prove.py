@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description="Checks the CUDA kernels of every cell and dtype on a GPU against torch.nn, times both, and keeps "
-        "what it finds: from then on calls run on them there by themselves, where they were right and no slower.",
+        "what it finds: from then on calls on that GPU run on the kernels where they were right and no slower.",
     )
     parser.add_argument("--device", default="cuda:0", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, shorter times: a rougher verdict")
