@@ -76,7 +76,7 @@ def test_what_is_left_alone():
 
     model = nn.ModuleDict(
         {
-            "double": nn.GRU(2, 3).double(),
+            "wide": nn.GRU(2, 3).double(),
             "own": Own(2, 3),
             "parametrized": parametrizations.weight_norm(nn.LSTM(2, 3), "weight_hh_l0"),
             "hooked": nn.GRU(2, 3),
@@ -90,7 +90,7 @@ def test_what_is_left_alone():
     fastrnn.freeze(model, torch.int8, report=report)
     assert report.converted == ["fine"]
     words = {
-        "double": "torch.float64", "own": "a subclass", "parametrized": "parametrized", "hooked": "hooks",
+        "wide": "torch.float64", "own": "a subclass", "parametrized": "parametrized", "hooked": "hooks",
         "relu": "int8 is for", "projected": "int8 is for",
     }  # fmt: skip
     assert list(report.skipped) == list(words)
@@ -284,7 +284,7 @@ def test_export(weights, strict, batch_first):
     """One operator, whose length and batch stay open."""
     model = nn.Sequential(nn.LSTM(4, 6, 2, bidirectional=not batch_first, batch_first=batch_first)).eval()
     frozen, any_size = fastrnn.freeze(model, weights), {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    program = export(frozen, (torch.randn(5, 3, 4),), dynamic_shapes=((any_size,),), strict=strict)
+    program = export(frozen, (torch.randn(5, 3, 4),), dynamic_shapes=(any_size,), strict=strict)
     program = program.run_decompositions()
     found = [str(n.target) for n in program.graph.nodes if n.op == "call_function" and "fastrnn" in str(n.target)]
     assert found == ["fastrnn.frozen.default"]
