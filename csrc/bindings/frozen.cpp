@@ -1,4 +1,5 @@
 // fastrnn._C.cpu.pack_frozen, frozen_forward, frozen_advance: stacks whose weights are packed once.
+#include <ATen/DimVector.h>
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/utils/pybind.h>
@@ -20,11 +21,8 @@ using at::Tensor;
 using Tensors = std::vector<Tensor>;
 using OptionalTensors = std::vector<std::optional<Tensor>>;
 
-// torch's name of a cell's module.
-std::string layer_name(const cpu::FrozenShape& shape) {
-  const std::string mode = kCells[shape.cell].mode;
-  return mode.substr(0, mode.find('_'));
-}
+// torch's names of the cells' modules, by position in cells.def.
+constexpr const char* kNames[] = {"LSTM", "GRU", "RNN", "RNN"};
 
 at::ScalarType storage_of(cpu::FrozenType type) {
   constexpr at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16, at::kChar};
@@ -109,8 +107,8 @@ struct Schedule {
     if (batch_sizes.numel() > 0) B = sizes[0];
   }
   // Of rows with lengths of their own.
-  Schedule(const Tensor& given, const std::string& name, int64_t T, int64_t batch) {
-    const Tensor lengths = plain(given, name.c_str(), "lengths").contiguous();
+  Schedule(const Tensor& given, const char* name, int64_t T, int64_t batch) {
+    const Tensor lengths = plain(given, name, "lengths").contiguous();
     TORCH_CHECK_VALUE(lengths.scalar_type() == at::kLong && lengths.device().is_cpu() &&
                           lengths.sizes() == at::IntArrayRef{batch},
                       name, ": lengths must be int64 of shape (B,) = (", batch,
@@ -147,12 +145,12 @@ class Frozen {
   }
 
   const CellInfo& cell() const { return kCells[shape.cell]; }
-  std::string name() const { return layer_name(shape); }
+  const char* name() const { return kNames[shape.cell]; }
   int64_t rows() const { return shape.layers * shape.D; }
   int64_t width(int state) const { return state == 0 ? shape.R : shape.H; }
 
   Tensor input(const Tensor& given) const {
-    Tensor x = plain(given, name().c_str(), "input");
+    Tensor x = plain(given, name(), "input");
     TORCH_CHECK(x.device().is_cpu() && x.scalar_type() == at::kFloat, name(),
                 ": a frozen layer takes float32 on the CPU, got ", x.scalar_type(), " on ",
                 x.device());
@@ -167,12 +165,12 @@ class Frozen {
                 " states, got ", states.size());
     for (int k = 0; k < cell().states; ++k) {
       const Tensor& h = states[size_t(k)];
-      std::vector<int64_t> expected{rows(), width(k)};
-      if (batched) expected.insert(expected.begin() + 1, batch);
-      const std::string which =
-          cell().states > 1 ? "hidden[" + std::to_string(k) + "]" : std::string("hidden");
-      TORCH_CHECK(h.sizes() == at::IntArrayRef(expected), "Expected ", which, " size ",
-                  at::IntArrayRef(expected), ", got ", h.sizes());
+      const int64_t sizes[] = {rows(), batch, width(k)}, without_batch[] = {rows(), width(k)};
+      const at::IntArrayRef expected =
+          batched ? at::IntArrayRef(sizes) : at::IntArrayRef(without_batch);
+      TORCH_CHECK(h.sizes() == expected, "Expected ",
+                  cell().states > 1 ? "hidden[" + std::to_string(k) + "]" : "hidden", " size ",
+                  expected, ", got ", h.sizes());
       TORCH_CHECK(h.device().is_cpu() && h.scalar_type() == at::kFloat, name(), ": state ", k,
                   " must be float32 on the CPU, got ", h.scalar_type(), " on ", h.device());
     }
@@ -247,7 +245,7 @@ std::tuple<Tensor, Tensors> forward(const Tensor& packed, const Tensor& given,
 
   Tensors states;
   if (hx) {
-    for (const Tensor& h : *hx) states.push_back(plain(h, f.name().c_str(), "hx").contiguous());
+    for (const Tensor& h : *hx) states.push_back(plain(h, f.name(), "hx").contiguous());
     f.check_states(states, rows, batched);
     for (Tensor& h : states) h = h.clone();
   } else {
@@ -257,7 +255,7 @@ std::tuple<Tensor, Tensors> forward(const Tensor& packed, const Tensor& given,
       states.push_back(at::zeros(size, at::kFloat));
     }
   }
-  std::vector<int64_t> size = x.sizes().vec();
+  at::DimVector size(x.sizes());
   size.back() = f.shape.D * f.shape.R;
   const Tensor output = empty_block(size, at::TensorOptions(at::kFloat));
   if (ragged) output.zero_();
@@ -297,7 +295,7 @@ Tensor advance(const Tensor& packed, const Tensor& given, const Tensors& states,
         "no gradient");
   }
   f.check_states(states, batch, batched);
-  std::vector<int64_t> size = x.sizes().vec();
+  at::DimVector size(x.sizes());
   size.back() = f.shape.R;
   if (out) {
     TORCH_CHECK(out->sizes() == at::IntArrayRef(size) && out->scalar_type() == at::kFloat &&
