@@ -95,7 +95,7 @@ def extension():
     files = sorted([p for f in folders for p in Path("csrc", f).rglob("*.c*") if p.suffix != ".cuh"], reverse=True)
     files = [str(p) for p in files if CUDA or not p.name.startswith("cuda_")]
     # No OpenMP library is linked: torch's serves, a second starts more threads. GCC 12 warns of its own AVX512 headers.
-    cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wno-maybe-uninitialized"]
+    cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wno-uninitialized"]
     flags = {"cxx": cxx, "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]}
     if not CUDA:
         return CppExtension("fastrnn._C", files, extra_compile_args=flags)

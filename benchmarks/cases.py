@@ -24,6 +24,25 @@ CPU_SHAPES = (
 )
 CUDNN_BEST_SHAPES = ((1024, 16, 768, 768), (512, 64, 512, 512), (256, 128, 1024, 1024))
 
+INFER_SHAPES = (
+    ((1, 1, 128, 128), {}),
+    ((1, 1, 256, 512), {"layers": 2}),
+    ((1, 16, 512, 512), {}),
+    ((30, 1, 128, 128), {}),
+    ((100, 1, 80, 256), {"directions": 2}),
+    ((100, 1, 256, 512), {"layers": 2}),
+    ((50, 4, 96, 96), {}),
+    ((100, 32, 256, 256), {}),
+    ((30, 64, 512, 512), {}),
+    ((20, 8, 1024, 1024), {}),
+)
+STREAM_SHAPES = (
+    ((1, 1, 64, 64), {}),
+    ((1, 1, 128, 128), {}),
+    ((1, 1, 256, 512), {"layers": 2}),
+    ((1, 16, 512, 512), {}),
+)
+
 SIZES_B = (1, 16, 32, 64, 128)
 SIZES_H = (128, 256, 512, 768, 1024, 1536, 2048)
 SIZES_I = (64, 256)
@@ -74,13 +93,16 @@ GRIDS: dict[str, tuple[Case, ...]] = {
     "rl": _grid((((128, 128, 256, 256), {}), ((128, 128, 256, 256), {"resets": 0.03})), ("float32", "bfloat16")),
     # variable lengths, as text or speech gives them
     "packed": _grid(_plain((500, 32, 512, 512), layers=2, directions=2, packed=True), ("float32", "bfloat16")),
+    # a trained layer as it is deployed: infer.py measures these
+    "infer": _grid(INFER_SHAPES, ("float32",), ("LSTM", "GRU"), ("forward",)),
+    "stream": _grid(STREAM_SHAPES, ("float32",), ("LSTM", "GRU"), ("forward",)),
     # one step at a time, as a sampler or an agent runs; nobody trains like that
     "decode": _grid(
         _plain(*((1, 1, h, h) for h in (256, 512, 768, 1024))), ("float32", "bfloat16"), modes=("forward",)
     ),
 }
 
-CPU_GRIDS = ("cpu", "tune")
+CPU_GRIDS = ("cpu", "tune", "infer", "stream")
 
 # What a reader of a grid's figures has to know besides the shapes.
 NOTES: dict[str, str] = {

@@ -13,6 +13,7 @@ from ._backends.dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
+from .inference import FrozenLayer, Stream, freeze, unfreeze
 from .layers import SLSTM, PeepholeLSTM
 from .modules import GRU, LSTM, RNN, Layer, explain_layer
 
@@ -34,19 +35,23 @@ __all__ = [
     "SLSTM",
     "ConversionReport",
     "Explanation",
+    "FrozenLayer",
     "GRUCell",
     "LSTMCell",
     "PeepholeLSTM",
     "RNNCell",
+    "Stream",
     "backend",
     "compile",
     "convert",
     "convert_",
     "explain",
+    "freeze",
     "functional",
     "patch_torch",
     "revert",
     "revert_",
+    "unfreeze",
 ]
 
 

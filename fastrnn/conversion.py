@@ -28,8 +28,8 @@ _CELLS: dict[type[nn.Module], type[nn.Module]] = {
     nn.GRUCell: cells.GRUCell,
     nn.RNNCell: cells.RNNCell,
 }
-_ALL = {**_LAYERS, **_CELLS}
-_BACK = {ours: torchs for torchs, ours in _ALL.items()}
+TO_FASTRNN = {**_LAYERS, **_CELLS}
+TO_TORCH = {ours: torchs for torchs, ours in TO_FASTRNN.items()}
 
 
 @dataclass
@@ -46,12 +46,12 @@ class ConversionReport:
         return "\n".join(lines)
 
 
-def _obstacle(module: nn.Module) -> str | None:
+def obstacle(module: nn.Module) -> str | None:
     """Why a recurrent module must be left as it is, or None."""
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted: TorchScript compiled torch's forward into it"
-    if kind in _ALL:
+    if kind in TO_FASTRNN:
         return None
     if parametrize.is_parametrized(module):
         return "parametrized: torch has put a class of its own in the place of the module's"
@@ -60,11 +60,11 @@ def _obstacle(module: nn.Module) -> str | None:
     return f"a subclass ({kind.__module__}.{kind.__qualname__}) may depend on torch's forward"
 
 
-def _is_recurrent(module: nn.Module, cells_too: bool) -> bool:
+def is_recurrent(module: nn.Module, cells_too: bool) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         name = getattr(module, "original_name", "")
-        return name in {cls.__name__ for cls in (_ALL if cells_too else _LAYERS)}
-    return isinstance(module, tuple(_ALL) if cells_too else tuple(_LAYERS))
+        return name in {cls.__name__ for cls in (TO_FASTRNN if cells_too else _LAYERS)}
+    return isinstance(module, tuple(TO_FASTRNN) if cells_too else tuple(_LAYERS))
 
 
 def convert_(
@@ -89,19 +89,19 @@ def convert_(
     Raises:
         TypeError: ``model`` is not a module.
     """
-    _require_module("convert_", model)
+    require_module("convert_", model)
     report, ours = ConversionReport(), 0
     for name, module in model.named_modules():
-        if type(module) in _BACK:
+        if type(module) in TO_TORCH:
             ours += 1
-        if type(module) in _BACK or not _is_recurrent(module, cells):
+        if type(module) in TO_TORCH or not is_recurrent(module, cells):
             continue
         if filter_fn is not None and not filter_fn(name, module):
             report.skipped[name] = "refused by filter_fn"
             continue
-        reason = _obstacle(module)
+        reason = obstacle(module)
         if reason is None:
-            module.__class__ = _ALL[type(module)]
+            module.__class__ = TO_FASTRNN[type(module)]
             report.converted.append(name)
         else:
             report.skipped[name] = reason
@@ -116,7 +116,7 @@ def convert(
     cells: bool = True,
 ) -> nn.Module:
     """Returns a deep copy of ``model`` with its recurrent modules converted; see :func:`convert_`."""
-    _require_module("convert", model)
+    require_module("convert", model)
     model = copy.deepcopy(model)
     convert_(model, filter_fn, cells)
     return model
@@ -127,13 +127,13 @@ def revert_(model: nn.Module) -> ConversionReport:
 
     Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed.
     """
-    _require_module("revert_", model)
+    require_module("revert_", model)
     report = ConversionReport()
     for name, module in model.named_modules():
-        if type(module) in _BACK:
-            module.__class__ = _BACK[type(module)]
+        if type(module) in TO_TORCH:
+            module.__class__ = TO_TORCH[type(module)]
             report.converted.append(name)
-        elif isinstance(module, tuple(_BACK)):
+        elif isinstance(module, tuple(TO_TORCH)):
             kind = type(module)
             report.skipped[name] = f"a subclass ({kind.__module__}.{kind.__qualname__}) of fastrnn's module"
     return report
@@ -144,7 +144,7 @@ def revert(model: nn.Module) -> nn.Module:
 
     For whatever knows only torch's own recurrent operators, ``torch.onnx.export`` among them.
     """
-    _require_module("revert", model)
+    require_module("revert", model)
     model = copy.deepcopy(model)
     revert_(model)
     return model
@@ -159,7 +159,7 @@ def patch_torch(cells: bool = True) -> Iterator[None]:
     (``from torch.nn import LSTM``) are not reached; use :func:`convert_` on the finished model then.
     """
     namespaces = (nn, nn.modules, nn.modules.rnn)
-    swapped = _ALL if cells else _LAYERS
+    swapped = TO_FASTRNN if cells else _LAYERS
     before = [(space, cls.__name__, getattr(space, cls.__name__)) for space in namespaces for cls in swapped]
     try:
         for space in namespaces:
@@ -171,6 +171,6 @@ def patch_torch(cells: bool = True) -> Iterator[None]:
             setattr(space, name, value)
 
 
-def _require_module(function: str, model: object) -> None:
+def require_module(function: str, model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"fastrnn.{function}: expected a torch.nn.Module, got {type(model).__name__}")

@@ -7,6 +7,7 @@
 #include "gate.h"
 
 void bind_cpu(pybind11::module_& m);
+void bind_frozen(pybind11::module_& m);
 #ifdef FASTRNN_WITH_CUDA
 void bind_cuda(pybind11::module_& m);
 #endif
@@ -62,6 +63,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cells", &describe_cells, "The cells of cells.def, in its order.");
   pybind11::module_ cpu = m.def_submodule("cpu");
   bind_cpu(cpu);
+  bind_frozen(cpu);
 #ifdef FASTRNN_WITH_CUDA
   pybind11::module_ cuda = m.def_submodule("cuda");
   bind_cuda(cuda);

@@ -58,7 +58,7 @@ def check_extras(
     packed = batch_sizes is not None
     T = batch_sizes.size(0) if packed else input.size(0)
     if lengths is not None or reset_mask is not None:
-        lengths = _as_lengths(name, lengths, input)
+        lengths = as_lengths(name, lengths, input)
         B = None if packed else input.size(1)
         _check_mask(name, "lengths", lengths, torch.int64, ("(B,)", (B,)), input, packed)
         _check_mask(name, "reset_mask", reset_mask, torch.bool, ("(B, T)", (B, T)), input, packed)
@@ -72,7 +72,7 @@ def _unboxed(value):
     return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
 
-def _as_lengths(name: str, given, input: Tensor) -> Tensor | None:
+def as_lengths(name: str, given, input: Tensor) -> Tensor | None:
     """``lengths`` as ``pack_padded_sequence`` takes them: integers in a tensor, a list or an array."""
     if given is None or (isinstance(given, Tensor) and given.dtype == torch.int64):
         return given

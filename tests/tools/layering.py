@@ -28,11 +28,11 @@ HARDWARE = "cuda/primitives.cuh"
 FLOORS = [
     ["registry", "_spec"],
     ["reference"],
-    ["_kernels.ext", "_kernels.ops", "_kernels.gate"],
+    ["_kernels.ext", "_kernels.ops", "_kernels.frozen", "_kernels.gate"],
     ["verdict.kept", "verdict.proof", "verdict.prove", "verdict.first_call"],
     ["_backends.choice", "_backends.dispatch", "_backends.aten", "_backends.autograd", "_backends.graph"],
     ["_call.checks", "_call.extras", "_call.chunks", "_call.wavefront", "_call.stack"],
-    ["functional", "_tools", "modules", "layers", "cells", "compilation", "conversion"],
+    ["functional", "_tools", "modules", "layers", "cells", "compilation", "conversion", "inference"],
     ["__init__"],
     ["bench", "verdict.worker", "verdict.tune", "_info", "__main__"],
 ]

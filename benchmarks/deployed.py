@@ -1,0 +1,115 @@
+"""What people run a trained layer with on a CPU, each as a call x, states -> output, states."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import fastrnn
+from fastrnn.bench.measure import Refused
+
+Call = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+
+def _layer_call(layer: nn.Module) -> Call:
+    """Of anything with the signature of torch's layers."""
+
+    def call(x, states):
+        with torch.no_grad():
+            output, final = layer(x, states if len(states) > 1 else states[0])
+        return (output, *final) if isinstance(final, tuple) else (output, final)
+
+    return call
+
+
+def _quantised(layer: nn.Module) -> Call:
+    """torch's dynamic quantisation, which passes over a root module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.LSTM, nn.GRU}, torch.qint8)
+    return _layer_call(wrapped[0])
+
+
+def _exported(layer: nn.Module, path: str) -> None:
+    example = torch.randn(2, 1, layer.input_size)
+    state = torch.zeros(layer.num_layers * (2 if layer.bidirectional else 1), 1, layer.hidden_size)
+    names = ["x", "h", "c"] if layer.mode == "LSTM" else ["x", "h"]
+    args = (example, (state, state) if layer.mode == "LSTM" else state)
+    axes = {"x": {0: "T", 1: "B"}} | {name: {1: "B"} for name in names[1:]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(layer, args, path, dynamo=False, input_names=names, dynamic_axes=axes)
+
+
+def _onnxruntime(quantised: bool) -> Callable[[nn.Module], Call]:
+    def make(layer: nn.Module) -> Call:
+        if find_spec("onnxruntime") is None or find_spec("onnx") is None:
+            raise Refused("onnxruntime or onnx is not installed")
+        import onnxruntime
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder, "model.onnx"))
+            _exported(layer, path)
+            if quantised:
+                if layer.mode != "LSTM":
+                    raise Refused("ONNX Runtime quantises no GRU")
+                from onnxruntime.quantization import QuantType, quantize_dynamic
+
+                quantize_dynamic(path, small := f"{folder}/int8.onnx", weight_type=QuantType.QInt8)
+                path = small
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside other pools
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [given.name for given in session.get_inputs()]
+
+        def call(x, states):
+            given = {name: t.numpy() for name, t in zip(names, (x, *states))}
+            return tuple(map(torch.from_numpy, session.run(None, given)))
+
+        return call
+
+    return make
+
+
+def _openvino(layer: nn.Module) -> Call:
+    if find_spec("openvino") is None:
+        raise Refused("openvino is not installed")
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        _exported(layer, path := str(Path(folder, "model.onnx")))
+        core = openvino.Core()
+        config = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        request = core.compile_model(core.read_model(path), "CPU", config).create_infer_request()
+
+    def call(x, states):
+        results = request.infer([t.numpy() for t in (x, *states)])
+        return tuple(torch.from_numpy(value.copy()) for value in results.values())
+
+    return call
+
+
+def _ours(layer: nn.Module) -> nn.Module:
+    return fastrnn.convert(layer)
+
+
+SIDES: dict[str, Callable[[nn.Module], Call]] = {
+    "frozen": lambda layer: _layer_call(fastrnn.freeze(layer)),
+    "frozen-bf16": lambda layer: _layer_call(fastrnn.freeze(layer, torch.bfloat16)),
+    "frozen-int8": lambda layer: _layer_call(fastrnn.freeze(layer, torch.int8)),
+    "fastrnn": lambda layer: _layer_call(_ours(layer)),
+    "torch": lambda layer: _layer_call(copy.deepcopy(layer)),
+    "torch-int8": _quantised,
+    "onnxruntime": _onnxruntime(quantised=False),
+    "ort-int8": _onnxruntime(quantised=True),
+    "openvino": _openvino,
+}
+"""By name: made from a layer of ``torch.nn`` in eval mode; raises Refused with the reason where there is none."""

@@ -1,0 +1,139 @@
+"""Time trained layers as people deploy them on a CPU: `python benchmarks/infer.py`. All sides take turns in a process.
+
+Grid `infer` calls a layer on a whole input with given states; grid `stream` calls it for one step after another, each
+with the state that the last one left (a frozen layer in place), and keeps the 99th percentile, too. Every side's error
+against float64 over 500 steps stands beside its times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from cases import GRIDS
+from deployed import SIDES, Call
+from results import default_path
+from torch import nn
+
+import fastrnn
+from fastrnn.bench.case import Case, build, make_inputs, make_weights
+from fastrnn.bench.environment import environment, warn_if_busy
+from fastrnn.bench.measure import Refused
+from fastrnn.bench.timing import ClockRounds, Pace, interleave
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BASE = "onnxruntime"  # the side that the others' ratios are against
+ERROR_STEPS = 500
+COLUMNS = (
+    *("device", "torch", "fastrnn", "isa", "commit", "grid", "threads", "cell", "T", "B", "I", "H", "layers"),
+    *("directions", "side", "status", "ms_median", "ms_p99", "repeats", f"{BASE}_over_this", "max_error", "mean_error"),
+)
+
+
+def main(argv=None) -> int:
+    """0 unless a side was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--grid", default="infer,stream")
+    parser.add_argument("--sides", default=",".join(SIDES), help="default: all")
+    parser.add_argument("--cell", default="LSTM,GRU")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds-per-case", type=float, default=8.0, help="of all sides together")
+    parser.add_argument("--out", type=Path, help="CSV to write (default: benchmarks/results/<device>-infer.csv)")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    place = environment(torch.device("cpu"))
+    path = args.out or default_path(RESULTS, f"{place['device']} infer")
+    warn_if_busy()
+    rows = []
+    for grid in args.grid.split(","):
+        for case in GRIDS[grid]:
+            if case.cell in args.cell.split(","):
+                rows += _measure(grid, case, args, place)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    for line in _summary(rows):
+        print(line)
+    print(f"written to {path}")
+    return 1 if any(row["status"] == "WRONG" for row in rows) else 0
+
+
+def _measure(grid: str, case: Case, args: argparse.Namespace, place: dict) -> list[dict]:
+    layer = build(case.layer(nn), case, "cpu", make_weights(case)).eval()
+    inputs = make_inputs(case, "cpu")[0]
+    x, states = inputs.leaves[0].detach(), tuple(leaf.detach().tanh() for leaf in inputs.leaves[1:])
+    head = {**place, "grid": grid, "threads": args.threads, **{name: getattr(case, name) for name in COLUMNS[7:14]}}
+    rows, timed = [], {}
+    for name in args.sides.split(","):
+        row = head | {"side": name}
+        try:
+            call = SIDES[name](layer)
+        except Refused as reason:
+            rows.append(row | {"status": f"refused: {reason}"})
+            continue
+        most, mean = _errors(call, layer, case)
+        # Every side has to be the layer; int8's error is the largest there is reason for.
+        row |= {"status": "ok" if most < 0.05 else "WRONG", "max_error": f"{most:.2e}", "mean_error": f"{mean:.2e}"}
+        rows.append(row)
+        timed[name] = row, _stream(name, call, layer, states) if grid == "stream" else call
+    sides = [lambda given, call=call: call(*given) for _, call in timed.values()]
+    samples = interleave(sides, [(x, states)], Pace(args.seconds_per_case, 20, 20_000), ClockRounds())
+    medians = dict(zip(timed, map(statistics.median, samples)))
+    for (name, (row, _)), times in zip(timed.items(), samples, strict=True):
+        row |= {"ms_median": f"{medians[name]:.5f}", "repeats": len(times)}
+        row |= {"ms_p99": f"{statistics.quantiles(times, n=100)[98]:.5f}"}
+        if BASE in medians:
+            row[f"{BASE}_over_this"] = f"{medians[BASE] / medians[name]:.3f}"
+    print(f"{time.strftime('%H:%M:%S')} {grid} {case}: " + " ".join(f"{n} {m * 1e3:.1f}" for n, m in medians.items()))
+    return rows
+
+
+def _stream(name: str, call: Call, layer: nn.Module, states: tuple) -> Call:
+    """One step, with the state of the step before."""
+    if name.startswith("frozen"):
+        weights = {"frozen": None, "frozen-bf16": torch.bfloat16, "frozen-int8": torch.int8}[name]
+        frozen, state = fastrnn.freeze(layer, weights), tuple(h.clone() for h in states)
+        kept = state if len(state) > 1 else state[0]
+        out = torch.empty(state[0].size(1), layer.hidden_size)
+        return lambda x, _: frozen.step(x[0], kept, out)
+    now = list(states)
+
+    def step(x, _):
+        _, now[:] = (lambda output, *final: (output, final))(*call(x, tuple(now)))
+
+    return step
+
+
+def _errors(call: Call, layer: nn.Module, case: Case) -> tuple[float, float]:
+    """Largest and mean error of the output against float64, over more steps than are timed."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(ERROR_STEPS, min(case.B, 2), case.I, generator=generator)
+    count = 2 if case.cell == "LSTM" else 1
+    states = (torch.zeros(case.layers * case.directions, x.size(1), case.H),) * count
+    with torch.no_grad():
+        exact = copy.deepcopy(layer).double()(x.double())[0]
+    error = (call(x, states)[0].double() - exact).abs()
+    return error.max().item(), error.mean().item()
+
+
+def _summary(rows: list[dict]) -> list[str]:
+    """Geometric mean and minimum of the ratios, by grid, cell and side."""
+    lines, column = [], f"{BASE}_over_this"
+    for key in dict.fromkeys((row["grid"], row["cell"], row["side"]) for row in rows):
+        ratios = [float(r[column]) for r in rows if (r["grid"], r["cell"], r["side"]) == key and r.get(column)]
+        if ratios:
+            mean = math.exp(statistics.fmean(map(math.log, ratios)))
+            lines.append(f"{' '.join(key)}: {mean:.2f} (min {min(ratios):.2f}) times {BASE}, {len(ratios)} shapes")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

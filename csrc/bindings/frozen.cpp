@@ -1,0 +1,338 @@
+// fastrnn._C.cpu.pack_frozen, frozen_forward, frozen_advance: stacks whose weights are packed once.
+#include <ATen/DimVector.h>
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "../cells/cell_info.h"
+#include "../cpu/isa/frozen_levels.h"
+#include "../cpu/parallel.h"
+#include "cpu_memory.h"
+#include "gate.h"
+
+namespace fastrnn {
+namespace {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+using OptionalTensors = std::vector<std::optional<Tensor>>;
+
+// torch's names of the cells' modules, by position in cells.def.
+constexpr const char* kNames[] = {"LSTM", "GRU", "RNN", "RNN"};
+
+at::ScalarType storage_of(cpu::FrozenType type) {
+  constexpr at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16, at::kChar};
+  return kTypes[int(type)];
+}
+
+// What stands where in the weights of a direction.
+enum FrozenSlot { kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kScaleIh, kScaleHh, kSlots };
+
+// The weights of a stack, kSlots for each layer and direction, in packed form.
+Tensor pack(int64_t cell, int64_t type, const std::vector<int64_t>& sizes,
+            const OptionalTensors& weights) {
+  constexpr const char* kName = "fastrnn._C.cpu.pack_frozen";
+  TORCH_CHECK(sizes.size() == 5, kName, ": sizes must be (layers, directions, I, H, R), got ",
+              sizes.size(), " numbers");
+  const cpu::FrozenShape shape{
+      int(cell), cpu::FrozenType(type), int(sizes[0]), int(sizes[1]), sizes[2], sizes[3], sizes[4]};
+  TORCH_CHECK(type >= 0 && type <= 2 && shape.layers >= 1 && (shape.D == 1 || shape.D == 2) &&
+                  shape.I >= 0 && shape.H >= 1 && shape.R >= 1 && shape.R <= shape.H,
+              kName, ": expected type 0 .. 2 and sizes of a stack, got type ", type, " and ",
+              sizes);
+  TORCH_CHECK(cpu::frozen_serves(int(cell), shape.type, shape.R != shape.H), kName,
+              ": there are no kernels for cell ", cell, " with weights of type ", type);
+  TORCH_CHECK(int64_t(weights.size()) == sizes[0] * sizes[1] * kSlots, kName, ": expected ",
+              sizes[0] * sizes[1] * kSlots, " weights, got ", weights.size());
+  const Tensor packed = at::empty({int64_t(cpu::frozen_bytes(shape))}, at::kByte);
+  char* const base = (char*)packed.mutable_data_ptr();
+  write_header(shape, base);
+  for (int i = 0; i < shape.layers * shape.D; ++i) {
+    const auto* const given = &weights[size_t(i) * kSlots];
+    const auto checked = [&](int slot, at::IntArrayRef size, at::ScalarType dtype) {
+      if (!given[slot]) return Tensor();
+      const Tensor w = plain(*given[slot], kName, "a weight").contiguous();
+      TORCH_CHECK(w.sizes() == size && w.scalar_type() == dtype && w.device().is_cpu(), kName,
+                  ": weight ", slot, " of layer and direction ", i, " must be ", dtype,
+                  " of shape ", size, " on the CPU, got ", w.scalar_type(), " of shape ", w.sizes(),
+                  " on ", w.device());
+      return w;
+    };
+    const auto put = [&](const cpu::FrozenMatrix& m, int weight, int bias, int scale) {
+      if (m.units == 0) return;
+      const int64_t rows = m.gates * m.units;
+      const Tensor w = checked(weight, {rows, m.inputs}, storage_of(shape.type));
+      TORCH_CHECK(w.defined(), kName, ": a weight matrix is missing");
+      const Tensor b = bias < 0 ? Tensor() : checked(bias, {rows}, at::kFloat);
+      const Tensor s = scale < 0 ? Tensor() : checked(scale, {rows}, at::kFloat);
+      TORCH_CHECK(s.defined() || shape.type != cpu::FrozenType::kInt8, kName,
+                  ": the scales of int8 weights are missing");
+      cpu::pack_frozen(shape.type, m,
+                       {w.const_data_ptr(), b.defined() ? b.const_data_ptr<float>() : nullptr,
+                        s.defined() ? s.const_data_ptr<float>() : nullptr},
+                       base);
+    };
+    const cpu::FrozenDirection d = cpu::frozen_direction(shape, i / shape.D, i % shape.D);
+    put(d.w_ih, kWeightIh, kBiasIh, kScaleIh);
+    put(d.w_hh, kWeightHh, kBiasHh, kScaleHh);
+    put(d.w_hr, kWeightHr, -1, -1);
+  }
+  return packed;
+}
+
+// Steps and rows of a call. Members that the kernels point into.
+struct Schedule {
+  std::vector<int64_t> offsets, order;
+  int64_t B;  // rows of the first step
+
+  // All rows have T steps.
+  Schedule(int64_t T, int64_t batch) : offsets(size_t(T + 1)), B(batch) {
+    for (int64_t t = 0; t <= T; ++t) offsets[size_t(t)] = t * batch;
+  }
+  // Of a packed sequence.
+  explicit Schedule(const Tensor& given) : offsets{0}, B(0) {
+    const Tensor batch_sizes = plain(given, "PackedSequence", "batch_sizes").contiguous();
+    TORCH_CHECK(batch_sizes.scalar_type() == at::kLong && batch_sizes.device().is_cpu(),
+                "batch_sizes must be int64 on the CPU, got ", batch_sizes.scalar_type());
+    const int64_t* const sizes = batch_sizes.const_data_ptr<int64_t>();
+    for (int64_t t = 0; t < batch_sizes.numel(); ++t) {
+      TORCH_CHECK(sizes[t] > 0 && (t == 0 || sizes[t] <= sizes[t - 1]),
+                  "batch_sizes must be positive and not grow, got ", batch_sizes);
+      offsets.push_back(offsets.back() + sizes[t]);
+    }
+    if (batch_sizes.numel() > 0) B = sizes[0];
+  }
+  // Of rows with lengths of their own.
+  Schedule(const Tensor& given, const char* name, int64_t T, int64_t batch) {
+    const Tensor lengths = plain(given, name, "lengths").contiguous();
+    TORCH_CHECK_VALUE(lengths.scalar_type() == at::kLong && lengths.device().is_cpu() &&
+                          lengths.sizes() == at::IntArrayRef{batch},
+                      name, ": lengths must be int64 of shape (B,) = (", batch,
+                      ",) on the CPU, got ", lengths.scalar_type(), " of shape ", lengths.sizes());
+    const int64_t* const length = lengths.const_data_ptr<int64_t>();
+    order.resize(size_t(batch));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return length[a] > length[b]; });
+    std::vector<int64_t> alive(size_t(T + 1), 0);  // rows of each step
+    for (int64_t b = 0; b < batch; ++b) {
+      TORCH_CHECK_VALUE(length[b] >= 0 && length[b] <= T, name,
+                        ": lengths must be within 0 .. T = ", T, ", got ", length[b], " at index ",
+                        b);
+      for (int64_t t = 0; t < length[b]; ++t) ++alive[size_t(t)];
+    }
+    offsets = {0};
+    for (int64_t t = 0; t < T && alive[size_t(t)] > 0; ++t)
+      offsets.push_back(offsets.back() + alive[size_t(t)]);
+    B = T > 0 ? alive[0] : 0;
+  }
+};
+
+// A frozen stack and the tensors of a call, checked against it.
+class Frozen {
+ public:
+  explicit Frozen(const Tensor& packed)
+      : memory(plain(packed, "fastrnn._C.cpu", "the packed weights")) {
+    TORCH_CHECK(memory.device().is_cpu() && memory.scalar_type() == at::kByte &&
+                    memory.is_contiguous() && (uintptr_t)memory.const_data_ptr() % 64 == 0 &&
+                    cpu::read_header((const char*)memory.const_data_ptr(), memory.nbytes(), &shape),
+                "fastrnn._C.cpu: expected the weights that pack_frozen returned, got ",
+                memory.scalar_type(), " of shape ", memory.sizes());
+  }
+
+  const CellInfo& cell() const { return kCells[shape.cell]; }
+  const char* name() const { return kNames[shape.cell]; }
+  int64_t rows() const { return shape.layers * shape.D; }
+  int64_t width(int state) const { return state == 0 ? shape.R : shape.H; }
+
+  Tensor input(const Tensor& given) const {
+    Tensor x = plain(given, name(), "input");
+    TORCH_CHECK(x.device().is_cpu() && x.scalar_type() == at::kFloat, name(),
+                ": a frozen layer takes float32 on the CPU, got ", x.scalar_type(), " on ",
+                x.device());
+    TORCH_CHECK(x.size(-1) == shape.I, "input.size(-1) must be equal to input_size. Expected ",
+                shape.I, ", got ", x.size(-1));
+    return x.stride(-1) == 1 || shape.I <= 1 ? x : dense(x);
+  }
+
+  // The states are (layers * D, batch, R or H), or without the batch.
+  void check_states(const Tensors& states, int64_t batch, bool batched) const {
+    TORCH_CHECK(int(states.size()) == cell().states, name(), ": expected ", cell().states,
+                " states, got ", states.size());
+    for (int k = 0; k < cell().states; ++k) {
+      const Tensor& h = states[size_t(k)];
+      const int64_t sizes[] = {rows(), batch, width(k)}, without_batch[] = {rows(), width(k)};
+      const at::IntArrayRef expected =
+          batched ? at::IntArrayRef(sizes) : at::IntArrayRef(without_batch);
+      TORCH_CHECK(h.sizes() == expected, "Expected ",
+                  cell().states > 1 ? "hidden[" + std::to_string(k) + "]" : "hidden", " size ",
+                  expected, ", got ", h.sizes());
+      TORCH_CHECK(h.device().is_cpu() && h.scalar_type() == at::kFloat, name(), ": state ", k,
+                  " must be float32 on the CPU, got ", h.scalar_type(), " on ", h.device());
+    }
+    if (shape.type == cpu::FrozenType::kInt8 && states[0].numel() > 0) {
+      const float* const h = states[0].const_data_ptr<float>();
+      float most = 0;
+      for (int64_t i = 0; i < states[0].numel(); ++i) most = std::max(most, std::fabs(h[i]));
+      TORCH_CHECK_VALUE(most <= 1, name(),
+                        ": with int8 weights h must lie within -1 .. 1, where its steps of 1/127 "
+                        "are, got ",
+                        most);
+    }
+  }
+
+  // `states` are updated in place.
+  void run(const cpu::FrozenRows<const float>& x, const cpu::FrozenRows<float>& output,
+           int64_t batch, const Tensors& states, const int64_t* offsets, int64_t T, int64_t B,
+           const int64_t* order) const {
+    cpu::FrozenCall call{};
+    call.shape = shape;
+    call.packed = (const char*)memory.const_data_ptr();
+    call.x = x;
+    call.output = output;
+    for (size_t k = 0; k < states.size(); ++k) call.states[k] = states[k].mutable_data_ptr<float>();
+    call.T = T;
+    call.B = B;
+    call.batch = batch;
+    call.offsets = offsets;
+    call.order = order;
+    call.threads = cpu::usable_threads(at::get_num_threads());
+    const cpu::FrozenKernels& kernels = cpu::frozen_kernels();
+    const Tensor workspace =
+        empty_block({int64_t(kernels.workspace(call))}, at::TensorOptions(at::kByte));
+    call.workspace = workspace.mutable_data_ptr();
+    kernels.run(call);
+  }
+
+  Tensor memory;
+  cpu::FrozenShape shape;
+};
+
+template <class T>
+cpu::FrozenRows<T> rows_of(const Tensor& tensor, T* data, int time, int batch) {
+  return {data, tensor.stride(time), tensor.stride(batch), false};
+}
+
+// As a layer's forward: x (T, B, I) or (B, T, I) with batch_first, (T, I), or (N, I) with
+// batch_sizes. Returns the output and the final states.
+std::tuple<Tensor, Tensors> forward(const Tensor& packed, const Tensor& given,
+                                    const std::optional<Tensors>& hx,
+                                    const std::optional<Tensor>& lengths,
+                                    const std::optional<Tensor>& batch_sizes, bool batch_first) {
+  const Frozen f(packed);
+  TORCH_CHECK_VALUE(batch_sizes ? given.dim() == 2 : given.dim() == 2 || given.dim() == 3, f.name(),
+                    ": Expected input to be 2D or 3D, got ", given.dim(), "D instead");
+  const Tensor x = f.input(given);
+  const bool batched = batch_sizes || x.dim() == 3, ragged = lengths.has_value();
+  TORCH_CHECK_VALUE(!ragged || (!batch_sizes && batched), f.name(),
+                    ": lengths needs a padded input (T, B, I), got one ",
+                    batch_sizes ? "packed" : "without a batch");
+  const int time = x.dim() == 3 && batch_first ? 1 : 0, batch_dim = 1 - time;
+  const int64_t T = batch_sizes ? batch_sizes->numel() : x.size(time);
+  TORCH_CHECK(T > 0, "Expected sequence length to be larger than 0 in RNN");
+  const int64_t batch = x.dim() == 3 ? x.size(batch_dim) : 1;
+  const Schedule schedule = batch_sizes ? Schedule(*batch_sizes)
+                            : ragged    ? Schedule(*lengths, f.name(), T, batch)
+                                        : Schedule(T, batch);
+  const int64_t rows = batch_sizes ? schedule.B : batch;
+  TORCH_CHECK(!batch_sizes || schedule.offsets.back() == x.size(0), f.name(),
+              ": expected as many rows as batch_sizes has, ", schedule.offsets.back(), ", got ",
+              x.size(0));
+
+  Tensors states;
+  if (hx) {
+    for (const Tensor& h : *hx) states.push_back(plain(h, f.name(), "hx").contiguous());
+    f.check_states(states, rows, batched);
+    for (Tensor& h : states) h = h.clone();
+  } else {
+    for (int k = 0; k < f.cell().states; ++k) {
+      std::vector<int64_t> size{f.rows(), f.width(k)};
+      if (batched) size.insert(size.begin() + 1, rows);
+      states.push_back(at::zeros(size, at::kFloat));
+    }
+  }
+  at::DimVector size(x.sizes());
+  size.back() = f.shape.D * f.shape.R;
+  const Tensor output = empty_block(size, at::TensorOptions(at::kFloat));
+  if (ragged) output.zero_();
+  if (schedule.offsets.back() == 0) return {output, states};
+  const float* const from = x.const_data_ptr<float>();
+  float* const to = output.mutable_data_ptr<float>();
+  cpu::FrozenRows<const float> x_rows{from, 0, x.stride(0), true};
+  cpu::FrozenRows<float> out_rows{to, 0, output.stride(0), true};
+  if (x.dim() == 3) {
+    x_rows = rows_of(x, from, time, batch_dim);
+    out_rows = rows_of(output, to, time, batch_dim);
+  }
+  f.run(x_rows, out_rows, rows, states, schedule.offsets.data(),
+        int64_t(schedule.offsets.size()) - 1, schedule.B,
+        schedule.order.empty() ? nullptr : schedule.order.data());
+  return {output, states};
+}
+
+// The states move on in place over x (T, B, I), (B, T, I) with batch_first, or one step (B, I) or,
+// unbatched, (I). Returns the output, which is `out` where that is given.
+Tensor advance(const Tensor& packed, const Tensor& given, const Tensors& states,
+               const std::optional<Tensor>& out, bool batch_first) {
+  const Frozen f(packed);
+  TORCH_CHECK_VALUE(f.shape.D == 1, f.name(),
+                    ": a bidirectional layer has no single steps, it needs the whole sequence");
+  TORCH_CHECK_VALUE(given.dim() >= 1 && given.dim() <= 3, f.name(),
+                    ": expected x of 1 to 3 dimensions, got ", given.dim());
+  const Tensor x = f.input(given);
+  const bool batched = x.dim() > 1;
+  const int time = x.dim() == 3 ? (batch_first ? 1 : 0) : -1;
+  const int64_t T = time < 0 ? 1 : x.size(time);
+  const int64_t batch = x.dim() == 3 ? x.size(1 - time) : batched ? x.size(0) : 1;
+  for (const Tensor& h : states) {
+    TORCH_CHECK(
+        is_plain(h) && h.is_contiguous() && !h.requires_grad(), f.name(),
+        ": states that are updated in place must be contiguous ordinary tensors that require "
+        "no gradient");
+  }
+  f.check_states(states, batch, batched);
+  at::DimVector size(x.sizes());
+  size.back() = f.shape.R;
+  if (out) {
+    TORCH_CHECK(out->sizes() == at::IntArrayRef(size) && out->scalar_type() == at::kFloat &&
+                    is_plain(*out) && out->device().is_cpu() && out->is_contiguous(),
+                f.name(), ": out must be contiguous float32 of shape ", at::IntArrayRef(size),
+                " on the CPU, got ", out->scalar_type(), " of shape ", out->sizes());
+    TORCH_CHECK(!out->requires_grad(), f.name(), ": out must require no gradient");
+  }
+  const Tensor output = out ? *out : empty_block(size, at::TensorOptions(at::kFloat));
+  if (T == 0 || batch == 0) return output;
+  const float* const from = x.const_data_ptr<float>();
+  float* const to = output.mutable_data_ptr<float>();
+  if (time < 0) {
+    const int64_t offsets[] = {0, batch};
+    const int64_t row = batched ? x.stride(0) : f.shape.I;
+    f.run({from, 0, row, false}, {to, 0, f.shape.R, false}, batch, states, offsets, 1, batch,
+          nullptr);
+  } else {
+    const Schedule schedule(T, batch);
+    f.run(rows_of(x, from, time, 1 - time), rows_of(output, to, time, 1 - time), batch, states,
+          schedule.offsets.data(), T, batch, nullptr);
+  }
+  return output;
+}
+
+}  // namespace
+}  // namespace fastrnn
+
+void bind_frozen(pybind11::module_& m) {
+  using NoGil = pybind11::call_guard<pybind11::gil_scoped_release>;
+  using pybind11::arg;
+  m.def("pack_frozen", &fastrnn::pack, NoGil(), arg("cell"), arg("type"), arg("sizes"),
+        arg("weights"),
+        "The weights of a stack in packed form; type 0: float32, 1: bfloat16, 2: int8.");
+  m.def("frozen_forward", &fastrnn::forward, NoGil(), arg("packed"), arg("x"), arg("hx"),
+        arg("lengths"), arg("batch_sizes"), arg("batch_first"),
+        "A frozen stack over whole sequences: the output and the final states.");
+  m.def("frozen_advance", &fastrnn::advance, NoGil(), arg("packed"), arg("x"), arg("states"),
+        arg("out"), arg("batch_first"), "The next steps of a frozen stack, states in place.");
+}

@@ -1,0 +1,63 @@
+// From a frozen call to the kernel of its cell and type of weights, for one instruction set.
+#pragma once
+
+#include "frozen_layer.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+template <class Cell, class Op>
+size_t serve_frozen(const FrozenCall& call, bool measure) {
+  using Stack = FrozenStack<Cell, Op>;
+  if (measure) {  // for as many threads as asked for, and for one where fewer are granted
+    const size_t asked = Stack(call, call.threads).workspace();
+    return call.threads == 1 ? asked : size_t(larger(asked, Stack(call, 1).workspace()));
+  }
+  const auto body = [](void* stack, int thread) { ((Stack*)stack)->run(thread); };
+  Stack stack(call, call.threads);
+  stack.prepare();
+  if (run_team(stack.threads(), body, &stack)) return 0;
+  Stack alone(call, 1);
+  alone.prepare();
+  alone.run(0);
+  return 0;
+}
+
+template <class Op>
+size_t serve_frozen(const FrozenCall& call, bool measure) {
+  constexpr bool kInt8 = Op::kValues == 4;
+  switch (call.shape.cell) {  // positions in cells.def; frozen_serves knows them
+    case 0:
+      return serve_frozen<Lstm, Op>(call, measure);
+    case 1:
+      return serve_frozen<Gru, Op>(call, measure);
+    case 2:
+      if constexpr (!kInt8) return serve_frozen<RnnTanh, Op>(call, measure);
+      break;
+    case 3:
+      if constexpr (!kInt8) return serve_frozen<RnnRelu, Op>(call, measure);
+      break;
+  }
+  __builtin_unreachable();
+}
+
+template <bool kVnni>
+size_t serve_frozen_type(const FrozenCall& call, bool measure) {
+  switch (call.shape.type) {
+    case FrozenType::kFloat32:
+      return serve_frozen<FrozenFloat32>(call, measure);
+    case FrozenType::kBfloat16:
+      return serve_frozen<FrozenBfloat16>(call, measure);
+    case FrozenType::kInt8:
+      return serve_frozen<FrozenInt8<kVnni>>(call, measure);
+  }
+  __builtin_unreachable();
+}
+
+// kVnni: the CPU has the dot product of bytes.
+template <bool kVnni>
+FrozenKernels frozen_kernels_of() {
+  return {[](const FrozenCall& call) { return serve_frozen_type<kVnni>(call, true); },
+          [](const FrozenCall& call) { serve_frozen_type<kVnni>(call, false); }};
+}
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -1,0 +1,313 @@
+// Products of a few rows with a panel of frozen weights (frozen.h).
+//
+// An operand says what the values of a row are, how a step of k adds to the sums, and how a vector
+// of activations becomes values. A panel's cache line has 16 units; narrower vectors take it in
+// parts.
+#pragma once
+
+#include "frozen.h"
+#include "storage.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+constexpr int kFrozenWidth = kVectorBytes / int(sizeof(float));
+constexpr int kParts = kFrozenLanes / kFrozenWidth;
+constexpr int kFrozenLine = kFrozenLanes * int(sizeof(float));  // bytes of a step of one gate
+
+// One block of units of a matrix, from one vector of its 16 lanes on.
+struct FrozenPanel {
+  int64_t steps;
+  const char* weights;
+  const float *bias, *scales;
+  const int32_t* sums;
+};
+
+template <class Value>
+struct FrozenRow {
+  const Value* values;
+  float scale;  // what a value of 1 stands for
+};
+
+// What float sums have in common.
+struct FloatSums {
+  using Sum = Vec<float>;
+  static FASTRNN_HD Sum zero() { return Sum(0.0f); }
+  static FASTRNN_HD Sum add(Sum a, Sum b) { return a + b; }
+  static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int g, float /*scale*/) {
+    return sum + Sum::load(p.bias + g * kFrozenLanes);
+  }
+};
+
+struct FrozenFloat32 : FloatSums {
+  using Value = float;
+  static constexpr int kValues = 1;         // of k in a step
+  static constexpr bool kConverts = false;  // whether rows of x become others
+  static constexpr float kStateScale = 1;
+
+  template <int R, int G>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Sum x(row[r][k]);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g)
+        sum[r][g] = multiply_add(x, Sum::load((const float*)(w + g * kFrozenLine)), sum[r][g]);
+    }
+  }
+  static FASTRNN_HD float convert(const float* /*from*/, int64_t /*count*/, Value* /*to*/) {
+    return 1;
+  }
+  static FASTRNN_HD void store(Value* to, Vec<float> x) { x.store(to); }
+};
+
+// bfloat16 weights, two of k in 32 bits, widened; the rows stay float32.
+struct FrozenWide : FloatSums {
+  using Value = float;
+  static constexpr int kValues = 2;
+  static constexpr bool kConverts = true;  // they get an even number of values
+  static constexpr float kStateScale = 1;
+  using Bits = Vec<float>::Bits;
+
+  template <int R, int G>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+    for_each<2>([&](auto half) {
+      Sum wide[G];
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) {
+        const Bits bits = (Bits)Sum::load((const float*)(w + g * kFrozenLine)).v;
+        wide[g] = Sum((Sum::Raw)(half == 0 ? bits << 16 : bits & int32_t(0xffff0000)));
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Sum x(row[r][k + half]);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) sum[r][g] = multiply_add(x, wide[g], sum[r][g]);
+      }
+      // Load the weights again for the other half: both need too many registers.
+      asm volatile("" ::: "memory");
+    });
+  }
+  static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
+    for (int64_t k = 0; k < frozen_padded(count); k += kFrozenWidth)
+      load(from + k, count - k).store(to + k);
+    return 1;
+  }
+  static FASTRNN_HD void store(Value* to, Vec<float> x) { x.store(to); }
+};
+
+#if FASTRNN_LEVEL >= 3  // has the bfloat16 dot product
+struct FrozenDot : FloatSums {
+  using Value = Bfloat16;
+  static constexpr int kValues = 2;
+  static constexpr bool kConverts = true;
+  static constexpr float kStateScale = 1;
+
+  template <int R, int G>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      int32_t pair;
+      __builtin_memcpy(&pair, row[r] + k, sizeof pair);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) {
+        const __m512bh weights = (__m512bh)_mm512_loadu_si512(w + g * kFrozenLine);
+        sum[r][g] = Sum((Sum::Raw)_mm512_dpbf16_ps((__m512)sum[r][g].v, x, weights));
+      }
+    }
+  }
+  static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
+    for (int64_t k = 0; k < frozen_padded(count); k += kFrozenWidth)
+      store(to + k, load(from + k, count - k));
+    return 1;
+  }
+  static FASTRNN_HD void store(Value* to, Vec<float> x) {
+    Storage<Bfloat16>::store(to, VecOf<Bfloat16>(x));
+  }
+};
+using FrozenBfloat16 = FrozenDot;
+#else
+using FrozenBfloat16 = FrozenWide;
+#endif
+
+// int8 weights and rows of uint8 around 128, four of k in 32 bits. The sums are exact, and so the
+// same on every instruction set.
+template <bool kVnni>
+struct FrozenInt8 {
+  using Value = uint8_t;
+  using Bits = Vec<float>::Bits;
+  static constexpr int kValues = 4;
+  static constexpr bool kConverts = true;
+  static constexpr float kStateScale = 1.0f / 127;
+
+  struct Sum {
+    Bits v;
+  };
+  static FASTRNN_HD Sum zero() { return {Bits{}}; }
+  static FASTRNN_HD Sum add(Sum a, Sum b) { return {a.v + b.v}; }
+  static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int g, float scale) {
+    using V = Vec<float>;
+    const Bits offset = (Bits)V::load((const float*)(p.sums + g * kFrozenLanes)).v;
+    const V units = V::load(p.scales + g * kFrozenLanes) * V(scale);
+    return multiply_add(as_float(sum.v - offset), units, V::load(p.bias + g * kFrozenLanes));
+  }
+
+  template <int R, int G>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      int32_t four;
+      __builtin_memcpy(&four, row[r] + k, sizeof four);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) {
+        const Bits weights = (Bits)Vec<float>::load((const float*)(w + g * kFrozenLine)).v;
+        sum[r][g].v = dot(sum[r][g].v, four, weights);
+      }
+    }
+  }
+
+  // The largest magnitude becomes 127. A row that is not finite everywhere has scale NaN.
+  static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
+    Bits most = {};
+    for (int64_t k = 0; k < count; k += kFrozenWidth) {
+      const Bits magnitude = (Bits)load(from + k, count - k).v & 0x7fffffff;
+      most = magnitude > most ? magnitude : most;
+    }
+    int32_t bits = 0;
+    for (int i = 0; i < kFrozenWidth; ++i) bits = most[i] > bits ? most[i] : bits;
+    constexpr int32_t kInfinity = 0x7f800000;
+    constexpr float kLeast = 1e-30f;  // 127 divided by less might overflow
+    const float largest = float_of(uint32_t(bits)) > kLeast ? float_of(uint32_t(bits)) : 1;
+    const Vec<float> factor(bits < kInfinity ? 127 / largest : 0);
+    for (int64_t k = 0; k < frozen_padded(count); k += kFrozenWidth)
+      store_rounded(to + k, load(from + k, count - k) * factor);
+    return bits < kInfinity ? largest / 127 : __builtin_nanf("");
+  }
+  static FASTRNN_HD void store(Value* to, Vec<float> x) {
+    store_rounded(to, x * Vec<float>(127.0f));
+  }
+
+ private:
+  // NaN becomes 128, which stands for 0.
+  static FASTRNN_HD void store_rounded(Value* to, Vec<float> x) {
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves integers in the low bits
+    const Vec<float> shifted = at_most(at_least(x, -127.0f), 127.0f) + Vec<float>(kMagic);
+    const Bits rounded = (Bits)shifted.v + 128;
+#if FASTRNN_LEVEL >= 2
+    _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)rounded));
+#else
+    for (int i = 0; i < kFrozenWidth; ++i) to[i] = uint8_t(rounded[i]);
+#endif
+  }
+
+  static FASTRNN_HD Vec<float> as_float(Bits x) {
+#if FASTRNN_LEVEL >= 2
+    return Vec<float>((Vec<float>::Raw)_mm512_cvtepi32_ps((__m512i)x));
+#else
+    return Vec<float>(__builtin_convertvector(x, Vec<float>::Raw));
+#endif
+  }
+
+#if FASTRNN_LEVEL >= 1
+  typedef int16_t Words __attribute__((vector_size(kVectorBytes)));
+  static FASTRNN_HD Bits multiply_pairs(Words a, Words b) {
+#if FASTRNN_LEVEL >= 2
+    return (Bits)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#else
+    return (Bits)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#endif
+  }
+#endif
+
+  // sum + the products of four unsigned values with the four weights of each lane.
+  static FASTRNN_HD Bits dot(Bits sum, int32_t four, Bits weights) {
+#if FASTRNN_LEVEL >= 2
+    if constexpr (kVnni) {
+      // GCC 12 copies and spills the sums of the intrinsic.
+      __m512i total = (__m512i)sum;
+      asm("vpdpbusd %2, %1, %0"
+          : "+v"(total)
+          : "v"(_mm512_set1_epi32(four)), "v"((__m512i)weights));
+      return (Bits)total;
+    }
+#endif
+#if FASTRNN_LEVEL >= 1
+    // In 16 bits: the even and the odd ones of the four.
+    const Words even = ((Words)weights << 8) >> 8, odd = (Words)weights >> 8;
+    const Words first = (Words)(Bits{} + (four & 0x00ff00ff));
+    const Words second = (Words)(Bits{} + int32_t(uint32_t(four) >> 8 & 0x00ff00ff));
+    return sum + multiply_pairs(first, even) + multiply_pairs(second, odd);
+#else
+    for_each<4>([&](auto i) {
+      sum += ((weights << (24 - 8 * i)) >> 24) * int32_t(uint32_t(four) >> (8 * i) & 255);
+    });
+    return sum;
+#endif
+  }
+};
+
+// As many rows as keep all sums, the weights of a step and a broadcast value in registers.
+constexpr int frozen_rows(int gates) {
+  const int fit = (kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3)) / gates;
+  return fit > 8 ? 8 : fit;
+}
+// Few sums would wait for each other: several of each then.
+constexpr int frozen_chains(int sums) { return sums >= 8 ? 1 : sums >= 3 ? 2 : 4; }
+
+// tile[r][g] = bias[g] + the products of rows[r] with the 16 units of gate g.
+template <class Op, int G, int R>
+__attribute__((noinline)) void multiply_frozen(const FrozenRow<typename Op::Value>* rows,
+                                               const FrozenPanel& whole, float* tile) {
+  using Sum = typename Op::Sum;
+  constexpr int C = frozen_chains(R * G);
+  const typename Op::Value* row[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) row[r] = rows[r].values;
+  for (int part = 0; part < kParts; ++part) {
+    const int lane = part * kFrozenWidth;
+    const FrozenPanel p{whole.steps, whole.weights + part * kVectorBytes, whole.bias + lane,
+                        whole.scales + lane, whole.sums + lane};
+    Sum sum[C][R][G];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) sum[c][r][g] = Op::zero();
+      }
+    }
+    const char* w = p.weights;
+    int64_t s = 0;
+    for (; s + C <= p.steps; s += C) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) {
+        Op::template step<R, G>(row, (s + c) * Op::kValues, w, sum[c]);
+        w += G * kFrozenLine;
+      }
+    }
+    for (; s < p.steps; ++s, w += G * kFrozenLine)
+      Op::template step<R, G>(row, s * Op::kValues, w, sum[0]);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) {
+        Sum total = sum[0][r][g];
+#pragma GCC unroll 4
+        for (int c = 1; c < C; ++c) total = Op::add(total, sum[c][r][g]);
+        Op::finish(total, p, g, rows[r].scale).store(tile + (r * G + g) * kFrozenLanes + lane);
+      }
+    }
+  }
+}
+
+// The same for `count` rows, which are at most frozen_rows(G).
+template <class Op, int G, int R = frozen_rows(G)>
+FASTRNN_HD void multiply_frozen_rows(int count, const FrozenRow<typename Op::Value>* rows,
+                                     const FrozenPanel& panel, float* tile) {
+  if constexpr (R > 1) {
+    if (count < R) return multiply_frozen_rows<Op, G, R - 1>(count, rows, panel, tile);
+  }
+  multiply_frozen<Op, G, R>(rows, panel, tile);
+}
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

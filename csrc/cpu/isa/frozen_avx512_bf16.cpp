@@ -1,0 +1,20 @@
+// AVX512 with the dot products of bfloat16 and of bytes: kernels of frozen stacks.
+#include "frozen_levels.h"
+
+#if FASTRNN_X86_LEVELS
+#pragma GCC target("prfchw")
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#define FASTRNN_ISA avx512_bf16
+#define FASTRNN_LEVEL 3
+namespace fastrnn::cpu::FASTRNN_ISA {
+constexpr int kVectorBytes = 64;
+constexpr int kVectorRegisters = 32;
+constexpr double kProductsPerCycle = 2;
+}  // namespace fastrnn::cpu::FASTRNN_ISA
+
+#include "../frozen_kernels.h"
+
+namespace fastrnn::cpu {
+FrozenKernels avx512_bf16_frozen() { return avx512_bf16::frozen_kernels_of<true>(); }
+}  // namespace fastrnn::cpu
+#endif

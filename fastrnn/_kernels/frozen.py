@@ -1,0 +1,61 @@
+"""Calls of frozen stacks (``csrc/bindings/frozen.cpp``): directly, or as ``torch.ops.fastrnn.frozen`` where torch
+follows a call operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import ext
+from .ops import LIBRARY, is_watched
+
+LIBRARY.define(
+    "frozen(Tensor packed, Tensor x, Tensor[] hx, Tensor? lengths, bool batch_first, int directions) -> Tensor[]"
+)
+
+
+def pack(cell: int, type: int, sizes: Sequence[int], weights: Sequence[Tensor | None]) -> Tensor:
+    """The weights of a stack as the kernels read them; ``sizes`` are layers, directions, I, H, R."""
+    return ext.load().cpu.pack_frozen(cell, type, list(sizes), list(weights))
+
+
+def forward(
+    packed: Tensor,
+    x: Tensor,
+    hx: list[Tensor] | None,
+    initial: Callable[[int | None], list[Tensor]],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    batch_first: bool,
+    directions: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """The output and the final states; ``initial`` makes the states of a batch where there are none."""
+    if batch_sizes is None and is_watched():
+        batch = x.size(0 if batch_first else 1) if x.dim() == 3 else None
+        output, *final = torch.ops.fastrnn.frozen(
+            packed, x, initial(batch) if hx is None else hx, lengths, batch_first, directions
+        )
+        return output, final
+    return ext.load().cpu.frozen_forward(packed, x, hx, lengths, batch_sizes, batch_first)
+
+
+def advance(packed: Tensor, x: Tensor, states: list[Tensor], out: Tensor | None, batch_first: bool) -> Tensor:
+    """The output of the next steps; the states move on in place."""
+    return ext.load().cpu.frozen_advance(packed, x, states, out, batch_first)
+
+
+def _run(packed, x, hx, lengths, batch_first, directions):
+    output, states = ext.load().cpu.frozen_forward(packed, x, hx, lengths, None, batch_first)
+    return [output, *states]
+
+
+def _fake(packed, x, hx, lengths, batch_first, directions):
+    output = x.new_empty(*x.shape[:-1], directions * hx[0].size(-1))
+    return [output, *(h.new_empty(h.shape) for h in hx)]
+
+
+if ext.load() is not None:
+    LIBRARY.impl("frozen", _run, "CPU")
+torch.library.register_fake("fastrnn::frozen", _fake, lib=LIBRARY)

@@ -1,0 +1,55 @@
+"""The kernels of frozen stacks under AddressSanitizer and UndefinedBehaviorSanitizer, on every instruction set."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fastrnn._kernels import ext, ops
+
+ROOT = Path(__file__).resolve().parents[2]
+CXX = shutil.which(os.environ.get("CXX", "g++"))
+FLAGS = ["-std=c++20", "-g1", "-O0", "-Wall", "-Wextra", "-fopenmp"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SOURCES = [
+    ROOT / "tests/cpu/sanitize/frozen.cpp",
+    *(ROOT / "csrc/cpu" / name for name in ("frozen.cpp", "plan.cpp", "parallel.cpp")),
+    *sorted((ROOT / "csrc/cpu/isa").glob("frozen*.cpp")),
+]
+ISAS = ext.load().cpu.supported_isas() if ops.missing("cpu") is None else ["plain"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CXX is None, reason="there is no g++")]
+
+
+def run(command: list) -> subprocess.CompletedProcess:
+    settings = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    return subprocess.run(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("frozen")
+    (folder / "probe.cpp").write_text("int main() { return 0; }")
+    probe = run([CXX, *SANITIZE, str(folder / "probe.cpp"), "-o", str(folder / "probe")])
+    if probe.returncode or run([str(folder / "probe")]).returncode:
+        pytest.skip(f"{CXX} {SANITIZE[0]} makes no program that runs here: {probe.stdout[-300:]}")
+    made = str(folder / "frozen")
+    built = run([CXX, *FLAGS, *SANITIZE, *map(str, SOURCES), "-o", made])
+    assert built.returncode == 0, built.stdout[-6000:]
+    return made
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_memory_and_undefined_behaviour(program, isa):
+    done = run([program, isa, "300"])
+    assert re.search(r"^300 runs, 0 failures$", done.stdout, re.MULTILINE), done.stdout[-3000:]
+
+
+def test_a_workspace_one_byte_short_is_seen(program):
+    done = run([program, "plain", "100", "1"])
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
