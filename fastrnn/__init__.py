@@ -3,14 +3,15 @@
 Swap one line, ``nn.LSTM`` for ``fastrnn.LSTM``, or convert a whole model with :func:`convert`.
 """
 
-from . import functional
+from . import functional, modules
 from ._backends import graph  # noqa: F401  registers torch.ops.fastrnn
 from ._backends.dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .layers import SLSTM, PeepholeLSTM
-from .modules import GRU, LSTM, RNN, Layer, explain_layer
+from .modules import GRU, LSTM, RNN, explain_layer
+from .own_cells import Layer, load_cell
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "Explanation",
     "GRUCell",
     "LSTMCell",
+    "Layer",
     "PeepholeLSTM",
     "RNNCell",
     "backend",
@@ -31,6 +33,7 @@ __all__ = [
     "convert_",
     "explain",
     "functional",
+    "load_cell",
     "patch_torch",
     "revert",
     "revert_",
@@ -53,7 +56,7 @@ def explain(module, input, hx=None, **asked) -> Explanation:
         TypeError: ``module`` is not a fastrnn module.
         RuntimeError: a backend is forced that cannot serve the call.
     """
-    if isinstance(module, Layer):
+    if isinstance(module, modules.Layer):
         return explain_layer(module, input, hx, **asked)
     if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
         return explain_cell(module, input, hx, **asked)
