@@ -151,4 +151,4 @@ def _plain(message: str) -> str:
         return f"in has no {found[1] or found[2]}: it has x, h, prev and params"
     if "non-'constexpr'" in message or "non-constexpr function" in message:
         return "forward must be marked FASTRNN_CELL, and call nothing but a cell's operations"
-    return f"the compiler says: {re.sub(r' *[[]-W?f?permissive[]]$', '', message)}"
+    return f"the compiler says: {message.removesuffix(' [-fpermissive]')}"

@@ -142,6 +142,8 @@ def _compile(compiler: Compiler, header: Header, levels: tuple[str, str], scratc
     )
     if failed:
         raise ValueError(sentence(failed, header))
+    with open(linked, "rb+") as file:
+        os.fsync(file.fileno())  # what is found by its name is whole, also after a crash
     os.replace(linked, library)
 
 
