@@ -64,6 +64,19 @@ struct Everything {
 """
 
 
+ADDER = """
+struct Adder {
+  static constexpr const char* kGates[] = {"a", "b"};
+  static constexpr fastrnn::State kStates[] = {{"h", 0}, {"sum", 0}};
+  template <class A>
+  static FASTRNN_CELL void forward(const fastrnn::In<A>& in, A* next) {
+    next[1] = in.prev[1] + in.x[0] + in.h[0];
+    next[0] = next[1] + tanh_(in.x[1] + in.h[1]);
+  }
+};
+"""
+
+
 def janet(x, h, state, params):
     s, candidate = (x + h).chunk(2)
     keep, take = torch.sigmoid(s), 1 - torch.sigmoid(s - 1)
@@ -96,7 +109,7 @@ def everything(x, h, state, params):
 
 
 TEXTS = {name: (ROOT / f"examples/cells/{name}.h").read_text() for name in ("janet", "fastgrnn")}
-TEXTS |= {"scaled": SCALED, "everything": EVERYTHING}
+TEXTS |= {"scaled": SCALED, "everything": EVERYTHING, "adder": ADDER}
 STEPS = {"janet": janet, "fastgrnn": fastgrnn, "scaled": scaled, "everything": everything}
 
 
@@ -257,6 +270,22 @@ def test_graphs(cell):
     torch.testing.assert_close(tensors(program.module()(x, hx)), tensors(module(x, hx)))
 
 
+def test_a_graph_of_a_cell_whose_gradients_read_no_state(load):
+    module, x = fastrnn.Layer(load("adder"), 3, 6), torch.randn(5, 4, 3)
+    x_a, x_b = (x @ module.weight_ih_l0.t() + module.bias_ih_l0).chunk(2, -1)
+    h = c = torch.zeros(4, 6)
+    for a, b in zip(x_a, x_b):
+        h_a, h_b = (h @ module.weight_hh_l0.t() + module.bias_hh_l0).chunk(2, -1)
+        c = c + a + h_a
+        h = c + torch.tanh(b + h_b)
+    made = fastrnn.compile(module, fullgraph=True, backend="aot_eager")
+    output, final = made(x)
+    torch.testing.assert_close((output[-1], *(s[0] for s in final)), (h, h, c))
+    weights = list(module.parameters())
+    found, truth = (torch.autograd.grad(t.sin().sum(), weights) for t in (output[-1], h))
+    torch.testing.assert_close(found, truth)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(cell, dtype):
     module, x = make(cell, 3, 6, 2, bidirectional=True), torch.randn(5, 4, 3)
@@ -318,10 +347,12 @@ print(torch.equal(module(x)[0], program(x)[0]), module.cell.name, module(x)[0].d
 
 
 def test_modules_and_graphs_in_another_process(load, tmp_path):
+    load("janet")  # there it is not loaded, and the number of the other cell is the same
     module, x = make(load("scaled"), 3, 6), torch.randn(5, 4, 3)
     torch.save(module, tmp_path / "module.pt")
     torch.save(x, tmp_path / "x.pt")
     torch.export.save(torch.export.export(module, (x,)), tmp_path / "program.pt2")
+    Path(module.cell.path).unlink()
     command = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     lines = done.stdout.splitlines()
