@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import functional
+from . import functional, modules
 from ._backends import graph  # noqa: F401  registers torch.ops.fastrnn
 from ._backends.dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
@@ -15,7 +15,8 @@ from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .inference import FrozenLayer, Stream, freeze, unfreeze
 from .layers import SLSTM, PeepholeLSTM
-from .modules import GRU, LSTM, RNN, Layer, explain_layer
+from .modules import GRU, LSTM, RNN, explain_layer
+from .own_cells import Layer, load_cell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ __all__ = [
     "FrozenLayer",
     "GRUCell",
     "LSTMCell",
+    "Layer",
     "PeepholeLSTM",
     "RNNCell",
     "Stream",
@@ -48,6 +50,7 @@ __all__ = [
     "explain",
     "freeze",
     "functional",
+    "load_cell",
     "patch_torch",
     "revert",
     "revert_",
@@ -76,7 +79,7 @@ def explain(
         TypeError: ``module`` is not a fastrnn module.
         RuntimeError: a backend is forced that cannot serve the call.
     """
-    if isinstance(module, Layer):
+    if isinstance(module, modules.Layer):
         return explain_layer(module, input, hx, **asked)
     if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
         return explain_cell(module, input, hx, **asked)  # type: ignore[arg-type, misc]  # it refuses what a step has not

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import Device, Layer
-from .registry import OWN_CELLS
+from .registry import ALL_CELLS
 
 
 class OwnLayer(Layer):
@@ -51,7 +51,7 @@ class OwnLayer(Layer):
 
     def _sizes(self, features: int, width: int) -> dict[str, tuple[int, ...]]:
         """The parameters of one direction."""
-        cell, units = OWN_CELLS[self._mode], self.hidden_size
+        cell, units = ALL_CELLS[self._mode], self.hidden_size
         gates = cell.gates * units
         sizes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, features), "weight_hh": (gates, width)}
         if self.bias:

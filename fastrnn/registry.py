@@ -62,3 +62,22 @@ OWN_CELLS = Cells(
 
 ALL_CELLS = Cells(*CELLS.values(), *OWN_CELLS.values())
 BY_NUMBER = tuple(ALL_CELLS.values())
+FIRST_USER_CELL = 1 << 30
+"""The lowest number of a cell that a user may add; as in ``csrc/cpu/user_cells.h``."""
+USER_CELLS = Cells()
+"""Those that were added, by ``fastrnn.load_cell``; they are in ALL_CELLS, too."""
+
+
+def add_user_cell(cell: Cell) -> None:
+    """Makes a cell known, whose number and mode no other has."""
+    ALL_CELLS[cell.mode] = USER_CELLS[cell.mode] = cell
+
+
+def cell_of(number: int) -> Cell:
+    """The cell of a number, as a call has it."""
+    if number < FIRST_USER_CELL:
+        return BY_NUMBER[number]
+    for cell in USER_CELLS.values():
+        if cell.index == number:
+            return cell
+    raise RuntimeError(f"fastrnn: cell {number} is not loaded: call fastrnn.load_cell with its header first")

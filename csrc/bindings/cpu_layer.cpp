@@ -8,6 +8,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
+#include "../cpu/user_cells.h"
 #include "cpu_gradients.h"
 #include "cpu_memory.h"
 #include "layer_args.h"
@@ -37,7 +38,7 @@ cpu::Dtype storage_type(const LayerArgs& args) {
 
 cpu::LayerShape shape_of(const LayerRows& rows) {
   const LayerArgs& args = rows.args;
-  return {args.spec.cell,
+  return {args.spec.cell < cpu::kFirstUserCell ? args.spec.cell : 0,
           storage_type(args),
           rows.T,
           rows.B,
@@ -51,6 +52,12 @@ cpu::LayerShape shape_of(const LayerRows& rows) {
           args.B,
           rows.order.empty() ? nullptr : rows.order.data(),
           rows.resets.defined() ? rows.resets.const_data_ptr<bool>() : nullptr};
+}
+
+const cpu::Kernels& kernels_for(const LayerArgs& args, cpu::Dtype dtype) {
+  const cpu::UserCell* const added = cpu::find_user_cell(args.spec.cell);
+  if (!added) return cpu::kernels(dtype);
+  return dtype == cpu::Dtype::kBfloat16 ? added->bfloat16 : added->others;
 }
 
 const void* pointer(const Tensor& tensor) {
@@ -116,7 +123,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const Option
   p.states.carried = mutable_pointer(carried);
   p.gates = mutable_pointer(gates);
   p.hidden = mutable_pointer(hidden);
-  const cpu::Kernels& kernels = cpu::kernels(p.shape.dtype);
+  const cpu::Kernels& kernels = kernels_for(args, p.shape.dtype);
   const Tensor workspace = scratch(kernels.forward_workspace(p));
   p.workspace = mutable_pointer(workspace);
   kernels.forward(p);
@@ -163,7 +170,7 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
   p.grad_gates = mutable_pointer(g.gates);
   p.grad_units = mutable_pointer(g.units);
   p.grad_h = mutable_pointer(g.h);
-  const cpu::Kernels& kernels = cpu::kernels(p.shape.dtype);
+  const cpu::Kernels& kernels = kernels_for(args, p.shape.dtype);
   const Tensor workspace = scratch(kernels.backward_workspace(p));
   p.workspace = mutable_pointer(workspace);
   kernels.backward(p);

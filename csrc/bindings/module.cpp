@@ -3,7 +3,7 @@
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include "../cells/cell_info.h"
+#include "../cpu/user_cells.h"
 #include "gate.h"
 
 void bind_cpu(pybind11::module_& m);
@@ -33,21 +33,38 @@ py::dict describe(const fastrnn::Graph& graph, int states) {
   return py::dict(py::arg("nodes") = nodes, py::arg("next") = next);
 }
 
+py::dict describe(const fastrnn::CellInfo& cell) {
+  py::list initial, params;
+  for (int s = 0; s < cell.states; ++s) initial.append(cell.state[s].initial);
+  for (int k = 0; k < cell.params; ++k) params.append(cell.param[k]);
+  py::object graph = py::none();
+  if (cell.graph) graph = describe(*cell.graph, cell.states);
+  return py::dict(py::arg("mode") = cell.mode, py::arg("gates") = cell.gates,
+                  py::arg("states") = cell.states, py::arg("saved") = cell.saved,
+                  py::arg("initial") = py::tuple(initial), py::arg("params") = py::tuple(params),
+                  py::arg("projects") = cell.can_project, py::arg("graph") = graph);
+}
+
 py::list describe_cells() {
   py::list found;
-  for (const fastrnn::CellInfo& cell : fastrnn::kCells) {
-    py::list initial, params;
-    for (int s = 0; s < cell.states; ++s) initial.append(cell.state[s].initial);
-    for (int k = 0; k < cell.params; ++k) params.append(cell.param[k]);
-    py::object graph = py::none();
-    if (cell.graph) graph = describe(*cell.graph, cell.states);
-    found.append(py::dict(py::arg("mode") = cell.mode, py::arg("gates") = cell.gates,
-                          py::arg("states") = cell.states, py::arg("saved") = cell.saved,
-                          py::arg("initial") = py::tuple(initial),
-                          py::arg("params") = py::tuple(params),
-                          py::arg("projects") = cell.can_project, py::arg("graph") = graph));
-  }
+  for (const fastrnn::CellInfo& cell : fastrnn::kCells) found.append(describe(cell));
   return found;
+}
+
+// `address` is that of fastrnn_user_cell in a library that stays loaded.
+py::dict add_cell(int64_t number, size_t address) {
+  namespace cpu = fastrnn::cpu;
+  const cpu::Team team{&cpu::run_team, [](const cpu::Barrier& barrier) { barrier.wait(); }};
+  cpu::UserCell cell{};
+  TORCH_CHECK(number >= cpu::kFirstUserCell,
+              "fastrnn: the number of an added cell must be at least ", cpu::kFirstUserCell,
+              ", got ", number);
+  TORCH_CHECK(
+      reinterpret_cast<cpu::OpenUserCell>(address)(cpu::kLayout, team, &cell),
+      "fastrnn: the headers beside this package are not those its extension was built from: "
+      "rebuild it");
+  cpu::add_user_cell(number, cell);
+  return describe(cell.info);
 }
 
 }  // namespace
@@ -61,6 +78,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         pybind11::arg("device"),
         "The tensors in dtype, those that torch's autocast keeps from there.");
   m.def("cells", &describe_cells, "The cells of cells.def, in its order.");
+  m.def("add_cell", &add_cell, pybind11::arg("number"), pybind11::arg("address"),
+        "Adds the cell of a user's library under a number; returns what cells() says of one.");
   pybind11::module_ cpu = m.def_submodule("cpu");
   bind_cpu(cpu);
   bind_frozen(cpu);

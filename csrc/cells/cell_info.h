@@ -1,7 +1,11 @@
 // The constants of the cells, looked up at run time by a cell's position in cells.def.
 #pragma once
 
-#include "cells.def"
+// A user's library is compiled with a list of its own (csrc/user).
+#ifndef FASTRNN_CELLS
+#define FASTRNN_CELLS "../cells/cells.def"
+#endif
+#include FASTRNN_CELLS
 #include "derive.h"
 
 namespace fastrnn {
@@ -43,7 +47,7 @@ constexpr CellInfo describe(const char* mode) {
 
 inline constexpr CellInfo kCells[] = {
 #define FASTRNN_CELL_ENTRY(type, mode) describe<type>(mode),
-#include "cells.def"
+#include FASTRNN_CELLS
 #undef FASTRNN_CELL_ENTRY
 };
 inline constexpr int kCellCount = sizeof(kCells) / sizeof(kCells[0]);

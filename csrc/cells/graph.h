@@ -102,17 +102,19 @@ template <class Cell>
 constexpr Graph trace() {
   using Counts = Counted<Cell>;
   Graph g;
-  Symbol x[kMostGates], h[kMostGates], prev[kMostStates], params[kMostParams];
-  Symbol scalars[kMostScalars], next[kMostStates];
+  // No longer than their lists, or by an entry before them where a list may be empty: what forward
+  // reads or sets beyond is no constant expression.
+  Symbol x[Counts::kGates], h[Counts::kGates], prev[Counts::kStates], next[Counts::kStates];
+  Symbol params[1 + Counts::kParams], scalars[1 + Counts::kScalars];
   const auto leaves = [&](Op op, int count, Symbol* out) {
     for (int i = 0; i < count; ++i) out[i] = {&g, g.add({op, i})};
   };
   leaves(Op::kX, Counts::kGates, x);
   leaves(Op::kH, Counts::kGates, h);
   leaves(Op::kPrev, Counts::kStates, prev);
-  leaves(Op::kParam, Counts::kParams, params);
-  leaves(Op::kScalar, Counts::kScalars, scalars);
-  Cell::forward(In<Symbol>{x, h, prev, params, scalars}, next);
+  leaves(Op::kParam, Counts::kParams, params + 1);
+  leaves(Op::kScalar, Counts::kScalars, scalars + 1);
+  Cell::forward(In<Symbol>{x, h, prev, params + 1, scalars + 1}, next);
   for (int s = 0; s < Counts::kStates; ++s) {
     if (!next[s].graph) throw "a cell's forward must set every state";
     g.next[s] = next[s].id;

@@ -61,7 +61,7 @@ struct Launch {
     int position = 0;
 #define FASTRNN_CELL_ENTRY(type, mode) \
   if (params.shape.cell == position++) result = for_dtype<type>(params, measure);
-#include "../cells/cells.def"
+#include FASTRNN_CELLS
 #undef FASTRNN_CELL_ENTRY
     return result;
   }

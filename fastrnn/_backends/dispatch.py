@@ -25,7 +25,7 @@ from .. import reference
 from .._kernels import ops
 from .._kernels.ops import is_compiling
 from .._spec import Call
-from ..registry import CELLS
+from ..registry import CELLS, USER_CELLS
 from ..verdict import first_call, proof
 from . import choice
 
@@ -55,6 +55,8 @@ def why_not(backend: str, call: Call) -> list[str]:
             reasons.append("an argument is not an ordinary strided tensor")
     if call.dtype not in DTYPES[backend]:
         reasons.append(f"there is no kernel for {call.dtype}")
+    if backend == "cuda" and call.mode in USER_CELLS:
+        reasons.append("a cell of fastrnn.load_cell has kernels for the CPU")
     if backend == "cuda" and call.B == 0:
         reasons.append("an empty batch launches nothing")
     if backend == "aten" and call.mode not in CELLS:

@@ -17,7 +17,7 @@ from .. import reference
 from .._kernels import ext
 from .._kernels.ops import LIBRARY, layer_ops, missing
 from .._spec import EVERYTHING, STATES, W_HH, W_HR, W_IH, unpack
-from ..registry import BY_NUMBER
+from ..registry import cell_of
 from . import dispatch
 
 KERNELS = frozenset(
@@ -81,7 +81,7 @@ def _saved_shapes(
 ) -> list[tuple[tuple, torch.dtype]]:
     """Shapes and types of what a compiled forward saves: gates unless they are rebuilt, then the states but h, then h
     before the projection."""
-    D, H, own = hx[0].size(0), hx[-1].size(2), BY_NUMBER[cell]
+    D, H, own = hx[0].size(0), hx[-1].size(2), cell_of(cell)
     accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
     saved = [((D, _rows(x), own.saved, H), x.dtype)] if own.saved and gates else []
     if own.states > 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._spec import unpack
-from ..registry import BY_NUMBER
+from ..registry import cell_of
 from .products import product, products_across
 from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
 from .scan import scan, scan_gradients
@@ -68,7 +68,7 @@ def layer_forward(
     if one_step or needs_scan(x, given, spec):
         with torch.no_grad():
             return *scan(cell, x, timing, hx, weights, all_states), []
-    batch_sizes, mode, dtype = timing.batch_sizes, BY_NUMBER[cell].mode, x.dtype
+    batch_sizes, mode, dtype = timing.batch_sizes, cell_of(cell).mode, x.dtype
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, batch_sizes)
     directions, _, width = hx[0].shape
@@ -79,7 +79,7 @@ def layer_forward(
 
     for d, group in enumerate(split_weights(weights, directions)):
         columns = output[:, d * width : (d + 1) * width]
-        gates = _input_product(data, group, mode, out=columns if BY_NUMBER[cell].gates == 1 else None)
+        gates = _input_product(data, group, mode, out=columns if cell_of(cell).gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)
         _recurrence(run, [s[d] for s in hx], [s[d] for s in finals], counts, walk(len(counts), reverse or d == 1))
         saved += run.saved
@@ -123,7 +123,7 @@ def _weight_gradients(
 def needs_scan(x: Tensor, given: Sequence[Tensor | None], spec: Sequence[int]) -> bool:
     """Whether :func:`layer_backward` goes through :func:`scan`, and needs nothing saved."""
     _, cell, _, _, all_states = unpack(spec)
-    own = BY_NUMBER[cell]
+    own = cell_of(cell)
     is_written = own.mode in FORWARD and not x.is_complex()  # the fast pair does not conjugate
     return Timing(*given).is_masked or (all_states and own.states > 1) or not is_written
 
@@ -157,7 +157,7 @@ def layer_backward(
             found = scan_gradients(cell, [x, *hx, *weights], timing, len(hx), grads, wanted)
         states, rest = found[1 : 1 + len(hx)], found[1 + len(hx) :]
         return found[0], states if needs[1] else None, rest if needs[2] else None
-    batch_sizes, mode, dtype = timing.batch_sizes, BY_NUMBER[cell].mode, x.dtype
+    batch_sizes, mode, dtype = timing.batch_sizes, cell_of(cell).mode, x.dtype
     output, *saved = results
     like = [output, *hx]
     grad_output, *grad_hn = (torch.zeros_like(t) if g is None else g for g, t in zip(grads, like))

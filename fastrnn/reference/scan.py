@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional as F
 
-from ..registry import ALL_CELLS, BY_NUMBER
+from ..registry import ALL_CELLS, cell_of
 from . import recorded
 from .rows import row_counts, split_weights, upcast, walk
 from .timing import Masks, Timing
@@ -59,7 +59,7 @@ def scan(
 
     Final states have the types of the initial ones.
     """
-    own = BY_NUMBER[cell]
+    own = cell_of(cell)
     dtype, dtypes, step = x.dtype, [h.dtype for h in hx], STEP[own.mode]
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, timing.batch_sizes)

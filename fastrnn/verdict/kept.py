@@ -26,12 +26,16 @@ DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError
 """What reading a file raises that was damaged, or written by something else."""
 
 
+def folder() -> Path:
+    """Where everything is kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("FASTRNN_CACHE_DIR") or os.path.join(cache, "fastrnn"))
+
+
 def path_of(kind: str, name: str) -> Path:
     """The file of ``kind`` for what is called ``name``."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.environ.get("FASTRNN_CACHE_DIR") or os.path.join(cache, "fastrnn")
     label = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-    return Path(folder, f"{kind}-{label}.json")
+    return folder() / f"{kind}-{label}.json"
 
 
 def today() -> str:

@@ -18,6 +18,7 @@ CSRC_MAY_INCLUDE = {
     "cells": {"common"},
     "cuda": {"common", "cells"},
     "cpu": {"common", "cells"},
+    "user": {"common", "cells", "cpu"},
     "bindings": {"common", "cells", "cuda", "cpu"},
 }
 TORCH_HEADER = re.compile(r"(torch|ATen|c10|caffe2|pybind11)/|Python\.h")
@@ -28,11 +29,11 @@ HARDWARE = "cuda/primitives.cuh"
 FLOORS = [
     ["registry", "_spec"],
     ["reference"],
-    ["_kernels.ext", "_kernels.ops", "_kernels.frozen", "_kernels.gate"],
+    ["_kernels.ext", "_kernels.ops", "_kernels.frozen", "_kernels.gate", "_kernels.cell_errors", "_kernels.cell_library"],
     ["verdict.kept", "verdict.proof", "verdict.prove", "verdict.first_call"],
     ["_backends.choice", "_backends.dispatch", "_backends.aten", "_backends.autograd", "_backends.graph"],
     ["_call.checks", "_call.extras", "_call.chunks", "_call.wavefront", "_call.stack"],
-    ["functional", "_tools", "modules", "layers", "cells", "compilation", "conversion", "inference"],
+    ["functional", "_tools", "modules", "layers", "own_cells", "cells", "compilation", "conversion", "inference"],
     ["__init__"],
     ["bench", "verdict.worker", "verdict.tune", "_info", "__main__"],
 ]

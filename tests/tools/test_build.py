@@ -237,6 +237,24 @@ def test_a_wheel_holds_nothing_of_former_builds(project):
     assert files == {"__init__", "_build_info", "_C", "choice"}
 
 
+def test_archive_and_wheel_have_the_headers_that_load_cell_compiles(project):
+    for name in ("cells/cell.h", "cells/cells.def", "cpu/isa/plain.cpp", "user/check.cpp", "cuda/step.cuh"):
+        (project.folder / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / "csrc" / name).touch()
+    (project.folder / "fastrnn/csrc").symlink_to("../csrc")
+    for command in ("sdist", "bdist_wheel"):
+        done = project.setup(command)
+        assert done.returncode == 0, done.stderr
+    (wheel,), (archive,) = ((project.folder / "dist").glob(pattern) for pattern in ("*.whl", "*.tar.gz"))
+    wanted = {
+        f"fastrnn/csrc/{name}" for name in ("cells/cell.h", "cells/cells.def", "cpu/isa/plain.cpp", "user/check.cpp")
+    }
+    assert {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fastrnn/csrc/")} == wanted
+    with tarfile.open(archive) as packed:
+        files = {member.name.partition("/")[2] for member in packed if member.isfile()}
+    assert {name for name in files if name.startswith("fastrnn/csrc/")} == wanted and "csrc/cells/cell.h" in files
+
+
 def test_an_isolated_build_says_what_to_type(project):
     (project.folder / "stub/torch.py").write_text("raise ImportError('no torch here')")
     message = project.refusal()

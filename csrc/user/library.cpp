@@ -1,0 +1,29 @@
+// What makes a library of a user's cell out of the kernels of cpu/isa, beside which it is compiled
+// (fastrnn/_kernels/cell_library.py).
+#include "../cpu/isa/levels.h"
+#include "../cpu/user_cells.h"
+
+namespace fastrnn::cpu {
+namespace {
+Team extension;
+}
+
+bool run_team(int threads, void (*body)(void* context, int thread), void* context) {
+  return extension.run(threads, body, context);
+}
+
+void Barrier::wait() const { extension.wait(*this); }
+
+}  // namespace fastrnn::cpu
+
+extern "C" __attribute__((visibility("default"))) bool fastrnn_user_cell(
+    size_t layout, const fastrnn::cpu::Team& team, fastrnn::cpu::UserCell* cell) {
+  if (layout != fastrnn::cpu::kLayout) return false;
+  fastrnn::cpu::extension = team;
+  cell->info = fastrnn::kCells[0];
+  // Graphs are made with the states saved wherever there are some (fastrnn/_backends/graph.py).
+  cell->info.saves_carried = cell->info.states > 1;
+  cell->others = fastrnn::cpu::FASTRNN_OTHERS();
+  cell->bfloat16 = fastrnn::cpu::FASTRNN_BFLOAT16();
+  return true;
+}

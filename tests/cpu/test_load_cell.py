@@ -1,0 +1,370 @@
+"""Cells of the user's own: layers against loops in plain torch, every path of a call, pickles, graphs.
+
+What is wrong with a header, and what is kept of a cell, are in test_load_cell_build.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from loop import stack_loop
+from support import DTYPES, check_all
+from test_readme import blocks
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
+from fastrnn._kernels import cell_library, ops
+from fastrnn.reference.scan import STEP
+from fastrnn.registry import FIRST_USER_CELL
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lacking() -> str | None:
+    """What a cell cannot be compiled without."""
+    try:
+        cell_library.find_compiler()
+    except RuntimeError as error:
+        return str(error)
+    return ops.missing("cpu")
+
+
+pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+
+SCALED = re.search(r'r"""(.*?)"""', (ROOT / "docs/own_cells.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+
+# Every operation, h unit by unit, states with values to begin from, one that no gradient reads.
+EVERYTHING = """
+#pragma once
+#include <cstddef>
+struct Helper { static constexpr double half = 0.5; };
+struct Everything {
+  static constexpr const char* kGates[] = {"a", "b", "c"};
+  static constexpr fastrnn::State kStates[] = {{"h", 0}, {"c", 0.5}, {"m", -1}, {"sum", 2}};
+  static constexpr const char* kParams[] = {"scale", "shift"};
+  template <class A>
+  static FASTRNN_CELL void forward(const fastrnn::In<A>& in, A* next) {
+    const A a = in.x[0] + in.h[0] + in.params[0] * in.prev[1];
+    const A b = tanh_(in.x[1]) * in.h[1] - in.params[1];
+    next[2] = max_(a, in.prev[2] + b);
+    const A keep = exp_(a - next[2]);
+    next[1] = keep * in.prev[1] + A(Helper::half) * sigmoid_(b) + log_sigmoid_(in.h[2]) * in.prev[0];
+    next[0] = tanh_(relu_(quotient(next[1], A(2) + keep) + log_(A(3) + next[1] * next[1]) + next[2] * a) * in.x[2]);
+    next[3] = in.prev[3] + in.x[2];
+  }
+};
+"""
+
+
+ADDER = """
+struct Adder {
+  static constexpr const char* kGates[] = {"a", "b"};
+  static constexpr fastrnn::State kStates[] = {{"h", 0}, {"sum", 0}};
+  template <class A>
+  static FASTRNN_CELL void forward(const fastrnn::In<A>& in, A* next) {
+    next[1] = in.prev[1] + in.x[0] + in.h[0];
+    next[0] = next[1] + tanh_(in.x[1] + in.h[1]);
+  }
+};
+"""
+
+
+def janet(x, h, state, params):
+    s, candidate = (x + h).chunk(2)
+    keep, take = torch.sigmoid(s), 1 - torch.sigmoid(s - 1)
+    return (keep * state[0] + take * torch.tanh(candidate),)
+
+
+def fastgrnn(x, h, state, params):
+    z = torch.sigmoid(x + h + params["bias_z"])
+    candidate = torch.tanh(x + h + params["bias_c"])
+    zeta, nu = torch.sigmoid(params["zeta"]), torch.sigmoid(params["nu"])
+    return ((zeta * (1 - z) + nu) * candidate + z * state[0],)
+
+
+def scaled(x, h, state, params):
+    f, g = (x + h).chunk(2)
+    f = torch.sigmoid(f)
+    c = f * state[1] + (1 - f) * torch.tanh(g) * params["weight_scale"]
+    return c, c
+
+
+def everything(x, h, state, params):
+    (x_a, x_b, x_c), (h_a, h_b, h_c) = x.chunk(3), h.chunk(3)
+    a = x_a + h_a + params["scale"] * state[1]
+    b = torch.tanh(x_b) * h_b - params["shift"]
+    m = torch.where(a > state[2] + b, a, state[2] + b)
+    keep = torch.exp(a - m)
+    c = keep * state[1] + 0.5 / (1 + torch.exp(-b)) - torch.log(1 + torch.exp(-h_c)) * state[0]
+    h = torch.tanh(torch.clamp(c / (2 + keep) + torch.log(3 + c * c) + m * a, min=0) * x_c)
+    return h, c, m, state[3] + x_c
+
+
+TEXTS = {name: (ROOT / f"examples/cells/{name}.h").read_text() for name in ("janet", "fastgrnn")}
+TEXTS |= {"scaled": SCALED, "everything": EVERYTHING, "adder": ADDER}
+STEPS = {"janet": janet, "fastgrnn": fastgrnn, "scaled": scaled, "everything": everything}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """load(name): a cell of TEXTS, from libraries that outlive this run, for they are kept by what they are made of."""
+    folder, kept = tmp_path_factory.mktemp("cells"), os.environ["FASTRNN_CACHE_DIR"]
+
+    def load(name: str):
+        header = folder / f"{name}.h"
+        header.write_text(TEXTS[name])
+        return fastrnn.load_cell(header, "Everything" if name == "everything" else None)
+
+    os.environ["FASTRNN_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"fastrnn-test-cells-{os.getuid()}")
+    yield load
+    os.environ["FASTRNN_CACHE_DIR"] = kept
+
+
+@pytest.fixture(params=STEPS)
+def cell(request, load):
+    return load(request.param)
+
+
+@pytest.fixture
+def step(request):
+    return STEPS[request.node.callspec.params["cell"]]
+
+
+def states_of(cell, rows, B, H, dtype=torch.float32, P=0):
+    hx = [value + torch.rand(rows, B, H, dtype=dtype) for value in cell.initial]
+    hx[0] = hx[0][..., : P or H].contiguous()
+    return tuple(hx) if cell.states > 1 else hx[0]
+
+
+def listed(states) -> list[torch.Tensor]:
+    return [states] if isinstance(states, torch.Tensor) else list(states)
+
+
+def tensors(result) -> list[torch.Tensor]:
+    return [result[0], *listed(result[1])]
+
+
+def make(cell, *sizes, **options):
+    """A layer whose parameters are large enough to matter."""
+    module = fastrnn.Layer(cell, *sizes, **options)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(2)
+    return module
+
+
+RESETS = torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) < 0.4
+TIMINGS = {
+    "plain": {},
+    "lengths": {"lengths": torch.tensor([5, 0, 3, 1])},
+    "resets": {"reset_mask": RESETS},
+    "both": {"reset_mask": RESETS, "lengths": torch.tensor([5, 2, 3, 4])},
+}
+backends = pytest.mark.parametrize("backend", ["cpu", "reference"])
+
+
+def evaluate(run, module, x, hx) -> dict[str, torch.Tensor]:
+    """Outputs and gradients by name, as support.check_all takes them."""
+    inputs = [t.detach().requires_grad_() for t in (x, *listed(hx))]
+    states = tuple(inputs[1:]) if len(inputs) > 2 else inputs[1]
+    outputs = tensors(run(module, inputs[0], states))
+    grads = [torch.randn(t.shape, generator=torch.Generator().manual_seed(k)).to(t) for k, t in enumerate(outputs)]
+    sources = [*inputs, *module.parameters()]
+    found = torch.autograd.grad(outputs, sources, grads)
+    results = {f"output {k}": t.detach() for k, t in enumerate(outputs)}
+    return results | {f"gradient {k}": t for k, t in enumerate(found)}
+
+
+@backends
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_two_layers_in_both_directions_against_a_loop(cell, step, backend, timing):
+    module = make(cell, 3, 6, 2, bidirectional=True, proj_size=2 * cell.projects, dtype=torch.float64)
+    hx = states_of(cell, 4, 4, 6, torch.float64, 2 * cell.projects)
+    x = torch.randn(5, 4, 3, dtype=torch.float64)
+
+    def loop(module, x, hx):
+        output, *states = stack_loop(module, step, x, listed(hx), **TIMINGS[timing])
+        return output, tuple(states)
+
+    truth = evaluate(loop, module, x, hx)
+    with fastrnn.backend(backend):
+        found = evaluate(lambda module, x, hx: module(x, hx, **TIMINGS[timing]), module, x, hx)
+    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_every_type_within_the_budget(cell, step, dtype):
+    module = fastrnn.Layer(cell, 5, 17, bidirectional=True).to(dtype)
+    x, hx = torch.randn(6, 3, 5).to(dtype), states_of(cell, 2, 3, 17)
+    hx = tuple(h.to(dtype) for h in hx) if cell.states > 1 else hx.to(dtype)
+
+    def loop(module, x, hx):
+        output, *states = stack_loop(module, step, x, listed(hx))
+        return output, tuple(states)
+
+    double = copy.deepcopy(module).double()
+    truth = evaluate(loop, double, x.double(), [h.double() for h in listed(hx)])
+    theirs, ours = evaluate(loop, module, x, hx), evaluate(lambda module, *given: module(*given), module, x, hx)
+    check_all(ours, theirs, truth)
+
+
+def test_packed_rows_layouts_chunks_and_states(cell):
+    module, x = make(cell, 3, 6, 2, bidirectional=True), torch.randn(5, 4, 3)
+    lengths, hx = torch.tensor([2, 5, 1, 3]), states_of(cell, 4, 4, 6)
+    expected, last = module(x, hx, lengths=lengths)
+    output, final = module(pack_padded_sequence(x, lengths, enforce_sorted=False), hx)
+    torch.testing.assert_close((pad_packed_sequence(output)[0], final), (expected, last))
+    one = tuple(h[:, 1] for h in hx) if cell.states > 1 else hx[:, 1]
+    torch.testing.assert_close(module(x[:, 1], one)[0], expected[:, 1])
+    initial = [torch.full((4, 4, 6), value) for value in cell.initial]
+    torch.testing.assert_close(module(x)[0], module(x, tuple(initial) if cell.states > 1 else initial[0])[0])
+    first = fastrnn.Layer(cell, 3, 6, 2, bidirectional=True, batch_first=True)
+    first.load_state_dict(module.state_dict())
+    torch.testing.assert_close(first(x.transpose(0, 1), hx)[0], module(x, hx)[0].transpose(0, 1))
+    names, sources = zip(*module.named_parameters())
+    plain = torch.autograd.grad(module(x, hx)[0].sin().sum(), sources)
+    for asked in ({"checkpoint_chunks": 3}, {"save": "states"}, {"all_states": True}):
+        again = torch.autograd.grad(module(x, hx, **asked)[0].sin().sum(), sources)
+        torch.testing.assert_close(dict(zip(names, again)), dict(zip(names, plain)))
+    states = module(x, hx, all_states=True)[2]
+    assert len(states) == 2 and listed(states[0])[-1].shape == (5, 4, 12)
+
+
+def test_check_finds_no_fault_and_a_planted_one(cell, monkeypatch):
+    assert cell.check()
+    right = STEP[cell.registered.mode]
+    monkeypatch.setitem(STEP, cell.registered.mode, lambda *given: tuple(1.001 * s for s in right(*given)))
+    with pytest.raises(AssertionError, match="not close"):
+        cell.check()
+
+
+def test_transforms_and_explain(cell):
+    module, x = make(cell, 2, 3, dtype=torch.float64), torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    many = torch.func.vmap(lambda x: module(x)[0])(x)
+    torch.testing.assert_close(many[1], module(x[1])[0])
+    assert fastrnn.explain(module, x[0]).backend == "cpu"
+    asked = fastrnn.explain(module.to("meta"), x[0].to("meta"))
+    assert asked.backend == "reference" and "has kernels for the CPU" in str(asked.reasons["cuda"])
+    assert asked.reasons["aten"] == [f"torch has no {cell.registered.mode}"]
+
+
+def test_graphs(cell):
+    module, hx, x = make(cell, 3, 6, 2, bidirectional=True), states_of(cell, 4, 4, 6), torch.randn(5, 4, 3)
+    expected = tensors(module(x, hx))
+    expected += torch.autograd.grad(expected[0].sum(), list(module.parameters()))
+    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
+    found = tensors(made(x, hx))
+    found += torch.autograd.grad(found[0].sum(), list(made.parameters()))
+    torch.testing.assert_close(found, expected)
+    program = torch.export.export(module, (x, hx))
+    nodes = [node for node in program.graph.nodes if "fastrnn.layer_forward" in str(node.target)]
+    assert [node.args[4][1] for node in nodes] == [cell.registered.index] * 2
+    torch.testing.assert_close(tensors(program.module()(x, hx)), tensors(module(x, hx)))
+
+
+def test_a_graph_of_a_cell_whose_gradients_read_no_state(load):
+    module, x = fastrnn.Layer(load("adder"), 3, 6), torch.randn(5, 4, 3)
+    x_a, x_b = (x @ module.weight_ih_l0.t() + module.bias_ih_l0).chunk(2, -1)
+    h = c = torch.zeros(4, 6)
+    for a, b in zip(x_a, x_b):
+        h_a, h_b = (h @ module.weight_hh_l0.t() + module.bias_hh_l0).chunk(2, -1)
+        c = c + a + h_a
+        h = c + torch.tanh(b + h_b)
+    made = fastrnn.compile(module, fullgraph=True, backend="aot_eager")
+    output, final = made(x)
+    torch.testing.assert_close((output[-1], *(s[0] for s in final)), (h, h, c))
+    weights = list(module.parameters())
+    found, truth = (torch.autograd.grad(t.sin().sum(), weights) for t in (output[-1], h))
+    torch.testing.assert_close(found, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(cell, dtype):
+    module, x = make(cell, 3, 6, 2, bidirectional=True), torch.randn(5, 4, 3)
+    with torch.autocast("cpu", dtype):
+        output, _ = module(x)
+        output.float().sum().backward()
+    assert output.dtype == dtype and module.weight_hh_l0.grad.dtype == torch.float32
+    torch.testing.assert_close(output, module.to(dtype)(x.to(dtype))[0])
+
+
+def test_parameters_and_copies(load):
+    cell = load("scaled")
+    module, x = make(cell, 3, 6, 2, bidirectional=True), torch.randn(5, 4, 3)
+    ends = ["l0", "l0_reverse", "l1", "l1_reverse"]
+    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_scale"]
+    assert list(module.state_dict()) == [f"{name}_{end}" for end in ends for name in names]
+    assert module.weight_scale_l1_reverse.shape == (6,) and module.weight_ih_l1.shape == (12, 12)
+    bound = 6**-0.5
+    assert all(weight.abs().max() <= bound for weight in fastrnn.Layer(cell, 3, 6).parameters())
+    other = copy.deepcopy(module)
+    assert other.cell is cell and torch.equal(other(x)[0], module(x)[0])
+    assert repr(fastrnn.Layer(cell, 3, 6, 2)) == "Layer(JanetScaled, 3, 6, num_layers=2)"
+    assert cell.params == ("weight_scale",) and cell.registered.index >= FIRST_USER_CELL and cell.projects
+    assert load("scaled") is cell and not load("everything").projects
+    with pytest.raises(ValueError, match="Everything reads h in its forward, so proj_size must be 0, got 2"):
+        fastrnn.Layer(load("everything"), 3, 6, proj_size=2)
+    with pytest.raises(TypeError, match=r"expected cell to come from fastrnn\.load_cell, got str"):
+        fastrnn.Layer("JanetScaled", 3, 6)
+    module.weight_scale_l0 = torch.nn.Parameter(torch.ones(5))
+    with pytest.raises(RuntimeError, match=r"weight 4 of layer 0 must have shape \(6,\), got \(5,\)"):
+        module(x)
+
+
+def test_two_threads_give_what_one_gives(load):
+    module, x = fastrnn.Layer(load("scaled"), 64, 256), torch.randn(4, 32, 64)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            output, _ = module(x)
+            found.append([output, *torch.autograd.grad(output.sin().sum(), list(module.parameters()))])
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*found)
+
+
+OTHER_PROCESS = """
+import sys, torch, fastrnn
+folder = sys.argv[1]
+program = torch.export.load(f"{folder}/program.pt2").module()
+x = torch.load(f"{folder}/x.pt")
+try:
+    program(x)
+except RuntimeError as error:
+    print("is not loaded: call fastrnn.load_cell" in str(error))
+module = torch.load(f"{folder}/module.pt", weights_only=False)
+print(torch.equal(module(x)[0], program(x)[0]), module.cell.name, module(x)[0].double().sum().item())
+"""
+
+
+def test_modules_and_graphs_in_another_process(load, tmp_path):
+    load("janet")  # there it is not loaded, and the number of the other cell is the same
+    module, x = make(load("scaled"), 3, 6), torch.randn(5, 4, 3)
+    torch.save(module, tmp_path / "module.pt")
+    torch.save(x, tmp_path / "x.pt")
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / "program.pt2")
+    Path(module.cell.path).unlink()
+    command = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "True" and lines[1].startswith("True JanetScaled "), done.stderr[-2000:]
+    assert float(lines[1].split()[2]) == pytest.approx(module(x)[0].double().sum().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("page", ["docs/own_cells.md", "examples/cells/README.md"])
+def test_blocks_of_the_pages(load, page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    found = blocks((ROOT / page).read_text(encoding="utf-8"))
+    assert found
+    for line, source, _ in found:
+        exec(compile("\n" * (line - 1) + source, page, "exec"), {"__name__": "__main__"})
