@@ -10,7 +10,7 @@
 #   make wheel                      a wheel with the CPU kernels in dist/, tried where there is no compiler
 #   make lint bench clean
 #
-#   TORCH=torch==2.14.1             another torch; with CUDA kernels if it has CUDA and nvcc is found
+#   TORCH=torch==2.14.1             another torch; with CUDA kernels if it has CUDA (nvcc comes from PyPI where none is found)
 #   VENV=.venv-cuda                 another environment, to keep both
 #   MAX_JOBS=1                      fewer compilers at once; each takes up to 2 GB
 
@@ -99,6 +99,10 @@ $(VENV)/.torch-wanted: FORCE
 $(VENV)/.torch-installed: $(VENV)/.torch-wanted
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install '$(TORCH)' 'setuptools>=77' ninja
+# Where torch has CUDA and setup.py finds no nvcc for it.
+	if [ '$(FASTRNN_CUDA)' != 0 ] && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.version.cuda)' && \
+	    ! FASTRNN_CUDA=1 $(BIN)/python setup.py -q --version > /dev/null 2>&1; then \
+	    $(PIP) install 'cuda-toolkit[nvcc,cccl]'; fi
 	@touch $@
 
 $(VENV)/.linters: $(VENV)/.torch-installed

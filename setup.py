@@ -30,6 +30,7 @@ for name in ("FASTRNN_CUDA", "FASTRNN_PURE", "FASTRNN_REQUIRE_EXT"):
     if os.environ.get(name, "") not in ("", "0", "1"):
         sys.exit(f"fastrnn: {name} must be 0, 1 or unset, got {os.environ[name]!r}")
 WANTED = os.environ.get("FASTRNN_CUDA")
+TOOLKIT = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
 
 
 def output_of(*command):
@@ -49,6 +50,23 @@ def find_compiler():
     return None, f"no C++ compiler was found (tried {', '.join(names)})"
 
 
+def find_nvcc():
+    """(path of an nvcc of torch's CUDA version, None), or (None, why there is none)."""
+    # pip puts NVIDIA's own wheels, this nvcc among them, beside torch and in the version that torch asks for.
+    beside = sorted(map(str, Path(torch.__file__).parents[1].glob("nvidia/cu*/bin/nvcc")))
+    paths = (
+        [f"{TOOLKIT}/bin/nvcc"] if TOOLKIT else [*beside, shutil.which("nvcc") or "nvcc", "/usr/local/cuda/bin/nvcc"]
+    )
+    why = f"nvcc was not found in {f'{TOOLKIT}/bin' if TOOLKIT else 'PATH, /usr/local/cuda/bin or beside torch'}"
+    for path in paths:
+        release = re.search(r"release (\d+)\.(\d+)", output_of(path, "--version"))
+        if release and release[1] == torch.version.cuda.split(".")[0]:
+            return path, None
+        if release:
+            why = f"nvcc is {release[1]}.{release[2]} and torch {torch.__version__} has CUDA {torch.version.cuda}"
+    return None, why if TOOLKIT else f"{why}; pip install 'cuda-toolkit[nvcc,cccl]' brings one"
+
+
 def find_cuda():
     """(root of the CUDA toolkit, None), or (None, why no CUDA kernels are built)."""
     if CXX is None:
@@ -57,16 +75,12 @@ def find_cuda():
         return None, "it was built with FASTRNN_CUDA=0"
     if torch.version.cuda is None:
         return None, f"torch {torch.__version__} is a build without CUDA"
-    root = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = f"{root}/bin/nvcc" if root else shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    release = re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version"))
-    if release is None:
-        return None, f"nvcc was not found in {f'{root}/bin' if root else 'PATH or /usr/local/cuda/bin'}"
-    if release[1] != torch.version.cuda.split(".")[0]:
-        return None, f"nvcc is {release[1]}.{release[2]} and torch {torch.__version__} has CUDA {torch.version.cuda}"
+    nvcc, why = find_nvcc()
+    if nvcc is None:
+        return None, why
     # nvcc on PATH may be a wrapper or a link far from its toolkit; only nvcc itself knows where its headers are.
     top = re.search(r"TOP=(.*)", output_of(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull))
-    return root or os.path.realpath(top[1].strip() if top else Path(nvcc).parents[1]), None
+    return TOOLKIT or os.path.realpath(top[1].strip() if top else Path(nvcc).parents[1]), None
 
 
 def arch_list():
@@ -102,6 +116,11 @@ def extension():
     made = CUDAExtension("fastrnn._C", files, define_macros=[("FASTRNN_WITH_CUDA", None)], extra_compile_args=flags)
     # For a toolkit without cuBLAS and its kin: torch's wheels bring their headers.
     made.include_dirs += map(str, Path(torch.__file__).parents[1].glob("nvidia/cu*/include"))
+    # NVIDIA's wheels have libcudart.so.13 and no libcudart.so, which is what -lcudart looks for.
+    runtimes = sorted(Path(CUDA, "lib").glob("libcudart.so.*"))
+    if runtimes and not any(Path(CUDA, lib, "libcudart.so").exists() for lib in ("lib64", "lib")):
+        made.libraries.remove("cudart")
+        made.extra_link_args.append(str(runtimes[-1]))
     return made
 
 

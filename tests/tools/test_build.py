@@ -38,6 +38,7 @@ cuda = SimpleNamespace(device_count=lambda: len(gpus), get_device_capability=lam
 class BuildExtension(build_ext):
     def build_extension(self, ext):
         print("CUDA_HOME", os.environ.get("CUDA_HOME"))
+        print("linking", ext.libraries, ext.extra_link_args)
         for source in ext.sources:
             print("compiling", source)
             if source.endswith(os.environ.get("STUB_FAILS_ON") or "nothing"):
@@ -50,7 +51,8 @@ class BuildExtension(build_ext):
 utils = ModuleType("torch.utils")
 utils.cpp_extension = ModuleType("torch.utils.cpp_extension")
 utils.cpp_extension.BuildExtension = BuildExtension
-utils.cpp_extension.CppExtension = utils.cpp_extension.CUDAExtension = Extension
+utils.cpp_extension.CppExtension = Extension
+utils.cpp_extension.CUDAExtension = lambda *args, **more: Extension(*args, libraries=["cudart"], **more)
 sys.modules.update({{"torch.utils": utils, "torch.utils.cpp_extension": utils.cpp_extension}})
 """
 
@@ -156,10 +158,24 @@ def test_cuda_can_be_switched_off(project):
     assert facts.has_extension and facts.cuda is None and facts.why_no_cuda == "it was built with FASTRNN_CUDA=0"
 
 
+def test_nvcc_of_nvidias_wheels_is_found_beside_torch_and_linked_by_file_name(project):
+    project.torch("2.14.1+cu130", cuda="13.0")
+    project.nvcc("12.8")
+    root = project.folder / "nvidia/cu13"
+    project.script("nvidia/cu13/bin/nvcc", NVCC.format(release="13.0", top=root))
+    (root / "lib").mkdir()
+    (root / "lib/libcudart.so.13").touch()
+    facts = project.facts()
+    assert (facts.cuda, facts.why_no_cuda) == ("13.0", None)
+    assert f"CUDA_HOME {root}\nlinking [] ['{root}/lib/libcudart.so.13']\n" in facts.output
+    (root / "lib/libcudart.so").touch()  # a toolkit's
+    assert "linking ['cudart'] []\n" in project.facts().output
+
+
 def test_an_nvcc_of_another_major_version_builds_no_cuda(project):
     project.torch("2.14.1+cu130", cuda="13.0")
     project.nvcc("12.8")
-    facts = project.facts()
+    facts = project.facts(CUDA_HOME=str(project.folder))
     assert facts.has_extension and facts.cuda is None
     assert facts.why_no_cuda == "nvcc is 12.8 and torch 2.14.1+cu130 has CUDA 13.0"
 
@@ -169,6 +185,9 @@ def test_cuda_asked_for_and_impossible_is_an_error(project):
     assert project.refusal(FASTRNN_CUDA="1") == sentence + "torch 2.13.0+cpu is a build without CUDA"
     project.torch("2.14.1+cu130", cuda="13.0")
     assert project.refusal(FASTRNN_CUDA="1") == sentence + f"nvcc was not found in {project.folder}/none/bin"
+    del project.env["CUDA_HOME"]
+    if not Path("/usr/local/cuda/bin/nvcc").exists():
+        assert "; pip install 'cuda-toolkit[nvcc,cccl]' brings one" in project.refusal(FASTRNN_CUDA="1")
 
 
 @pytest.mark.parametrize("switch", ["FASTRNN_CUDA", "FASTRNN_PURE", "FASTRNN_REQUIRE_EXT"])
