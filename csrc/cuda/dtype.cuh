@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "../common/host_device.h"
 #include "params.h"
 
@@ -34,13 +36,18 @@ struct Storage<__half> {
 template <class Scalar>
 using Accumulate = typename Storage<Scalar>::Accumulate;
 
-// A typed view of a parameter's untyped pointer.
-template <class Scalar>
+// A typed view of a parameter's untyped pointer, whose values are widened, or stay as they are
+// (To = Scalar).
+template <class Scalar, class To = Accumulate<Scalar>>
 struct Array {
   const Scalar* data;
   FASTRNN_HD explicit Array(const void* p) : data(static_cast<const Scalar*>(p)) {}
-  FASTRNN_HD Accumulate<Scalar> operator[](int64_t i) const {
-    return Storage<Scalar>::widen(data[i]);
+  FASTRNN_HD To operator[](int64_t i) const {
+    if constexpr (std::is_same_v<To, Scalar>) {
+      return data[i];
+    } else {
+      return Storage<Scalar>::widen(data[i]);
+    }
   }
 };
 

@@ -107,13 +107,16 @@ __device__ __forceinline__ float shuffle_xor(float value, int mask) {
 }
 
 // Clusters. Every thread of every block of the cluster arrives, and later waits; what was written
-// before the arrivals, in any block's shared memory, is seen after the wait.
+// before the arrivals, in any block's shared memory, is seen after the wait. The instructions are
+// for whole warps, whose lanes may come from different branches.
 #if __CUDA_ARCH__ >= 900
 constexpr bool kHasClusters = true;
 __device__ __forceinline__ void cluster_arrive() {
+  __syncwarp();
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void cluster_wait() {
+  __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 // The same place as `mine`, in the shared memory of the block with this rank.
@@ -145,15 +148,21 @@ __device__ __forceinline__ void store_in_block(T*, int, const T&) {
 #endif
 
 // A barrier of blocks that run at the same time, on a counter that starts at zero and only grows.
-// One thread of a block arrives for it, between two block barriers; likewise for the wait.
+// One thread of a block arrives for it, between two block barriers; likewise for the wait. A look
+// at the counter goes to the L2 cache and back, a third of a microsecond at least: a wait of
+// kMostLooks is one of twenty seconds for blocks that are not there, and ends in an error instead
+// of a hang.
+constexpr unsigned kMostLooks = 1u << 26;
 __device__ __forceinline__ void release_add(unsigned* counter) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 __device__ __forceinline__ void acquire_wait(unsigned* counter, unsigned target) {
-  unsigned count;
-  do {
+  for (unsigned looks = 0; looks < kMostLooks; ++looks) {
+    unsigned count;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
-  } while (static_cast<int>(count - target) < 0);
+    if (static_cast<int>(count - target) >= 0) return;
+  }
+  __trap();
 }
 
 // What another block has written since this one has begun: not from a cache of this SM alone.

@@ -77,14 +77,15 @@ struct FmaTile {
 // Tensor cores: weights on the 16-row side of the mma, two groups a tile, and the batch on its
 // 8-column side, so that a small batch wastes little. The K-words of a mma may come in any order as
 // long as both operands agree: taking each lane's four consecutive words keeps the loads wide.
-// kRounded: tf32 operands come rounded already.
-template <class Scalar, int kHalves, int kRows, bool kRounded = false>
+// kRounded: tf32 operands come rounded already. kChains: an mma waits for the sum of the one before
+// it, so sums that take turns halve the wait where a tile has few; reduce() then adds them up.
+template <class Scalar, int kHalves, int kRows, bool kRounded = false, int kChains = 1>
 struct MmaTile {
   static constexpr int kLaneRows = kRows / 8;
   static constexpr int kSlices = kStepWarps;
   static constexpr int kUnroll = 2;
   static constexpr int kTiles = (kHalves + 1) / 2;
-  float sum[kTiles][kLaneRows][4] = {};
+  float chains[kChains][kTiles][kLaneRows][4] = {};
 
   static FASTRNN_HD int lane_row(int i, int lane) { return i * 8 + lane / 4; }
 
@@ -108,8 +109,22 @@ struct MmaTile {
         const uint32_t a3 = paired ? operand(high.word[i + 1]) : 0;
 #pragma unroll
         for (int n = 0; n < kLaneRows; ++n) {
-          mma<Scalar>(sum[tile][n], a0, a1, a2, a3, operand(input[n].word[i]),
+          mma<Scalar>(chains[i / 2 % kChains][tile][n], a0, a1, a2, a3, operand(input[n].word[i]),
                       operand(input[n].word[i + 1]));
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void reduce(int /*lane*/) {
+#pragma unroll
+    for (int chain = 1; chain < kChains; ++chain) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int n = 0; n < kLaneRows; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) chains[0][tile][n][i] += chains[chain][tile][n][i];
         }
       }
     }
@@ -123,7 +138,8 @@ struct MmaTile {
       for (int n = 0; n < kLaneRows; ++n) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
-          visit(warp, half, n * 8 + lane % 4 * 2 + c, lane / 4, sum[half / 2][n][half % 2 * 2 + c]);
+          const float sum = chains[0][half / 2][n][half % 2 * 2 + c];
+          visit(warp, half, n * 8 + lane % 4 * 2 + c, lane / 4, sum);
         }
       }
     }

@@ -78,9 +78,11 @@ struct ProductForm {
 constexpr int weight_registers(Tier tier, int gates, int states, bool tensor_cores, int rows,
                                bool backward) {
   const bool many = states > 2;  // of which a thread holds more
-  if (tier == Tier::kCta) return tensor_cores ? (backward ? 64 : 80) : (backward || many ? 48 : 64);
+  if (tier == Tier::kCta)
+    return tensor_cores ? (backward || many ? 64 : 80) : (backward || many ? 48 : 64);
   const bool cluster = tier == Tier::kCluster;
-  if (rows == 32) return backward ? (cluster ? 64 : 32) : (cluster ? 48 : 32);
+  if (rows == 32 && !backward) return many ? (cluster ? 32 : 16) : (cluster ? 48 : 32);
+  if (rows == 32) return cluster ? 64 : 32;
   if (!tensor_cores) return cluster ? 96 : 80;
   // With 128 three gates would spill on sm_100.
   return cluster ? (gates == 3 && !backward ? 112 : 128) : many && backward ? 64 : 96;

@@ -73,7 +73,7 @@ struct ResidentBackward {
           update[i].load(p.step, tick, moment[i], d, b, me.unit + elements.unit[i]);
       }
     };
-    Link<kTier> link(p.arrivals, team, me);
+    Link<kTier> link(p.arrivals, team, me, 1);
     link.begin();
     const int64_t end = p.steps - 1;
     load(end, 0);

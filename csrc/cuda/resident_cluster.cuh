@@ -10,8 +10,13 @@ template <>
 struct Link<Tier::kCluster> {
   static constexpr bool kThroughMemory = false;
   int members, rank;
-  __device__ __forceinline__ Link(unsigned*, const Team& team, const Member& me)
-      : members(team.members), rank(me.rank) {}
+  int row, column, rows_each;  // of this lane's words, and of a warp at once
+  __device__ __forceinline__ Link(unsigned*, const Team& team, const Member& me, int words)
+      : members(team.members),
+        rank(me.rank),
+        row(threadIdx.x % kWarp / words),
+        column(threadIdx.x % kWarp % words),
+        rows_each(kWarp / words) {}
   __device__ __forceinline__ void begin() const {
     cluster_arrive();
     cluster_wait();
@@ -19,12 +24,13 @@ struct Link<Tier::kCluster> {
   __device__ __forceinline__ void arrive() const { cluster_arrive(); }
   __device__ __forceinline__ void wait() const { cluster_wait(); }
 
-  // `rows` rows of `width` words, `stride` apart, written by this block to its own memory, to the
-  // same place in all others. A warp serves a member, each block beginning with the next after it.
-  __device__ __forceinline__ void publish(Quad* slice, int stride, int width, int rows) const {
+  // `rows` rows of words, `stride` apart, written by this block to its own memory, to the same
+  // place in all others. A warp serves a member, each block beginning with the next after it.
+  __device__ __forceinline__ void publish(Quad* slice, int stride, int rows) const {
     __syncthreads();
-    for (int q = threadIdx.x % kWarp; q < rows * width; q += kWarp) {
-      Quad* word = slice + q / width * stride + q % width;
+    if (row >= rows_each) return;
+    for (int at = row; at < rows; at += rows_each) {
+      Quad* word = slice + at * stride + column;
       const Quad quad = *word;
 #pragma unroll 1
       for (int i = 1 + threadIdx.x / kWarp; i < members; i += kResidentWarps) {

@@ -81,7 +81,7 @@ struct ResidentForward {
         put(tile + other, row % kRows, k, h);
       }
     }
-    Link<kTier> link(p.arrivals, team, me);
+    Link<kTier> link(p.arrivals, team, me, team.units / Product::kValues);
     link.begin();
 
     Update update[kEach];
@@ -106,8 +106,8 @@ struct ResidentForward {
           continue;
         }
 #pragma unroll
-        for (int k = 0; k < Cell::kStates; ++k) update[i].prev[k] = update[i].next[k];
-        update[i].prev[0] = Storage<Scalar>::widen(Storage<Scalar>::narrow(update[i].next[0]));
+        for (int k = 1; k < Cell::kStates; ++k) update[i].prev[k] = update[i].next[k];
+        update[i].h = Storage<Scalar>::narrow(update[i].next[0]);
       }
     };
     const auto save = [&](int64_t position, int tile) {
@@ -157,22 +157,18 @@ struct ResidentForward {
 #pragma unroll
               for (int g = 0; g < kGates; ++g, from += gate_floats) total[g] += *from;
             }
-#pragma unroll
-            for (int g = 0; g < kGates; ++g) {
-              update[i].x[g] += biases[g * team.units + unit];
-              update[i].h_bias[g] = biases[(kGates + g) * team.units + unit];
-            }
             for_each<Cell::kParams>(
                 [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
-            update[i].compute(p.step, total);
+            update[i].compute(p.step, total, [&](int of, int g) {
+              return biases[(of * kGates + g) * team.units + unit];
+            });
             if (!last) {
               const float h = moment[i].carried() ? update[i].next[0] : 0;
               put(output, row, me.unit + unit, Storage<Scalar>::narrow(h));
             }
           }
           if (!last) {
-            link.publish(output + me.unit / Product::kValues, stride, team.units / Product::kValues,
-                         rows);
+            link.publish(output + me.unit / Product::kValues, stride, rows);
           }
         }
         if (tiles > 1) {

@@ -11,7 +11,7 @@ struct Link<Tier::kGrid> {
   static constexpr bool kThroughMemory = true;
   unsigned* counter;
   unsigned members, target = 0;
-  __device__ __forceinline__ Link(unsigned* arrivals, const Team& team, const Member& me)
+  __device__ __forceinline__ Link(unsigned* arrivals, const Team& team, const Member& me, int)
       : counter(arrivals + (me.d * team.teams + me.team) * kCounterWords), members(team.members) {}
   __device__ __forceinline__ void begin() {
     arrive();
@@ -26,7 +26,7 @@ struct Link<Tier::kGrid> {
     if (threadIdx.x == 0) acquire_wait(counter, target);
     __syncthreads();
   }
-  __device__ __forceinline__ void publish(Quad*, int, int, int) const {}
+  __device__ __forceinline__ void publish(Quad*, int, int) const {}
   __device__ __forceinline__ void send(Pair* to, int, const Pair& pair) const { *to = pair; }
 };
 

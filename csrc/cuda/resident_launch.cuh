@@ -3,6 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "resident_backward.cuh"
 #include "resident_forward.cuh"
@@ -16,24 +19,56 @@ constexpr Dtype kDtype<__nv_bfloat16> = Dtype::kBFloat16;
 template <>
 constexpr Dtype kDtype<__half> = Dtype::kFloat16;
 
+// Lets a kernel have all the shared memory that the device can give a block, and clusters of any
+// size. Not what one call needs: another thread may set its own between this and the launch.
+template <class Params>
+cudaError_t lift_limits(void (*kernel)(Params), int device, Tier tier) {
+  int most = 0;
+  cudaError_t error =
+      cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  if (error == cudaSuccess && tier == Tier::kCluster)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  return error;
+}
+
 // How many teams of this launch can run at the same time. The cluster attribute is in `config`.
 template <class Params>
-cudaError_t count_room(void (*kernel)(Params), const Team& team, const cudaLaunchConfig_t& config,
-                       int64_t& teams) {
-  int count = 0;
-  if (team.tier == Tier::kCluster) {
-    const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
+cudaError_t count_room(void (*kernel)(Params), int device, const Team& team,
+                       const cudaLaunchConfig_t& config, int64_t& teams) {
+  int count = 0, sms = 0;
+  cudaError_t error = lift_limits(kernel, device, team.tier);
+  if (error == cudaSuccess && team.tier == Tier::kCluster) {
+    error = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
     teams = count;
     return error;
   }
-  int device = 0, sms = 0;
-  cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess)
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, kResidentThreads,
                                                           config.dynamicSmemBytes);
   teams = int64_t{count} * sms / team.members;
+  return error;
+}
+
+// What count_room has said of a kernel, device, members and bytes: the driver takes microseconds to
+// answer, and the answer does not change.
+using RoomKey = std::tuple<const void*, int, int, int64_t>;
+inline std::mutex rooms_mutex;
+inline std::map<RoomKey, int64_t> rooms;
+
+template <class Count>
+cudaError_t kept_room(const RoomKey& key, int64_t& room, Count count) {
+  const std::lock_guard<std::mutex> lock(rooms_mutex);
+  const auto kept = rooms.find(key);
+  if (kept != rooms.end()) {
+    room = kept->second;
+    return cudaSuccess;
+  }
+  const cudaError_t error = count(room);
+  if (error == cudaSuccess) rooms.emplace(key, room);
   return error;
 }
 
@@ -45,11 +80,6 @@ cudaError_t launch_resident(void (*kernel)(Params), const CellSizes& cell, Dtype
   const int64_t directions = params.step.shape.directions;
   const int64_t bytes = shared_bytes(cell, dtype, team, params.step.shape.hidden, backward);
   if (bytes > kMostSharedBytes) return cudaErrorInvalidValue;
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(bytes));
-  if (error == cudaSuccess && team.tier == Tier::kCluster && team.members > 8)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  if (error != cudaSuccess) return error;
 
   cudaLaunchAttribute attribute{};
   cudaLaunchConfig_t config{};
@@ -68,7 +98,14 @@ cudaError_t launch_resident(void (*kernel)(Params), const CellSizes& cell, Dtype
     attribute.val.cooperative = 1;
     config.numAttrs = 1;
   }
-  error = count_room(kernel, team, config, residency.room);
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    const RoomKey key{reinterpret_cast<const void*>(kernel), device, team.members, bytes};
+    error = kept_room(key, residency.room, [&](int64_t& room) {
+      return count_room(kernel, device, team, config, room);
+    });
+  }
   if (error != cudaSuccess) return error;
   const int64_t needed = team.tier == Tier::kGrid ? team.teams * directions : 1;
   if (residency.room < needed) return cudaErrorCooperativeLaunchTooLarge;

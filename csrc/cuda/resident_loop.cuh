@@ -7,7 +7,8 @@
 
 namespace fastrnn::cuda {
 
-// How a team of this tier meets. begin(): everybody is there, and sees what was written before.
+// How a team of this tier meets; `words` is the width of what a member publishes in each row.
+// begin(): everybody is there, and sees what was written before.
 // arrive() ... wait(): the same at the end of a step, with work between the two that nobody else
 // waits for. send(): to the same place in a member's shared memory.
 template <Tier kTier>

@@ -43,11 +43,11 @@ struct ReducedFmaTile : FmaTile<Scalar, kHalves, kRows> {
   static FASTRNN_HD uint32_t operand(uint32_t word) { return word; }
 };
 
+// Eight rows have registers for two chains.
 template <class Scalar, int kHalves, int kRows>
-struct RoundedMmaTile : MmaTile<Scalar, kHalves, kRows, true> {
-  __device__ __forceinline__ void reduce(int) {}
+struct RoundedMmaTile : MmaTile<Scalar, kHalves, kRows, true, kRows == 8 ? 2 : 1> {
   FASTRNN_HD Pair pair(int half, int n) const {
-    const float* v = this->sum[half / 2][n] + half % 2 * 2;
+    const float* v = this->chains[0][half / 2][n] + half % 2 * 2;
     return {{v[0], v[1]}};
   }
   static FASTRNN_HD uint32_t operand(uint32_t word) {

@@ -1,6 +1,8 @@
 // What a thread does for one hidden unit of one batch row, once the recurrent product is known. All
 // kernels share these: load() fetches everything that does not depend on the product (before the
 // product where that hides its latency), compute() takes the product, save() writes the results.
+// What load() fetches of 16-bit types stays as it is in memory until compute(): to widen a value
+// waits for its load, and the loads would follow each other instead of being in flight together.
 #pragma once
 
 #include "../cells/cell.h"
@@ -10,9 +12,9 @@
 namespace fastrnn::cuda {
 
 // The cell's parameters of a unit, and the numbers of the call.
-template <class Cell, class Scalar, class Step>
-FASTRNN_HD void load_params(const Step& p, int d, int64_t unit, Accumulate<Scalar>* params) {
-  for_each<Cell::kParams>([&](auto k) { params[k] = Array<Scalar>(p.params[d][k])[unit]; });
+template <class Cell, class Scalar, class Step, class To>
+FASTRNN_HD void load_params(const Step& p, int d, int64_t unit, To* params) {
+  for_each<Cell::kParams>([&](auto k) { params[k] = Array<Scalar, To>(p.params[d][k])[unit]; });
 }
 template <class Cell, class A, class Step>
 FASTRNN_HD void load_scalars(const Step& p, A* scalars) {
@@ -22,30 +24,29 @@ FASTRNN_HD void load_scalars(const Step& p, A* scalars) {
 template <class Cell, class Scalar>
 struct ForwardUpdate {
   using A = Accumulate<Scalar>;
+  using Raw = Array<Scalar, Scalar>;
   static constexpr int kCarried = Cell::kCarried;
-  A x[Cell::kGates], h_bias[Cell::kGates], prev[Cell::kStates], params[Cell::kParams + 1];
+  Scalar x[Cell::kGates], h;  // x W_ih^T and the h of the step before, as in memory
+  A prev[Cell::kStates], params[Cell::kParams + 1];
   A next[Cell::kStates], saved[Cell::kSaved + 1];
 
   FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) {
     load_gates(p, tick, d, b, unit);
     load_states(p, tick, m, d, b, unit);
-    load_params<Cell, Scalar>(p, d, unit, params);
+    load_params<Cell, Scalar>(p, d, unit, params_in_memory_);
     for (int g = 0; g < Cell::kGates; ++g) {
-      h_bias[g] = 0;
-      if (p.b_ih[d]) {
-        x[g] += Array<Scalar>(p.b_ih[d])[g * p.shape.hidden + unit];
-        h_bias[g] = Array<Scalar>(p.b_hh[d])[g * p.shape.hidden + unit];
-      }
+      const int64_t at = g * p.shape.hidden + unit;
+      biases_[0][g] = p.b_ih[d] ? Raw(p.b_ih[d])[at] : Scalar(0.f);
+      biases_[1][g] = p.b_hh[d] ? Raw(p.b_hh[d])[at] : Scalar(0.f);
     }
   }
 
-  // x still lacks its bias; h_bias and params are not set.
   FASTRNN_HD void load_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
                              int64_t unit) {
     const Shape& s = p.shape;
     const int64_t gates = (d * s.total + tick.now.offset + b) * Cell::kGates * s.hidden + unit;
-    const Array<Scalar> x_gates(p.x_gates);
+    const Raw x_gates(p.x_gates);
     for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[gates + g * s.hidden];
   }
 
@@ -53,14 +54,13 @@ struct ForwardUpdate {
                               int64_t unit) {
     const Shape& s = p.shape;
     for_each<Cell::kStates>([&](auto k) { prev[k] = A(Cell::template kInitial<k>); });
+    h = Storage<Scalar>::narrow(prev[0]);
     if (m.from_zero()) return;
     const bool starts = m.from_initial();
     const int64_t state = (d * s.batch + b) * s.hidden + unit;
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
-      prev[0] = starts
-                    ? Array<Scalar>(p.states.initial[0])[state]
-                    : Array<Scalar>(p.output)[(tick.before.offset + b) * s.directions * s.hidden +
-                                              d * s.hidden + unit];
+      const int64_t before = (tick.before.offset + b) * s.directions * s.hidden + d * s.hidden;
+      h = starts ? Raw(p.states.initial[0])[state] : Raw(p.output)[before + unit];
     }
     for_each<kCarried>([&](auto k) {
       prev[k + 1] = starts ? load_carried<Scalar>(p.states.initial[k + 1], p.states.wide, state)
@@ -68,11 +68,24 @@ struct ForwardUpdate {
     });
   }
 
+  // With the biases and parameters of load().
   FASTRNN_HD void compute(const ForwardStep& p, const A* product) {
-    A h[Cell::kGates], scalars[Cell::kScalars + 1];
-    for (int g = 0; g < Cell::kGates; ++g) h[g] = product[g] + h_bias[g];
+    for_each<Cell::kParams>(
+        [&](auto k) { params[k] = Storage<Scalar>::widen(params_in_memory_[k]); });
+    compute(p, product, [&](int of, int g) { return Storage<Scalar>::widen(biases_[of][g]); });
+  }
+
+  // bias(0, g) of x, bias(1, g) of h; params are the caller's to load.
+  template <class Bias>
+  FASTRNN_HD void compute(const ForwardStep& p, const A* product, Bias bias) {
+    A of_x[Cell::kGates], of_h[Cell::kGates], scalars[Cell::kScalars + 1];
+    for (int g = 0; g < Cell::kGates; ++g) {
+      of_x[g] = Storage<Scalar>::widen(x[g]) + bias(0, g);
+      of_h[g] = product[g] + bias(1, g);
+    }
+    prev[0] = Storage<Scalar>::widen(h);
     load_scalars<Cell>(p, scalars);
-    Cell::forward(In<A>{x, h, prev, params, scalars}, next, saved);
+    Cell::forward(In<A>{of_x, of_h, prev, params, scalars}, next, saved);
   }
 
   FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -98,6 +111,8 @@ struct ForwardUpdate {
   }
 
  private:
+  Scalar biases_[2][Cell::kGates], params_in_memory_[Cell::kParams + 1];
+
   static FASTRNN_HD int64_t carried_at(const ForwardStep& p, int d, const Rows& rows, int64_t b,
                                        int k) {
     const int64_t row = p.carried_rows == p.shape.total ? rows.offset + b : b;
@@ -108,8 +123,9 @@ struct ForwardUpdate {
 template <class Cell, class Scalar>
 struct BackwardUpdate {
   using A = Accumulate<Scalar>;
+  using Raw = Array<Scalar, Scalar>;
   static constexpr int kCarried = Cell::kCarried, P = Cell::kParams;
-  A saved[Cell::kSaved + 1], prev[Cell::kStates], next[Cell::kStates], grad_next[Cell::kStates];
+  A prev[Cell::kStates], next[Cell::kStates], grad_next[Cell::kStates];
   A direct, params[P + 1], params_sum[P + 1];
   A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates], grad_params[P + 1];
 
@@ -124,15 +140,15 @@ struct BackwardUpdate {
     const int64_t row = tick.now.offset + b, before = tick.before.offset + b;
     const int64_t width = s.directions * s.hidden, column = d * s.hidden + unit;
     for (int k = 0; k < Cell::kSaved; ++k) {
-      saved[k] = Array<Scalar>(p.saved)[((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit];
+      saved_[k] = Raw(p.saved)[((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit];
     }
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
-      prev[0] = m.from_before()    ? Array<Scalar>(p.output)[before * width + column]
-                : m.from_initial() ? Array<Scalar>(p.states.initial[0])[state]
-                                   : A(0);
+      h_prev_ = Scalar(0.f);
+      if (m.from_before()) h_prev_ = Raw(p.output)[before * width + column];
+      if (m.from_initial()) h_prev_ = Raw(p.states.initial[0])[state];
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
-      next[0] = Array<Scalar>(p.output)[row * width + column];
+      h_next_ = Raw(p.output)[row * width + column];
     }
     for_each<kCarried>([&](auto k) {
       constexpr int i = k + 1;
@@ -150,9 +166,9 @@ struct BackwardUpdate {
     });
     for_each<P>(
         [&](auto k) { params_sum[k] = Array<A>(p.grad_params)[params_at(p, d, b, k) + unit]; });
-    grad_next[0] = p.grad_full ? Array<Scalar>(p.grad_full)[state]
-                               : Array<Scalar>(p.grad_output)[row * width + column];
-    if (!p.grad_full && m.ends()) grad_next[0] += Array<Scalar>(p.states.grad_last[0])[state];
+    grad_ = p.grad_full ? Raw(p.grad_full)[state] : Raw(p.grad_output)[row * width + column];
+    grad_next[0] = 0;
+    if (!p.grad_full && m.ends()) grad_next[0] = Array<Scalar>(p.states.grad_last[0])[state];
   }
 
   // What is rarely there, and so waited for only there: after load(), before compute().
@@ -168,8 +184,12 @@ struct BackwardUpdate {
   // product: (grad_h_gates W_hh) of the step after, or 0 where there is none or grad_full has it.
   // params are the caller's to load.
   FASTRNN_HD void compute(const BackwardStep& p, A product) {
-    A scalars[Cell::kScalars + 1];
+    A saved[Cell::kSaved + 1], scalars[Cell::kScalars + 1];
     load_scalars<Cell>(p, scalars);
+    for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Storage<Scalar>::widen(saved_[k]);
+    prev[0] = Storage<Scalar>::widen(h_prev_);
+    next[0] = Storage<Scalar>::widen(h_next_);
+    grad_next[0] += Storage<Scalar>::widen(grad_);
     grad_next[0] += product + direct;
     Cell::backward(saved, In<A>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
                    grad_h, grad_prev, grad_params);
@@ -202,6 +222,8 @@ struct BackwardUpdate {
   }
 
  private:
+  Scalar saved_[Cell::kSaved + 1], h_prev_, h_next_, grad_;
+
   static FASTRNN_HD int64_t carried_at(const BackwardStep& p, int d, int64_t row, int k) {
     return ((d * p.shape.total + row) * kCarried + k) * p.shape.hidden;
   }

@@ -28,7 +28,8 @@ struct alignas(64) Line {
   unsigned char bytes[64];
 };
 
-std::map<const void*, int> allowed;  // bytes of shared memory that a kernel has asked for
+// Bytes of shared memory that a kernel has asked for on a device.
+std::map<std::pair<const void*, int>, int> allowed;
 std::vector<Thread> threads;
 std::vector<Line> shared;
 size_t stride;  // from block to block, in units that keep each block's part aligned
@@ -44,7 +45,10 @@ unsigned char* shared_of(unsigned rank) {
 
 cudaError_t allow_shared_memory(const void* kernel, int bytes) {
   if (bytes > device.shared_per_block) return cudaErrorInvalidValue;
-  allowed[kernel] = bytes;
+  // Another thread may have asked for more, and not launched yet.
+  int& before = allowed[{kernel, device.index}];
+  if (bytes < before) return cudaErrorInvalidValue;
+  before = bytes;
   return cudaSuccess;
 }
 
@@ -109,7 +113,7 @@ void run_blocks(const Launch& launch, unsigned together, const std::function<voi
 cudaError_t launch(const Launch& launch, const void* kernel, std::function<void()> body,
                    Parameters parameters) {
   const auto& [grid, block, bytes, cluster, cooperative, on] = launch;
-  const size_t most = allowed.count(kernel) ? allowed[kernel] : 0;
+  const size_t most = allowed[{kernel, device.index}];
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
   const bool fits = block.y == 1 && block.z == 1 && block.x % kWarp == 0 && block.x <= 1024 &&
                     grid.y <= 65535 && grid.z <= 65535 && blocks > 0 &&
@@ -183,8 +187,14 @@ float unpack<__nv_bfloat16>(uint32_t word, int i) {
 
 }  // namespace emulator
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = emulator::device.sms;
+cudaError_t cudaGetDevice(int* index) {
+  *index = emulator::device.index;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::device.sms
+                                                       : emulator::device.shared_per_block;
   return cudaSuccess;
 }
 

@@ -3,6 +3,9 @@
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
 
+#include <array>
+#include <map>
+
 #include "emulator.h"
 
 namespace py = pybind11;
@@ -56,9 +59,13 @@ PYBIND11_MODULE(fastrnn_emulated, m) {
   m.def(
       "set_device",
       [](int sms, int shared_per_block, int cluster_sms) {
-        emulator::device.sms = sms;
-        emulator::device.shared_per_block = shared_per_block;
-        emulator::device.cluster_sms = cluster_sms;
+        static std::map<std::array<int, 3>, int> devices;
+        const auto known = devices.emplace(std::array{sms, shared_per_block, cluster_sms},
+                                           static_cast<int>(devices.size()));
+        emulator::device = {.index = known.first->second,
+                            .sms = sms,
+                            .shared_per_block = shared_per_block,
+                            .cluster_sms = cluster_sms};
       },
       py::arg("sms") = 132, py::arg("shared_per_block") = 227 * 1024, py::arg("cluster_sms") = 128);
   m.def("last_launch", [] {
