@@ -1,29 +1,42 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can tell, in under nine minutes on 16 cores, with no network:
+# Everything that only a GPU can tell, in two commands of under nine minutes each on 16 cores, with no network:
 #
-#   benchmarks/gpu_check.sh FOLDER
+#   benchmarks/gpu_check.sh correctness FOLDER    build, first steps of every tier, GPU tests by tier, sanitizers
+#   benchmarks/gpu_check.sh speed FOLDER          barriers, every tier forced, the grids, a profile by tier
 #
-# FOLDER gets one log a part, the benchmark tables, and summary.txt, which says how
-# each part ended. A part that fails or runs out of its time does not lose the output of the others, and a
-# benchmark that does has every row that it finished in its CSV. Needs torch with CUDA, nvcc of the same CUDA,
-# ninja, pytest, tqdm and matplotlib; a FlashRNN wheel in wheels/ (optional) makes that opponent run.
+# The second needs the build of the first, in the same tree. FOLDER gets two files for a command: COMMAND.txt, how each
+# part ended, and COMMAND.tar.gz, all that the parts have left. Both are renewed after every part, so a command that is
+# cut off has the parts before. A part that fails or runs out of its time does not stop the others, except the build.
+# Needs torch with CUDA, nvcc of the same CUDA, ninja, pytest, tqdm and matplotlib; compute-sanitizer and ncu for their
+# parts; a FlashRNN wheel in wheels/ (optional) makes that opponent run.
 set -u
+usage="usage: benchmarks/gpu_check.sh correctness|speed FOLDER"
 cd "$(dirname "$0")/.."
-out=$(mkdir -p "${1:?usage: benchmarks/gpu_check.sh FOLDER}" && cd "$1" && pwd)
+command=${1:?$usage}
+home=$(mkdir -p "${2:?$usage}" && cd "$2" && pwd)
 python=${PYTHON:-python3}
+out=$(mktemp -d)
 TORCH_EXTENSIONS_DIR=$(mktemp -d) # where FlashRNN compiles itself
-trap 'rm -rf "$TORCH_EXTENSIONS_DIR"' EXIT
+trap 'rm -rf "$out" "$TORCH_EXTENSIONS_DIR"; kill $(jobs -p) 2>/dev/null' EXIT
+trap 'exit 130' INT TERM
 export out python TORCH_EXTENSIONS_DIR
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"
 : >"$out/summary.txt"
 
 # part NAME SECONDS COMMAND...
 part() {
-  local name=$1 seconds=$2 began=$SECONDS
+  local name=$1 seconds=$2 began=$SECONDS code
   shift 2
   # A shell of its own, because timeout can run no function of this one; it ends at the first failure.
   timeout --kill-after=5 "$seconds" bash -ec '"$@"' "$name" "$@" >"$out/$name.log" 2>&1
-  printf '%-26s exit %3d after %3d s\n' "$name" $? $((SECONDS - began)) | tee -a "$out/summary.txt"
+  code=$?
+  printf '%-26s exit %3d after %3d s\n' "$name" "$code" $((SECONDS - began)) | tee -a "$out/summary.txt"
+  (
+    flock 9 # parts that run at the same time write one after another
+    cp "$out/summary.txt" "$home/$command.txt"
+    tar -C "$out" -czf "$home/$command.new" . && mv "$home/$command.new" "$home/$command.tar.gz"
+  ) 9>"$TORCH_EXTENSIONS_DIR/lock"
+  return "$code"
 }
 
 machine() {
@@ -33,55 +46,53 @@ machine() {
   git rev-parse HEAD 2>/dev/null || true
 }
 
-architecture() {
-  "$python" -c 'import torch; print("sm_%d%d" % torch.cuda.get_device_capability())'
-}
-
 build() {
   TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
   export TORCH_CUDA_ARCH_LIST
   FASTRNN_CUDA=1 MAX_JOBS=$(nproc) "$python" setup.py build_ext --inplace
 }
 
-# The compiler's word on every kernel, for the GPU at hand: a file for each cell, and a table of
-# registers, stack bytes and bytes spilled.
-resources() {
-  local arch file pid pids=()
-  arch=$(architecture)
-  for file in csrc/cuda/inst/*.cu; do
-    nvcc -std=c++20 -O3 -arch="$arch" -Xptxas -v -c "$file" -o /dev/null \
-      >"$out/resources-$(basename "$file" .cu).txt" 2>&1 &
-    pids+=($!)
-  done
-  for pid in "${pids[@]}"; do wait "$pid"; done
-  cat "$out"/resources-*.txt | c++filt | awk -F"'" '
-    /Compiling entry/ { kernel = $2 }
-    /bytes stack frame/ { split($0, word, " "); stack = word[1]; spilled = word[5] }
-    /Used [0-9]+ registers/ { match($0, /Used [0-9]+/); print substr($0, RSTART + 5, RLENGTH - 5), stack, spilled, kernel }'
+# tests EXPRESSION: the GPU tests that it names, one line each as they end; a test that hangs says where.
+tests() {
+  "$python" -m pytest -v -m gpu -p no:cacheprovider -o faulthandler_timeout=60 "$gpu_tests" -k "$1"
 }
 
-# One tool of the sanitizer over a few small shapes; it slows a kernel down by an order of magnitude.
+# One tool of the sanitizer over the first steps of every tier, each allocation on its own.
 sanitize() {
-  compute-sanitizer --tool "$1" --error-exitcode 99 --target-processes all \
-    "$python" -m pytest -q -m gpu -p no:cacheprovider tests/cuda/test_gpu.py \
-    -k 'test_what_the_plan_chooses and (float16 or float32) or test_projected_lstm and float32'
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 99 --target-processes all \
+    "$python" -m pytest -q -m gpu -p no:cacheprovider "$gpu_tests" -k four_steps
 }
 
-# FlashRNN compiles itself at the first call of a batch size: here, beside the tests.
+# FlashRNN compiles itself at the first call of a batch size.
 flashrnn() {
   "$python" -m pip install --no-index --no-deps --find-links wheels flashrnn
   "$python" benchmarks/run.py --grid long --filter cell=LSTM,B=16,T=1024 --backend cuda --opponent flashrnn \
     --graph off --quick --out "$out/flashrnn-first.csv"
 }
 
-# What a user's GPU does once, shortened: every kind of call right and timed, and the verdict left in FOLDER.
-prove() {
-  FASTRNN_CACHE_DIR=$out "$python" -m fastrnn prove --quick
+# The latency of barriers and launches.
+barriers() {
+  nvcc -std=c++20 -O3 -arch="$("$python" -c 'import torch; print("sm_%d%d" % torch.cuda.get_device_capability())')" \
+    -o "$out/barriers" benchmarks/barriers.cu
+  "$out/barriers" >"$out/barriers.csv"
+  rm "$out/barriers"
+  cat "$out/barriers.csv"
 }
 
-# grid FILE SECONDS TIER ARGUMENTS... The tier is FASTRNN_CUDA_TIER: step, a launch a step, is the default of
-# fastrnn; with auto the kernels that run a whole sequence in one launch serve where they can. A grid larger
-# than its time is measured in a mixed order, so that what is measured stands for all of it.
+# What a user's GPU does once, shortened: every kind of call right and timed, and the verdict kept.
+prove() {
+  FASTRNN_CACHE_DIR=$out FASTRNN_CUDA_TIER=auto "$python" -m fastrnn prove --quick
+}
+
+# profile NAME KERNELS TIER: where the time of the first kernels of that name goes, in an LSTM of 512 units.
+profile() {
+  ncu --set full --import-source yes --launch-count 4 --kernel-name-base function --kernel-name "regex:$2" \
+    --export "$out/$1" --force-overwrite \
+    "$python" -m pytest -q -m gpu -p no:cacheprovider "$gpu_tests" -k "real_sizes and $3-512"
+}
+
+# grid FILE SECONDS TIER ARGUMENTS... The tier is FASTRNN_CUDA_TIER. A grid larger than its time is measured in a mixed
+# order, so that what is measured stands for all of it.
 grid() {
   local file=$1 seconds=$2 tier=$3
   shift 3
@@ -89,41 +100,65 @@ grid() {
     --stop-after $((seconds - 9)) --out "$out/$file.csv" "$@"
 }
 
+# bench NAME SECONDS TIER ARGUMENTS...
+bench() {
+  part "bench-$1" "$2" grid "bench-$1" "${@:2}"
+}
+
 tables() {
   "$python" benchmarks/summary.py "$out"/bench-*.csv
 }
 
-export -f machine architecture build resources sanitize flashrnn prove grid tables
+export -f machine build tests sanitize flashrnn barriers prove profile grid tables
+export gpu_tests=tests/cuda/test_gpu.py
 
-part machine 20 machine # the first import of torch may have to come from a slow disk
-part build 120 build
-# At the same time, for none of them is timed.
-part resources 105 resources &
-part memcheck 105 sanitize memcheck &
-part racecheck 105 sanitize racecheck &
-[ -d wheels ] && part flashrnn 105 flashrnn &
-part first-call 105 "$python" -m pytest -q -m gpu tests/cuda/test_gpu.py -k the_first_call & # a whole proof of one pair
-part gpu-tests 105 "$python" -m pytest -q -m gpu tests -k "not the_first_call"
-wait # nothing else runs while times are taken
-part prove 42 prove # one that is cut off leaves a verdict on what it got to
-rm -f "$out"/bench-*.csv
-
-bench() {
-  part "bench-$1" "$2" grid "bench-$1" "${@:2}"
+correctness() {
+  part machine 20 machine # the first import of torch may have to come from a slow disk
+  if ! part build 150 build; then
+    tail -n 40 "$out/build.log"
+    return
+  fi
+  local tier tool
+  # A process each: one that hangs or faults says nothing of the others.
+  for tier in step cta cluster-8 cluster-16 grid; do part "first-$tier" 25 tests "four_steps and $tier"; done
+  # The kernels that are least unknown come first, and meanwhile a tool that slows everything down.
+  part memcheck 100 sanitize memcheck &
+  part tests-step 90 tests "not (cta or cluster or grid or four_steps or first_call)"
+  wait
+  for tool in racecheck initcheck synccheck; do part $tool 120 sanitize $tool & done
+  for tier in cta cluster grid; do part tests-$tier 120 tests "$tier and not four_steps" & done
+  gpu_tests=tests/cuda/test_gpu_wavefront.py part tests-wavefront 120 tests "test" &
+  part first-call 120 tests first_call & # a whole proof of one pair
+  wait
 }
-# Grids of a few dozen cases first. Those of hundreds get a sample; run.py without --stop-after takes all.
-bench cudnn-best-auto 18 auto --grid cudnn-best
-bench rl-auto 18 auto --grid rl
-bench packed-auto 18 auto --grid packed
-bench decode-step 15 step --grid decode
-bench long-auto 18 auto --grid long
-find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends
-[ -d wheels ] && bench long-flashrnn 18 auto --grid long --filter cell=LSTM,B=16 --opponent flashrnn
-bench sizes-auto 18 auto --grid sizes
-bench sizes-step 15 step --grid sizes
-bench odd-auto 15 auto --grid odd
-bench odd-step 15 step --grid odd
-part tables 10 tables
 
-cat "$out/tables.log" "$out/summary.txt"
+speed() {
+  local tier
+  part barriers 20 barriers
+  # Every tier where it can serve, on the same shapes: what the planner's table is filled from.
+  for tier in step cta cluster grid; do bench "sizes-$tier" 20 $tier --grid sizes; done
+  part prove 45 prove # one that is cut off leaves a verdict on what it got to
+  bench cudnn-best-auto 20 auto --grid cudnn-best
+  bench rl-auto 20 auto --grid rl
+  bench packed-auto 20 auto --grid packed
+  bench decode-step 17 step --grid decode
+  bench long-auto 20 auto --grid long
+  bench odd-auto 17 auto --grid odd
+  if [ -d wheels ]; then
+    part flashrnn 60 flashrnn
+    find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends
+    bench long-flashrnn 20 auto --grid long --filter cell=LSTM,B=16 --opponent flashrnn
+  fi
+  part profile-step 35 profile step fused cluster # that test runs the step kernels to compare with
+  part profile-cluster 35 profile cluster resident cluster
+  part profile-grid 35 profile grid resident grid
+  part tables 10 tables
+}
+
+case $command in
+correctness | speed) "$command" ;;
+*) echo "$usage" >&2 && exit 2 ;;
+esac
+cat "$out/tables.log" 2>/dev/null
+cat "$out/summary.txt"
 ! grep -qv 'exit   0' "$out/summary.txt"

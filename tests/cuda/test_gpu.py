@@ -25,6 +25,15 @@ CASES = parameters(KERNELS)
 RESIDENT_CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
+# Each tier with a size for it: what to ask for, and H. Members of the clusters have eight units.
+FIRST = {
+    "step": (None, 64),
+    "cta": ({"tier": "cta"}, 32),
+    "cluster-8": ({"tier": "cluster", "rows": 8, "units": 8}, 64),
+    "cluster-16": ({"tier": "cluster", "rows": 8, "units": 8}, 128),
+    "grid": ({"tier": "grid", "rows": 8, "units": 8}, 64),
+}
+
 
 @pytest.fixture(scope="module")
 def cuda():
@@ -101,6 +110,16 @@ def check_capture(cuda, layer, other):
         mine.copy_(others)  # other values lie in padding
     graph.replay()
     assert all(map(torch.equal, captured, results(layer, cuda)))
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_four_steps(cuda, name):
+    """What a new device is asked first, in a process for each tier, and what the sanitizers look at."""
+    wish, H = FIRST[name]
+    if wish:
+        prescribe(cuda, wish)
+    for cell in (0, 1):
+        OnGpu(cell, "float16", (4, 9, 16, H), 1).check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)

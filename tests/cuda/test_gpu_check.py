@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import tarfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from _pytest.mark.expression import Expression
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/gpu_check.sh"
 LIMIT_S = 540
-TOGETHER = {"resources", "memcheck", "racecheck", "flashrnn", "first-call", "gpu-tests"}
-BENCHES = [
-    "bench-cudnn-best-auto",
-    "bench-rl-auto",
-    "bench-packed-auto",
-    "bench-decode-step",
-    "bench-long-auto",
-    "bench-long-flashrnn",
-    "bench-sizes-auto",
-    "bench-sizes-step",
-    "bench-odd-auto",
-    "bench-odd-step",
-]
-PARTS = ["machine", "build", *sorted(TOGETHER), "prove", *BENCHES, "tables"]
+FIRST = ["first-step", "first-cta", "first-cluster-8", "first-cluster-16", "first-grid"]
+STEP = {"memcheck", "tests-step"}
+RESIDENT = {"racecheck", "initcheck", "synccheck", "tests-cta", "tests-cluster", "tests-grid", "tests-wavefront"}
+RESIDENT |= {"first-call"}
+CORRECTNESS = ["machine", "build", *FIRST, *sorted(STEP), *sorted(RESIDENT)]
+SIZES = [f"bench-sizes-{tier}" for tier in ("step", "cta", "cluster", "grid")]
+GRIDS = ["cudnn-best-auto", "rl-auto", "packed-auto", "decode-step", "long-auto", "odd-auto"]
+FLASHRNN = ["flashrnn", "bench-long-flashrnn"]
+PROFILES = ["profile-step", "profile-cluster", "profile-grid"]
+SPEED = ["barriers", *SIZES, "prove", *(f"bench-{name}" for name in GRIDS), *FLASHRNN, *PROFILES]
+SPEED += ["tables"]
 
 # Writes down how it was called and does what the part needs to go on; FAIL and HANG name parts of a command line.
 PYTHON = """\
@@ -41,7 +44,15 @@ done
 if [ -n "$HANG" ] && [[ "$said" == *$HANG* ]]; then sleep 60; fi
 exit 0
 """
-NVCC = '#!/bin/sh\necho "nvcc $*" >>"$CALLS"\n'
+NVCC = """\
+#!/usr/bin/env bash
+echo "nvcc $*" >>"$CALLS"
+while [ $# -gt 0 ]; do
+  if [ "$1" = -o ]; then printf '#!/bin/sh\\necho what,size,us\\n' >"$2"; chmod +x "$2"; fi
+  shift
+done
+exit 0
+"""
 # The limits are written down; a part that hangs is not waited for as long as it might take.
 TIMEOUT = """\
 #!/usr/bin/env bash
@@ -49,97 +60,169 @@ echo "timeout $2 $6" >>"$CALLS"
 exec {timeout} "$1" 3 "${{@:3}}"
 """
 # What the script and the stand-ins take from the system; nothing else is there for them.
-SYSTEM = "awk,basename,bash,cat,chmod,dirname,env,find,git,grep,mkdir,mktemp,nproc,rm,sh,sleep,tail,tee"
+SYSTEM = "bash,cat,chmod,cp,dirname,env,find,flock,git,grep,gzip,mkdir,mktemp,mv,nproc,rm,sh,sleep,tail,tar,tee"
+
+
+class Rehearsal:
+    def __init__(self, folder: Path):
+        self.folder, self.out, self.calls = folder, folder / "out", folder / "calls"
+        for name in ("bin", "tree/benchmarks", "tree/wheels"):
+            (folder / name).mkdir(parents=True)
+        shutil.copy(SCRIPT, folder / "tree/benchmarks")
+        for name in SYSTEM.split(","):
+            (folder / "bin" / name).symlink_to(shutil.which(name))
+        stand_ins = {"python3": PYTHON, "nvcc": NVCC, "nvidia-smi": "#!/bin/sh\n"}
+        stand_ins["timeout"] = TIMEOUT.format(timeout=shutil.which("timeout"))
+        # `compute-sanitizer --tool T --error-exitcode 99 --target-processes all COMMAND...`
+        stand_ins["compute-sanitizer"] = '#!/bin/sh\necho "sanitizer $2" >>"$CALLS"\nshift 6\nexec "$@"\n'
+        stand_ins["ncu"] = '#!/bin/sh\necho "ncu $*" >>"$CALLS"\n'
+        for name, text in stand_ins.items():
+            (folder / "bin" / name).write_text(text)
+            (folder / "bin" / name).chmod(0o755)
+
+    def start(self, command, fail="", hang=""):
+        environment = {"PATH": f"{self.folder}/bin", "CALLS": str(self.calls), "FAIL": fail, "HANG": hang}
+        words = [shutil.which("bash"), str(self.folder / "tree/benchmarks/gpu_check.sh"), command, str(self.out)]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def found(self, command):
+        """What the folder has to say: the parts' exit statuses in order, and the files of the archive."""
+        ends = dict(re.findall(r"^(\S+) +exit +(\d+) after", (self.out / f"{command}.txt").read_text(), re.MULTILINE))
+        with tarfile.open(self.out / f"{command}.tar.gz") as archive:
+            names = [member.name.removeprefix("./") for member in archive if member.isfile()]
+            files = {name: archive.extractfile(f"./{name}").read().decode() for name in names}
+        assert len(list(self.out.iterdir())) <= 4
+        return ends, files
+
+    def run(self, command, **words):
+        process = self.start(command, **words)
+        said, _ = process.communicate(timeout=120)
+        ends, files = self.found(command)
+        return SimpleNamespace(
+            status=process.returncode, said=said, ends=ends, files=files, calls=self.calls.read_text().splitlines()
+        )
 
 
 @pytest.fixture
-def rehearse(tmp_path):
-    """A function that runs a copy of the script; gives its exit status, the ends of its parts, calls and folder."""
-    for folder in ("bin", "tree/benchmarks", "tree/csrc/cuda/inst", "tree/wheels"):
-        (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(SCRIPT, tmp_path / "tree/benchmarks")
-    (tmp_path / "tree/csrc/cuda/inst/lstm.cu").touch()
-    for name in SYSTEM.split(","):
-        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
-    stand_ins = {"python3": PYTHON, "nvcc": NVCC, "nvidia-smi": "#!/bin/sh\n", "c++filt": "#!/bin/sh\ncat\n"}
-    stand_ins["timeout"] = TIMEOUT.format(timeout=shutil.which("timeout"))
-    # `compute-sanitizer --tool T --error-exitcode 99 --target-processes all COMMAND...`
-    stand_ins["compute-sanitizer"] = '#!/bin/sh\necho "sanitizer $2" >>"$CALLS"\nshift 6\nexec "$@"\n'
-
-    def run(fail="", hang="", wheels=True, without=()):
-        for name, text in stand_ins.items():
-            program = tmp_path / "bin" / name
-            program.write_text(text)
-            program.chmod(0o755)
-        for name in without:
-            (tmp_path / "bin" / name).unlink()
-        if not wheels:
-            (tmp_path / "tree/wheels").rmdir()
-        calls, out = tmp_path / "calls", tmp_path / "out"
-        environment = {"PATH": f"{tmp_path}/bin", "CALLS": str(calls), "FAIL": fail, "HANG": hang}
-        command = [shutil.which("bash"), str(tmp_path / "tree/benchmarks/gpu_check.sh"), str(out)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-        ends = dict(re.findall(r"^(\S+) +exit +(\d+) after", (out / "summary.txt").read_text(), re.MULTILINE))
-        return done.returncode, ends, calls.read_text().splitlines(), out
-
-    return run
+def rehearsal(tmp_path):
+    return Rehearsal(tmp_path)
 
 
-def test_all_parts_run_in_order_and_within_the_limit(rehearse):
-    status, ends, calls, out = rehearse()
-    assert (status, ends) == (0, dict.fromkeys(PARTS, "0"))
-    assert [name for name in ends if name not in TOGETHER] == [name for name in PARTS if name not in TOGETHER]
-    assert set(list(ends)[2 : 2 + len(TOGETHER)]) == TOGETHER  # before anything is timed
-    limits = {name: int(seconds) for _, seconds, name in (call.split() for call in calls if call.startswith("timeout"))}
-    assert set(limits) == set(PARTS)
-    alone = sum(seconds for name, seconds in limits.items() if name not in TOGETHER)
-    assert alone + max(limits[name] for name in TOGETHER) <= LIMIT_S
-    grids = {re.search(r"/(bench-\S+).csv", call)[1]: call for call in calls if "/bench-" in call and "--grid" in call}
-    assert list(grids) == BENCHES
-    for name, call in grids.items():
-        tier = "step" if name.endswith("step") else "auto"
+def limits_of(calls):
+    return {name: int(seconds) for _, seconds, name in (call.split() for call in calls if call.startswith("timeout"))}
+
+
+def test_correctness_in_order_and_within_the_limit(rehearsal):
+    run = rehearsal.run("correctness")
+    assert (run.status, run.ends) == (0, dict.fromkeys(CORRECTNESS, "0"))
+    alone = ["machine", "build", *FIRST]
+    assert list(run.ends)[: len(alone)] == alone
+    assert set(list(run.ends)[len(alone) : len(alone) + len(STEP)]) == STEP
+    limits = limits_of(run.calls)
+    assert set(limits) == set(CORRECTNESS)
+    assert (
+        sum(limits[name] for name in alone) + sum(max(limits[n] for n in group) for group in (STEP, RESIDENT))
+        <= LIMIT_S
+    )
+    assert [call for call in run.calls if call.startswith("sanitizer")].count("sanitizer memcheck") == 1
+    assert {f"{name}.log" for name in CORRECTNESS} < set(run.files)
+
+
+def test_speed_in_order_and_within_the_limit(rehearsal):
+    run = rehearsal.run("speed")
+    assert (run.status, list(run.ends), set(run.ends.values())) == (0, SPEED, {"0"})
+    limits = limits_of(run.calls)
+    assert set(limits) == set(SPEED) and sum(limits.values()) <= LIMIT_S
+    calls = {
+        found[1]: call for call in run.calls if "--grid" in call and (found := re.search(r"/(bench-\S+).csv", call))
+    }
+    assert list(calls) == [name for name in SPEED if name.startswith("bench")]
+    for name, call in calls.items():
+        tier = name.rpartition("-")[2].replace("flashrnn", "auto")
         assert call.startswith(f"python tier={tier} benchmarks/run.py --backend cuda ") and "--shuffle" in call
         assert 0 < int(re.search(r"--stop-after (\d+)", call)[1]) < limits[name]
         assert ("--opponent flashrnn" in call) == ("flashrnn" in name)
-    tables = next(call for call in calls if "summary.py" in call)
-    assert tables.count(f"{out}/bench-") == len(BENCHES)
-    assert "python tier= -m fastrnn prove --quick" in calls
-    assert any("-arch=sm_90 -Xptxas -v" in call and "lstm.cu" in call for call in calls)
+    assert next(call for call in run.calls if "summary.py" in call).count("/bench-") == len(calls)
+    assert "python tier=auto -m fastrnn prove --quick" in run.calls
+    assert any("-arch=sm_90 -o" in call and "barriers.cu" in call for call in run.calls)
+    assert sum(call.startswith("ncu") for call in run.calls) == len(PROFILES)
 
 
-def test_its_arguments_are_those_of_the_programs(rehearse, monkeypatch, capsys):
+def test_its_arguments_are_those_of_the_programs(rehearsal, monkeypatch, capsys):
     """What the script says to run.py is what run.py understands."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     import run
 
-    for call in rehearse()[2]:
+    for call in rehearsal.run("speed").calls:
         if "benchmarks/run.py" in call:
             assert run.main([*call.split("benchmarks/run.py ")[1].split(), "--list"]) == 0, call
     assert "LSTM" in capsys.readouterr().out
 
 
-def test_a_part_that_fails_is_told_and_the_others_run(rehearse):
-    status, ends, calls, out = rehearse(fail="tests/cuda/test_gpu.py")
-    told = dict.fromkeys(("memcheck", "racecheck", "first-call"), "3")
-    assert status == 1 and ends == dict.fromkeys(PARTS, "0") | told
-    assert "told to fail" in (out / "memcheck.log").read_text()
-    assert sum("--grid" in call for call in calls) == 1 + len(BENCHES)
+def test_every_choice_of_tests_has_tests(rehearsal):
+    """Each -k of the script names tests; pytest matches its words with a part of a test's name, as here."""
+    files = ("tests/cuda/test_gpu.py", "tests/cuda/test_gpu_wavefront.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only", *files]
+    done = subprocess.run(command, cwd=SCRIPT.parents[2], capture_output=True, text=True)
+    names = [line for line in done.stdout.splitlines() if "::" in line]
+    calls = [call for call in rehearsal.run("correctness").calls if " -k " in call]
+    choices = {re.search(r"(tests/\S+) -k (.*)", call).groups() for call in calls}
+    assert len(choices) == 12
+    for file, words in choices:
+        chosen = Expression.compile(words)
+        assert any(chosen.evaluate(lambda word, name=name: word in name) for name in names if file in name), words
 
 
-def test_a_part_that_hangs_is_ended_and_keeps_what_it_wrote(rehearse):
-    status, ends, _, out = rehearse(hang="--grid packed")
-    assert status == 1 and ends == dict.fromkeys(PARTS, "0") | {"bench-packed-auto": "124"}
-    assert (out / "bench-packed-auto.csv").read_text() == "a row\n"
+def test_a_build_that_fails_ends_it_with_the_last_lines(rehearsal):
+    run = rehearsal.run("correctness", fail="setup.py build_ext")
+    assert run.status == 1 and run.ends == {"machine": "0", "build": "3"}
+    assert "stand-in: told to fail" in run.said and "told to fail" in run.files["build.log"]
 
 
-def test_without_flashrnns_wheel_its_parts_are_left_out(rehearse):
-    status, ends, calls, _ = rehearse(wheels=False)
-    assert status == 0 and not [name for name in ends if "flashrnn" in name]
-    assert len(ends) == len(PARTS) - 2 and not any("opponent flashrnn" in call for call in calls)
+@pytest.mark.parametrize("fault, code", [("fail", "3"), ("hang", "124")])
+def test_a_tier_that_faults_or_hangs_is_told_and_the_others_run(rehearsal, fault, code):
+    run = rehearsal.run("correctness", **{fault: "cluster and not four_steps"})
+    assert run.status == 1 and run.ends == dict.fromkeys(CORRECTNESS, "0") | {"tests-cluster": code}
 
 
-def test_what_is_not_installed_is_named(rehearse):
-    status, ends, _, out = rehearse(without=("nvidia-smi", "compute-sanitizer"))
-    assert status == 1
-    for part, missing in (("machine", "nvidia-smi"), ("memcheck", "compute-sanitizer")):
-        assert ends[part] == "127" and f"{missing}: command not found" in (out / f"{part}.log").read_text()
+def test_a_benchmark_that_hangs_keeps_its_rows(rehearsal):
+    run = rehearsal.run("speed", hang="--grid packed")
+    assert run.status == 1 and run.ends == dict.fromkeys(SPEED, "0") | {"bench-packed-auto": "124"}
+    assert run.files["bench-packed-auto.csv"] == "a row\n"
+
+
+def test_a_command_that_is_cut_off_has_the_parts_before(rehearsal):
+    process = rehearsal.start("correctness", hang="four_steps and cluster-8")
+    while (
+        not (rehearsal.out / "correctness.txt").exists()
+        or "first-cta" not in (rehearsal.out / "correctness.txt").read_text()
+    ):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    ends, files = rehearsal.found("correctness")
+    assert list(ends) == ["machine", "build", "first-step", "first-cta"] and "first-cta.log" in files
+
+
+def test_without_flashrnns_wheel_its_parts_are_left_out(rehearsal):
+    (rehearsal.folder / "tree/wheels").rmdir()
+    run = rehearsal.run("speed")
+    assert run.status == 0 and list(run.ends) == [name for name in SPEED if name not in FLASHRNN]
+    assert not any("opponent flashrnn" in call for call in run.calls)
+
+
+def test_what_is_not_installed_is_named(rehearsal):
+    for name in ("nvidia-smi", "compute-sanitizer", "nvcc", "ncu"):
+        (rehearsal.folder / "bin" / name).unlink()
+    missing = {"machine": "nvidia-smi", "memcheck": "compute-sanitizer", "barriers": "nvcc", "profile-step": "ncu"}
+    for command, parts in (("correctness", ("machine", "memcheck")), ("speed", ("barriers", "profile-step"))):
+        run = rehearsal.run(command)
+        assert run.status == 1
+        for part in parts:
+            assert run.ends[part] == "127" and f"{missing[part]}: command not found" in run.files[f"{part}.log"]
+
+
+def test_another_command_is_refused(rehearsal):
+    process = rehearsal.start("both")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 2 and "usage: benchmarks/gpu_check.sh correctness|speed FOLDER" in said
