@@ -8,12 +8,13 @@ import griffe
 
 ROLE = re.compile(r":[a-z]+:`~?([^`]+)`")
 CODE = re.compile(r"(``.+?``|`.+?`)", re.DOTALL)
+MARKUP = re.compile(r"^ +[\w, ]+:|[_<*]", re.MULTILINE)  # the name of an argument stays as it is
 
 
 def as_markdown(text: str) -> str:
     """A docstring's text, as Markdown that reads the same."""
     parts = CODE.split(ROLE.sub(r"`\1`", text))
-    parts[::2] = [re.sub(r"([_<*])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [MARKUP.sub(lambda m: m[0] if len(m[0]) > 1 else f"\\{m[0]}", part) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -29,7 +29,14 @@ HARDWARE = "cuda/primitives.cuh"
 FLOORS = [
     ["registry", "_spec"],
     ["reference"],
-    ["_kernels.ext", "_kernels.ops", "_kernels.frozen", "_kernels.gate", "_kernels.cell_errors", "_kernels.cell_library"],
+    [
+        "_kernels.ext",
+        "_kernels.ops",
+        "_kernels.frozen",
+        "_kernels.gate",
+        "_kernels.cell_errors",
+        "_kernels.cell_library",
+    ],
     ["verdict.kept", "verdict.proof", "verdict.prove", "verdict.first_call"],
     ["_backends.choice", "_backends.dispatch", "_backends.aten", "_backends.autograd", "_backends.graph"],
     ["_call.checks", "_call.extras", "_call.chunks", "_call.wavefront", "_call.stack"],
