@@ -8,7 +8,8 @@ fit in. A GPU may keep them on chip: there they are read once. Inputs, outputs a
 once in forward and three times in training.
 
 The peak is the best rate of a square matrix product, the bandwidth that of a matrix-vector product over as many bytes,
-both by torch: a kernel that is better than these two can be faster than its floor.
+both by torch: a kernel that is better than these two can be faster than its floor. So can one whose weights fit a
+first-level cache: less than 128 KiB counts as read at the bandwidth of 128 KiB.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .case import Case, lengths_of
 _GATES = {cell.layer: cell.gates for cell in ALL_CELLS.values()}
 _PRODUCT = {"cpu": 1024, "cuda": 8192}
 _SMALLEST, _LARGEST = 2**17, 2**28
-"""Bytes: less takes no longer to read than it takes to call, more is in no cache."""
+"""Bytes: reading less takes as long as the call itself; more is in no cache."""
 _SAMPLES, _SAMPLE_S = 5, 0.01
 
 
