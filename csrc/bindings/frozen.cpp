@@ -1,11 +1,13 @@
 // fastrnn._C.cpu.pack_frozen, frozen_forward, frozen_advance: stacks whose weights are packed once.
 #include <ATen/DimVector.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "../cells/cell_info.h"
@@ -247,12 +249,17 @@ std::tuple<Tensor, Tensors> forward(const Tensor& packed, const Tensor& given,
   if (hx) {
     for (const Tensor& h : *hx) states.push_back(plain(h, f.name(), "hx").contiguous());
     f.check_states(states, rows, batched);
-    for (Tensor& h : states) h = h.clone();
+    for (Tensor& h : states) {
+      const Tensor initial = h;
+      h = at::detail::empty_cpu(initial.sizes(), at::kFloat);
+      std::memcpy(h.mutable_data_ptr(), initial.const_data_ptr(), initial.nbytes());
+    }
   } else {
     for (int k = 0; k < f.cell().states; ++k) {
-      std::vector<int64_t> size{f.rows(), f.width(k)};
+      at::DimVector size{f.rows(), f.width(k)};
       if (batched) size.insert(size.begin() + 1, rows);
-      states.push_back(at::zeros(size, at::kFloat));
+      states.push_back(at::detail::empty_cpu(size, at::kFloat));
+      std::memset(states.back().mutable_data_ptr(), 0, states.back().nbytes());
     }
   }
   at::DimVector size(x.sizes());
