@@ -3,6 +3,8 @@
 #include "../cells/derive.h"
 #include FASTRNN_OWN_HEADER
 
+using OwnCell = ::FASTRNN_OWN_CELL;
+
 namespace fastrnn {
 namespace {
 
@@ -48,8 +50,8 @@ constexpr bool check() {
   return true;
 }
 
-static_assert(check<::FASTRNN_OWN_CELL>());
-static_assert(trace<::FASTRNN_OWN_CELL>().count > 0);
+static_assert(check<OwnCell>());
+static_assert(trace<OwnCell>().count > 0);
 
 }  // namespace
 }  // namespace fastrnn

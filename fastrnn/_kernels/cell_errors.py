@@ -17,6 +17,7 @@ _ERROR = re.compile(_PLACE + r"(?:fatal )?error: (.*)$")
 _ASSERTION = re.compile(r"static assertion failed.*: ((kGates|kStates|kParams|kScalars|kNoise|kRecurrent|forward) .*)$")
 _PREAMBLE = re.compile(r"non-constant condition for static assertion|called in a constant expression")
 _BEYOND = re.compile(r"subscript value '(-?\d+)' is outside the bounds of array '(\w+)' of type '.*\[(\d+)\]'")
+_NAMESPACE = re.compile(r"in namespace '::' does not name a type|no type named '\w+' in the global namespace")
 _UNKNOWN = (
     r"'([\w:]+)' was not declared in this scope",
     r"use of undeclared identifier '([\w:]+)'",
@@ -48,6 +49,7 @@ class Header:
         if name is not None and name not in structs:
             raise ValueError(self.at(1, f"expected a struct {name}, the header has {', '.join(structs) or 'none'}"))
         self.name = name or next(iter(structs))
+        self._begin = re.search(rf"\b(?:struct|class)\s+{self.name}\b", self._code).start()
         params = self._strings_of("kParams")
         if len(set(params)) < len(params) or any(not p.isidentifier() or p in WEIGHTS for p in params):
             text = f"kParams must be different names, and none of {', '.join(WEIGHTS)}; got {', '.join(params)}"
@@ -59,17 +61,21 @@ class Header:
 
     def line_of(self, *texts: str) -> int:
         """The first line with the first of the texts that is anywhere; else that of the struct."""
-        found = (re.search(rf"\b{re.escape(text)}(?!\w)", self._code) for text in (*texts, self.name))
+        found = (self._search(rf"\b{re.escape(text)}(?!\w)") for text in (*texts, self.name))
         return self._line_at(next(filter(None, found)).start())
 
     def states_not_set(self) -> list[int]:
         """The states that nothing seems to be assigned to."""
         count = len(self._strings_of("kStates"))
-        return [s for s in range(count) if not re.search(rf"\bnext\s*\[\s*{s}\s*\]\s*=", self._code)]
+        return [s for s in range(count) if not self._search(rf"\bnext\s*\[\s*{s}\s*\]\s*=")]
+
+    def _search(self, pattern: str) -> re.Match | None:
+        """In the struct, and what stands after it."""
+        return re.compile(pattern).search(self._code, self._begin)
 
     def _strings_of(self, member: str) -> list[str]:
         """The strings in a member's initial value."""
-        found = re.search(rf"\b{member}\s*\[\s*\]\s*=([^;]*);", self._code)
+        found = self._search(rf"\b{member}\s*\[\s*\]\s*=([^;]*);")
         return re.findall(r'"([^"]*)"', found[1]) if found else []
 
     def _line_at(self, position: int) -> int:
@@ -84,12 +90,16 @@ def _without_comments(text: str) -> str:
 
 def sentence(output: str, header: Header) -> str:
     """What is wrong, from the compiler's ``output``, whose places in the header go by ``header.path``."""
+    if _NAMESPACE.search(output):
+        return header.at(header.line_of(header.name), "the struct must stand outside of every namespace")
     lines = output.splitlines()
     errors = [(index, match) for index, line in enumerate(lines) if (match := _ERROR.match(line))]
     # GCC says first that there is something, then what.
     errors = [(index, match) for index, match in errors if not _PREAMBLE.search(match[3])] or errors
     if not errors:
-        return header.at(header.line_of(header.name), f"the compiler says: {output.strip()[-200:] or 'nothing'}")
+        return header.at(
+            header.line_of(header.name), f"the compiler says: {' '.join(output.split())[-200:] or 'nothing'}"
+        )
     index, (file, number, message) = errors[0][0], errors[0][1].groups()
     if file == header.path:
         return header.at(int(number), _plain(message))

@@ -271,9 +271,10 @@ def test_graphs(cell):
 
 
 def test_a_graph_of_a_cell_whose_gradients_read_no_state(load):
-    module, x = fastrnn.Layer(load("adder"), 3, 6), torch.randn(5, 4, 3)
+    x = torch.randn(5, 4, 3, dtype=torch.float64)
+    module = fastrnn.Layer(load("adder"), 3, 6, dtype=x.dtype)
     x_a, x_b = (x @ module.weight_ih_l0.t() + module.bias_ih_l0).chunk(2, -1)
-    h = c = torch.zeros(4, 6)
+    h = c = x.new_zeros(4, 6)
     for a, b in zip(x_a, x_b):
         h_a, h_b = (h @ module.weight_hh_l0.t() + module.bias_hh_l0).chunk(2, -1)
         c = c + a + h_a

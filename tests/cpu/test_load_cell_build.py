@@ -19,7 +19,8 @@ from fastrnn._kernels.cell_errors import OPERATIONS, Header
 
 ROOT = Path(__file__).resolve().parents[2]
 CXX = next((name for name in ("g++", "c++") if shutil.which(name)), None)
-compiled = pytest.mark.skipif(CXX is None, reason="there is no g++")
+LACKING = "there is no g++" if CXX is None else ops.missing("cpu")
+compiled = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 
 # A compiler that takes everything and is done in no time; it writes down what it is asked.
 FAKE = """#!/bin/sh
@@ -140,7 +141,6 @@ def test_without_the_extension(tmp_path, monkeypatch):
 
 
 @compiled
-@pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
     right, compiles = cell_library._compile, []
@@ -294,6 +294,7 @@ WRONG = {
         8,
         "the compiler says: expected ',' or ';' before 'next'",
     ),
+    "a namespace": (1, "namespace mine { struct Own {", 1, "the struct must stand outside of every namespace"),
     "another header": (
         5,
         '#include "mine.h"\n  template <class A>',
@@ -305,10 +306,11 @@ WRONG = {
 
 @compiled
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_wrong_is_one_sentence_with_its_line(wrong, tmp_path):
+def test_what_is_wrong_is_one_sentence_with_its_line(wrong, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", CXX)
     replaced, new, line, sentence = WRONG[wrong]
     header = tmp_path / "own.h"
-    header.write_text(at_line(CELL, replaced, new))
+    header.write_text(at_line(CELL, replaced, new) + "}" * new.count("namespace"))
     with pytest.raises(ValueError) as error:
         fastrnn.load_cell(header)
     assert str(error.value) == f"{header}:{line}: {sentence}"
