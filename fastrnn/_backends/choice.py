@@ -31,7 +31,7 @@ COMMAND = "python -m fastrnn tune"
 SHIPPED = Path(__file__).with_name("choice.json")
 AHEAD = 0.97
 """Torch is ahead where its time is below this share of ours: torch against itself differed by up to 2.5 % in four of
-five rows in which it served both sides (AMD Zen 4, 2026-11-20)."""
+five rows in which it served both sides (grid of 2026-11-20)."""
 
 
 class Cpu(NamedTuple):
