@@ -22,7 +22,7 @@ ARCHITECTURES = (75, 80, 90)
 
 
 def nvcc() -> str | None:
-    """As setup.py looks for it."""
+    """As setup.py looks for it, but for the one of NVIDIA's wheels."""
     root = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if root:
         return shutil.which(f"{root}/bin/nvcc")
