@@ -1,4 +1,4 @@
-"""What the compiler has made of every CUDA kernel: registers, memory of a thread and a block, tensor core instructions.
+"""What the compiler has made of every CUDA kernel: registers, memory, tensor core instructions, loads waited for.
 
     python benchmarks/cuda_resources.py fastrnn/_C*.so --out benchmarks/results/cuda-resources.csv
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FIELDS = ["arch", "kernel", "arguments", "registers", "stack_bytes", "shared_bytes", "mma_instructions"]
+FIELDS = ["arch", "kernel", "arguments", "registers", "stack_bytes", "shared_bytes", "mma_instructions", "waited_loads"]
 TIERS = {"1": "cta", "2": "cluster", "3": "grid"}
 
 
@@ -55,18 +55,37 @@ def usage(text: str) -> dict[tuple[str, str], tuple[int, int, int]]:
     return found
 
 
-def mma_counts(text: str) -> dict[tuple[str, str], int]:
-    """(arch, mangled name) -> tensor core instructions; from cuobjdump -sass."""
+def instructions(text: str) -> dict[tuple[str, str], list[str]]:
+    """(arch, mangled name) -> the machine instructions; from cuobjdump -sass."""
     found, arch, name = {}, None, None
     for line in text.splitlines():
         if match := re.match(r"arch = (\w+)", line):
             arch = match[1]
         elif match := re.search(r"Function : (\S+)", line):
             name = match[1]
-            found[arch, name] = 0
-        elif name and re.search(r"\bHMMA\b", line):
-            found[arch, name] += 1
+            found[arch, name] = []
+        elif name and (match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line)):
+            found[arch, name].append(match[1])
     return found
+
+
+def waited_loads(code: list[str]) -> int:
+    """Loads from global memory whose value is used before the wait of a cluster's barrier: nothing hides their latency."""
+    used, pending, arrived = 0, set(), False
+    for line in code:
+        if "UCGABAR" in line:
+            arrived, pending = "ARV" in line, set()
+        elif arrived and (match := re.match(r"(?:@!?U?P\d+ )?LDG\S* (R\d+)", line)):
+            pending.add(match[1])
+        elif arrived:
+            read = {register for register in pending if re.search(rf"\b{register}\b", line.partition(",")[2])}
+            used, pending = used + len(read), pending - read
+    return used
+
+
+def facts(code: list[str]) -> list[int]:
+    """Tensor core instructions, and waited_loads."""
+    return [sum(bool(re.search(r"\bHMMA\b", line)) for line in code), waited_loads(code)]
 
 
 def readable(signature: str) -> tuple[str, str]:
@@ -80,11 +99,11 @@ def readable(signature: str) -> tuple[str, str]:
 def rows_of(paths: list[Path]) -> list[dict]:
     cuobjdump, rows = find_cuobjdump(), []
     for path in paths:
-        used, counts = usage(output_of(cuobjdump, "-res-usage", path)), mma_counts(output_of(cuobjdump, "-sass", path))
+        used, code = usage(output_of(cuobjdump, "-res-usage", path)), instructions(output_of(cuobjdump, "-sass", path))
         names = demangled(sorted({name for _, name in used}))
         for (arch, name), numbers in used.items():
             if "fastrnn" in name:
-                rows.append(dict(zip(FIELDS, [arch, *readable(names[name]), *numbers, counts[arch, name]])))
+                rows.append(dict(zip(FIELDS, [arch, *readable(names[name]), *numbers, *facts(code[arch, name])])))
     return sorted(rows, key=lambda row: [row[field] for field in FIELDS[:3]])
 
 

@@ -157,6 +157,7 @@ __device__ __forceinline__ void release_add(unsigned* counter) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 __device__ __forceinline__ void acquire_wait(unsigned* counter, unsigned target) {
+#pragma unroll 1
   for (unsigned looks = 0; looks < kMostLooks; ++looks) {
     unsigned count;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");

@@ -94,3 +94,13 @@ def test_a_buffer_that_the_launch_does_not_know_is_not_touched(cuda):
     executed.hidden = {layer.hx[0].untyped_storage().data_ptr(), layer.hx[1].untyped_storage().data_ptr()}
     with pytest.raises(PtxError, match=r"line \d+: ld.global.f32 .*: global address 0x"):
         layer.forward(executed)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_whole_warps_come_to_the_barriers_of_a_cluster(cell):
+    """These instructions are for converged warps, and the lanes may come from a loop of different lengths."""
+    text = compiled.ptx(f"{cell}_cluster", 90).read_text()
+    code = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("//")]
+    barriers = [i for i, line in enumerate(code) if line.startswith("barrier.cluster.")]
+    assert len(barriers) >= 4 * 14
+    assert all(code[i - 1].startswith("bar.warp.sync") for i in barriers)

@@ -30,7 +30,8 @@ RANK = r"(mapa\S+\s+\S+\s+\S+,) %r\d+", r"\1 0"
 BARRIER = r"bar.sync\s+0;", ""
 CLUSTER_BARRIER = r"barrier.cluster.wait.acquire.aligned;", ""
 ARRIVAL = r"red.release[^;]*;", ""
-POLL = r"setp.lt.s32(\s+%p\d+, %r\d+, 0;\s+@%p\d+ bra)", r"setp.eq.s32\1"
+LOOKS = r"\b67108864\b", "1"
+POLL = r"setp.gt.s32(\s+%p\d+, %r\d+, -1;\s+add.s32[^;]*;\s+@%p\d+ bra)", r"setp.ne.s32\1"
 COMPARISON = r"setp.lt.s32", "setp.ge.s32"
 BRANCH = r"@(%p\d+ bra)", r"@!\1"
 CHOICE = r"(selp\.\w+\s+%\w+), (\S+), (\S+), (%p\d+;)", r"\1, \3, \2, \4"
@@ -66,6 +67,7 @@ FAULTS = {
     "fma: shuffle": (FMA, FORWARD, SHUFFLE, 0, "together", "units of rounding"),
     "grid: arrival": (GRID, FORWARD, ARRIVAL, 0, "together", "no thread can go on: .*ld.acquire"),
     "grid: arrival, backward": (GRID, BACKWARD, ARRIVAL, 1, "together", "no thread can go on: .*ld.acquire"),
+    "grid: looks before giving up": (GRID, FORWARD, LOOKS, 0, "warps", "the kernel gave up"),
     "grid: condition of the wait": (GRID, FORWARD, POLL, 0, "warps", "units of rounding"),
     "grid: block barrier": (GRID, FORWARD, BARRIER, 1, "warps", "units of rounding"),
     "grid: block barrier, backward": (GRID, BACKWARD, BARRIER, 2, "warps", "units of rounding"),
