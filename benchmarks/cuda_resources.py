@@ -70,7 +70,7 @@ def instructions(text: str) -> dict[tuple[str, str], list[str]]:
 
 
 def waited_loads(code: list[str]) -> int:
-    """Loads from global memory whose value is used before the wait of a cluster's barrier: nothing hides their latency."""
+    """Loads from global memory whose value is used before the wait of a cluster's barrier, which hides them no more."""
     used, pending, arrived = 0, set(), False
     for line in code:
         if "UCGABAR" in line:

@@ -131,36 +131,103 @@ FASTRNN_HD A sum_of_lanes(Vec<A, C> x) {
   return lanes[0];
 }
 
+// out[i] = the sum of the lanes of x[i], for four vectors.
+template <class A, bool C>
+FASTRNN_HD void sum_four(const Vec<A, C>* x, A* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum_of_lanes(x[i]);
+}
+#if FASTRNN_LEVEL >= 2
+// In the registers: each step leaves half as many partial sums of every vector, side by side.
+template <bool C>
+FASTRNN_HD void sum_four(const Vec<float, C>* x, float* out) {
+  const auto pairs = [](__m512 a, __m512 b) {
+    return _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+  };
+  const __m512d ab = pairs((__m512)x[0].v, (__m512)x[1].v);
+  const __m512d cd = pairs((__m512)x[2].v, (__m512)x[3].v);
+  const __m512 four = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                                    _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+#elif FASTRNN_LEVEL == 1
+template <bool C>
+FASTRNN_HD void sum_four(const Vec<float, C>* x, float* out) {
+  const __m256 ab = _mm256_hadd_ps((__m256)x[0].v, (__m256)x[1].v);
+  const __m256 cd = _mm256_hadd_ps((__m256)x[2].v, (__m256)x[3].v);
+  const __m256 four = _mm256_hadd_ps(ab, cd);
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
+}
+#endif
+
+// The products of kRows rows with up to kColumns columns of the weights, each contiguous over k.
+// Each value that is loaded serves a whole row or column of the sums.
+template <class S, int kRows, int kColumns>
+__attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t depth, const S* w,
+                                                int valid, Accumulate<S>* tile, int64_t stride) {
+  using V = VecOf<S>;
+  constexpr int kWidth = V::kWidth;
+  const S* column[kColumns];
+#pragma GCC unroll 8
+  for (int i = 0; i < kColumns; ++i) column[i] = w + (i < valid ? i : valid - 1) * depth;
+  V sum[kRows][kColumns];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kColumns; ++i) sum[r][i] = V(0);
+  }
+  const auto add = [&](const auto& load_at) __attribute__((always_inline)) {
+    V x[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) x[r] = load_at(rows[r]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kColumns; ++i) {
+      const V weights = load_at(column[i]);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sum[r][i] = multiply_add(x[r], weights, sum[r][i]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + kWidth <= depth; k += kWidth) add([&](const S* p) { return Storage<S>::load(p + k); });
+  if (k < depth) add([&](const S* p) { return load(p + k, depth - k); });
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int first = 0; first < kColumns; first += 4) {
+      Accumulate<S> four[4];
+      sum_four(sum[r] + first, four);
+      for (int i = 0; i < 4 && first + i < valid; ++i) tile[r * stride + first + i] += four[i];
+    }
+  }
+}
+
 // tile[r][v] = init[v] + rows[r] . column, each column of the weights contiguous over k.
 template <class S>
 void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* w, const Columns& c,
                        const Accumulate<S>* init, Accumulate<S>* tile) {
-  using V = VecOf<S>;
-  constexpr int kWidth = V::kWidth, kTogether = 4;
+  constexpr int kWidth = VecOf<S>::kWidth, kMany = kVectorRegisters > 16 ? 4 : 2;
+  constexpr int kColumns = kVectorRegisters > 16 && kWidth > 4 ? 8 : 4;
+  const int64_t stride = c.vecs * kWidth;
+  for (int r = 0; r < count; ++r) {
+    for (int64_t i = 0; i < stride; ++i) tile[r * stride + i] = init[i];
+  }
   for (int v = 0; v < c.vecs; ++v) {
-    for (int r = 0; r < count; ++r) {
-      Accumulate<S>* out = tile + (r * c.vecs + v) * kWidth;
-      for (int lane = 0; lane < kWidth; ++lane) out[lane] = init[v * kWidth + lane];
-      for (int64_t lane = 0; lane < c.valid[v]; lane += kTogether) {
-        const S* column[kTogether];
-        V sum[kTogether];
-#pragma GCC unroll 4
-        for (int i = 0; i < kTogether; ++i) {
-          column[i] = w + (c.first[v] + smaller(lane + i, c.valid[v] - 1)) * depth;
-          sum[i] = V(0);
-        }
-        for (int64_t k = 0; k < depth; k += kWidth) {
-          const int64_t here = depth - k;
-          const V a = load(rows[r] + k, here);
-#pragma GCC unroll 4
-          for (int i = 0; i < kTogether; ++i) {
-            sum[i] = multiply_add(a, load(column[i] + k, here), sum[i]);
-          }
-        }
-        for (int i = 0; i < kTogether && lane + i < c.valid[v]; ++i) {
-          out[lane + i] += sum_of_lanes(sum[i]);
-        }
+    const auto each_group = [&](int columns, const auto& multiply) {
+      for (int64_t lane = 0; lane < c.valid[v]; lane += columns) {
+        multiply(w + (c.first[v] + lane) * depth, int(smaller(columns, c.valid[v] - lane)),
+                 tile + v * kWidth + lane);
       }
+    };
+    int r = 0;
+    for (; r + kMany <= count; r += kMany) {
+      each_group(4, [&](const S* columns, int valid, Accumulate<S>* out) {
+        multiply_columns<S, kMany, 4>(rows + r, depth, columns, valid, out + r * stride, stride);
+      });
+    }
+    for (; r < count; ++r) {
+      each_group(kColumns, [&](const S* columns, int valid, Accumulate<S>* out) {
+        multiply_columns<S, 1, kColumns>(rows + r, depth, columns, valid, out + r * stride, stride);
+      });
     }
   }
 }

@@ -17,8 +17,8 @@ CXX = shutil.which(os.environ.get("CXX", "g++"))
 FLAGS = ["-std=c++20", "-g1", "-O0", "-Wall", "-Wextra", "-fopenmp"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SOURCES = [
-    ROOT / "tests/cpu/sanitize/frozen.cpp",
-    *(ROOT / "csrc/cpu" / name for name in ("frozen.cpp", "plan.cpp", "parallel.cpp")),
+    *(ROOT / "tests/cpu/sanitize" / name for name in ("frozen.cpp", "forced_plan.cpp")),
+    *(ROOT / "csrc/cpu" / name for name in ("frozen.cpp", "parallel.cpp")),
     *sorted((ROOT / "csrc/cpu/isa").glob("frozen*.cpp")),
 ]
 ISAS = ext.load().cpu.supported_isas() if ops.missing("cpu") is None else ["plain"]

@@ -305,3 +305,12 @@ def test_the_operator():
     torch.library.opcheck(
         torch.ops.fastrnn.frozen.default, (frozen._packed, torch.randn(5, 3, 4), hx, lengths, False, 2)
     )
+
+
+@weights
+def test_given_states_are_left_as_they_are(weights):
+    frozen = fastrnn.freeze(nn.LSTM(4, 6), weights)
+    given = torch.rand(1, 2, 6), torch.rand(1, 2, 6)
+    before = [h.clone() for h in given]
+    _, final = frozen(torch.randn(3, 2, 4), given)
+    assert all(map(torch.equal, given, before)) and not any(map(torch.equal, final, before))

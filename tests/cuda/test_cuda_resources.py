@@ -57,8 +57,7 @@ def test_loads_that_are_waited_for_are_counted():
     code = ["LDG.E R5, desc[UR4][R2.64]", "FADD R6, R5, R5", "UCGABAR_ARV", "LDG.E.U16 R8, desc[UR4][R2.64]"]
     code += ["@P0 LDG.E R9, desc[UR4][R2.64+0x4]", "IMAD.U32 R7, R8, 0x10000, RZ", "UCGABAR_WAIT", "FADD R1, R9, R7"]
     assert cuda_resources.waited_loads(code) == 1
-    text = "\n".join(
-        ["arch = sm_90", "Function : k", *(f"        /*{i:04x}*/   {line} ;" for i, line in enumerate(code))]
-    )
+    lines = [f"        /*{i:04x}*/   {line} ;" for i, line in enumerate(code)]
+    text = "\n".join(["arch = sm_90", "Function : k", *lines])
     assert cuda_resources.instructions(text) == {("sm_90", "k"): code}
     assert cuda_resources.facts(["HMMA.16816.F32 R4, R8, R12, R4", *code]) == [1, 1]

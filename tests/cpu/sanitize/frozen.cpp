@@ -1,6 +1,6 @@
-// Runs the kernels of frozen stacks on random shapes, for a sanitizer: frozen [isa] [runs] [bytes].
-// Every array has its exact size and the workspace, short of `bytes`, begins as NaN; a result that
-// is NaN shows that something was read before it was written.
+// Runs the kernels of frozen stacks on random shapes and threads, for a sanitizer: frozen [isa]
+// [runs] [bytes]. Every array has its exact size and the workspace, short of `bytes`, begins as
+// NaN; a result that is NaN shows that something was read before it was written.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/isa/frozen_levels.h"
+#include "forced_plan.h"
 
 namespace {
 std::string level;
@@ -123,7 +124,8 @@ bool run(Random& random, size_t missing) {
   call.batch = batch;
   call.offsets = offsets.data();
   call.order = ragged ? order.data() : nullptr;
-  call.threads = 1 + int(random.below(3));
+  call.threads = 4;
+  forced = {1 + int(random.below(2)), 1 + int(random.below(2)), 1 + int(random.below(2))};
   const size_t bytes = frozen_kernels().workspace(call);
   const Memory workspace = allocate(bytes - std::min(bytes, missing));
   std::memset(workspace.get(), 0xff, bytes - std::min(bytes, missing));
@@ -143,5 +145,6 @@ int main(int count, char** arguments) {
   int failures = 0;
   for (int i = 0; i < runs; ++i) failures += !run(random, missing);
   std::printf("%d runs, %d failures\n", runs, failures);
-  return failures > 0;
+  if (forced_uses == 0) std::printf("no work was divided\n");
+  return failures > 0 || forced_uses == 0;
 }
