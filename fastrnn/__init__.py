@@ -9,12 +9,13 @@ from ._backends.dispatch import Explanation, backend
 from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
-from .layers import SLSTM, PeepholeLSTM
+from .layers import CIFGLSTM, SLSTM, IndRNN, PeepholeLSTM
 from .modules import GRU, LSTM, RNN, Layer, explain_layer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CIFGLSTM",
     "GRU",
     "LSTM",
     "RNN",
@@ -22,6 +23,7 @@ __all__ = [
     "ConversionReport",
     "Explanation",
     "GRUCell",
+    "IndRNN",
     "LSTMCell",
     "PeepholeLSTM",
     "RNNCell",

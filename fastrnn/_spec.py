@@ -34,6 +34,7 @@ compute the gates of all steps again. The latter on backend cuda; elsewhere the 
 _VERSION = 1
 # By how many weights a direction has in torch's order, besides the cell's own: their places, by slot.
 _PLACES = {2: (0, 1, None, None, None), 3: (0, 1, None, None, 2), 4: (0, 1, 2, 3, None), 5: (0, 1, 2, 3, 4)}
+_PLACES_WITHOUT_W_HH = {1: (0, None, None, None, None), 3: (0, None, 1, 2, None)}
 
 
 class LayerSpec(NamedTuple):
@@ -70,13 +71,14 @@ def unpack(spec: Sequence[int]) -> LayerSpec:
 def slots_of(cell: Cell, weights: Sequence[Tensor], rows: int) -> list[Tensor | None]:
     """Flat weights of ``rows`` layers and directions, by slot.
 
-    ``weights`` has torch's order: for each ``w_ih, w_hh``, then ``b_ih, b_hh`` or neither, then ``w_hr`` if there is a
-    projection; and then what the cell has besides. This is the one place where that order is read.
+    ``weights`` has torch's order: for each ``w_ih, w_hh`` (which a cell may lack), then ``b_ih, b_hh`` or neither, then
+    ``w_hr`` if there is a projection; and then what the cell has besides. This is the one place where that order is
+    read.
     """
     each, own = len(weights) // rows, len(cell.params)
     if rows == 1 and each == 4 and not own:  # most layers, and a single step notices every microsecond
         return [*weights, None]
-    places = _PLACES[each - own]
+    places = (_PLACES if cell.recurrent else _PLACES_WITHOUT_W_HH)[each - own]
     slots = []
     for first in range(0, each * rows, each):
         slots += [None if place is None else weights[first + place] for place in places]

@@ -12,7 +12,7 @@ from .registry import OWN_CELLS
 class OwnLayer(Layer):
     """What these layers share: parameters by torch's pattern, for the cell that a class names by ``_mode``.
 
-    ``_rows`` has the parameters that hold several of the cell's (``Cell.params``), one a row.
+    ``_rows`` has the parameters that hold several of the cell's (``Cell.params``), one a row; else each is a parameter.
     """
 
     _mode = ""
@@ -34,6 +34,8 @@ class OwnLayer(Layer):
         # torch checks the arguments and keeps them; its parameters make way for the cell's.
         options = num_layers, bias, batch_first, dropout, bidirectional, proj_size
         super().__init__("LSTM", input_size, hidden_size, *options, device="meta", dtype=dtype)
+        if proj_size and not OWN_CELLS[self._mode].projects:
+            raise ValueError(f"{type(self).__name__}: proj_size must be 0, got {proj_size}: each unit reads its own h")
         self.mode = self._mode
         self._parameters.clear()
         self._all_weights.clear()
@@ -53,12 +55,15 @@ class OwnLayer(Layer):
         """The parameters of one direction."""
         cell, units = OWN_CELLS[self._mode], self.hidden_size
         gates = cell.gates * units
-        sizes = {"weight_ih": (gates, features), "weight_hh": (gates, width)}
+        sizes = {"weight_ih": (gates, features)}
+        if cell.recurrent:
+            sizes["weight_hh"] = (gates, width)
         if self.bias:
             sizes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
         if self.proj_size:
             sizes["weight_hr"] = (self.proj_size, units)
-        return sizes | {name: (rows, units) for name, rows in self._rows.items()}
+        rows = {name: (rows, units) for name, rows in self._rows.items()}
+        return sizes | (rows or dict.fromkeys(cell.params, (units,)))
 
     def _weights(self) -> list[Tensor]:
         weights = super()._weights()
@@ -97,10 +102,48 @@ class PeepholeLSTM(OwnLayer):
     _rows = {"weight_peephole": 3}
 
 
-class SLSTM(OwnLayer):
-    r"""sLSTM with a sigmoid forget gate: exponential input gates, a normaliser n, a stabiliser m.
+class CIFGLSTM(OwnLayer):
+    r"""LSTM with coupled input and forget gates: what comes in takes the place of as much that was there.
 
-    (z~, i~, f~, o~) = W x_t + b + U h + b', log f = log sigmoid(f~), m' = max(log f + m, i~),
+    i, o = sigmoid(W x_t + b + U h + b'), g = tanh(W x_t + b + U h + b'), c' = (1 - i) c + i g, h' = o tanh(c'); with
+    ``proj_size`` P > 0 then h' = W_hr h'.
+
+    Arguments, inputs, outputs, states ``(h, c)``, dtypes and errors are those of :class:`fastrnn.LSTM`, and so are the
+    names and initial values of the parameters; the three gates are stacked i, g, o.
+
+    Source: Greff et al. 2017, "LSTM: A Search Space Odyssey", variant CIFG.
+    """
+
+    _mode = "CIFG_LSTM"
+
+
+class IndRNN(OwnLayer):
+    r"""Independently recurrent network: of the state before, a unit sees its own value alone.
+
+    h' = relu(W x_t + b + b' + u h), with u (H,) in the place of a matrix.
+
+    Arguments, inputs, outputs, dtypes and errors are those of :class:`fastrnn.RNN`, with one state ``h``, and so are
+    the names, shapes and initial values of the parameters but for u: ``weight_hh_l{k}`` (H,), and the same with
+    ``_reverse``, initially uniform in [0, 1), so that units remember for different times. There is no projection:
+    ``proj_size`` is a ValueError. Values can grow without bound where abs(u) > 1: the paper clips u to 2^(1/T).
+
+    Source: Li et al. 2018, "Independently Recurrent Neural Network (IndRNN)", equation 2.
+    """
+
+    _mode = "IND_RNN"
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for name, weight in self.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.uniform_(weight)
+
+
+class SLSTM(OwnLayer):
+    r"""sLSTM: exponential input gates, a normaliser n, a stabiliser m.
+
+    (z~, i~, f~, o~) = W x_t + b + U h + b', log f = log sigmoid(f~) with ``forget_gate="sigmoid"`` and f~ with
+    ``"exp"``, m' = max(log f + m, i~),
     c' = e^(log f + m - m') c + e^(i~ - m') tanh(z~), n' = e^(log f + m - m') n + e^(i~ - m'),
     h' = sigmoid(o~) c' / n'; with ``proj_size`` P > 0 then h' = W_hr h'.
 
@@ -109,7 +152,37 @@ class SLSTM(OwnLayer):
     h, which has P features where projected. Without ``hx``, and after a reset, h, c and n are 0 and m is -60000, in
     place of minus infinity: the first step then forgets them whatever its gates are.
 
+    Raises:
+        ValueError: ``forget_gate`` is another word.
+
     Source: Beck et al. 2024, "xLSTM", equations 8 to 17.
     """
 
-    _mode = "SLSTM"
+    forget_gate = "sigmoid"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device=None,
+        dtype=None,
+        *,
+        forget_gate: str = "sigmoid",
+    ) -> None:
+        modes = {"sigmoid": "SLSTM", "exp": "SLSTM_EXP"}
+        if forget_gate not in modes:
+            raise ValueError(f"SLSTM: forget_gate must be 'sigmoid' or 'exp', got {forget_gate!r}")
+        self.forget_gate, self._mode = forget_gate, modes[forget_gate]
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+        )
+
+    def extra_repr(self) -> str:
+        chosen = f", forget_gate={self.forget_gate}" if self.forget_gate != "sigmoid" else ""
+        return super().extra_repr() + chosen

@@ -13,8 +13,8 @@ class Cell:
     attribute of the torch module; ``gates``, ``states`` and ``saved`` are G, S and K of the cell contract
     (``csrc/cells/cell.h``); ``layer`` and ``step`` name the module classes, here and in ``torch.nn``;
     ``nonlinearity`` is set for Elman cells alone. ``initial`` has the values of the states after a reset, and where
-    none are given; ``params`` names what a unit has besides weights and biases, a tensor (H,) each; ``projects`` says
-    that h may be projected.
+    none are given; ``params`` names what a unit has besides weights and biases, a tensor (H,) each; ``recurrent``
+    says that there is a W_hh, and ``projects`` that h may be projected.
     """
 
     index: int
@@ -27,6 +27,7 @@ class Cell:
     nonlinearity: str | None = None
     initial: tuple[float, ...] = (0.0,)
     params: tuple[str, ...] = ()
+    recurrent: bool = True
     projects: bool = False
 
 
@@ -57,6 +58,12 @@ OWN_CELLS = Cells(
         5, "SLSTM", gates=4, states=4, saved=5, layer="SLSTM", step="", initial=(0.0, 0.0, 0.0, -60000.0),
         projects=True,
     ),
+    Cell(
+        6, "SLSTM_EXP", gates=4, states=4, saved=5, layer="SLSTM", step="", initial=(0.0, 0.0, 0.0, -60000.0),
+        projects=True,
+    ),
+    Cell(7, "CIFG_LSTM", gates=3, states=2, saved=3, layer="CIFGLSTM", step="", initial=(0.0, 0.0), projects=True),
+    Cell(8, "IND_RNN", gates=1, states=1, saved=0, layer="IndRNN", step="", params=("weight_hh",), recurrent=False),
 )  # fmt: skip
 """Those that torch does not have."""
 

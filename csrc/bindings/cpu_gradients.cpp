@@ -143,7 +143,7 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
   const int64_t M = grads.gates.size(3);
   const cpu::ProductKernel kernel = kernel_for(dtype, M, args.I + args.R, rows.N);
   // Our own product turns the gates into rows for both at once.
-  const bool together = last == 0 && kernel;
+  const bool together = last == 0 && kernel && args.cell.recurrent;
   const Tensor x = rows.gather(args.x);
   OptionalTensors result(args.D * args.slots());
   for (int64_t d = 0; d < args.D; ++d) {
@@ -152,8 +152,10 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
     const Side w_ih = side_of(args, x, M, kernel);
     if (!together) product(kernel, input, true, {w_ih}, false, true);
     to[kWih] = w_ih.result;
-    to[kWhh] = recurrent_gradient(rows, gates.select(1, last), output, d, kernel,
-                                  together ? &w_ih : nullptr);
+    if (args.cell.recurrent) {
+      to[kWhh] = recurrent_gradient(rows, gates.select(1, last), output, d, kernel,
+                                    together ? &w_ih : nullptr);
+    }
     const Tensor sums = grads.units.defined() ? grads.units.select(0, d) : Tensor();
     // Each gets a tensor of its own: an optimizer may change them in place.
     const auto units = [&](int64_t first, int64_t count) {

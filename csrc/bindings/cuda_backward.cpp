@@ -40,7 +40,7 @@ struct Buffers {
     }
     if (tier != Tier::kStep) return;
     if (!kernel.fused) {
-      product = call.empty({D, B, R});
+      if (call.cell.recurrent) product = call.empty({D, B, R});
       return;
     }
     for (int64_t d = 0; d < D; ++d) w_hh_t.push_back(call.weight(d, kWhh).t().contiguous());
@@ -59,7 +59,7 @@ OptionalTensors weight_gradients(const Call& call, const Buffers& b, const at::T
   for (int64_t d = 0; d < call.D; ++d) {
     const auto to = grads.begin() + d * call.slots();
     to[kWih] = product(b.grad_x_gates[d], x);
-    to[kWhh] = product(b.grad_h_gates[d], previous_h(call, output, d));
+    if (call.cell.recurrent) to[kWhh] = product(b.grad_h_gates[d], previous_h(call, output, d));
     if (call.biases) {
       // torch sums a column in a fixed order, in float32 for the 16-bit types.
       const at::Tensor sum = b.grad_x_gates[d].sum(0);
@@ -119,7 +119,7 @@ layer_backward(const OptionalTensors& grads, const GivenTensors& tensors, const 
   p.grad_projected = data(b.grad_projected);
   for (int64_t d = 0; d < s.directions; ++d) {
     p.w_hh_t[d] = data(b.w_hh_t, d);
-    layer.w_hh[d] = call.weight(d, kWhh).data_ptr();
+    layer.w_hh[d] = data(call.weight(d, kWhh));
     layer.w_hr[d] = data(call.weight(d, kWhr));
   }
   call.report(run(layer, context.blas(), context.stream()));

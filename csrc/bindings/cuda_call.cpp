@@ -105,7 +105,7 @@ void override_plan(std::optional<StepKernel> kernel) {
 
 StepKernel Call::plan_for(bool backward, int capability) const {
   const StepKernel kernel = overriding;
-  if (kernel.rows >= 0 && !(backward && projected)) return kernel;
+  if (kernel.rows >= 0 && cell.recurrent && !(backward && projected)) return kernel;
   return plan({spec.cell, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
                shape.directions, capability});
 }

@@ -7,8 +7,8 @@
 namespace fastrnn::cuda {
 
 // Instead of what plan() says, for as long as it is set: for measuring one kernel against another
-// and for testing each. Process-wide. A projected LSTM's backward, which has one form, does not
-// heed it.
+// and for testing each. Process-wide. What has one form does not heed it: a projected LSTM's
+// backward, and cells without W_hh.
 void override_plan(std::optional<StepKernel> kernel);
 
 // Of a call on these tensors; raises for a type without kernels.

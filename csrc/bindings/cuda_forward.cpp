@@ -41,7 +41,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   if (states > 1)
     carried = call.empty_accumulate({s.directions, carried_rows, states - 1, s.hidden});
   if (call.projected) full = call.filled_by_steps({s.directions, s.total, s.hidden});
-  if (!kernel.fused) {
+  if (!kernel.fused && call.cell.recurrent) {
     product = call.empty({s.directions, s.batch, GH});
     if (call.course.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
   }
@@ -67,7 +67,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   p.states.wide = call.carried_type.has_value();
   p.carried_rows = carried_rows;
   for (int64_t d = 0; d < s.directions; ++d) {
-    p.w_hh[d] = call.weight(d, kWhh).data_ptr();
+    p.w_hh[d] = data(call.weight(d, kWhh));
     p.b_ih[d] = data(call.weight(d, kBih));
     p.b_hh[d] = data(call.weight(d, kBhh));
     p.h[d] = call.projected ? full[d].data_ptr()

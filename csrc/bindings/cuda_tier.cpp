@@ -112,7 +112,8 @@ void override_wavefront(std::optional<int64_t> chunks) {
 }
 
 Team team_for(const Call& call, bool backward, const Context& context) {
-  if (only_steps() || call.projected || call.dtype == Dtype::kFloat64) return kStepTeam;
+  if (only_steps() || call.projected || !call.cell.recurrent || call.dtype == Dtype::kFloat64)
+    return kStepTeam;
   const Device device = context.device();
   const Shape& s = call.shape;
   const Choice choice({call.spec.cell, call.dtype, call.tf32, backward, s.batch, s.hidden,

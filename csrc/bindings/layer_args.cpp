@@ -97,12 +97,15 @@ void LayerArgs::set_weights(const OptionalTensors& given) {
               " entries for each of ", D, " directions, got ", given.size());
   biases = given[kBih].has_value();
   projected = given[kWhr].has_value();
-  TORCH_CHECK(given[kWhh] && given[kWhh]->dim() == 2, function,
-              ": w_hh must have shape (G * H, R), got ",
-              given[kWhh] ? c10::str(given[kWhh]->sizes()) : "None");
-  const int64_t gate_rows = given[kWhh]->size(0);
-  TORCH_CHECK(gate_rows % cell.gates == 0, function, ": w_hh must have a multiple of ", cell.gates,
-              " rows for ", cell.mode, ", got ", gate_rows);
+  const int whole = cell.recurrent ? kWhh : kWih;  // the slot of a matrix with all gates
+  const auto& matrix = given[whole];
+  TORCH_CHECK(matrix && matrix->dim() == 2, function, ": ", kSlotNames[whole],
+              " must have shape (G * H, ", cell.recurrent ? "R" : "I", "), got ",
+              matrix ? c10::str(matrix->sizes()) : "None");
+  const int64_t gate_rows = matrix->size(0);
+  TORCH_CHECK(gate_rows % cell.gates == 0, function, ": ", kSlotNames[whole],
+              " must have a multiple of ", cell.gates, " rows for ", cell.mode, ", got ",
+              gate_rows);
   H = gate_rows / cell.gates;
   TORCH_CHECK(projected ? cell.can_project && R < H : R == H, function,
               projected ? ": a projection needs a cell without other use of h, and R < H, got "
@@ -114,7 +117,9 @@ void LayerArgs::set_weights(const OptionalTensors& given) {
   for (int64_t at = 0; at < D * slots(); ++at) {
     const int slot = int(at % slots());
     const bool optional_bias = slot == kBih || slot == kBhh;
-    const bool expected = optional_bias ? biases : slot != kWhr || projected;
+    const bool expected = optional_bias  ? biases
+                          : slot == kWhh ? cell.recurrent
+                                         : slot != kWhr || projected;
     const char* name = slot < kFirstParam ? kSlotNames[slot] : cell.param[slot - kFirstParam];
     TORCH_CHECK(given[at].has_value() == expected, function, ": ", name, " must be ",
                 expected ? "a tensor" : "None", " in every direction, got ",

@@ -7,6 +7,7 @@
 //               carried in the accumulate type. `initial` holds after a reset, and for h it is 0
 //   kParams[]   of parameters of one number a unit, (H): P of them; none where left out
 //   kScalars[]  of numbers of the call, which get no gradient; none where left out
+//   kRecurrent  false: there is no W_hh, so units meet in no product. True where left out
 //
 // and forward, over an accumulate type A (float, double, a CPU vector of them, or a Symbol), with
 // + - * quotient max_ exp_ log_ tanh_ sigmoid_ log_sigmoid_ relu_ and constants A(1):
@@ -49,7 +50,8 @@ struct State {
 template <class A>
 struct In {
   const A* x;       // [G] pre-activations from the input,  W_ih x_t + b_ih
-  const A* h;       // [G] pre-activations from the hidden state,  W_hh h_{t-1} + b_hh
+  const A* h;       // [G] pre-activations from the hidden state,  W_hh h_{t-1} + b_hh; without
+                    // W_hh, b_hh alone
   const A* prev;    // [S] states before the step
   const A* params;  // [P]
   const A* scalars;
@@ -71,6 +73,10 @@ struct Counted {
   static constexpr int kScalars = [] {
     if constexpr (requires { Cell::kScalars; }) return int(std::extent_v<decltype(Cell::kScalars)>);
     return 0;
+  }();
+  static constexpr bool kRecurrent = [] {
+    if constexpr (requires { Cell::kRecurrent; }) return Cell::kRecurrent;
+    return true;
   }();
   template <int state>
   static constexpr double kInitial = Cell::kStates[state].initial;

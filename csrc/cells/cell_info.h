@@ -12,6 +12,7 @@ struct CellInfo {
   const State* state;        // [states]
   const char* const* param;  // [params] their names
   const Graph* graph;        // of a cell that is derived, else null
+  bool recurrent;            // has W_hh
   bool shared_gate_grad, direct_grad;
   bool saves_carried;  // backward reads states besides h
   bool saved_reads_state;
@@ -31,11 +32,12 @@ constexpr CellInfo describe(const char* mode) {
                 Names::kStates,
                 nullptr,
                 nullptr,
+                Cell::kRecurrent,
                 Cell::kSharedGateGrad,
                 Cell::kDirectGrad,
                 (kRead & ~kStateH) != 0,
                 Cell::kSavedReadsState,
-                !Cell::kReadsH && (kRead & kStateH) == 0};
+                Cell::kRecurrent && !Cell::kReadsH && (kRead & kStateH) == 0};
   if constexpr (Cell::kParams > 0) info.param = Names::kParams;
   if constexpr (requires { Cell::kGraph; }) info.graph = &Cell::kGraph;
   return info;

@@ -36,7 +36,7 @@ struct LayerShape {
 // One direction's parameters, all S.
 struct DirectionWeights {
   const void* w_ih;                 // (G * H, I)
-  const void* w_hh;                 // (G * H, R)
+  const void* w_hh;                 // (G * H, R), or null where the cell has none
   const void* b_ih;                 // (G * H), or null; b_ih and b_hh come together
   const void* b_hh;                 // (G * H), or null
   const void* w_hr;                 // (R, H), or null when R == H

@@ -38,7 +38,7 @@ std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& 
 }
 
 // product[d] = h of the step before, times W_hh^T: from the output, and from h0 for rows that
-// start, which is kept where later steps need it too.
+// start, which is kept where later steps need it too. Nothing without W_hh.
 void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d,
                        Library& library) {
   const Shape& s = step.shape;
@@ -49,6 +49,7 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
   const auto h0 = view(step.states.initial[0], R, R, scalar);
   const auto output = view(step.output, s.directions * R, s.directions * R, scalar);
   const Matrix w_hh = view(step.w_hh[d], R, R, scalar).rows(0, G * s.hidden);
+  if (!kCells[layer.cell].recurrent) return;
   const int64_t going = std::min(tick.before.count, tick.now.count);
   if (going > 0) {
     Matrix h = output.rows(tick.before.offset, going);
@@ -127,7 +128,7 @@ Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
        --position) {
     for (int d = 0; d < s.directions; ++d) {
       const Tick& tick = step.tick[d] = layer.schedule.tick(d, position);
-      if (layer.kernel.fused || tick.after.count == 0) continue;
+      if (layer.kernel.fused || !kCells[layer.cell].recurrent || tick.after.count == 0) continue;
       library.product(product.rows(d * s.batch, tick.after.count),
                       grad_gates.rows(d * s.total + tick.after.offset, tick.after.count),
                       view(layer.w_hh[d], R, R, scalar).rows(0, K), Transpose::kNeither, false);

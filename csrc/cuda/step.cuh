@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kStepThreads)
   update.load(p, p.tick[d], m, d, b, unit);
   const Array<Scalar> given(m.from_initial() && p.product_h0 ? p.product_h0 : p.product);
   Accumulate<Scalar> product[Cell::kGates] = {};
-  for (int g = 0; g < Cell::kGates && !m.from_zero(); ++g) {
+  for (int g = 0; Cell::kRecurrent && g < Cell::kGates && !m.from_zero(); ++g) {
     product[g] = given[((d * s.batch + b) * Cell::kGates + g) * s.hidden + unit];
   }
   update.compute(p, product);
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kStepThreads)
   if (p.grad_full ? !m.has() : !m.visited()) return;
   BackwardUpdate<Cell, Scalar> update;
   update.load(p, p.tick[d], m, d, b, unit);
-  const bool given = !p.grad_full && m.carried();
+  const bool given = Cell::kRecurrent && !p.grad_full && m.carried();
   finish(update, p, m, d, b, unit,
          given ? Array<Scalar>(p.product)[(d * s.batch + b) * s.hidden + unit]
                : Accumulate<Scalar>(0));
@@ -235,18 +235,19 @@ bool aligned(int64_t K, std::initializer_list<const void*> bases) {
 
 // Calls f(std::bool_constant<tensor cores>, std::integral_constant<int, rows>) for the tile that
 // `kernel` asks for; cudaErrorInvalidValue if there is no such tile for the type.
-template <class Scalar, class F>
+template <class Cell, class Scalar, class F>
 cudaError_t with_tile(const StepKernel& kernel, F f) {
   using Fma = std::false_type;
   using Mma = std::true_type;
-  if constexpr (sizeof(Scalar) >= sizeof(float)) {
+  constexpr bool kHasProduct = Cell::kRecurrent;
+  if constexpr (kHasProduct && sizeof(Scalar) >= sizeof(float)) {
     if (!kernel.tensor_cores && kernel.rows == 8) return f(Fma{}, std::integral_constant<int, 8>{});
   }
-  if constexpr (sizeof(Scalar) == sizeof(float)) {
+  if constexpr (kHasProduct && sizeof(Scalar) == sizeof(float)) {
     if (!kernel.tensor_cores && kernel.rows == 16)
       return f(Fma{}, std::integral_constant<int, 16>{});
   }
-  if constexpr (sizeof(Scalar) <= sizeof(float)) {
+  if constexpr (kHasProduct && sizeof(Scalar) <= sizeof(float)) {
     if (kernel.tensor_cores && kernel.rows == 8) return f(Mma{}, std::integral_constant<int, 8>{});
     if (kernel.tensor_cores && kernel.rows == 32)
       return f(Mma{}, std::integral_constant<int, 32>{});
@@ -258,13 +259,13 @@ template <class Cell, class Scalar>
 cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
   const int64_t rows = std::max(p.tick[0].now.count, p.tick[s.directions - 1].now.count);
-  if (!kernel.fused) {
+  if (!kernel.fused || !Cell::kRecurrent) {
     const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
     return launch(forward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
   }
   const bool wide =
       aligned<Scalar>(s.recurrent, {p.w_hh[0], p.w_hh[1], p.states.initial[0], p.output});
-  return with_tile<Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
+  return with_tile<Cell, Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
     constexpr int kOctets = Cell::kGates == 1 ? 2 : 1;
     constexpr bool kMma = decltype(tensor_cores)::value;
     constexpr int kRows = decltype(tile_rows)::value;
@@ -280,13 +281,13 @@ template <class Cell, class Scalar>
 cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
   const int64_t rows = std::max(backward_rows(p, 0), backward_rows(p, s.directions - 1));
-  if (!kernel.fused) {
+  if (!kernel.fused || !Cell::kRecurrent) {
     const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
     return launch(backward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
   }
   const int64_t K = Cell::kGates * s.hidden;
   const bool wide = aligned<Scalar>(K, {p.w_hh_t[0], p.w_hh_t[1], p.grad_h_gates});
-  return with_tile<Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
+  return with_tile<Cell, Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
     constexpr bool kMma = decltype(tensor_cores)::value;
     constexpr int kRows = decltype(tile_rows)::value;
     using Product = BlockProduct<Scalar, 2, kRows, kMma>;

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..registry import ALL_CELLS, BY_NUMBER
 from . import recorded
-from .rows import row_counts, split_weights, upcast, walk
+from .rows import Direction, row_counts, split_weights, upcast, walk
 from .timing import Masks, Timing
 
 
@@ -47,6 +47,13 @@ STEP = {
 }
 
 
+def _hidden_gates(h: Tensor, weights: Direction, like: Tensor) -> Tensor:
+    """The gates of the hidden state; without w_hh their bias alone."""
+    if weights.w_hh is not None:
+        return F.linear(h, weights.w_hh, weights.b_hh)
+    return torch.zeros_like(like) if weights.b_hh is None else weights.b_hh.expand_as(like)
+
+
 def scan(
     cell: int,
     x: Tensor,
@@ -76,7 +83,7 @@ def scan(
         for t in walk(len(counts), reverse):
             before = tuple(s[: counts[t]] for s in states)
             entering = masks.enter(t, before, own.initial)
-            after = step(x_gates[t], F.linear(entering[0], group.w_hh, group.b_hh), entering, group.params)
+            after = step(x_gates[t], _hidden_gates(entering[0], group, x_gates[t]), entering, group.params)
             if group.w_hr is not None:
                 after = (F.linear(after[0], group.w_hr), *after[1:])
             after = masks.leave(t, before, after)

@@ -100,17 +100,18 @@ class Layer:
         self.kept_rows = self.kept.flatten().nonzero().flatten()
         self.x = self.draw(T, B, I)
         self.hx = [self.draw(D, B, R if k == 0 else H) for k in range(oracle.STATES[cell])]
-        if oracle.MODES[cell] == "SLSTM":
+        if oracle.MODES[cell].startswith("SLSTM"):
             self.hx[2] = self.hx[2].abs() + 1  # a sum of exponentials
-        sizes = [(G * H, I), (G * H, R)] + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
+        recurrent = oracle.MODES[cell] not in oracle.WITHOUT_W_HH
+        sizes = [(G * H, I)] + [(G * H, R)] * recurrent + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
         sizes += [(H,)] * oracle.PARAMS[cell]
         self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
-        if oracle.MODES[cell] == "RNN_RELU" and biased:
-            self.stay_off_the_kink()
+        if oracle.MODES[cell] in ("RNN_RELU", "IND_RNN") and biased:
+            self.stay_off_the_kink(1 + recurrent)
         self.grad_output = self.draw(T, B, D * R)
         self.grad_hn = [self.draw(*h.shape) for h in self.hx]
         self.grad_cells = [self.draw(T, B, D * H) for _ in self.hx[1:]] if self.cells else []
-        if oracle.MODES[cell] == "SLSTM" and self.dtype.itemsize == 2:
+        if oracle.MODES[cell].startswith("SLSTM") and self.dtype.itemsize == 2:
             # m is a maximum, by which c and n are scaled and h is not: within rounding of the kink their gradients
             # are a matter of luck.
             for grad in (*self.grad_hn[1:], *self.grad_cells):
@@ -123,11 +124,12 @@ class Layer:
     def draw(self, *size):
         return torch.randn(size, generator=self.random).to(self.dtype)
 
-    def stay_off_the_kink(self):
-        """Within rounding of zero a relu's slope is a matter of luck: let the bias decide the sign."""
+    def stay_off_the_kink(self, bias):
+        """Within rounding of zero a relu's slope is a matter of luck: let the bias, the weight at that place, decide
+        the sign."""
         for w in self.weights:
             w *= 0.2
-        for b_ih in self.weights[2::4]:
+        for b_ih in self.weights[bias::4]:
             b_ih += torch.tensor([1.0, -1.0]).repeat(len(b_ih))[: len(b_ih)]
 
     def to(self, device):
@@ -235,7 +237,9 @@ def check_special_values(cuda, cell, precision, make=Layer):
     """
     unit, rows = 4, slice(4, None, 9)  # of all gates
     places = [("x", 0, (1, 1, 0)), ("grad_output", 0, (0, 1)), ("grad_hn", 0, (0, 1)), ("hx", 0, (0, 1, unit))]
-    places += [("hx", -1, (0, 1, unit)), ("grad_hn", -1, (0, 1, unit)), ("weights", 1, (rows, 2)), ("weights", 3, rows)]
+    places += [("hx", -1, (0, 1, unit)), ("grad_hn", -1, (0, 1, unit)), ("weights", 3, rows)]
+    if oracle.MODES[cell] not in oracle.WITHOUT_W_HH:
+        places += [("weights", 1, (rows, 2))]
     places += [("weights", 2, 9 * gate + unit) for gate in range(oracle.GATES[cell])]
     for (name, number, index), value in itertools.product(places, (math.nan, math.inf, -math.inf)):
         layer = make(cell, precision, (2, 3, 2, 9))
@@ -266,12 +270,14 @@ def prescribe(cuda, name):
 
 
 def parameters(kernels):
-    """pytest's parameters (cell, kernel, precision) for every cell on each of ``kernels``, KERNELS or RESIDENT."""
+    """pytest's parameters (cell, kernel, precision) for every cell on each of ``kernels``, KERNELS or RESIDENT, that it
+    has: without W_hh the update of the step alone."""
     return [
         pytest.param(cell, kernel, precision, id=f"{mode}-{name}-{precision}")
         for name, kernel, precisions in kernels
         for precision in precisions
         for cell, mode in enumerate(oracle.MODES)
+        if mode not in oracle.WITHOUT_W_HH or name == "update"
     ]
 
 
