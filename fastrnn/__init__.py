@@ -6,7 +6,17 @@ Swap one line, ``nn.LSTM`` for ``fastrnn.LSTM``, or convert a whole model with :
 from . import functional
 from ._backends import graph  # noqa: F401  registers torch.ops.fastrnn
 from ._backends.dispatch import Explanation, backend
-from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
+from .cells import (
+    CIFGLSTMCell,
+    GRUCell,
+    IndRNNCell,
+    LSTMCell,
+    PeepholeLSTMCell,
+    RNNCell,
+    SLSTMCell,
+    Step,
+    explain_cell,
+)
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .layers import CIFGLSTM, SLSTM, IndRNN, PeepholeLSTM
@@ -20,13 +30,17 @@ __all__ = [
     "LSTM",
     "RNN",
     "SLSTM",
+    "CIFGLSTMCell",
     "ConversionReport",
     "Explanation",
     "GRUCell",
     "IndRNN",
+    "IndRNNCell",
     "LSTMCell",
     "PeepholeLSTM",
+    "PeepholeLSTMCell",
     "RNNCell",
+    "SLSTMCell",
     "backend",
     "compile",
     "convert",
@@ -57,7 +71,7 @@ def explain(module, input, hx=None, **asked) -> Explanation:
     """
     if isinstance(module, Layer):
         return explain_layer(module, input, hx, **asked)
-    if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
+    if isinstance(module, Step):
         return explain_cell(module, input, hx, **asked)
     raise TypeError(
         f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"

@@ -29,7 +29,7 @@ class Tooling(nn.Module):
         if not kind.__module__.startswith("fastrnn."):
             return self  # a subclass may have a forward of its own
         base = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn."))
-        if base is nn.RNNBase:
+        if base in (nn.RNNBase, nn.RNNCellBase):
             raise RuntimeError(
                 f"torch.jit.script cannot compile fastrnn.{kind.__name__}, which torch.nn does not have: use "
                 "torch.jit.trace or torch.export"

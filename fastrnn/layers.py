@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from .modules import Layer
-from .registry import OWN_CELLS
+from .registry import OWN_CELLS, Cell
+
+
+def own_sizes(cell: Cell, rows: dict[str, int], units: int) -> dict[str, tuple[int, ...]]:
+    """The parameters of a direction that are the cell's own: those of ``rows``, which hold several, one a row; else one
+    for each of the cell's."""
+    return {name: (count, units) for name, count in rows.items()} or dict.fromkeys(cell.params, (units,))
+
+
+def split_rows(owner: str, rows: dict[str, int], named: Iterable[tuple[str, Tensor]], units: int) -> list[Tensor]:
+    """The weights of ``named``, those of ``rows`` one row after another.
+
+    Raises:
+        RuntimeError: one of them is not (rows, units).
+    """
+    split: list[Tensor] = []
+    for name, weight in named:
+        count = rows.get(name.partition("_l")[0])
+        if count is None or not isinstance(weight, Tensor):
+            split.append(weight)
+        elif weight.shape != (count, units):
+            got = tuple(weight.shape)
+            raise RuntimeError(f"fastrnn.{owner}: {name} must have shape {(count, units)}, got {got}")
+        else:
+            split += weight.unbind()
+    return split
 
 
 class OwnLayer(Layer):
@@ -62,24 +89,23 @@ class OwnLayer(Layer):
             sizes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
         if self.proj_size:
             sizes["weight_hr"] = (self.proj_size, units)
-        rows = {name: (rows, units) for name, rows in self._rows.items()}
-        return sizes | (rows or dict.fromkeys(cell.params, (units,)))
+        return sizes | own_sizes(cell, self._rows, units)
 
     def _weights(self) -> list[Tensor]:
         weights = super()._weights()
         if not self._rows:
             return weights
-        split: list[Tensor] = []
-        for name, weight in zip(self._flat_weights_names, weights):
-            rows = self._rows.get(name[: name.rindex("_l")])
-            if rows is None or not isinstance(weight, Tensor):
-                split.append(weight)
-            elif weight.shape != (rows, self.hidden_size):
-                got, expected = tuple(weight.shape), (rows, self.hidden_size)
-                raise RuntimeError(f"fastrnn.{type(self).__name__}: {name} must have shape {expected}, got {got}")
-            else:
-                split += weight.unbind()
-        return split
+        named = zip(self._flat_weights_names, weights)
+        return split_rows(type(self).__name__, self._rows, named, self.hidden_size)
+
+    def reset_parameters(self) -> None:
+        """Fills the parameters with initial values: as ``torch.nn``'s are, or as the class says."""
+        super().reset_parameters()
+        self._reset_own(dict(self.named_parameters()))
+
+    @staticmethod
+    def _reset_own(weights: dict[str, Tensor]) -> None:
+        """Fills those whose initial values are others than of ``torch.nn``."""
 
     def flatten_parameters(self) -> None:
         """Does nothing: it is for cuDNN, which has no such layer."""
@@ -132,11 +158,23 @@ class IndRNN(OwnLayer):
 
     _mode = "IND_RNN"
 
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        for name, weight in self.named_parameters():
+    @staticmethod
+    def _reset_own(weights: dict[str, Tensor]) -> None:
+        for name, weight in weights.items():
             if name.startswith("weight_hh"):
                 nn.init.uniform_(weight)
+
+
+def slstm_mode(owner: str, forget_gate: str) -> str:
+    """The mode of an sLSTM with this forget gate.
+
+    Raises:
+        ValueError: there is no such gate.
+    """
+    modes = {"sigmoid": "SLSTM", "exp": "SLSTM_EXP"}
+    if forget_gate not in modes:
+        raise ValueError(f"{owner}: forget_gate must be 'sigmoid' or 'exp', got {forget_gate!r}")
+    return modes[forget_gate]
 
 
 class SLSTM(OwnLayer):
@@ -175,10 +213,7 @@ class SLSTM(OwnLayer):
         *,
         forget_gate: str = "sigmoid",
     ) -> None:
-        modes = {"sigmoid": "SLSTM", "exp": "SLSTM_EXP"}
-        if forget_gate not in modes:
-            raise ValueError(f"SLSTM: forget_gate must be 'sigmoid' or 'exp', got {forget_gate!r}")
-        self.forget_gate, self._mode = forget_gate, modes[forget_gate]
+        self.forget_gate, self._mode = forget_gate, slstm_mode("SLSTM", forget_gate)
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         )

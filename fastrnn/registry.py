@@ -51,19 +51,25 @@ CELLS = Cells(
 
 OWN_CELLS = Cells(
     Cell(
-        4, "PEEPHOLE_LSTM", gates=4, states=2, saved=4, layer="PeepholeLSTM", step="", initial=(0.0, 0.0),
-        params=("peephole_i", "peephole_f", "peephole_o"), projects=True,
+        4, "PEEPHOLE_LSTM", gates=4, states=2, saved=4, layer="PeepholeLSTM", step="PeepholeLSTMCell",
+        initial=(0.0, 0.0), params=("peephole_i", "peephole_f", "peephole_o"), projects=True,
     ),
     Cell(
-        5, "SLSTM", gates=4, states=4, saved=5, layer="SLSTM", step="", initial=(0.0, 0.0, 0.0, -60000.0),
+        5, "SLSTM", gates=4, states=4, saved=5, layer="SLSTM", step="SLSTMCell", initial=(0.0, 0.0, 0.0, -60000.0),
         projects=True,
     ),
     Cell(
-        6, "SLSTM_EXP", gates=4, states=4, saved=5, layer="SLSTM", step="", initial=(0.0, 0.0, 0.0, -60000.0),
+        6, "SLSTM_EXP", gates=4, states=4, saved=5, layer="SLSTM", step="SLSTMCell", initial=(0.0, 0.0, 0.0, -60000.0),
         projects=True,
     ),
-    Cell(7, "CIFG_LSTM", gates=3, states=2, saved=3, layer="CIFGLSTM", step="", initial=(0.0, 0.0), projects=True),
-    Cell(8, "IND_RNN", gates=1, states=1, saved=0, layer="IndRNN", step="", params=("weight_hh",), recurrent=False),
+    Cell(
+        7, "CIFG_LSTM", gates=3, states=2, saved=3, layer="CIFGLSTM", step="CIFGLSTMCell", initial=(0.0, 0.0),
+        projects=True,
+    ),
+    Cell(
+        8, "IND_RNN", gates=1, states=1, saved=0, layer="IndRNN", step="IndRNNCell", params=("weight_hh",),
+        recurrent=False,
+    ),
 )  # fmt: skip
 """Those that torch does not have."""
 

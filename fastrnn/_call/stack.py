@@ -22,7 +22,8 @@ from .chunks import in_chunks
 from .extras import Extras
 
 # On the CPU torch's autocast runs these in the low type as a whole; the others keep the type of their state.
-_CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell", *(cell.layer for cell in OWN_CELLS.values())})
+_OWN = {name for cell in OWN_CELLS.values() for name in (cell.layer, cell.step)}
+_CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell"} | _OWN)
 # Tensors of other types stay as they are, so that a call that mixes both is refused.
 _AUTOCAST_TAKES = frozenset(
     t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_floating_point and t != torch.float64
