@@ -39,22 +39,24 @@ _PLACES_WITHOUT_W_HH = {1: (0, None, None, None, None), 3: (0, None, 1, 2, None)
 
 class LayerSpec(NamedTuple):
     """``cell`` is the cell's number, ``reverse`` says that the one direction there is runs backwards in time, and
-    ``all_states`` asks for every state but h after each step, beside the output."""
+    ``all_states`` asks for every state but h after each step, beside the output. ``first_step`` is what step 0 is in
+    the sequence that this may be a part of."""
 
     version: int
     cell: int
     save: int
     reverse: int
     all_states: int
+    first_step: int
 
 
-CELL, SAVE, REVERSE, ALL_STATES = range(1, 5)
+CELL, SAVE, REVERSE, ALL_STATES, FIRST_STEP = range(1, 6)
 """Where these stand in the numbers of a spec."""
 
 
-def pack(cell: int, save: int, reverse: bool = False, all_states: bool = False) -> tuple[int, ...]:
+def pack(cell: int, save: int, reverse: bool = False, all_states: bool = False, first_step: int = 0) -> tuple[int, ...]:
     """A :class:`LayerSpec` as the operators take it."""
-    return (_VERSION, cell, save, 1 if reverse else 0, 1 if all_states else 0)
+    return (_VERSION, cell, save, 1 if reverse else 0, 1 if all_states else 0, first_step)
 
 
 def unpack(spec: Sequence[int]) -> LayerSpec:
@@ -64,7 +66,7 @@ def unpack(spec: Sequence[int]) -> LayerSpec:
         RuntimeError: the numbers are of another version.
     """
     if len(spec) != len(LayerSpec._fields) or spec[0] != _VERSION:
-        raise RuntimeError(f"fastrnn: spec must hold 5 numbers and begin with version {_VERSION}, got {list(spec)}")
+        raise RuntimeError(f"fastrnn: spec must hold 6 numbers and begin with version {_VERSION}, got {list(spec)}")
     return LayerSpec(*spec)
 
 
@@ -94,7 +96,8 @@ class Call(NamedTuple):
     that a gradient may be asked for, ``transformed`` that ``torch.func`` or forward-mode AD is looking on,
     ``extended`` that ``torch.nn`` does not have the cell, or what is asked for (``_call.extras``), and ``step`` that it
     is a cell's. ``index`` is the device's among those of its type. ``foreign`` says that the kernels must not read one
-    of its tensors (``_kernels.gate``).
+    of its tensors (``_kernels.gate``), ``masked`` that h passes a mask on its way to the recurrent weights, ``zoned``
+    that there is zoneout.
     """
 
     mode: str
@@ -114,3 +117,5 @@ class Call(NamedTuple):
     step: bool = False
     index: int = 0
     foreign: bool = False
+    masked: bool = False
+    zoned: bool = False

@@ -57,6 +57,10 @@ class OwnLayer(Layer):
         proj_size: int = 0,
         device=None,
         dtype=None,
+        *,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
     ) -> None:
         # torch checks the arguments and keeps them; its parameters make way for the cell's.
         options = num_layers, bias, batch_first, dropout, bidirectional, proj_size
@@ -77,6 +81,7 @@ class OwnLayer(Layer):
         self._flat_weights_names = [name for names in self._all_weights for name in names]
         self._init_flat_weights()
         self.reset_parameters()
+        self._regularise(zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
 
     def _sizes(self, features: int, width: int) -> dict[str, tuple[int, ...]]:
         """The parameters of one direction."""
@@ -212,11 +217,13 @@ class SLSTM(OwnLayer):
         dtype=None,
         *,
         forget_gate: str = "sigmoid",
+        **regularisers,
     ) -> None:
         self.forget_gate, self._mode = forget_gate, slstm_mode("SLSTM", forget_gate)
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
-        )
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
+            **regularisers,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         chosen = f", forget_gate={self.forget_gate}" if self.forget_gate != "sigmoid" else ""

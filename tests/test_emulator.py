@@ -13,9 +13,11 @@ from emulator.cases import (
     check_special_values,
     check_unread_states,
     fp32_precision,
+    masked_layers,
     parameters,
     small_layers,
     timed_layers,
+    zoned_layers,
 )
 from emulator.oracle import MODES, PROJECTED, RECURRENT
 
@@ -40,6 +42,23 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, 
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
     check_unread_states(cuda, cell, precision)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_with_an_operand_mask(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in masked_layers(cell, precision):
+        layer.check(cuda)
+    if cell in PROJECTED:
+        for layer in masked_layers(cell, precision, projection=5):
+            layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_with_zoneout(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in zoned_layers(cell, precision):
+        layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
@@ -132,6 +151,10 @@ def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
             saved = layer.forward(cuda, save)[2]
             told = graph._saved_shapes(cell, x, hx, layer.projected, gates=save == 1)
             assert [(tuple(t.shape), t.dtype) for t in saved] == told
+        if not projection:
+            zoned = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, rates=(0.5, 0.5))
+            told = graph._saved_shapes(cell, zoned.rows(zoned.x), zoned.hx, False, True, True)
+            assert [(tuple(t.shape), t.dtype) for t in zoned.forward(cuda)[2]] == told
 
 
 def test_saved_tensors_of_another_call_are_refused(cuda):
@@ -221,6 +244,8 @@ PLAN |= {"batch": 16, "hidden": 512, "recurrent": 512, "directions": 1}
         ({"dtype": 3, "capability": 75}, {"fused": True, "tensor_cores": True, "rows": 32}),
         ({"recurrent": 64, "backward": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
         ({"recurrent": 64}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"masked": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"masked": True, "backward": True}, {"fused": True, "tensor_cores": True, "rows": 32}),
         ({"cell": MODES.index("IND_RNN")}, {"fused": False, "tensor_cores": False, "rows": 0}),
     ],
 )

@@ -14,6 +14,7 @@ from emulator.cases import (
     Layer,
     check_special_values,
     check_unread_states,
+    masked_layers,
     parameters,
     small_layers,
     timed_layers,
@@ -47,6 +48,13 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, pr
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
     check_unread_states(cuda, cell, precision)
+
+
+@pytest.mark.parametrize("cell, wish, precision", CASES)
+def test_every_kernel_with_an_operand_mask(cuda, cell, wish, precision):
+    cuda.override_tier(**wish)
+    for layer in masked_layers(cell, precision):
+        layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell, wish, precision", CASES)

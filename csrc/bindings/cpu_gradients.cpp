@@ -101,7 +101,8 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
   };
   // Where all rows are there, a step's previous h stands in the output, a step before, but for the
   // one that starts from h0. A copy takes longer than going over the sums twice for many rows only.
-  const bool in_place = !args.packed && rows.order.empty() && !rows.resets.defined() && shifted > 0;
+  const bool in_place = !args.packed && rows.order.empty() && !rows.resets.defined() &&
+                        !args.operand_mask.defined() && shifted > 0;
   const int64_t copied = rows.N * args.R * int64_t(output.element_size());
   const int64_t summed = M * (args.R + (x ? args.I : 0)) * int64_t(sizeof(float));
   if (in_place && copied > summed) {
@@ -111,7 +112,7 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
     add_up(backwards ? 0 : args.B, shifted, h.narrow(0, backwards ? args.B : 0, shifted), true,
            true);
   } else {
-    add_up(0, rows.N, rows.previous_h(output, d), false, true);
+    add_up(0, rows.N, rows.operands(output, d), false, true);
   }
   return side.result;
 }

@@ -40,11 +40,12 @@ py::list describe_cells() {
     for (int k = 0; k < cell.params; ++k) params.append(cell.param[k]);
     py::object graph = py::none();
     if (cell.graph) graph = describe(*cell.graph, cell.states);
-    found.append(py::dict(
-        py::arg("mode") = cell.mode, py::arg("gates") = cell.gates, py::arg("states") = cell.states,
-        py::arg("saved") = cell.saved, py::arg("initial") = py::tuple(initial),
-        py::arg("params") = py::tuple(params), py::arg("recurrent") = cell.recurrent,
-        py::arg("projects") = cell.can_project, py::arg("graph") = graph));
+    found.append(
+        py::dict(py::arg("mode") = cell.mode, py::arg("gates") = cell.gates,
+                 py::arg("states") = cell.states, py::arg("saved") = cell.saved,
+                 py::arg("initial") = py::tuple(initial), py::arg("params") = py::tuple(params),
+                 py::arg("recurrent") = cell.recurrent, py::arg("read_next") = cell.read_next,
+                 py::arg("projects") = cell.can_project, py::arg("graph") = graph));
   }
   return found;
 }

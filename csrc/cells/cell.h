@@ -59,6 +59,13 @@ struct In {
 
 constexpr unsigned kStateH = 1u << 0;
 
+// The place of a state among those whose bits are set.
+constexpr int place_among(unsigned states, int state) {
+  int place = 0;
+  for (int s = 0; s < state; ++s) place += states >> s & 1;
+  return place;
+}
+
 // The numbers of a cell's names, under the names that they are known by to the kernels.
 template <class Cell>
 struct Counted {

@@ -16,6 +16,7 @@ struct CellInfo {
   bool shared_gate_grad, direct_grad;
   bool saves_carried;  // backward reads states besides h
   bool saved_reads_state;
+  int read_next;     // F: states that backward reads after a step, h among them
   bool can_project;  // h may be projected: neither pass reads it unit by unit
 };
 
@@ -37,6 +38,7 @@ constexpr CellInfo describe(const char* mode) {
                 Cell::kDirectGrad,
                 (kRead & ~kStateH) != 0,
                 Cell::kSavedReadsState,
+                place_among(Cell::kBackwardNext, kMostStates),
                 Cell::kRecurrent && !Cell::kReadsH && (kRead & kStateH) == 0};
   if constexpr (Cell::kParams > 0) info.param = Names::kParams;
   if constexpr (requires { Cell::kGraph; }) info.graph = &Cell::kGraph;

@@ -20,6 +20,7 @@ class Backward {
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
   static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
   static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
+  static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
   static constexpr bool kRecurrent = Cell::kRecurrent;
   static constexpr int W = V::kWidth;
   // So many multiply-adds take about as long as a gate's part of update().
@@ -223,7 +224,12 @@ class Backward {
     }
   }
 
-  // tile = gate gradients of the later step times the recurrent weights; zero without any.
+  const S* mask_of(const Lane& l, int64_t b) const {
+    return s.operand_mask ? (const S*)s.operand_mask + l.walk.state(b) * s.R : nullptr;
+  }
+
+  // tile = gate gradients of the later step times the recurrent weights and the mask; zero without
+  // weights.
   void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, int64_t next,
                          A* tile) {
     if constexpr (!kRecurrent) {
@@ -233,6 +239,13 @@ class Backward {
     multiply<Op>(l.later, b - l.batch.begin, count, outs.vecs(block),
                  panel<Op>(scratch[l.d].w_hh, outs, block, depth), zeros, tile,
                  panel<Op>(scratch[l.d].w_hh, outs, next, depth));
+    if (!s.operand_mask) return;
+    for (int r = 0; r < count; ++r) {
+      for (int v = 0; v < outs.vecs(block); ++v, tile += W) {
+        const int64_t j = outs.unit(block, v);
+        (V::load(tile) * load(mask_of(l, b + r) + j, s.R - j)).store(tile);
+      }
+    }
   }
 
   // The gradient of the projected h of each row of step t.

@@ -21,6 +21,7 @@ class Forward {
   using Packed = typename Op::Packed;
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
   static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
+  static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
   static constexpr bool kRecurrent = Cell::kRecurrent;
   static constexpr int W = V::kWidth;
   // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
@@ -76,6 +77,7 @@ class Forward {
     Walk walk;
     Range batch, blocks, outs;
     A* x_gates;
+    S* masked;
     Barrier barrier;
     Rows<Op> x, h, hidden;  // of a chunk, of the step before, of this step before its projection
   };
@@ -102,6 +104,8 @@ class Forward {
     x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I);
     h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R);
     hidden_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.H);
+    masked_rows =
+        arena.template take<S>(kRecurrent && s.operand_mask ? plan.threads * slice_rows * s.R : 0);
     const int64_t vectors = units.unit_vectors * G, out_vectors = outs.unit_vectors;
     for (int d = 0; d < s.D; ++d) {
       Scratch& m = scratch[d];
@@ -185,6 +189,20 @@ class Forward {
     return output_row(l, l.walk.previous(t), b);
   }
 
+  const S* mask_of(const Lane& l, int64_t b) const {
+    return s.operand_mask ? (const S*)s.operand_mask + l.walk.state(b) * s.R : nullptr;
+  }
+
+  // A copy of h of row b with the mask on it.
+  const S* masked(const Lane& l, int64_t b, const S* h) const {
+    S* const to = l.masked + (b - l.batch.begin) * s.R;
+    const S* const mask = mask_of(l, b);
+    for (int64_t j = 0; j < s.R; j += W) {
+      store(to + j, load(h + j, s.R - j) * load(mask + j, s.R - j), s.R - j);
+    }
+    return to;
+  }
+
   // State k + 1 of row b, (padded H).
   A* carried(int d, int k, int64_t b) const {
     return scratch[d].carried + (k * s.B + b) * units.padded();
@@ -203,6 +221,7 @@ class Forward {
            part_of(units.count, plan.unit_slices, share.unit_slice),
            part_of(outs.count, plan.unit_slices, share.unit_slice),
            x_gates + thread * x_gates_size(),
+           masked_rows + thread * slice_rows * s.R,
            meetings.of_slice(share, thread),
            x_rows.of(thread, &tile_rows),
            h_rows.of(thread, &tile_rows),
@@ -231,8 +250,10 @@ class Forward {
 
   // Makes the states before step t the rows of the recurrent product and the carried ones.
   void gather_states(Lane& l, int64_t t, Range rows) {
-    for (int64_t b = rows.begin; kRecurrent && b < rows.end; ++b)
-      l.h.set(b - rows.begin, previous_h(l, t, b));
+    for (int64_t b = rows.begin; kRecurrent && b < rows.end; ++b) {
+      const S* const h = previous_h(l, t, b);
+      l.h.set(b - rows.begin, s.operand_mask ? masked(l, b, h) : h);
+    }
     if constexpr (kCarried > 0) {
       l.walk.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
         for_each<kCarried>([&](auto k) {
@@ -276,7 +297,8 @@ class Forward {
       }
       for (int r = 0; r < count; ++r) {
         const int64_t b = batch.begin + row + r;
-        update(l, t, b, block, kRecurrent ? l.h.row[row + r] : previous_h(l, t, b),
+        const bool has_h = kRecurrent && !s.operand_mask;  // as it is
+        update(l, t, b, block, has_h ? l.h.row[row + r] : previous_h(l, t, b),
                x_gates_at(l, block, x_row + row + r), kRecurrent ? tile + r * vecs * W : bias);
       }
     });
@@ -344,7 +366,8 @@ class Forward {
   Arena arena{nullptr};
   Meetings meetings;
   A *zeros, *x_gates;
-  S* zero_row;  // with resets: (R), in place of a state
+  S* zero_row;     // with resets: (R), in place of a state
+  S* masked_rows;  // with a mask: (threads, slice rows, R)
   RowStore<Op> x_rows, h_rows, hidden_rows;
   Scratch scratch[2];
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "forward.h"
+#include "zoneout.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -21,6 +22,10 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
   S* const gates = K > 0 && p.gates ? (S*)p.gates + row * K * H : nullptr;
   const bool sequences = kCarried > 0 && p.states.sequence[kCarried];
   const int64_t outer = l.walk.outer_part(t, b) * H;
+  const S* const mask = kRecurrent ? nullptr : mask_of(l, b);
+  A* const given = p.given ? (A*)p.given + row * F * H : nullptr;
+  const bool zoned = p.zoneout.on;
+  const Zones<V, A> zones(p.zoneout, l.walk, t, b);
   for (int u = 0; u < n; ++u) {
     const int64_t j = units.unit(block, u), valid = H - j;
     V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
@@ -30,11 +35,24 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
       x[g] = V::load(x_tile + (g * n + u) * W);
       h[g] = V::load(h_tile + (g * n + u) * W);
     }
-    prev[0] = has_h ? load(h_row + j, valid) : V(0);
+    const V before = has_h ? load(h_row + j, valid) : V(0);
+    prev[0] = !kRecurrent && mask ? before * load(mask + j, valid) : before;
     for_each<kCarried>([&](auto k) { prev[k + 1] = V::load(state + k * apart + j); });
     for_each<P>([&](auto k) { params[k] = V::load(values + k * padded + j); });
     for_each<Cell::kScalars>([&](auto k) { scalars[k] = V(A(p.scalars[k])); });
     Cell::forward(In<V>{x, h, prev, params, scalars}, next, saved);
+    if (zoned) {
+      V keep[2];
+      zones.load(j, keep);
+      for_each<kStates>([&](auto k) {
+        if constexpr (Cell::kBackwardNext >> k & 1) {
+          constexpr int place = place_among(Cell::kBackwardNext, k);
+          if (given) store(given + place * H + j, VecOf<A>(next[k]), valid);
+        }
+        const V kept = keep[k > 0];
+        next[k] = kept * (k > 0 ? prev[k] : before) + (V(A(1)) - kept) * next[k];
+      });
+    }
     store(out + j, next[0], valid);
     for_each<kCarried>([&](auto k) {
       next[k + 1].store(state + k * apart + j);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../cells/cell.h"
+#include "../common/philox.h"
 #include "dtype.cuh"
 #include "params.h"
 
@@ -19,12 +20,43 @@ FASTRNN_HD void load_scalars(const Step& p, A* scalars) {
   for_each<Cell::kScalars>([&](auto k) { scalars[k] = static_cast<A>(p.scalars[k]); });
 }
 
+// A value of unit `unit` of h, or of its gradient, on its way through the operand mask.
+template <class Scalar, class Step>
+FASTRNN_HD Accumulate<Scalar> masked(const Step& p, int d, int64_t b, int64_t unit,
+                                     Accumulate<Scalar> value) {
+  if (!p.operand_mask) return value;
+  const Shape& s = p.shape;
+  return value * Array<Scalar>(p.operand_mask)[(d * s.batch + b) * s.recurrent + unit];
+}
+
+// Whether a unit keeps its h in the step, and its other states: 0 or 1, or the rates.
+template <class A, class Step>
+FASTRNN_HD void load_zones(const Step& p, int d, int64_t b, int64_t unit, A* keep) {
+  const Zoneout& zoneout = p.zoneout;
+  uint32_t words[] = {static_cast<uint32_t>(unit), static_cast<uint32_t>(p.time[d]), p.backwards[d],
+                      0};
+  if (zoneout.seeds) philox(words, static_cast<uint64_t>(zoneout.seeds[b]));
+  for (int k = 0; k < 2; ++k) {
+    const bool stays = words[k] >> (32 - kChanceBits) < zoneout.thresholds[k];
+    keep[k] = zoneout.seeds ? A(stays) : A(zoneout.rates[k]);
+  }
+}
+
+// Where the units of a state of a row begin in `given`.
+template <class Cell, int state>
+FASTRNN_HD int64_t given_at(int64_t row, int64_t hidden) {
+  constexpr int place = place_among(Cell::kBackwardNext, state);
+  constexpr int count = place_among(Cell::kBackwardNext, kMostStates);
+  return (row * count + place) * hidden;
+}
+
 template <class Cell, class Scalar>
 struct ForwardUpdate {
   using A = Accumulate<Scalar>;
   static constexpr int kCarried = Cell::kCarried;
   A x[Cell::kGates], h_bias[Cell::kGates], prev[Cell::kStates], params[Cell::kParams + 1];
   A next[Cell::kStates], saved[Cell::kSaved + 1];
+  A unmasked;  // prev[0], without the operand mask that a cell without W_hh sees
 
   FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) {
@@ -53,6 +85,7 @@ struct ForwardUpdate {
                               int64_t unit) {
     const Shape& s = p.shape;
     for_each<Cell::kStates>([&](auto k) { prev[k] = A(Cell::template kInitial<k>); });
+    unmasked = prev[0];
     if (m.from_zero()) return;
     const bool starts = m.from_initial();
     const int64_t state = (d * s.batch + b) * s.hidden + unit;
@@ -61,6 +94,8 @@ struct ForwardUpdate {
                     ? Array<Scalar>(p.states.initial[0])[state]
                     : Array<Scalar>(p.output)[(tick.before.offset + b) * s.directions * s.hidden +
                                               d * s.hidden + unit];
+      unmasked = prev[0];
+      if constexpr (!Cell::kRecurrent) prev[0] = masked<Scalar>(p, d, b, unit, prev[0]);
     }
     for_each<kCarried>([&](auto k) {
       prev[k + 1] = starts ? load_carried<Scalar>(p.states.initial[k + 1], p.states.wide, state)
@@ -73,6 +108,20 @@ struct ForwardUpdate {
     for (int g = 0; g < Cell::kGates; ++g) h[g] = product[g] + h_bias[g];
     load_scalars<Cell>(p, scalars);
     Cell::forward(In<A>{x, h, prev, params, scalars}, next, saved);
+  }
+
+  // With zoneout, between compute() and save(): `unmasked` is h before the step.
+  FASTRNN_HD void zone(const ForwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
+    A keep[2];
+    load_zones(p, d, b, unit, keep);
+    for_each<Cell::kStates>([&](auto k) {
+      if constexpr ((Cell::kBackwardNext >> k & 1) != 0) {
+        const int64_t row = d * p.shape.total + tick.now.offset + b;
+        if (p.given) store<A>(p.given, given_at<Cell, k>(row, p.shape.hidden) + unit, next[k]);
+      }
+      const A kept = keep[k > 0];
+      next[k] = kept * (k > 0 ? prev[k] : unmasked) + (A(1) - kept) * next[k];
+    });
   }
 
   FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -105,7 +154,8 @@ struct ForwardUpdate {
   }
 };
 
-template <class Cell, class Scalar>
+// kZones: there may be zoneout.
+template <class Cell, class Scalar, bool kZones = false>
 struct BackwardUpdate {
   using A = Accumulate<Scalar>;
   static constexpr int kCarried = Cell::kCarried, P = Cell::kParams;
@@ -118,7 +168,7 @@ struct BackwardUpdate {
                        int64_t unit) {
     const Shape& s = p.shape;
     const int64_t state = (d * s.batch + b) * s.hidden + unit;
-    direct = Cell::kDirectGrad && m.carried() ? Array<A>(p.direct)[state] : A(0);
+    direct = has_direct(p) && m.carried() ? Array<A>(p.direct)[state] : A(0);
     if (!m.has()) return;
 
     const int64_t row = tick.now.offset + b, before = tick.before.offset + b;
@@ -130,9 +180,10 @@ struct BackwardUpdate {
       prev[0] = m.from_before()    ? Array<Scalar>(p.output)[before * width + column]
                 : m.from_initial() ? Array<Scalar>(p.states.initial[0])[state]
                                    : A(0);
+      if constexpr (!Cell::kRecurrent) prev[0] = masked<Scalar>(p, d, b, unit, prev[0]);
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
-      next[0] = Array<Scalar>(p.output)[row * width + column];
+      next[0] = given<0>(p, d * s.total + row, unit, Array<Scalar>(p.output)[row * width + column]);
     }
     for_each<kCarried>([&](auto k) {
       constexpr int i = k + 1;
@@ -144,7 +195,7 @@ struct BackwardUpdate {
                       : A(Cell::template kInitial<i>);
       }
       if constexpr ((Cell::kBackwardNext >> i & 1) != 0)
-        next[i] = carried[carried_at(p, d, row, k) + unit];
+        next[i] = given<i>(p, d * s.total + row, unit, carried[carried_at(p, d, row, k) + unit]);
       grad_next[i] = m.ends() && p.states.grad_last[i] ? Array<Scalar>(p.states.grad_last[i])[state]
                                                        : Array<A>(p.grad_carried[i])[state];
     });
@@ -165,14 +216,25 @@ struct BackwardUpdate {
     });
   }
 
-  // product: (grad_h_gates W_hh) of the step after, or 0 where there is none or grad_full has it.
-  // params are the caller's to load.
-  FASTRNN_HD void compute(const BackwardStep& p, A product) {
-    A scalars[Cell::kScalars + 1];
+  // product: (grad_h_gates W_hh) of the step after, masked, or 0 where there is none or grad_full
+  // has it. params are the caller's to load.
+  FASTRNN_HD void compute(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) {
+    A scalars[Cell::kScalars + 1], kept[Cell::kStates];
     load_scalars<Cell>(p, scalars);
     grad_next[0] += product + direct;
+    const bool zoned = kZones && p.zoneout.on;
+    if (zoned) {
+      A keep[2];
+      load_zones(p, d, b, unit, keep);
+      for_each<Cell::kStates>([&](auto k) {
+        kept[k] = keep[k > 0] * grad_next[k];
+        grad_next[k] -= kept[k];
+      });
+    }
     Cell::backward(saved, In<A>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
                    grad_h, grad_prev, grad_params);
+    if constexpr (!Cell::kRecurrent) grad_prev[0] = masked<Scalar>(p, d, b, unit, grad_prev[0]);
+    if (zoned) for_each<Cell::kStates>([&](auto k) { grad_prev[k] += kept[k]; });
   }
 
   FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -185,7 +247,7 @@ struct BackwardUpdate {
       store<Scalar>(p.grad_x_gates, gates + g * s.hidden, grad_x[g]);
       if (!Cell::kSharedGateGrad) store<Scalar>(p.grad_h_gates, gates + g * s.hidden, grad_h[g]);
     }
-    if (Cell::kDirectGrad) store<A>(p.direct, state, grad_prev[0]);
+    if (has_direct(p)) store<A>(p.direct, state, grad_prev[0]);
     // Zero where the state before was none of the step before's, nor an initial one.
     for_each<kCarried>([&](auto k) {
       store<A>(p.grad_carried[k + 1], state, m.from_zero() ? A(0) : grad_prev[k + 1]);
@@ -202,6 +264,15 @@ struct BackwardUpdate {
   }
 
  private:
+  static FASTRNN_HD bool has_direct(const BackwardStep& p) {
+    return Cell::kDirectGrad || (kZones && p.zoneout.on);
+  }
+  // A state after the step as the cell gave it: `after`, or with zoneout what forward kept.
+  template <int state>
+  static FASTRNN_HD A given(const BackwardStep& p, int64_t row, int64_t unit, A after) {
+    if (!kZones || !p.given) return after;
+    return Array<A>(p.given)[given_at<Cell, state>(row, p.shape.hidden) + unit];
+  }
   static FASTRNN_HD int64_t carried_at(const BackwardStep& p, int d, int64_t row, int k) {
     return ((d * p.shape.total + row) * kCarried + k) * p.shape.hidden;
   }

@@ -159,11 +159,21 @@ def _pass(plan: dict, recurrent: bool) -> Pass:
 
 
 def plan_kernels(
-    like: Tensor, mode: str, B: int, H: int, R: int, D: int, layers: int = 1, T: int = 1, grad: bool = True
+    like: Tensor,
+    mode: str,
+    B: int,
+    H: int,
+    R: int,
+    D: int,
+    layers: int = 1,
+    T: int = 1,
+    grad: bool = True,
+    masked: bool = False,
+    zoned: bool = False,
 ) -> Plan:
     """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``; and how the layers
     follow each other, if there are several."""
-    found = ext.load().cuda.plan_stack(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad)
+    found = ext.load().cuda.plan_stack(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad, masked, zoned)
     lanes, chunks, why_not = found["layers"]
     text = (
         f"{lanes} at the same time, in {chunks} chunks of time" if chunks else f"one after another, because {why_not}"

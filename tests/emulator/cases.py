@@ -64,7 +64,8 @@ class Layer:
     """Random arguments of a layer call, and the results that the formulas give for them.
 
     lengths: a list, with NaN and infinity in the padding; resets: (B, T) of bool; cells: the other states of every step
-    too, where the cell has any.
+    too, where the cell has any; masked: with an operand mask, which drops two in five; rates: of zoneout, in a sequence
+    that began `first_step` steps before, or its expectation.
     """
 
     def __init__(
@@ -81,6 +82,10 @@ class Layer:
         resets=None,
         reverse=False,
         cells=False,
+        masked=False,
+        rates=(),
+        expectation=False,
+        first_step=0,
     ):
         T, B, I, H = shape
         R, G, D = projection or H, oracle.GATES[cell], directions
@@ -105,6 +110,13 @@ class Layer:
         recurrent = oracle.MODES[cell] not in oracle.WITHOUT_W_HH
         sizes = [(G * H, I)] + [(G * H, R)] * recurrent + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
         sizes += [(H,)] * oracle.PARAMS[cell]
+        if masked:
+            kept = torch.rand(D, B, R, generator=self.random) < 0.6
+            self.timing["mask"] = (kept / 0.6).to(self.dtype)
+        if rates:
+            self.timing |= {"rates": rates, "first_step": first_step}
+            if not expectation:
+                self.timing["seeds"] = torch.randint(2**63 - 1, (B,), generator=self.random)
         self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
         if oracle.MODES[cell] in ("RNN_RELU", "IND_RNN") and biased:
             self.stay_off_the_kink(1 + recurrent)
@@ -150,6 +162,10 @@ class Layer:
         x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
         hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
         timing = {"resets": self.timing.get("resets"), "reverse": "reverse" in self.timing}
+        if "mask" in self.timing:
+            timing["mask"] = self.timing["mask"].double()
+        if "rates" in self.timing:
+            timing["keep"] = self.keep
         steps, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected, **timing)
         wanted = [steps[0], *hn, *steps[1:][: len(self.grad_cells)]]
         grads = [g.double() for g in [self.grad_output, *self.grad_hn, *self.grad_cells]]
@@ -158,6 +174,13 @@ class Layer:
         grad_x, *grad = torch.autograd.grad(outputs, [x, *rest], grads, materialize_grads=True)
         hn += [self.rows(cells) for cells in wanted[len(hn) + 1 :]]
         return self.rows(steps[0]), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
+
+    def keep(self, b, t, backwards):
+        """What zoneout keeps of the units of row b in step t."""
+        rates, H = self.timing["rates"], self.hx[0].size(2)
+        if "seeds" not in self.timing:
+            return rates
+        return oracle.kept(int(self.timing["seeds"][b]), t + self.timing["first_step"], backwards, H, rates)
 
     def arguments(self, save=1):
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
@@ -302,6 +325,23 @@ TIMED = [
     ((3, 3, 9), 1, {"reverse": True}),
     ((3, 3, 9), 1, {"reverse": True, "packed": True, "cells": True}),
 ]
+
+
+def masked_layers(cell, precision, make=Layer, **named):
+    """With an operand mask: padded and packed, with lengths and resets, in both directions and one."""
+    options = {"masked": True} | named
+    yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **options)
+    yield make(cell, precision, (2, 33, 3, 40), seed=1, **options)
+    yield from list(timed_layers(cell, precision, make, **options))[:2]
+
+
+def zoned_layers(cell, precision, make=Layer, **named):
+    """With zoneout: packed, with lengths and resets, with an operand mask, and in expectation."""
+    options = {"rates": (0.3, 0.6)} | named
+    yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **options)
+    yield make(cell, precision, (3, 5, 3, 33), 2, masked=True, first_step=7, **options)
+    yield make(cell, precision, (3, 5, 3, 8), 2, expectation=True, **options)
+    yield from list(timed_layers(cell, precision, make, **options))[:2]
 
 
 def resets_of(kind, B, T):

@@ -21,8 +21,9 @@ def after_reset(cell, state):
     return -60000.0 if MODES[cell].startswith("SLSTM") and state == 3 else 0.0
 
 
-def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
-    gates_x, gates_h = w_ih @ x + b_ih, b_hh if w_hh is None else w_hh @ state[0] + b_hh
+def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params, mask=None):
+    seen = state[0] if mask is None else state[0] * mask  # of h, by the recurrent weights
+    gates_x, gates_h = w_ih @ x + b_ih, b_hh if w_hh is None else w_hh @ seen + b_hh
     if MODES[cell] == "PEEPHOLE_LSTM":
         i, f, g, o = (gates_x + gates_h).chunk(4)
         i, f = (i + params[0] * state[1]).sigmoid(), (f + params[1] * state[1]).sigmoid()
@@ -35,7 +36,7 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
         h = o.sigmoid() * c.tanh()
         return (h if w_hr is None else w_hr @ h, c)
     if MODES[cell] == "IND_RNN":
-        return ((gates_x + gates_h + params[0] * state[0]).relu(),)
+        return ((gates_x + gates_h + params[0] * seen).relu(),)
     if MODES[cell].startswith("SLSTM"):
         z, i, f, o = (gates_x + gates_h).chunk(4)
         log_f = f if MODES[cell] == "SLSTM_EXP" else torch.nn.functional.logsigmoid(f)
@@ -58,6 +59,27 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
     return ((gates_x + gates_h).tanh() if cell == 2 else (gates_x + gates_h).relu(),)
 
 
+def philox(counter, key):
+    """Philox4x32-10 of Salmon et al. 2011: four words of a counter of four words and a key of two."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [second >> 32 ^ c[1] ^ k[0], second % 2**32, first >> 32 ^ c[3] ^ k[1], first % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
+def kept(seed, t, backwards, units, rates):
+    """What units keep of h, and of the other states, in a step of a row with this seed."""
+    words = [philox((unit, t, int(backwards), 0), (seed % 2**32, seed >> 32)) for unit in range(units)]
+    return [torch.tensor([float(w[k] >> 8 < rates[k] * 2**24) for w in words], dtype=torch.float64) for k in (0, 1)]
+
+
+def zoned(keep, before, after):
+    """The states after a step with zoneout."""
+    return tuple(keep[k > 0] * old + (1 - keep[k > 0]) * new for k, (old, new) in enumerate(zip(before, after)))
+
+
 def is_cut(resets, length, t, backwards):
     """Whether step t starts anew: resets (T) of one row cut it off from the step visited before."""
     if resets is None:
@@ -65,8 +87,9 @@ def is_cut(resets, length, t, backwards):
     return bool(t + 1 < length and resets[t + 1] if backwards else resets[t])
 
 
-def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False):
-    """x (T, B, I) -> states of every step, each (T, B, D*R), zero past a row's length; and the final states."""
+def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False, mask=None, keep=None):
+    """x (T, B, I), mask (D, B, R), keep(row, step, backwards) as `kept` -> states of every step, each (T, B, D*R), zero
+    past a row's length; and the final states."""
     count = PARAMS[cell]
     recurrent = MODES[cell] not in WITHOUT_W_HH
     directions, each = hx[0].size(0), 1 + recurrent + 2 * biased + projected + count
@@ -84,7 +107,10 @@ def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse
             for t in reversed(range(length)) if backwards else range(length):
                 if is_cut(None if resets is None else resets[b], length, t, backwards):
                     state = tuple(torch.full_like(s, after_reset(cell, k)) for k, s in enumerate(state))
-                state = step(cell, x[t, b], state, w[0], w_hh, b_ih, b_hh, w_hr, params)
+                before, seen = state, None if mask is None else mask[d, b]
+                state = step(cell, x[t, b], before, w[0], w_hh, b_ih, b_hh, w_hr, params, seen)
+                if keep is not None:
+                    state = zoned(keep(b, t, backwards), before, state)
                 for s, value in enumerate(state):
                     visited[s][t][b][d] = value
             for s, value in enumerate(state):
