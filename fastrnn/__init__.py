@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 from . import functional, modules
 from ._backends import graph  # noqa: F401  registers torch.ops.fastrnn
 from ._backends.dispatch import Explanation, backend
-from .cells import GRUCell, LSTMCell, RNNCell, explain_cell
+from .cells import (
+    CIFGLSTMCell,
+    GRUCell,
+    IndRNNCell,
+    LSTMCell,
+    PeepholeLSTMCell,
+    RNNCell,
+    SLSTMCell,
+    Step,
+    explain_cell,
+)
 from .compilation import compile
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .inference import FrozenLayer, Stream, freeze, unfreeze
-from .layers import SLSTM, PeepholeLSTM
+from .layers import CIFGLSTM, SLSTM, IndRNN, PeepholeLSTM
 from .modules import GRU, LSTM, RNN, explain_layer
 from .own_cells import Layer, load_cell
 
@@ -30,18 +40,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CIFGLSTM",
     "GRU",
     "LSTM",
     "RNN",
     "SLSTM",
+    "CIFGLSTMCell",
     "ConversionReport",
     "Explanation",
     "FrozenLayer",
     "GRUCell",
+    "IndRNN",
+    "IndRNNCell",
     "LSTMCell",
     "Layer",
     "PeepholeLSTM",
+    "PeepholeLSTMCell",
     "RNNCell",
+    "SLSTMCell",
     "Stream",
     "backend",
     "compile",
@@ -81,7 +97,7 @@ def explain(
     """
     if isinstance(module, modules.Layer):
         return explain_layer(module, input, hx, **asked)
-    if isinstance(module, (LSTMCell, GRUCell, RNNCell)):
+    if isinstance(module, Step):
         return explain_cell(module, input, hx, **asked)  # type: ignore[arg-type, misc]  # it refuses what a step has not
     raise TypeError(
         f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"

@@ -34,26 +34,29 @@ compute the gates of all steps again. The latter on backend cuda; elsewhere the 
 _VERSION = 1
 # By how many weights a direction has in torch's order, besides the cell's own: their places, by slot.
 _PLACES = {2: (0, 1, None, None, None), 3: (0, 1, None, None, 2), 4: (0, 1, 2, 3, None), 5: (0, 1, 2, 3, 4)}
+_PLACES_WITHOUT_W_HH = {1: (0, None, None, None, None), 3: (0, None, 1, 2, None)}
 
 
 class LayerSpec(NamedTuple):
     """``cell`` is the cell's number, ``reverse`` says that the one direction there is runs backwards in time, and
-    ``all_states`` asks for every state but h after each step, beside the output."""
+    ``all_states`` asks for every state but h after each step, beside the output. ``first_step`` is what step 0 is in
+    the sequence that this may be a part of."""
 
     version: int
     cell: int
     save: int
     reverse: int
     all_states: int
+    first_step: int
 
 
-CELL, SAVE, REVERSE, ALL_STATES = range(1, 5)
+CELL, SAVE, REVERSE, ALL_STATES, FIRST_STEP = range(1, 6)
 """Where these stand in the numbers of a spec."""
 
 
-def pack(cell: int, save: int, reverse: bool = False, all_states: bool = False) -> tuple[int, ...]:
+def pack(cell: int, save: int, reverse: bool = False, all_states: bool = False, first_step: int = 0) -> tuple[int, ...]:
     """A :class:`LayerSpec` as the operators take it."""
-    return (_VERSION, cell, save, 1 if reverse else 0, 1 if all_states else 0)
+    return (_VERSION, cell, save, 1 if reverse else 0, 1 if all_states else 0, first_step)
 
 
 def unpack(spec: Sequence[int]) -> LayerSpec:
@@ -63,20 +66,21 @@ def unpack(spec: Sequence[int]) -> LayerSpec:
         RuntimeError: the numbers are of another version.
     """
     if len(spec) != len(LayerSpec._fields) or spec[0] != _VERSION:
-        raise RuntimeError(f"fastrnn: spec must hold 5 numbers and begin with version {_VERSION}, got {list(spec)}")
+        raise RuntimeError(f"fastrnn: spec must hold 6 numbers and begin with version {_VERSION}, got {list(spec)}")
     return LayerSpec(*spec)
 
 
 def slots_of(cell: Cell, weights: Sequence[Tensor], rows: int) -> list[Tensor | None]:
     """Flat weights of ``rows`` layers and directions, by slot.
 
-    ``weights`` has torch's order: for each ``w_ih, w_hh``, then ``b_ih, b_hh`` or neither, then ``w_hr`` if there is a
-    projection; and then what the cell has besides. This is the one place where that order is read.
+    ``weights`` has torch's order: for each ``w_ih, w_hh`` (which a cell may lack), then ``b_ih, b_hh`` or neither, then
+    ``w_hr`` if there is a projection; and then what the cell has besides. This is the one place where that order is
+    read.
     """
     each, own = len(weights) // rows, len(cell.params)
     if rows == 1 and each == 4 and not own:  # most layers, and a single step notices every microsecond
         return [*weights, None]
-    places = _PLACES[each - own]
+    places = (_PLACES if cell.recurrent else _PLACES_WITHOUT_W_HH)[each - own]
     slots = []
     for first in range(0, each * rows, each):
         slots += [None if place is None else weights[first + place] for place in places]
@@ -92,7 +96,8 @@ class Call(NamedTuple):
     that a gradient may be asked for, ``transformed`` that ``torch.func`` or forward-mode AD is looking on,
     ``extended`` that ``torch.nn`` does not have the cell, or what is asked for (``_call.extras``), and ``step`` that it
     is a cell's. ``index`` is the device's among those of its type. ``foreign`` says that the kernels must not read one
-    of its tensors (``_kernels.gate``).
+    of its tensors (``_kernels.gate``), ``masked`` that h passes a mask on its way to the recurrent weights, ``zoned``
+    that there is zoneout.
     """
 
     mode: str
@@ -112,3 +117,5 @@ class Call(NamedTuple):
     step: bool = False
     index: int = 0
     foreign: bool = False
+    masked: bool = False
+    zoned: bool = False

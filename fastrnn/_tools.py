@@ -16,23 +16,28 @@ from torch.fx.proxy import TraceError
 class Tooling(nn.Module):
     """A base of fastrnn's layers and cells; each inherits from its class of ``torch.nn``, too."""
 
-    __jit_unused_properties__ = [*nn.RNNBase.__jit_unused_properties__, "qconfig"]
+    __jit_unused_properties__ = [*nn.RNNBase.__jit_unused_properties__, "qconfig", "regularised"]
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` compiles, and puts in the place of this module: ``torch.nn``'s with the same
         parameters.
 
         Raises:
-            RuntimeError: ``torch.nn`` has no such layer.
+            RuntimeError: ``torch.nn`` has no such layer, or none that drops what this one does.
         """
         kind = type(self)
         if not kind.__module__.startswith("fastrnn."):
             return self  # a subclass may have a forward of its own
         base = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn."))
-        if base is nn.RNNBase:
+        if base in (nn.RNNBase, nn.RNNCellBase):
             raise RuntimeError(
                 f"torch.jit.script cannot compile fastrnn.{kind.__name__}, which torch.nn does not have: use "
                 "torch.jit.trace or torch.export"
+            )
+        if getattr(self, "regularised", None):
+            raise RuntimeError(
+                f"torch.jit.script cannot compile fastrnn.{kind.__name__} with {' or '.join(self.regularised)}, which "
+                "torch.nn does not have: use torch.jit.trace or torch.export"
             )
         scriptable = copy.copy(self)
         scriptable.__class__ = base

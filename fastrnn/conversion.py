@@ -125,12 +125,15 @@ def convert(
 def revert_(model: nn.Module) -> ConversionReport:
     """Turns fastrnn's modules in ``model`` back into torch's, in place, wherever they came from.
 
-    Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed.
+    Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed, and so are modules
+    with ``recurrent_dropout`` or ``weight_dropout``, which torch's have not.
     """
     require_module("revert_", model)
     report = ConversionReport()
     for name, module in model.named_modules():
-        if type(module) in TO_TORCH:
+        if getattr(module, "regularised", None):
+            report.skipped[name] = f"torch.nn has no {' or '.join(module.regularised)}"
+        elif type(module) in TO_TORCH:
             module.__class__ = TO_TORCH[type(module)]
             report.converted.append(name)
         elif isinstance(module, tuple(TO_TORCH)):

@@ -13,8 +13,9 @@ class Cell:
     attribute of the torch module; ``gates``, ``states`` and ``saved`` are G, S and K of the cell contract
     (``csrc/cells/cell.h``); ``layer`` and ``step`` name the module classes, here and in ``torch.nn``;
     ``nonlinearity`` is set for Elman cells alone. ``initial`` has the values of the states after a reset, and where
-    none are given; ``params`` names what a unit has besides weights and biases, a tensor (H,) each; ``projects`` says
-    that h may be projected.
+    none are given; ``params`` names what a unit has besides weights and biases, a tensor (H,) each; ``recurrent``
+    says that there is a W_hh, and ``projects`` that h may be projected; ``read_next`` is the number of states that
+    backward reads after a step, h among them.
     """
 
     index: int
@@ -27,6 +28,8 @@ class Cell:
     nonlinearity: str | None = None
     initial: tuple[float, ...] = (0.0,)
     params: tuple[str, ...] = ()
+    recurrent: bool = True
+    read_next: int = 1
     projects: bool = False
 
 
@@ -42,7 +45,7 @@ class Cells(dict[str, Cell]):
 
 CELLS = Cells(
     Cell(0, "LSTM", gates=4, states=2, saved=4, layer="LSTM", step="LSTMCell", initial=(0.0, 0.0), projects=True),
-    Cell(1, "GRU", gates=3, states=1, saved=4, layer="GRU", step="GRUCell"),
+    Cell(1, "GRU", gates=3, states=1, saved=4, layer="GRU", step="GRUCell", read_next=0),
     Cell(2, "RNN_TANH", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="tanh"),
     Cell(3, "RNN_RELU", gates=1, states=1, saved=0, layer="RNN", step="RNNCell", nonlinearity="relu"),
 )
@@ -50,12 +53,24 @@ CELLS = Cells(
 
 OWN_CELLS = Cells(
     Cell(
-        4, "PEEPHOLE_LSTM", gates=4, states=2, saved=4, layer="PeepholeLSTM", step="", initial=(0.0, 0.0),
-        params=("peephole_i", "peephole_f", "peephole_o"), projects=True,
+        4, "PEEPHOLE_LSTM", gates=4, states=2, saved=4, layer="PeepholeLSTM", step="PeepholeLSTMCell",
+        initial=(0.0, 0.0), params=("peephole_i", "peephole_f", "peephole_o"), projects=True,
     ),
     Cell(
-        5, "SLSTM", gates=4, states=4, saved=5, layer="SLSTM", step="", initial=(0.0, 0.0, 0.0, -60000.0),
+        5, "SLSTM", gates=4, states=4, saved=5, layer="SLSTM", step="SLSTMCell", initial=(0.0, 0.0, 0.0, -60000.0),
+        projects=True, read_next=3,
+    ),
+    Cell(
+        6, "SLSTM_EXP", gates=4, states=4, saved=5, layer="SLSTM", step="SLSTMCell", initial=(0.0, 0.0, 0.0, -60000.0),
+        projects=True, read_next=2,
+    ),
+    Cell(
+        7, "CIFG_LSTM", gates=3, states=2, saved=3, layer="CIFGLSTM", step="CIFGLSTMCell", initial=(0.0, 0.0),
         projects=True,
+    ),
+    Cell(
+        8, "IND_RNN", gates=1, states=1, saved=0, layer="IndRNN", step="IndRNNCell", params=("weight_hh",),
+        recurrent=False,
     ),
 )  # fmt: skip
 """Those that torch does not have."""

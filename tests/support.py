@@ -194,10 +194,15 @@ def forward_arguments(
     resets: Tensor | None = None,
     reverse: bool = False,
     all_states: bool = False,
+    mask: Tensor | None = None,
+    seeds: Tensor | None = None,
+    rates: tuple[float, ...] = (),
+    first_step: int = 0,
 ) -> tuple:
     """``weights`` are flat, in torch's order."""
     slots = slots_of(BY_NUMBER[cell], weights, hx[0].size(0)) if cell < len(BY_NUMBER) else list(weights)
-    return x, [batch_sizes, lengths, resets], list(hx), slots, pack(cell, save, reverse, all_states), []
+    spec = pack(cell, save, reverse, all_states, first_step)
+    return x, [batch_sizes, lengths, resets, mask, seeds], list(hx), slots, spec, list(rates)
 
 
 def backward_arguments(

@@ -101,7 +101,8 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
   };
   // Where all rows are there, a step's previous h stands in the output, a step before, but for the
   // one that starts from h0. A copy takes longer than going over the sums twice for many rows only.
-  const bool in_place = !args.packed && rows.order.empty() && !rows.resets.defined() && shifted > 0;
+  const bool in_place = !args.packed && rows.order.empty() && !rows.resets.defined() &&
+                        !args.operand_mask.defined() && shifted > 0;
   const int64_t copied = rows.N * args.R * int64_t(output.element_size());
   const int64_t summed = M * (args.R + (x ? args.I : 0)) * int64_t(sizeof(float));
   if (in_place && copied > summed) {
@@ -111,7 +112,7 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
     add_up(backwards ? 0 : args.B, shifted, h.narrow(0, backwards ? args.B : 0, shifted), true,
            true);
   } else {
-    add_up(0, rows.N, rows.previous_h(output, d), false, true);
+    add_up(0, rows.N, rows.operands(output, d), false, true);
   }
   return side.result;
 }
@@ -143,7 +144,7 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
   const int64_t M = grads.gates.size(3);
   const cpu::ProductKernel kernel = kernel_for(dtype, M, args.I + args.R, rows.N);
   // Our own product turns the gates into rows for both at once.
-  const bool together = last == 0 && kernel;
+  const bool together = last == 0 && kernel && args.cell.recurrent;
   const Tensor x = rows.gather(args.x);
   OptionalTensors result(args.D * args.slots());
   for (int64_t d = 0; d < args.D; ++d) {
@@ -152,8 +153,10 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
     const Side w_ih = side_of(args, x, M, kernel);
     if (!together) product(kernel, input, true, {w_ih}, false, true);
     to[kWih] = w_ih.result;
-    to[kWhh] = recurrent_gradient(rows, gates.select(1, last), output, d, kernel,
-                                  together ? &w_ih : nullptr);
+    if (args.cell.recurrent) {
+      to[kWhh] = recurrent_gradient(rows, gates.select(1, last), output, d, kernel,
+                                    together ? &w_ih : nullptr);
+    }
     const Tensor sums = grads.units.defined() ? grads.units.select(0, d) : Tensor();
     // Each gets a tensor of its own: an optimizer may change them in place.
     const auto units = [&](int64_t first, int64_t count) {

@@ -51,7 +51,8 @@ cpu::LayerShape shape_of(const LayerRows& rows) {
           args.spec.reverse,
           args.B,
           rows.order.empty() ? nullptr : rows.order.data(),
-          rows.resets.defined() ? rows.resets.const_data_ptr<bool>() : nullptr};
+          rows.resets.defined() ? rows.resets.const_data_ptr<bool>() : nullptr,
+          args.operand_mask.defined() ? args.operand_mask.const_data_ptr() : nullptr};
 }
 
 const cpu::Kernels& kernels_for(const LayerArgs& args, cpu::Dtype dtype) {
@@ -80,6 +81,7 @@ void set_inputs(const LayerRows& rows, Params* p) {
       p->weights[d].params[k] = pointer(args.weight(d, kFirstParam + k));
   }
   std::copy(std::begin(args.scalars), std::end(args.scalars), p->scalars);
+  p->zoneout = args.zoneout();
   for (size_t k = 0; k < args.hx.size(); ++k) p->states.initial[k] = pointer(args.hx[k]);
 }
 
@@ -100,13 +102,17 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const Option
   Tensors states = rows.empty_states(args.hx);
   for (int64_t s = 1; args.spec.all_states && s < args.cell.states; ++s)
     states.push_back(rows.empty(args.D * args.H));
-  Tensor gates, carried, hidden;
+  Tensor gates, carried, given_states, hidden;
   Tensors saved;
   if (save && args.cell.saved > 0)
     saved.push_back(gates = empty_block({args.D, args.N, args.cell.saved, args.H}, args.options));
   if (save && args.cell.saves_carried) {
     saved.push_back(carried = empty_block({args.D, args.N, args.cell.states - 1, args.H},
                                           args.accumulate_options()));
+  }
+  if (save && args.zoned && args.cell.read_next > 0) {
+    saved.push_back(given_states = empty_block({args.D, args.N, args.cell.read_next, args.H},
+                                               args.accumulate_options()));
   }
   if (save && args.projected)
     saved.push_back(hidden = empty_block({args.D, args.N, args.H}, args.options));
@@ -122,6 +128,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const Option
   }
   p.states.carried = mutable_pointer(carried);
   p.gates = mutable_pointer(gates);
+  p.given = mutable_pointer(given_states);
   p.hidden = mutable_pointer(hidden);
   const cpu::Kernels& kernels = kernels_for(args, p.shape.dtype);
   const Tensor workspace = scratch(kernels.forward_workspace(p));
@@ -167,6 +174,7 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
   p.states.carried = pointer(r.carried);
   p.output = pointer(r.output);
   p.gates = pointer(r.gates);
+  p.given = pointer(r.given);
   p.grad_gates = mutable_pointer(g.gates);
   p.grad_units = mutable_pointer(g.units);
   p.grad_h = mutable_pointer(g.h);

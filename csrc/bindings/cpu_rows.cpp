@@ -120,7 +120,7 @@ std::vector<Tensor> LayerRows::empty_states(const std::vector<Tensor>& from) con
   return result;
 }
 
-Tensor LayerRows::previous_h(const Tensor& output, int64_t d) const {
+Tensor LayerRows::operands(const Tensor& output, int64_t d) const {
   const Tensor result = empty_block({N, args.R}, args.options);
   const int64_t bytes = args.R * int64_t(output.element_size());
   const char* const from = (const char*)output.const_data_ptr() + d * bytes;
@@ -140,7 +140,16 @@ Tensor LayerRows::previous_h(const Tensor& output, int64_t d) const {
                   bytes);
     }
   });
-  return result;
+  if (!args.operand_mask.defined()) return result;
+  const Tensor mask = args.operand_mask.select(0, d);
+  if (order.empty() && !args.packed) {
+    result.view({T, B, args.R}).mul_(mask);
+    return result;
+  }
+  const Tensor batch_rows = at::empty({N}, at::kLong);
+  int64_t* const of = batch_rows.mutable_data_ptr<int64_t>();
+  for_rows(sizeof(int64_t), [&](int64_t t, int64_t b) { of[offsets[t] + b] = batch_row(b); });
+  return result.mul_(mask.index_select(0, batch_rows));
 }
 
 }  // namespace fastrnn

@@ -22,8 +22,9 @@ struct LayerRows {
   // are the ones of `from`.
   std::vector<at::Tensor> empty_states(const std::vector<at::Tensor>& from) const;
 
-  // h before the step of each row in direction d, (N, R).
-  at::Tensor previous_h(const at::Tensor& output, int64_t d) const;
+  // What w_hh was multiplied with in the step of each row in direction d, (N, R): h before the
+  // step, masked where there is a mask.
+  at::Tensor operands(const at::Tensor& output, int64_t d) const;
 
   const LayerArgs& args;
   int64_t T, B, N;               // the longest length, the batch rows that have a step, all rows

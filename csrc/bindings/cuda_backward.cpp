@@ -24,7 +24,7 @@ struct Buffers {
     grad_x_gates = call.filled_by_steps({D, N, call.cell.gates * H});
     grad_h_gates = call.cell.shared_gate_grad ? grad_x_gates
                                               : call.filled_by_steps({D, N, call.cell.gates * H});
-    if (call.cell.direct_grad) direct = call.empty_accumulate({D, B, H});
+    if (call.cell.direct_grad || call.zoned) direct = call.empty_accumulate({D, B, H});
     grad_h0 = call.empty({D, B, R});
     // Which is all that reaches the states of a row without any step.
     if (call.lengths.defined()) grad_h0.copy_(grad_last[0]);
@@ -40,7 +40,7 @@ struct Buffers {
     }
     if (tier != Tier::kStep) return;
     if (!kernel.fused) {
-      product = call.empty({D, B, R});
+      if (call.cell.recurrent) product = call.empty({D, B, R});
       return;
     }
     for (int64_t d = 0; d < D; ++d) w_hh_t.push_back(call.weight(d, kWhh).t().contiguous());
@@ -59,7 +59,7 @@ OptionalTensors weight_gradients(const Call& call, const Buffers& b, const at::T
   for (int64_t d = 0; d < call.D; ++d) {
     const auto to = grads.begin() + d * call.slots();
     to[kWih] = product(b.grad_x_gates[d], x);
-    to[kWhh] = product(b.grad_h_gates[d], previous_h(call, output, d));
+    if (call.cell.recurrent) to[kWhh] = product(b.grad_h_gates[d], operands(call, output, d));
     if (call.biases) {
       // torch sums a column in a fixed order, in float32 for the 16-bit types.
       const at::Tensor sum = b.grad_x_gates[d].sum(0);
@@ -100,6 +100,8 @@ layer_backward(const OptionalTensors& grads, const GivenTensors& tensors, const 
   p.grad_output = r.grad_output.data_ptr();
   p.output = output.data_ptr();
   p.saved = data(gates);
+  p.operand_mask = data(call.operand_mask);
+  p.given = data(r.given);
   for (int k = 0; k < call.cell.states; ++k) {
     p.states.initial[k] = call.hx[k].data_ptr();
     if (k == 0 || !call.carried_type) p.states.grad_last[k] = r.grad_last[k].data_ptr();
@@ -119,7 +121,7 @@ layer_backward(const OptionalTensors& grads, const GivenTensors& tensors, const 
   p.grad_projected = data(b.grad_projected);
   for (int64_t d = 0; d < s.directions; ++d) {
     p.w_hh_t[d] = data(b.w_hh_t, d);
-    layer.w_hh[d] = call.weight(d, kWhh).data_ptr();
+    layer.w_hh[d] = data(call.weight(d, kWhh));
     layer.w_hr[d] = data(call.weight(d, kWhr));
   }
   call.report(run(layer, context.blas(), context.stream()));

@@ -80,15 +80,16 @@ void bind_cuda(py::module_& cuda) {
   cuda.def(
       "plan_stack",
       [](const at::Tensor& like, int cell, int64_t batch, int64_t hidden, int64_t recurrent,
-         int64_t directions, int64_t layers, int64_t steps, bool grad) {
-        const StackPlan plan =
-            plan_stack(like, {cell, batch, hidden, recurrent, directions, layers, steps, grad});
+         int64_t directions, int64_t layers, int64_t steps, bool grad, bool masked, bool zoned) {
+        const StackPlan plan = plan_stack(
+            like, {cell, batch, hidden, recurrent, directions, layers, steps, grad, masked, zoned});
         return py::dict(py::arg("forward") = as_dict(plan.forward),
                         py::arg("backward") = as_dict(plan.backward),
                         py::arg("layers") = as_tuple(plan.layers));
       },
       py::arg("like"), py::arg("cell"), py::arg("batch"), py::arg("hidden"), py::arg("recurrent"),
-      py::arg("directions"), py::arg("layers") = 1, py::arg("steps") = 1, py::arg("grad") = true);
+      py::arg("directions"), py::arg("layers") = 1, py::arg("steps") = 1, py::arg("grad") = true,
+      py::arg("masked") = false, py::arg("zoned") = false);
   cuda.def(
       "wavefront",
       [](const at::Tensor& like, int cell, int64_t batch, int64_t hidden, int64_t recurrent,
@@ -101,12 +102,13 @@ void bind_cuda(py::module_& cuda) {
   cuda.def(
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
-         int64_t recurrent, int64_t directions, int capability) {
+         int64_t recurrent, int64_t directions, int capability, bool masked) {
         return as_dict(plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
-                             recurrent, directions, capability}));
+                             recurrent, directions, capability, masked}));
       },
       py::arg("cell"), py::arg("dtype"), py::arg("tf32"), py::arg("backward"), py::arg("batch"),
-      py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"));
+      py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"),
+      py::arg("masked") = false);
   cuda.def(
       "plan_tiers",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,

@@ -105,9 +105,11 @@ void override_plan(std::optional<StepKernel> kernel) {
 
 StepKernel Call::plan_for(bool backward, int capability) const {
   const StepKernel kernel = overriding;
-  if (kernel.rows >= 0 && !(backward && projected)) return kernel;
+  const bool masked = operand_mask.defined();
+  const bool is_free = cell.recurrent && !(backward ? projected : masked);
+  if (kernel.rows >= 0 && is_free) return kernel;
   return plan({spec.cell, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
-               shape.directions, capability});
+               shape.directions, capability, masked});
 }
 
 at::Tensor Call::moments(cudaStream_t stream) const {

@@ -7,8 +7,8 @@
 namespace fastrnn::cuda {
 
 // Instead of what plan() says, for as long as it is set: for measuring one kernel against another
-// and for testing each. Process-wide. A projected LSTM's backward, which has one form, does not
-// heed it.
+// and for testing each. Process-wide. What has one form does not heed it: a projected LSTM's
+// backward, cells without W_hh, and a forward pass with an operand mask.
 void override_plan(std::optional<StepKernel> kernel);
 
 // Of a call on these tensors; raises for a type without kernels.
@@ -41,6 +41,7 @@ struct Call : LayerArgs {
   void describe(Step& step) const {
     step.shape = shape;
     std::copy(std::begin(scalars), std::end(scalars), step.scalars);
+    if constexpr (requires { step.zoneout; }) step.zoneout = zoneout();
     for (int64_t d = 0; d < D; ++d) {
       for (int k = 0; k < cell.params; ++k)
         step.params[d][k] = weight(d, kFirstParam + k).data_ptr();

@@ -30,7 +30,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
     last.push_back(call.lengths.defined() ? state.clone() : at::empty_like(state));
   for (int k = 1; call.spec.all_states && k < states; ++k)
     last.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
-  at::Tensor gates, carried, full, product, product_h0;
+  at::Tensor gates, carried, given, full, product, product_h0, operand;
   const bool save_gates = save == Save::kEverything && call.cell.saved > 0;
   if (save_gates && call.cell.saved == call.cell.gates) {
     gates = x_gates;  // each unit's are read before its own are written
@@ -40,10 +40,15 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   const int64_t carried_rows = save == Save::kNothing ? s.batch : s.total;
   if (states > 1)
     carried = call.empty_accumulate({s.directions, carried_rows, states - 1, s.hidden});
+  if (save != Save::kNothing && call.zoned && call.cell.read_next > 0)
+    given = call.empty_accumulate({s.directions, s.total, call.cell.read_next, s.hidden});
   if (call.projected) full = call.filled_by_steps({s.directions, s.total, s.hidden});
-  if (!kernel.fused) {
+  if (!kernel.fused && call.cell.recurrent) {
+    const bool masked = call.operand_mask.defined();
     product = call.empty({s.directions, s.batch, GH});
-    if (call.course.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
+    if (masked && memory.resident.team.tier == Tier::kStep)
+      operand = call.empty({s.directions, s.batch, s.recurrent});
+    if (!masked && call.course.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
   }
 
   LayerForward layer{call.spec.cell, call.dtype, kernel, call.schedule, {}};
@@ -56,8 +61,11 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   p.output = output.data_ptr();
   p.product = data(product);
   p.product_h0 = data(product_h0);
+  p.operand_mask = data(call.operand_mask);
+  p.operand = data(operand);
   p.h_stride = call.projected ? s.hidden : s.directions * s.recurrent;
   p.saved = data(gates);
+  p.given = data(given);
   for (int k = 0; k < states; ++k) {
     p.states.initial[k] = call.hx[k].data_ptr();
     p.states.last[k] = last[k].data_ptr();
@@ -67,7 +75,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   p.states.wide = call.carried_type.has_value();
   p.carried_rows = carried_rows;
   for (int64_t d = 0; d < s.directions; ++d) {
-    p.w_hh[d] = call.weight(d, kWhh).data_ptr();
+    p.w_hh[d] = data(call.weight(d, kWhh));
     p.b_ih[d] = data(call.weight(d, kBih));
     p.b_hh[d] = data(call.weight(d, kBhh));
     p.h[d] = call.projected ? full[d].data_ptr()
@@ -81,7 +89,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   if (save != Save::kNothing) {
     if (gates.defined()) gates = gates.view({s.directions, s.total, call.cell.saved, s.hidden});
     if (!call.cell.saves_carried) carried = at::Tensor();
-    for (const at::Tensor& tensor : {gates, carried, full}) {
+    for (const at::Tensor& tensor : {gates, carried, given, full}) {
       if (tensor.defined()) saved.push_back(tensor);
     }
   }

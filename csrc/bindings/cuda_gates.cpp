@@ -27,9 +27,15 @@ at::Tensor rebuilt_gates(const Call& call, const at::Tensor& output, const at::T
   call.describe(p);
   std::vector<Tensors> before(call.cell.states);  // by state and direction
   for (int64_t d = 0; d < call.D; ++d) {
-    before[0].push_back(previous_h(call, output, d));
-    context.blas().product(matrix(h_gates[d]), matrix(before[0].back()),
-                           matrix(call.weight(d, kWhh)), Transpose::kRight, false);
+    const at::Tensor operand = operands(call, output, d);
+    const bool same = !call.operand_mask.defined() || !call.cell.recurrent;  // the cell's h
+    before[0].push_back(same ? operand : previous_h(call, output, d));
+    if (call.cell.recurrent) {
+      context.blas().product(matrix(h_gates[d]), matrix(operand), matrix(call.weight(d, kWhh)),
+                             Transpose::kRight, false);
+    } else {
+      h_gates[d].zero_();
+    }
     for (int s = 1; call.cell.saved_reads_state && s < call.cell.states; ++s)
       before[s].push_back(previous_states(call, carried[d].select(1, s - 1), s, d));
     p.b_ih[d] = data(call.weight(d, kBih));

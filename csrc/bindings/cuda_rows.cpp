@@ -83,6 +83,21 @@ at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d) {
   return previous_states(call, output.narrow(1, d * call.R, call.R), 0, d);
 }
 
+at::Tensor operands(const Call& call, const at::Tensor& output, int64_t d) {
+  const at::Tensor h = previous_h(call, output, d);
+  if (!call.operand_mask.defined()) return h;
+  const std::vector<int64_t>& first = call.offsets;  // of each step
+  const auto count = [&](int64_t t) { return first[t + 1] - first[t]; };
+  for (int64_t t = 0, end = 0; t < call.T;
+       t = end) {  // as many steps at once as have the same rows
+    for (end = t + 1; end < call.T && count(end) == count(t);) ++end;
+    h.narrow(0, first[t], first[end] - first[t])
+        .view({end - t, count(t), call.R})
+        .mul_(call.operand_mask[d].narrow(0, 0, count(t)));
+  }
+  return h;
+}
+
 void write_final_h(const Call& call, const at::Tensor& output, const at::Tensor& hn) {
   const at::Tensor h = output.view({call.T, call.B, call.D, call.R});
   const at::Tensor last = call.lengths.sub(1).clamp(0, call.T - 1).view({1, call.B, 1});

@@ -14,6 +14,9 @@ at::Tensor previous_states(const Call& call, const at::Tensor& states, int state
 // The same of h, from the output.
 at::Tensor previous_h(const Call& call, const at::Tensor& output, int64_t d);
 
+// The same with the operand mask, where there is one.
+at::Tensor operands(const Call& call, const at::Tensor& output, int64_t d);
+
 // h_n of rows with at least one step, if there are lengths: (D, B, R).
 void write_final_h(const Call& call, const at::Tensor& output, const at::Tensor& hn);
 

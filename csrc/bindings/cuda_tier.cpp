@@ -92,7 +92,9 @@ struct Asked {
             stack.hidden,
             stack.recurrent,
             stack.directions,
-            device.capability};
+            device.capability,
+            stack.masked,
+            stack.zoned};
   }
   Wavefront wavefront() const {
     std::vector<Team> passes{Choice(query(false), device).team()};
@@ -112,7 +114,9 @@ void override_wavefront(std::optional<int64_t> chunks) {
 }
 
 Team team_for(const Call& call, bool backward, const Context& context) {
-  if (only_steps() || call.projected || call.dtype == Dtype::kFloat64) return kStepTeam;
+  if (only_steps() || call.projected || call.zoned || !call.cell.recurrent ||
+      call.dtype == Dtype::kFloat64)
+    return kStepTeam;
   const Device device = context.device();
   const Shape& s = call.shape;
   const Choice choice({call.spec.cell, call.dtype, call.tf32, backward, s.batch, s.hidden,

@@ -15,7 +15,8 @@ namespace fastrnn::cuda {
 // Resident kernels are chosen only while this says so, because no GPU has measured them yet.
 // "step": never. "auto": the first candidate of the plan that has room. "cta", "cluster", "grid":
 // the candidate of that tier, and an error if there is none or it has no room. Process-wide; does
-// not concern projected LSTMs and float64, which have step kernels alone.
+// not concern projected LSTMs, zoneout, cells without W_hh and float64, which have step kernels
+// alone.
 void override_tier(const std::string& tier, const TeamWish& wish);
 
 // The team that serves the call; its tier is kStep if the step kernels do.
@@ -26,7 +27,9 @@ struct Stack {
   int cell;
   int64_t batch, hidden, recurrent, directions;
   int64_t layers = 1, steps = 1;
-  bool grad = true;  // there will be a backward pass
+  bool grad = true;     // there will be a backward pass
+  bool masked = false;  // h passes an operand mask
+  bool zoned = false;   // with zoneout
 };
 
 // How the stack runs on the device of `like`, in its dtype.

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/zeros.h>
 
+#include "../common/philox.h"
 #include "../cpu/user_cells.h"
 #include "gate.h"
 
@@ -33,7 +34,7 @@ LayerSpec unpacked(const char* function, at::IntArrayRef spec) {
               LayerSpec::kVersion, ", got ", spec);
   TORCH_CHECK(spec[2] >= 0 && spec[2] <= 2, function,
               ": save must be 0 (nothing), 1 (everything) or 2 (states), got ", spec[2]);
-  return {int(spec[1]), Save(spec[2]), spec[3] != 0, spec[4] != 0};
+  return {int(spec[1]), Save(spec[2]), spec[3] != 0, spec[4] != 0, spec[5]};
 }
 
 // The cell of a call: one of cells.def, or on the CPU one that was added.
@@ -63,7 +64,8 @@ LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntA
   const at::Tensor& x_given = tensors.x;
   const Tensors& hx_given = tensors.hx;
   TORCH_CHECK(tensors.given.size() == kGivens, function, ": given must hold ", int(kGivens),
-              " entries (batch_sizes, lengths, resets), got ", tensors.given.size());
+              " entries (batch_sizes, lengths, resets, operand_mask, seeds), got ",
+              tensors.given.size());
   packed = tensors.given[kBatchSizes].has_value();
   TORCH_CHECK(x_given.dim() == (packed ? 2 : 3), function, ": x must have shape ",
               packed ? "(N, I) with batch_sizes" : "(T, B, I)", ", got ", x_given.sizes());
@@ -71,9 +73,6 @@ LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntA
               " tensors for ", cell.mode, ", got ", hx_given.size());
   TORCH_CHECK(hx_given[0].dim() == 3, function, ": hx[0] must have shape (D, B, R), got ",
               hx_given[0].sizes());
-  TORCH_CHECK(int64_t(scalars_given.size()) == cell.scalars, function, ": scalars must hold ",
-              cell.scalars, " numbers for ", cell.mode, ", got ", scalars_given.size());
-  for (size_t k = 0; k < scalars_given.size(); ++k) scalars[k] = scalars_given[k];
   options = x_given.options().requires_grad(false);
   D = hx_given[0].size(0);
   R = hx_given[0].size(2);
@@ -87,6 +86,41 @@ LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntA
   TORCH_CHECK(!spec.reverse || D == 1, function, ": reverse needs one direction, got ", D);
   lengths = mask(tensors.given[kLengths], "lengths", at::kLong, {B});
   resets = mask(tensors.given[kResets], "resets", at::kBool, {B, T});
+  if (const auto& given = tensors.given[kOperandMask])
+    operand_mask = checked(*given, "operand_mask", {D, B, R});
+  set_scalars(scalars_given, tensors.given[kSeeds]);
+}
+
+void LayerArgs::set_scalars(at::ArrayRef<double> given,
+                            const std::optional<at::Tensor>& seeds_given) {
+  const int64_t count = given.size(), own = cell.scalars;
+  zoned = count == own + 2;
+  TORCH_CHECK(count == own || zoned, function, ": scalars must hold ", own, " numbers for ",
+              cell.mode, ", and two more with zoneout, got ", count);
+  std::copy_n(given.begin(), own, scalars);
+  std::copy(given.begin() + own, given.end(), rates);
+  for (const double rate : rates) {
+    TORCH_CHECK(rate >= 0 && rate <= 1, function, ": rates of zoneout must be in [0, 1], got ",
+                rate);
+  }
+  TORCH_CHECK(!zoned || !projected, function, ": zoneout and a projection exclude each other");
+  if (!seeds_given) return;
+  const at::Tensor plain_seeds = plain(*seeds_given, function, "seeds");
+  TORCH_CHECK(zoned && plain_seeds.scalar_type() == at::kLong && plain_seeds.dim() == 1 &&
+                  plain_seeds.size(0) == B && plain_seeds.device() == options.device(),
+              function, ": seeds must be int64 of shape (B) = ", B, " on ", options.device(),
+              ", beside the rates of zoneout, got ", plain_seeds.scalar_type(), " of shape ",
+              plain_seeds.sizes(), " on ", plain_seeds.device());
+  seeds = plain_seeds.contiguous();
+}
+
+Zoneout LayerArgs::zoneout() const {
+  const int64_t* const keys = seeds.defined() ? seeds.const_data_ptr<int64_t>() : nullptr;
+  return {zoned,
+          {rates[0], rates[1]},
+          {threshold_of(rates[0]), threshold_of(rates[1])},
+          keys,
+          spec.first_step};
 }
 
 void LayerArgs::set_time(const at::Tensor& x_given, const OptionalTensors& given) {
@@ -111,12 +145,15 @@ void LayerArgs::set_weights(const OptionalTensors& given) {
               " entries for each of ", D, " directions, got ", given.size());
   biases = given[kBih].has_value();
   projected = given[kWhr].has_value();
-  TORCH_CHECK(given[kWhh] && given[kWhh]->dim() == 2, function,
-              ": w_hh must have shape (G * H, R), got ",
-              given[kWhh] ? c10::str(given[kWhh]->sizes()) : "None");
-  const int64_t gate_rows = given[kWhh]->size(0);
-  TORCH_CHECK(gate_rows % cell.gates == 0, function, ": w_hh must have a multiple of ", cell.gates,
-              " rows for ", cell.mode, ", got ", gate_rows);
+  const int whole = cell.recurrent ? kWhh : kWih;  // the slot of a matrix with all gates
+  const auto& matrix = given[whole];
+  TORCH_CHECK(matrix && matrix->dim() == 2, function, ": ", kSlotNames[whole],
+              " must have shape (G * H, ", cell.recurrent ? "R" : "I", "), got ",
+              matrix ? c10::str(matrix->sizes()) : "None");
+  const int64_t gate_rows = matrix->size(0);
+  TORCH_CHECK(gate_rows % cell.gates == 0, function, ": ", kSlotNames[whole],
+              " must have a multiple of ", cell.gates, " rows for ", cell.mode, ", got ",
+              gate_rows);
   H = gate_rows / cell.gates;
   TORCH_CHECK(projected ? cell.can_project && R < H : R == H, function,
               projected ? ": a projection needs a cell without other use of h, and R < H, got "
@@ -128,7 +165,9 @@ void LayerArgs::set_weights(const OptionalTensors& given) {
   for (int64_t at = 0; at < D * slots(); ++at) {
     const int slot = int(at % slots());
     const bool optional_bias = slot == kBih || slot == kBhh;
-    const bool expected = optional_bias ? biases : slot != kWhr || projected;
+    const bool expected = optional_bias  ? biases
+                          : slot == kWhh ? cell.recurrent
+                                         : slot != kWhr || projected;
     const char* name = slot < kFirstParam ? kSlotNames[slot] : cell.param[slot - kFirstParam];
     TORCH_CHECK(given[at].has_value() == expected, function, ": ", name, " must be ",
                 expected ? "a tensor" : "None", " in every direction, got ",
@@ -202,7 +241,8 @@ LayerResults::LayerResults(const LayerArgs& args, const OptionalTensors& grads,
   TORCH_CHECK(args.spec.save != Save::kNothing, args.function,
               ": backward needs results of a forward call with save > 0, got save = 0");
   const bool has_gates = cell.saved > 0 && !(rebuilds && args.spec.save == Save::kStates);
-  const size_t expected = 1 + has_gates + cell.saves_carried + args.projected;
+  const bool has_given = args.zoned && cell.read_next > 0;
+  const size_t expected = 1 + has_gates + cell.saves_carried + has_given + args.projected;
   TORCH_CHECK(results.size() == expected, args.function, ": results must hold the ", expected,
               " tensors output and saved of a forward call with save = ", int(args.spec.save),
               ", got ", results.size());
@@ -219,6 +259,10 @@ LayerResults::LayerResults(const LayerArgs& args, const OptionalTensors& grads,
   if (cell.saves_carried) {
     carried = saved("saved states", {args.D, args.N, cell.states - 1, args.H},
                     c10::typeMetaToScalarType(args.accumulate_options().dtype()));
+  }
+  if (has_given) {
+    given = saved("saved states of the cell", {args.D, args.N, cell.read_next, args.H},
+                  c10::typeMetaToScalarType(args.accumulate_options().dtype()));
   }
   if (args.projected) hidden = saved("saved h before the projection", {args.D, args.N, args.H});
 }

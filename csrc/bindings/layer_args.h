@@ -53,21 +53,26 @@ struct LayerArgs {
   const char* function;
   LayerSpec spec;
   CellInfo cell;
-  bool packed, biases, projected;
+  bool packed, biases, projected, zoned;
   int64_t T, B, I, H, R, D, N;
   at::Tensor x;
   std::optional<at::ScalarType> carried_type;  // of hx but for h, where it is not that of x
   Tensors hx, weights;
-  double scalars[kMostScalars] = {};
+  double scalars[kMostScalars] = {}, rates[2] = {};
   at::Tensor lengths, resets;  // contiguous; undefined where all rows have T steps, without resets
+  at::Tensor operand_mask;     // (D, B, R), or undefined
+  at::Tensor seeds;            // (B), or undefined
   std::vector<int64_t> offsets;  // (T + 1), the first row of each step
   at::TensorOptions options;     // dtype and device of all tensors
+
+  Zoneout zoneout() const;
 
  private:
   void set_time(const at::Tensor& x_given, const OptionalTensors& given);
   void set_weights(const OptionalTensors& given);
   at::Tensor mask(const std::optional<at::Tensor>& given, const char* name, at::ScalarType dtype,
                   at::IntArrayRef shape) const;
+  void set_scalars(at::ArrayRef<double> given, const std::optional<at::Tensor>& seeds);
 };
 
 // What backward is given beside the arguments of forward.
@@ -80,7 +85,7 @@ struct LayerResults {
   Tensors grad_last;       // of the final states
   Tensors grad_sequences;  // of the states besides h after each step, or empty
   at::Tensor output;
-  at::Tensor gates, carried, hidden;  // saved; undefined where they are not
+  at::Tensor gates, carried, given, hidden;  // saved; undefined where they are not
 };
 
 }  // namespace fastrnn

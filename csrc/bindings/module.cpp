@@ -42,6 +42,7 @@ py::dict describe(const fastrnn::CellInfo& cell) {
   return py::dict(py::arg("mode") = cell.mode, py::arg("gates") = cell.gates,
                   py::arg("states") = cell.states, py::arg("saved") = cell.saved,
                   py::arg("initial") = py::tuple(initial), py::arg("params") = py::tuple(params),
+                  py::arg("recurrent") = cell.recurrent, py::arg("read_next") = cell.read_next,
                   py::arg("projects") = cell.can_project, py::arg("graph") = graph);
 }
 

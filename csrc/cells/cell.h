@@ -7,6 +7,7 @@
 //               carried in the accumulate type. `initial` holds after a reset, and for h it is 0
 //   kParams[]   of parameters of one number a unit, (H): P of them; none where left out
 //   kScalars[]  of numbers of the call, which get no gradient; none where left out
+//   kRecurrent  false: there is no W_hh, so units meet in no product. True where left out
 //
 // and forward, over an accumulate type A (float, double, a CPU vector of them, or a Symbol), with
 // + - * quotient max_ exp_ log_ tanh_ sigmoid_ log_sigmoid_ relu_ and constants A(1):
@@ -49,13 +50,21 @@ struct State {
 template <class A>
 struct In {
   const A* x;       // [G] pre-activations from the input,  W_ih x_t + b_ih
-  const A* h;       // [G] pre-activations from the hidden state,  W_hh h_{t-1} + b_hh
+  const A* h;       // [G] pre-activations from the hidden state,  W_hh h_{t-1} + b_hh; without
+                    // W_hh, b_hh alone
   const A* prev;    // [S] states before the step
   const A* params;  // [P]
   const A* scalars;
 };
 
 constexpr unsigned kStateH = 1u << 0;
+
+// The place of a state among those whose bits are set.
+constexpr int place_among(unsigned states, int state) {
+  int place = 0;
+  for (int s = 0; s < state; ++s) place += states >> s & 1;
+  return place;
+}
 
 // The numbers of a cell's names, under the names that they are known by to the kernels.
 template <class Cell>
@@ -71,6 +80,10 @@ struct Counted {
   static constexpr int kScalars = [] {
     if constexpr (requires { Cell::kScalars; }) return int(std::extent_v<decltype(Cell::kScalars)>);
     return 0;
+  }();
+  static constexpr bool kRecurrent = [] {
+    if constexpr (requires { Cell::kRecurrent; }) return Cell::kRecurrent;
+    return true;
   }();
   template <int state>
   static constexpr double kInitial = Cell::kStates[state].initial;

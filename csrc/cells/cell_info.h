@@ -16,9 +16,11 @@ struct CellInfo {
   const State* state;        // [states]
   const char* const* param;  // [params] their names
   const Graph* graph;        // of a cell that is derived, else null
+  bool recurrent;            // has W_hh
   bool shared_gate_grad, direct_grad;
   bool saves_carried;  // backward reads states besides h
   bool saved_reads_state;
+  int read_next;     // F: states that backward reads after a step, h among them
   bool can_project;  // h may be projected: neither pass reads it unit by unit
 };
 
@@ -35,11 +37,13 @@ constexpr CellInfo describe(const char* mode) {
                 Names::kStates,
                 nullptr,
                 nullptr,
+                Cell::kRecurrent,
                 Cell::kSharedGateGrad,
                 Cell::kDirectGrad,
                 (kRead & ~kStateH) != 0,
                 Cell::kSavedReadsState,
-                !Cell::kReadsH && (kRead & kStateH) == 0};
+                place_among(Cell::kBackwardNext, kMostStates),
+                Cell::kRecurrent && !Cell::kReadsH && (kRead & kStateH) == 0};
   if constexpr (Cell::kParams > 0) info.param = Names::kParams;
   if constexpr (requires { Cell::kGraph; }) info.graph = &Cell::kGraph;
   return info;

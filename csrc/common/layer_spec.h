@@ -10,7 +10,9 @@
 //   states   the final states, shaped like hx; with all_states then every state but h after each
 //            step, shaped like the output with D * H features
 //   saved    in this order and where the cell has them: gates (D, N, K, H), every state but h
-//            after each step (D, N, S - 1, H), h before its projection (D, N, H)
+//            after each step (D, N, S - 1, H), with zoneout the states that backward reads after a
+//            step as the cell gave them (D, N, F, H), h before its projection (D, N, H)
+//   scalars  the cell's; with zoneout then the rates of h and of the other states
 //   grads    of the output and of `states`; None is zero
 //   results  the output, then `saved`
 //   needs    whether x, hx and weights need a gradient. What is not needed, or not there, comes
@@ -24,8 +26,10 @@ namespace fastrnn {
 // More of anything in a cell needs more room in structs that are passed by value.
 constexpr int kMostGates = 8, kMostStates = 4, kMostParams = 8, kMostScalars = 4;
 
-// Of `given`.
-enum Given { kBatchSizes, kLengths, kResets, kGivens };
+// Of `given`. The operand mask, (D, B, R), is what h is multiplied with on its way to W_hh, the
+// same in every step (Gal and Ghahramani 2016); without W_hh, what the cell sees of h is.
+// Seeds, (B) int64, are a key for each row, of what zoneout draws.
+enum Given { kBatchSizes, kLengths, kResets, kOperandMask, kSeeds, kGivens };
 
 // Of a direction's `weights`, which are kFirstParam + P: the cell's own parameters come last.
 enum Slot { kWih, kWhh, kBih, kBhh, kWhr, kFirstParam };
@@ -36,12 +40,24 @@ enum class Save : int { kNothing = 0, kEverything = 1, kStates = 2 };
 
 struct LayerSpec {
   static constexpr int64_t kVersion = 1;  // of the meaning of all this: graphs outlive a release
-  static constexpr int kNumbers = 5;      // version, cell, save, reverse, all_states
+  static constexpr int kNumbers = 6;      // version, cell, save, reverse, all_states, first_step
 
   int cell;  // position in cells.def
   Save save;
-  bool reverse;     // the one direction there is runs backwards in time
-  bool all_states;  // return every state of each step
+  bool reverse;        // the one direction there is runs backwards in time
+  bool all_states;     // return every state of each step
+  int64_t first_step;  // what is step 0 here, in the sequence of which this is a part
+};
+
+// Zoneout (Krueger et al. 2017): after a step a unit's h keeps its value from before with the first
+// rate, and all its other states together with the second. Without seeds, their expectation: the
+// mean of both values, weighted with the rates.
+struct Zoneout {
+  bool on;
+  double rates[2];
+  uint32_t thresholds[2];  // of the rates (philox.h)
+  const int64_t* seeds;    // (B), by the caller's batch row; or null
+  int64_t first_step;
 };
 
 // The arrays of a layer's states, by state, 0 being h. S is the storage type, A the accumulate

@@ -20,7 +20,11 @@ class Backward {
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
   static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
   static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
+  static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
+  static constexpr bool kRecurrent = Cell::kRecurrent;
   static constexpr int W = V::kWidth;
+  // So many multiply-adds take about as long as a gate's part of update().
+  static constexpr int kPointwise = 8;
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
   using Sums = UnitSums<Op, E * G + P>;
 
@@ -30,8 +34,9 @@ class Backward {
         s(params.shape),
         depth(G * s.H),
         projected(s.R != s.H),
-        recurrent(s.T > 1 || p.states.grad_initial[0]),
-        plan(plan_for<Op>(s, double(depth) * double(s.R), s.R, 1, threads)),
+        recurrent(kRecurrent && (s.T > 1 || p.states.grad_initial[0])),
+        plan(plan_for<Op>(s, double(depth) * double(kRecurrent ? s.R : kPointwise), s.R, 1,
+                          threads)),
         units(make_blocks<Op>(s.H, 1, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
@@ -187,7 +192,7 @@ class Backward {
       arrive(l, after, within(l, alive, fed));
       drop_cut(l, t);
       after = t;
-      l.barrier.wait();
+      if (kRecurrent) l.barrier.wait();
     }
     if (p.states.grad_initial[0]) gather_later(l, after);
     arrive(l, after, l.batch);
@@ -211,6 +216,7 @@ class Backward {
   // Makes the gate gradients of step `after` the rows of recurrent_product, as far as they reach
   // the state before it.
   void gather_later(Lane& l, int64_t after) {
+    if (!kRecurrent) return;
     const Range rows = within(l, 0, l.walk.rows(after));
     for (int64_t b = rows.begin; b < rows.end; ++b) {
       l.later.set(b - l.batch.begin,
@@ -218,12 +224,28 @@ class Backward {
     }
   }
 
-  // tile = gate gradients of the later step times the recurrent weights.
+  const S* mask_of(const Lane& l, int64_t b) const {
+    return s.operand_mask ? (const S*)s.operand_mask + l.walk.state(b) * s.R : nullptr;
+  }
+
+  // tile = gate gradients of the later step times the recurrent weights and the mask; zero without
+  // weights.
   void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, int64_t next,
                          A* tile) {
+    if constexpr (!kRecurrent) {
+      for (int i = 0; i < count * outs.vecs(block) * W; ++i) tile[i] = 0;
+      return;
+    }
     multiply<Op>(l.later, b - l.batch.begin, count, outs.vecs(block),
                  panel<Op>(scratch[l.d].w_hh, outs, block, depth), zeros, tile,
                  panel<Op>(scratch[l.d].w_hh, outs, next, depth));
+    if (!s.operand_mask) return;
+    for (int r = 0; r < count; ++r) {
+      for (int v = 0; v < outs.vecs(block); ++v, tile += W) {
+        const int64_t j = outs.unit(block, v);
+        (V::load(tile) * load(mask_of(l, b + r) + j, s.R - j)).store(tile);
+      }
+    }
   }
 
   // The gradient of the projected h of each row of step t.

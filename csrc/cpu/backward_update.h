@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backward.h"
+#include "zoneout.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -36,6 +37,10 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
   const A* const values = m.params;
   const S* const grad_output = in_output(p.grad_output, l, t, b);
   S* const out = grad_gates(l, t, b);
+  const S* const mask = kRecurrent ? nullptr : mask_of(l, b);
+  const A* const given = p.given ? (const A*)p.given + row * F * H : nullptr;
+  const bool zoned = p.zoneout.on;
+  const Zones<V, A> zones(p.zoneout, l.walk, t, b);
   for (int u = 0; u < n; ++u) {
     const int64_t j = units.unit(block, u), valid = H - j;
     V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
@@ -44,7 +49,10 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) saved[k] = load(gates + k * H + j, valid);
     if (Cell::kBackwardPrev & kStateH) prev[0] = h_before ? load(h_before + j, valid) : V(0);
-    if constexpr (Cell::kBackwardNext & kStateH) next[0] = load(h + j, valid);
+    if (!kRecurrent && mask) prev[0] = prev[0] * load(mask + j, valid);
+    if constexpr (Cell::kBackwardNext & kStateH) {
+      next[0] = given ? V(load(given + j, valid)) : load(h + j, valid);
+    }
     grad_next[0] = V::load(h_tile + u * W);
     if (has_h) grad_next[0] = grad_next[0] + V::load(grad_h_sum + j) + load(grad_output + j, valid);
     for_each<kCarried>([&](auto k) {
@@ -54,7 +62,10 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
                   : initial[i]   ? load(initial[i] + j, valid)
                                  : V(A(Cell::template kInitial<i>));
       }
-      if constexpr (Cell::kBackwardNext >> i & 1) next[i] = V(load(carried + k * H + j, valid));
+      if constexpr (Cell::kBackwardNext >> i & 1) {
+        constexpr int place = place_among(Cell::kBackwardNext, i);
+        next[i] = V(load((given ? given + place * H : carried + k * H) + j, valid));
+      }
       grad_next[i] = V::load(grad_sums + k * apart + j);
       if (sequences) {
         const S* const grad = (const S*)p.states.grad_sequence[i] + outer;
@@ -63,8 +74,18 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
     });
     for_each<P>([&](auto k) { params[k] = V::load(values + k * padded + j); });
     for_each<Cell::kScalars>([&](auto k) { scalars[k] = V(A(p.scalars[k])); });
+    V keep[2], kept[kStates];
+    if (zoned) {
+      zones.load(j, keep);
+      for_each<kStates>([&](auto k) {
+        kept[k] = keep[k > 0] * grad_next[k];
+        grad_next[k] = grad_next[k] - kept[k];
+      });
+    }
     Cell::backward(saved, In<V>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
                    grad_h, grad_prev, grad_params);
+    if (!kRecurrent && mask) grad_prev[0] = grad_prev[0] * load(mask + j, valid);
+    if (zoned) for_each<kStates>([&](auto k) { grad_prev[k] = grad_prev[k] + kept[k]; });
     if (has_h) grad_prev[0].store(grad_h_sum + j);
     for_each<kCarried>([&](auto k) { grad_prev[k + 1].store(grad_sums + k * apart + j); });
     for_each<P>([&](auto k) { sums.add(E * G + k, u, grad_params[k]); });

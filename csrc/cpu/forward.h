@@ -4,7 +4,8 @@
 // first computes its own gate pre-activations from the input, which stay in its cache; then, step
 // by step and block by block, the recurrent product of a few rows with all gates of some units, and
 // at once their cell update. The previous h is read where it was written, in the output. With a
-// projection a second product follows in each step.
+// projection a second product follows in each step. Without a recurrent product no unit reads
+// another's state, and the threads do not wait for each other.
 #pragma once
 
 #include "../cells/cell.h"
@@ -20,6 +21,8 @@ class Forward {
   using Packed = typename Op::Packed;
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
   static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
+  static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
+  static constexpr bool kRecurrent = Cell::kRecurrent;
   static constexpr int W = V::kWidth;
   // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
   // for each chunk, do not stay in its cache.
@@ -33,7 +36,7 @@ class Forward {
         s(params.shape),
         projected(s.R != s.H),
         packed(s.offsets[s.T] > pack_rows(s)),
-        plan(plan_for<Op>(s, double(G * s.H) * double(s.R), s.H, G, threads)),
+        plan(plan_for<Op>(s, double(G * s.H) * double(kRecurrent ? s.R : s.I), s.H, G, threads)),
         units(make_blocks<Op>(s.H, G, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
@@ -74,6 +77,7 @@ class Forward {
     Walk walk;
     Range batch, blocks, outs;
     A* x_gates;
+    S* masked;
     Barrier barrier;
     Rows<Op> x, h, hidden;  // of a chunk, of the step before, of this step before its projection
   };
@@ -100,11 +104,13 @@ class Forward {
     x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I);
     h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R);
     hidden_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.H);
+    masked_rows =
+        arena.template take<S>(kRecurrent && s.operand_mask ? plan.threads * slice_rows * s.R : 0);
     const int64_t vectors = units.unit_vectors * G, out_vectors = outs.unit_vectors;
     for (int d = 0; d < s.D; ++d) {
       Scratch& m = scratch[d];
       m.w_ih = arena.template take<Packed>(packed ? panel_size<Op>(s.I, vectors) : 0);
-      m.w_hh = arena.template take<Packed>(packed ? panel_size<Op>(s.R, vectors) : 0);
+      m.w_hh = arena.template take<Packed>(kRecurrent && packed ? panel_size<Op>(s.R, vectors) : 0);
       m.w_hr =
           arena.template take<Packed>(packed && projected ? panel_size<Op>(s.H, out_vectors) : 0);
       m.b_ih = arena.template take<A>(vectors * W);
@@ -131,7 +137,8 @@ class Forward {
         pack_params<S>(w, units, block, P, m.params);
         if (!packed) continue;
         pack_panel<Op>((const S*)w.w_ih, s.I, 1, s.I, c, panel<Op>(m.w_ih, units, block, s.I));
-        pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel<Op>(m.w_hh, units, block, s.R));
+        if (kRecurrent)
+          pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel<Op>(m.w_hh, units, block, s.R));
       }
       if (!packed || !projected) continue;
       const Range out = part_of(outs.count, plan.threads, thread);
@@ -182,6 +189,20 @@ class Forward {
     return output_row(l, l.walk.previous(t), b);
   }
 
+  const S* mask_of(const Lane& l, int64_t b) const {
+    return s.operand_mask ? (const S*)s.operand_mask + l.walk.state(b) * s.R : nullptr;
+  }
+
+  // A copy of h of row b with the mask on it.
+  const S* masked(const Lane& l, int64_t b, const S* h) const {
+    S* const to = l.masked + (b - l.batch.begin) * s.R;
+    const S* const mask = mask_of(l, b);
+    for (int64_t j = 0; j < s.R; j += W) {
+      store(to + j, load(h + j, s.R - j) * load(mask + j, s.R - j), s.R - j);
+    }
+    return to;
+  }
+
   // State k + 1 of row b, (padded H).
   A* carried(int d, int k, int64_t b) const {
     return scratch[d].carried + (k * s.B + b) * units.padded();
@@ -200,6 +221,7 @@ class Forward {
            part_of(units.count, plan.unit_slices, share.unit_slice),
            part_of(outs.count, plan.unit_slices, share.unit_slice),
            x_gates + thread * x_gates_size(),
+           masked_rows + thread * slice_rows * s.R,
            meetings.of_slice(share, thread),
            x_rows.of(thread, &tile_rows),
            h_rows.of(thread, &tile_rows),
@@ -219,7 +241,7 @@ class Forward {
           l.barrier.wait();
           project(l, e, rows);
         }
-        l.barrier.wait();
+        if (kRecurrent) l.barrier.wait();
         x_row += rows.size();
       }
     }
@@ -228,7 +250,10 @@ class Forward {
 
   // Makes the states before step t the rows of the recurrent product and the carried ones.
   void gather_states(Lane& l, int64_t t, Range rows) {
-    for (int64_t b = rows.begin; b < rows.end; ++b) l.h.set(b - rows.begin, previous_h(l, t, b));
+    for (int64_t b = rows.begin; kRecurrent && b < rows.end; ++b) {
+      const S* const h = previous_h(l, t, b);
+      l.h.set(b - rows.begin, s.operand_mask ? masked(l, b, h) : h);
+    }
     if constexpr (kCarried > 0) {
       l.walk.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
         for_each<kCarried>([&](auto k) {
@@ -265,58 +290,23 @@ class Forward {
     const int vecs = G * units.vecs(block);
     for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
       A tile[kTile] __attribute__((aligned(64)));
-      multiply_with(l.h, row, count, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block, next,
-                    scratch[l.d].b_hh + units.offset(block), tile);
+      const A* const bias = scratch[l.d].b_hh + units.offset(block);
+      if constexpr (kRecurrent) {
+        multiply_with(l.h, row, count, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block, next,
+                      bias, tile);
+      }
       for (int r = 0; r < count; ++r) {
-        update(l, t, batch.begin + row + r, block, l.h.row[row + r],
-               x_gates_at(l, block, x_row + row + r), tile + r * vecs * W);
+        const int64_t b = batch.begin + row + r;
+        const bool has_h = kRecurrent && !s.operand_mask;  // as it is
+        update(l, t, b, block, has_h ? l.h.row[row + r] : previous_h(l, t, b),
+               x_gates_at(l, block, x_row + row + r), kRecurrent ? tile + r * vecs * W : bias);
       }
     });
   }
 
   // The cell's pointwise step for one row and all units of a block.
   void update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row, const A* x_tile,
-              const A* h_tile) {
-    const int n = units.vecs(block);
-    const int64_t H = s.H, row = l.walk.row(t, b);
-    // Where the row's values begin, in locals: for all the compiler knows, the stores below change
-    // members.
-    const bool has_h = !projected;  // a projected h has another width; its cell does not read it
-    S* const out = projected ? hidden_row(l, t, b) : output_row(l, t, b);
-    A* const state = carried(l.d, 0, b);
-    const A* const values = scratch[l.d].params;
-    const int64_t apart = s.B * units.padded(), padded = units.padded();
-    A* const kept = p.states.carried ? (A*)p.states.carried + row * kCarried * H : nullptr;
-    S* const gates = K > 0 && p.gates ? (S*)p.gates + row * K * H : nullptr;
-    const bool sequences = kCarried > 0 && p.states.sequence[kCarried];
-    const int64_t outer = l.walk.outer_part(t, b) * H;
-    for (int u = 0; u < n; ++u) {
-      const int64_t j = units.unit(block, u), valid = H - j;
-      V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
-      V params[P > 0 ? P : 1], scalars[kMostScalars];
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) {
-        x[g] = V::load(x_tile + (g * n + u) * W);
-        h[g] = V::load(h_tile + (g * n + u) * W);
-      }
-      prev[0] = has_h ? load(h_row + j, valid) : V(0);
-      for_each<kCarried>([&](auto k) { prev[k + 1] = V::load(state + k * apart + j); });
-      for_each<P>([&](auto k) { params[k] = V::load(values + k * padded + j); });
-      for_each<Cell::kScalars>([&](auto k) { scalars[k] = V(A(p.scalars[k])); });
-      Cell::forward(In<V>{x, h, prev, params, scalars}, next, saved);
-      store(out + j, next[0], valid);
-      for_each<kCarried>([&](auto k) {
-        next[k + 1].store(state + k * apart + j);
-        if (kept) store(kept + k * H + j, VecOf<A>(next[k + 1]), valid);
-        if (sequences) store((S*)p.states.sequence[k + 1] + outer + j, next[k + 1], valid);
-      });
-      if constexpr (K > 0) {
-        if (!gates) continue;
-#pragma GCC unroll 8
-        for (int k = 0; k < K; ++k) store(gates + k * H + j, saved[k], valid);
-      }
-    }
-  }
+              const A* h_tile);
 
   void project(Lane& l, int64_t e, Range batch) {
     const int64_t t = l.walk.step(e);
@@ -376,9 +366,12 @@ class Forward {
   Arena arena{nullptr};
   Meetings meetings;
   A *zeros, *x_gates;
-  S* zero_row;  // with resets: (R), in place of a state
+  S* zero_row;     // with resets: (R), in place of a state
+  S* masked_rows;  // with a mask: (threads, slice rows, R)
   RowStore<Op> x_rows, h_rows, hidden_rows;
   Scratch scratch[2];
 };
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA
+
+#include "forward_update.h"

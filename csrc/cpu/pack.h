@@ -137,14 +137,14 @@ FASTRNN_HD void sum_four(const Vec<A, C>* x, A* out) {
   for (int i = 0; i < 4; ++i) out[i] = sum_of_lanes(x[i]);
 }
 #if FASTRNN_LEVEL >= 2
+FASTRNN_HD __m512d sum_of_pairs(__m512 a, __m512 b) {
+  return _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+}
 // In the registers: each step leaves half as many partial sums of every vector, side by side.
 template <bool C>
 FASTRNN_HD void sum_four(const Vec<float, C>* x, float* out) {
-  const auto pairs = [](__m512 a, __m512 b) {
-    return _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
-  };
-  const __m512d ab = pairs((__m512)x[0].v, (__m512)x[1].v);
-  const __m512d cd = pairs((__m512)x[2].v, (__m512)x[3].v);
+  const __m512d ab = sum_of_pairs((__m512)x[0].v, (__m512)x[1].v);
+  const __m512d cd = sum_of_pairs((__m512)x[2].v, (__m512)x[3].v);
   const __m512 four = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
                                     _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
   const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));

@@ -31,12 +31,14 @@ struct LayerShape {
                            // row b of step t is row offsets[t] + b of L = N
   const bool* resets;      // (N): no state crosses between this row's step and the one before it in
                            // time, nor from hx into a first step forwards; or null
+  const void* operand_mask = nullptr;  // (D, batch, R) S: what h is multiplied with on its way to
+                                       // w_hh, and in a cell without; or null
 };
 
 // One direction's parameters, all S.
 struct DirectionWeights {
   const void* w_ih;                 // (G * H, I)
-  const void* w_hh;                 // (G * H, R)
+  const void* w_hh;                 // (G * H, R), or null where the cell has none
   const void* b_ih;                 // (G * H), or null; b_ih and b_hh come together
   const void* b_hh;                 // (G * H), or null
   const void* w_hr;                 // (R, H), or null when R == H
@@ -51,8 +53,11 @@ struct ForwardParams {
   ForwardStates states;          // carried: null when not saved; never wide
   void* output;                  // (L, D * R) S
   void* gates;                   // (D, N, K, H) S, the cell's K saved values; null: save nothing
-  void* hidden;                  // (D, N, H) S, h before the projection; null when not saved
-  void* workspace;               // forward_workspace() bytes, 64-byte aligned, uninitialised
+  Zoneout zoneout;
+  void* given;      // (D, N, F, H) A, with zoneout: the states that backward reads after
+                    // a step, as the cell gave them; null when not saved
+  void* hidden;     // (D, N, H) S, h before the projection; null when not saved
+  void* workspace;  // forward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
 struct BackwardParams {
@@ -63,12 +68,14 @@ struct BackwardParams {
   BackwardStates states;    // never wide
   const void* output;       // (L, D * R) S
   const void* gates;        // (D, N, K, H) S, as forward left it; null if K == 0
-  void* grad_gates;         // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
-                            // the cell's two gate gradients differ
-  void* grad_units;         // (D, E * G + P, H) A written: of biases, then of parameters; null: not
-                            // wanted
-  void* grad_h;             // (D, N, R) S written when projected: gradient of the projected h
-  void* workspace;          // backward_workspace() bytes, 64-byte aligned, uninitialised
+  Zoneout zoneout;
+  const void* given;  // (D, N, F, H) A, as forward left it; or null
+  void* grad_gates;   // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
+                      // the cell's two gate gradients differ
+  void* grad_units;   // (D, E * G + P, H) A written: of biases, then of parameters; null: not
+                      // wanted
+  void* grad_h;       // (D, N, R) S written when projected: gradient of the projected h
+  void* workspace;    // backward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
 // c = a b, or c += a b, for one or two b of the same rows. All of a and b are of one storage type;

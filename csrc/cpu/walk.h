@@ -60,8 +60,12 @@ class Walk {
   }
   // In arrays (L, D, ...).
   FASTRNN_HD int64_t outer_part(int64_t t, int64_t b) const { return outer(t, b) * D + d; }
+  // Of row b in arrays (batch).
+  FASTRNN_HD int64_t batch_row(int64_t b) const { return order ? order[b] : b; }
   // Of row b in arrays (D, batch, ...).
-  FASTRNN_HD int64_t state(int64_t b) const { return d * batch + (order ? order[b] : b); }
+  FASTRNN_HD int64_t state(int64_t b) const { return d * batch + batch_row(b); }
+
+  FASTRNN_HD bool backwards() const { return reverse; }
 
  private:
   // Copies: the kernels' vector stores might change what a reference leads to, as far as the

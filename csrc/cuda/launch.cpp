@@ -24,6 +24,11 @@ cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
   });
 }
 
+cudaError_t launch_mask_operand(Dtype dtype, const ForwardStep& step, cudaStream_t stream) {
+  return with_dtype(dtype,
+                    [&](auto s) { return mask_operand<typename decltype(s)::type>(step, stream); });
+}
+
 cudaError_t launch_gather_projected(Dtype dtype, const BackwardStep& step, cudaStream_t stream) {
   return with_dtype(
       dtype, [&](auto s) { return gather_projected<typename decltype(s)::type>(step, stream); });

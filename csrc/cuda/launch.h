@@ -22,6 +22,9 @@ cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, cons
 cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
                             const BackwardStep& step, cudaStream_t stream);
 
+// Forward with an operand mask: `operand` of this step's rows, from the output and h0.
+cudaError_t launch_mask_operand(Dtype dtype, const ForwardStep& step, cudaStream_t stream);
+
 // Projected LSTM, backward: grad_projected of this step's rows from grad_output, and product or
 // grad_hn; grad_h0 of the rows that have left their first step.
 cudaError_t launch_gather_projected(Dtype dtype, const BackwardStep& step, cudaStream_t stream);
@@ -35,6 +38,8 @@ template <class Cell, class Scalar>
 cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& step, cudaStream_t stream);
 template <class Cell, class Scalar>
 cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& step, cudaStream_t stream);
+template <class Scalar>
+cudaError_t mask_operand(const ForwardStep& step, cudaStream_t stream);
 template <class Scalar>
 cudaError_t gather_projected(const BackwardStep& step, cudaStream_t stream);
 

@@ -37,8 +37,17 @@ std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& 
          ", D = " + std::to_string(s.directions);
 }
 
-// product[d] = h of the step before, times W_hh^T: from the output, and from h0 for rows that
-// start, which is kept where later steps need it too.
+// What a step knows of its time.
+template <class Step>
+void set_step(const Schedule& schedule, int d, int64_t position, Step& step) {
+  step.tick[d] = schedule.tick(d, position);
+  step.time[d] = step.zoneout.first_step + schedule.time(d, position);
+  step.backwards[d] = schedule.backwards(d);
+}
+
+// product[d] = h of the step before, times W_hh^T: from the operand where h is masked; else from
+// the output, and from h0 for rows that start, which is kept where later steps need it too. Nothing
+// without W_hh.
 void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d,
                        Library& library) {
   const Shape& s = step.shape;
@@ -49,6 +58,13 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
   const auto h0 = view(step.states.initial[0], R, R, scalar);
   const auto output = view(step.output, s.directions * R, s.directions * R, scalar);
   const Matrix w_hh = view(step.w_hh[d], R, R, scalar).rows(0, G * s.hidden);
+  if (step.operand) {
+    const auto operand = view(step.operand, R, R, scalar);
+    library.product(out.rows(d * s.batch, tick.now.count),
+                    operand.rows(d * s.batch, tick.now.count), w_hh, Transpose::kRight, false);
+    return;
+  }
+  if (!kCells[layer.cell].recurrent) return;
   const int64_t going = std::min(tick.before.count, tick.now.count);
   if (going > 0) {
     Matrix h = output.rows(tick.before.offset, going);
@@ -95,11 +111,13 @@ Status run(const LayerForward& layer, Library& library, cudaStream_t stream) {
   const bool projected = layer.w_hr[0] != nullptr;
   if (projected) step.states.last[0] = nullptr;
   for (int64_t position = 0; position < layer.schedule.steps(); ++position) {
-    for (int d = 0; d < s.directions; ++d) {
-      step.tick[d] = layer.schedule.tick(d, position);
-      if (!layer.kernel.fused) recurrent_product(layer, step, d, library);
-    }
-    cudaError_t error = launch_forward(layer.cell, layer.dtype, layer.kernel, step, stream);
+    for (int d = 0; d < s.directions; ++d) set_step(layer.schedule, d, position, step);
+    cudaError_t error = cudaSuccess;
+    if (step.operand) error = launch_mask_operand(layer.dtype, step, stream);
+    for (int d = 0; !layer.kernel.fused && d < s.directions && error == cudaSuccess; ++d)
+      recurrent_product(layer, step, d, library);
+    if (error == cudaSuccess)
+      error = launch_forward(layer.cell, layer.dtype, layer.kernel, step, stream);
     for (int d = 0; projected && d < s.directions && error == cudaSuccess; ++d) {
       error = project(layer, step, d, layer.step.states.last[0], library, stream);
     }
@@ -126,8 +144,9 @@ Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
   for (int64_t position = layer.schedule.steps() - 1; position >= (layer.grad_h0 ? -1 : 0);
        --position) {
     for (int d = 0; d < s.directions; ++d) {
-      const Tick& tick = step.tick[d] = layer.schedule.tick(d, position);
-      if (layer.kernel.fused || tick.after.count == 0) continue;
+      set_step(layer.schedule, d, position, step);
+      const Tick& tick = step.tick[d];
+      if (layer.kernel.fused || !kCells[layer.cell].recurrent || tick.after.count == 0) continue;
       library.product(product.rows(d * s.batch, tick.after.count),
                       grad_gates.rows(d * s.total + tick.after.offset, tick.after.count),
                       view(layer.w_hh[d], R, R, scalar).rows(0, K), Transpose::kNeither, false);

@@ -13,7 +13,9 @@ struct PlanQuery {
   bool tf32;  // fp32 products may be rounded to tf32
   bool backward;
   int64_t batch, hidden, recurrent, directions;
-  int capability;  // compute capability, 10 * major + minor
+  int capability;       // compute capability, 10 * major + minor
+  bool masked = false;  // h is multiplied with an operand mask before the product
+  bool zoned = false;   // with zoneout
 };
 
 StepKernel plan(const PlanQuery& query);

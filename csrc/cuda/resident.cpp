@@ -13,7 +13,8 @@ template <class F>
 cudaError_t with_kernel(int cell, Dtype dtype, Tier tier, F f) {
   return with_cell(cell, [&](auto c) {
     return with_dtype(dtype, [&](auto s) {
-      if constexpr (!std::is_same_v<typename decltype(s)::type, double>) {
+      constexpr bool kRecurrent = decltype(c)::type::kRecurrent;
+      if constexpr (kRecurrent && !std::is_same_v<typename decltype(s)::type, double>) {
         switch (tier) {
           case Tier::kCta:
             return f(c, s, std::integral_constant<Tier, Tier::kCta>{});

@@ -98,6 +98,7 @@ struct ResidentBackward {
               total += kThroughMemory ? load_fresh(sum) : *sum;
             }
           }
+          if (moment[i].carried()) total = masked<Scalar>(p.step, d, b, me.unit + unit, total);
           if (moment[i].leaves()) {
             update[i].leave(p.step, d, b, me.unit + unit, total);
             continue;
@@ -105,7 +106,7 @@ struct ResidentBackward {
           for_each<Cell::kParams>(
               [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
           update[i].load_grad_sequences(p.step, visits.tick(position), d, b, me.unit + unit);
-          update[i].compute(p.step, total);
+          update[i].compute(p.step, d, b, me.unit + unit, total);
           update[i].save(p.step, visits.tick(position), moment[i], d, b, me.unit + unit);
 #pragma unroll
           for (int g = 0; g < kGates; ++g) {

@@ -76,7 +76,9 @@ struct ResidentForward {
       const Moment first = moment_of(p.step, visits.tick(0), d, me.batch + row);
       if (first.has() && first.from_zero()) continue;
       for (int64_t k = begin + threadIdx.x % kWarp; k < end; k += kWarp) {
-        const Scalar h = h0[(me.batch + row) * s.hidden + k];
+        const int64_t b = me.batch + row;
+        const Scalar h = Storage<Scalar>::narrow(
+            masked<Scalar>(p.step, d, b, k, Storage<Scalar>::widen(h0[b * s.hidden + k])));
         put(tile, row % kRows, k, h);
         put(tile + other, row % kRows, k, h);
       }
@@ -163,7 +165,13 @@ struct ResidentForward {
               return biases[(of * kGates + g) * team.units + unit];
             });
             if (!last) {
-              const float h = moment[i].carried() ? update[i].next[0] : 0;
+              // As the output has it, masked.
+              const int64_t b = me.batch + tile * kRows + row;
+              float h = moment[i].carried() ? update[i].next[0] : 0;
+              if (p.step.operand_mask && moment[i].carried()) {
+                h = masked<Scalar>(p.step, d, b, me.unit + unit,
+                                   Storage<Scalar>::widen(Storage<Scalar>::narrow(h)));
+              }
               put(output, row, me.unit + unit, Storage<Scalar>::narrow(h));
             }
           }

@@ -19,12 +19,13 @@ FASTRNN_HD int64_t backward_rows(const BackwardStep& p, int d) {
 }
 
 template <class Cell, class Scalar>
-FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar>& update, const BackwardStep& p, Moment m, int d,
-                       int64_t b, int64_t unit, Accumulate<Scalar> product) {
+FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar, true>& update, const BackwardStep& p, Moment m,
+                       int d, int64_t b, int64_t unit, Accumulate<Scalar> product) {
+  if (Cell::kRecurrent && !p.grad_full) product = masked<Scalar>(p, d, b, unit, product);
   if (m.leaves()) return update.leave(p, d, b, unit, product);
   load_params<Cell, Scalar>(p, d, unit, update.params);
   update.load_grad_sequences(p, p.tick[d], d, b, unit);
-  update.compute(p, product);
+  update.compute(p, d, b, unit, product);
   update.save(p, p.tick[d], m, d, b, unit);
 }
 
@@ -97,6 +98,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
           moment[i].from_zero() ? A(0) : Product::sum(u / 8 * Cell::kGates + g, row, u % 8);
     }
     update[i].compute(p, product);
+    if (p.zoneout.on) update[i].zone(p, tick, d, tile.row + row, tile.unit + u);
     update[i].save(p, tick, moment[i], d, tile.row + row, tile.unit + u);
   }
 }
@@ -115,7 +117,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   const Tile<kRows, kUnits> tile(s.hidden);
   if (tile.row >= rows) return;
 
-  BackwardUpdate<Cell, Scalar> update[kEach];
+  BackwardUpdate<Cell, Scalar, true> update[kEach];
   Moment moment[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
@@ -163,10 +165,11 @@ __global__ void __launch_bounds__(kStepThreads)
   update.load(p, p.tick[d], m, d, b, unit);
   const Array<Scalar> given(m.from_initial() && p.product_h0 ? p.product_h0 : p.product);
   Accumulate<Scalar> product[Cell::kGates] = {};
-  for (int g = 0; g < Cell::kGates && !m.from_zero(); ++g) {
+  for (int g = 0; Cell::kRecurrent && g < Cell::kGates && !m.from_zero(); ++g) {
     product[g] = given[((d * s.batch + b) * Cell::kGates + g) * s.hidden + unit];
   }
   update.compute(p, product);
+  if (p.zoneout.on) update.zone(p, p.tick[d], d, b, unit);
   update.save(p, p.tick[d], m, d, b, unit);
 }
 
@@ -180,9 +183,9 @@ __global__ void __launch_bounds__(kStepThreads)
   if (b >= backward_rows(p, d)) return;
   const Moment m = moment_of(p, p.tick[d], d, b);
   if (p.grad_full ? !m.has() : !m.visited()) return;
-  BackwardUpdate<Cell, Scalar> update;
+  BackwardUpdate<Cell, Scalar, true> update;
   update.load(p, p.tick[d], m, d, b, unit);
-  const bool given = !p.grad_full && m.carried();
+  const bool given = Cell::kRecurrent && !p.grad_full && m.carried();
   finish(update, p, m, d, b, unit,
          given ? Array<Scalar>(p.product)[(d * s.batch + b) * s.hidden + unit]
                : Accumulate<Scalar>(0));
@@ -201,8 +204,11 @@ __global__ void __launch_bounds__(kStepThreads)
   if (!m.visited()) return;
   const int64_t state = (d * s.batch + b) * s.recurrent + unit;
   Accumulate<Scalar> grad = 0;
-  if (m.carried() || m.ends())
-    grad = Array<Scalar>(m.carried() ? p.product : p.states.grad_last[0])[state];
+  if (m.carried()) {
+    grad = masked<Scalar>(p, d, b, unit, Array<Scalar>(p.product)[state]);
+  } else if (m.ends()) {
+    grad = Array<Scalar>(p.states.grad_last[0])[state];
+  }
   if (m.leaves()) {
     store<Scalar>(p.states.grad_initial[0], state, grad);
     return;
@@ -210,6 +216,28 @@ __global__ void __launch_bounds__(kStepThreads)
   const int64_t row = tick.now.offset + b;
   grad += Array<Scalar>(p.grad_output)[(row * s.directions + d) * s.recurrent + unit];
   store<Scalar>(p.grad_projected, (d * s.total + row) * s.recurrent + unit, grad);
+}
+
+// The operand of a masked product: zero in rows without the step, or reset before it.
+template <class Scalar>
+__global__ void __launch_bounds__(kStepThreads)
+    mask_operand_rows(const __grid_constant__ ForwardStep p) {
+  const int d = blockIdx.y;
+  const Shape& s = p.shape;
+  const Tick& tick = p.tick[d];
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  const int64_t b = at / s.recurrent, unit = at % s.recurrent;
+  if (b >= tick.now.count) return;
+  const Moment m = moment_of(p, tick, d, b);
+  const int64_t state = (d * s.batch + b) * s.recurrent + unit;
+  Accumulate<Scalar> h = 0;
+  if (m.has() && m.from_before()) {
+    const int64_t row = (tick.before.offset + b) * s.directions + d;
+    h = masked<Scalar>(p, d, b, unit, Array<Scalar>(p.output)[row * s.recurrent + unit]);
+  } else if (m.has() && m.from_initial()) {
+    h = masked<Scalar>(p, d, b, unit, Array<Scalar>(p.states.initial[0])[state]);
+  }
+  store<Scalar>(p.operand, state, h);
 }
 
 // The launchers. `rows` is the most that any direction visits; 0 rows need no launch.
@@ -235,18 +263,19 @@ bool aligned(int64_t K, std::initializer_list<const void*> bases) {
 
 // Calls f(std::bool_constant<tensor cores>, std::integral_constant<int, rows>) for the tile that
 // `kernel` asks for; cudaErrorInvalidValue if there is no such tile for the type.
-template <class Scalar, class F>
+template <class Cell, class Scalar, class F>
 cudaError_t with_tile(const StepKernel& kernel, F f) {
   using Fma = std::false_type;
   using Mma = std::true_type;
-  if constexpr (sizeof(Scalar) >= sizeof(float)) {
+  constexpr bool kHasProduct = Cell::kRecurrent;
+  if constexpr (kHasProduct && sizeof(Scalar) >= sizeof(float)) {
     if (!kernel.tensor_cores && kernel.rows == 8) return f(Fma{}, std::integral_constant<int, 8>{});
   }
-  if constexpr (sizeof(Scalar) == sizeof(float)) {
+  if constexpr (kHasProduct && sizeof(Scalar) == sizeof(float)) {
     if (!kernel.tensor_cores && kernel.rows == 16)
       return f(Fma{}, std::integral_constant<int, 16>{});
   }
-  if constexpr (sizeof(Scalar) <= sizeof(float)) {
+  if constexpr (kHasProduct && sizeof(Scalar) <= sizeof(float)) {
     if (kernel.tensor_cores && kernel.rows == 8) return f(Mma{}, std::integral_constant<int, 8>{});
     if (kernel.tensor_cores && kernel.rows == 32)
       return f(Mma{}, std::integral_constant<int, 32>{});
@@ -258,13 +287,13 @@ template <class Cell, class Scalar>
 cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
   const int64_t rows = std::max(p.tick[0].now.count, p.tick[s.directions - 1].now.count);
-  if (!kernel.fused) {
+  if (!kernel.fused || !Cell::kRecurrent) {
     const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
     return launch(forward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
   }
   const bool wide =
       aligned<Scalar>(s.recurrent, {p.w_hh[0], p.w_hh[1], p.states.initial[0], p.output});
-  return with_tile<Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
+  return with_tile<Cell, Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
     constexpr int kOctets = Cell::kGates == 1 ? 2 : 1;
     constexpr bool kMma = decltype(tensor_cores)::value;
     constexpr int kRows = decltype(tile_rows)::value;
@@ -280,13 +309,13 @@ template <class Cell, class Scalar>
 cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
   const int64_t rows = std::max(backward_rows(p, 0), backward_rows(p, s.directions - 1));
-  if (!kernel.fused) {
+  if (!kernel.fused || !Cell::kRecurrent) {
     const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
     return launch(backward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
   }
   const int64_t K = Cell::kGates * s.hidden;
   const bool wide = aligned<Scalar>(K, {p.w_hh_t[0], p.w_hh_t[1], p.grad_h_gates});
-  return with_tile<Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
+  return with_tile<Cell, Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
     constexpr bool kMma = decltype(tensor_cores)::value;
     constexpr int kRows = decltype(tile_rows)::value;
     using Product = BlockProduct<Scalar, 2, kRows, kMma>;
@@ -295,6 +324,14 @@ cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& p, cudaS
                        : backward_fused<Cell, Scalar, kMma, kRows, false>,
                   blocks, s.directions, Product::kSharedBytes, p, stream);
   });
+}
+
+template <class Scalar>
+cudaError_t mask_operand(const ForwardStep& p, cudaStream_t stream) {
+  const Shape& s = p.shape;
+  const int64_t rows = std::max(p.tick[0].now.count, p.tick[s.directions - 1].now.count);
+  const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.recurrent);
+  return launch(mask_operand_rows<Scalar>, blocks, s.directions, 0, p, stream);
 }
 
 template <class Scalar>

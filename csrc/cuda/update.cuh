@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../cells/cell.h"
+#include "../common/philox.h"
 #include "dtype.cuh"
 #include "params.h"
 
@@ -19,6 +20,36 @@ FASTRNN_HD void load_params(const Step& p, int d, int64_t unit, To* params) {
 template <class Cell, class A, class Step>
 FASTRNN_HD void load_scalars(const Step& p, A* scalars) {
   for_each<Cell::kScalars>([&](auto k) { scalars[k] = static_cast<A>(p.scalars[k]); });
+}
+
+// A value of unit `unit` of h, or of its gradient, on its way through the operand mask.
+template <class Scalar, class Step>
+FASTRNN_HD Accumulate<Scalar> masked(const Step& p, int d, int64_t b, int64_t unit,
+                                     Accumulate<Scalar> value) {
+  if (!p.operand_mask) return value;
+  const Shape& s = p.shape;
+  return value * Array<Scalar>(p.operand_mask)[(d * s.batch + b) * s.recurrent + unit];
+}
+
+// Whether a unit keeps its h in the step, and its other states: 0 or 1, or the rates.
+template <class A, class Step>
+FASTRNN_HD void load_zones(const Step& p, int d, int64_t b, int64_t unit, A* keep) {
+  const Zoneout& zoneout = p.zoneout;
+  uint32_t words[] = {static_cast<uint32_t>(unit), static_cast<uint32_t>(p.time[d]), p.backwards[d],
+                      0};
+  if (zoneout.seeds) philox(words, static_cast<uint64_t>(zoneout.seeds[b]));
+  for (int k = 0; k < 2; ++k) {
+    const bool stays = words[k] >> (32 - kChanceBits) < zoneout.thresholds[k];
+    keep[k] = zoneout.seeds ? A(stays) : A(zoneout.rates[k]);
+  }
+}
+
+// Where the units of a state of a row begin in `given`.
+template <class Cell, int state>
+FASTRNN_HD int64_t given_at(int64_t row, int64_t hidden) {
+  constexpr int place = place_among(Cell::kBackwardNext, state);
+  constexpr int count = place_among(Cell::kBackwardNext, kMostStates);
+  return (row * count + place) * hidden;
 }
 
 template <class Cell, class Scalar>
@@ -55,6 +86,7 @@ struct ForwardUpdate {
     const Shape& s = p.shape;
     for_each<Cell::kStates>([&](auto k) { prev[k] = A(Cell::template kInitial<k>); });
     h = Storage<Scalar>::narrow(prev[0]);
+    if constexpr (!Cell::kRecurrent) h_mask_ = masked<Scalar>(p, d, b, unit, A(1));
     if (m.from_zero()) return;
     const bool starts = m.from_initial();
     const int64_t state = (d * s.batch + b) * s.hidden + unit;
@@ -84,8 +116,23 @@ struct ForwardUpdate {
       of_h[g] = product[g] + bias(1, g);
     }
     prev[0] = Storage<Scalar>::widen(h);
+    if constexpr (!Cell::kRecurrent) prev[0] *= h_mask_;  // else the product's operand is masked
     load_scalars<Cell>(p, scalars);
     Cell::forward(In<A>{of_x, of_h, prev, params, scalars}, next, saved);
+  }
+
+  // With zoneout, between compute() and save().
+  FASTRNN_HD void zone(const ForwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
+    A keep[2];
+    load_zones(p, d, b, unit, keep);
+    for_each<Cell::kStates>([&](auto k) {
+      if constexpr ((Cell::kBackwardNext >> k & 1) != 0) {
+        const int64_t row = d * p.shape.total + tick.now.offset + b;
+        if (p.given) store<A>(p.given, given_at<Cell, k>(row, p.shape.hidden) + unit, next[k]);
+      }
+      const A kept = keep[k > 0];
+      next[k] = kept * (k > 0 ? prev[k] : Storage<Scalar>::widen(h)) + (A(1) - kept) * next[k];
+    });
   }
 
   FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -112,6 +159,7 @@ struct ForwardUpdate {
 
  private:
   Scalar biases_[2][Cell::kGates], params_in_memory_[Cell::kParams + 1];
+  A h_mask_;  // of a cell without W_hh
 
   static FASTRNN_HD int64_t carried_at(const ForwardStep& p, int d, const Rows& rows, int64_t b,
                                        int k) {
@@ -120,7 +168,8 @@ struct ForwardUpdate {
   }
 };
 
-template <class Cell, class Scalar>
+// kZones: there may be zoneout.
+template <class Cell, class Scalar, bool kZones = false>
 struct BackwardUpdate {
   using A = Accumulate<Scalar>;
   using Raw = Array<Scalar, Scalar>;
@@ -134,7 +183,7 @@ struct BackwardUpdate {
                        int64_t unit) {
     const Shape& s = p.shape;
     const int64_t state = (d * s.batch + b) * s.hidden + unit;
-    direct = Cell::kDirectGrad && m.carried() ? Array<A>(p.direct)[state] : A(0);
+    direct = has_direct(p) && m.carried() ? Array<A>(p.direct)[state] : A(0);
     if (!m.has()) return;
 
     const int64_t row = tick.now.offset + b, before = tick.before.offset + b;
@@ -149,6 +198,7 @@ struct BackwardUpdate {
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
       h_next_ = Raw(p.output)[row * width + column];
+      if (kZones && p.given) given_h_ = given<0>(p, d * s.total + row, unit, A(0));
     }
     for_each<kCarried>([&](auto k) {
       constexpr int i = k + 1;
@@ -160,7 +210,7 @@ struct BackwardUpdate {
                       : A(Cell::template kInitial<i>);
       }
       if constexpr ((Cell::kBackwardNext >> i & 1) != 0)
-        next[i] = carried[carried_at(p, d, row, k) + unit];
+        next[i] = given<i>(p, d * s.total + row, unit, carried[carried_at(p, d, row, k) + unit]);
       grad_next[i] = m.ends() && p.states.grad_last[i] ? Array<Scalar>(p.states.grad_last[i])[state]
                                                        : Array<A>(p.grad_carried[i])[state];
     });
@@ -181,18 +231,30 @@ struct BackwardUpdate {
     });
   }
 
-  // product: (grad_h_gates W_hh) of the step after, or 0 where there is none or grad_full has it.
-  // params are the caller's to load.
-  FASTRNN_HD void compute(const BackwardStep& p, A product) {
-    A saved[Cell::kSaved + 1], scalars[Cell::kScalars + 1];
+  // product: (grad_h_gates W_hh) of the step after, masked, or 0 where there is none or grad_full
+  // has it. params are the caller's to load.
+  FASTRNN_HD void compute(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) {
+    A saved[Cell::kSaved + 1], scalars[Cell::kScalars + 1], kept[Cell::kStates];
     load_scalars<Cell>(p, scalars);
     for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Storage<Scalar>::widen(saved_[k]);
     prev[0] = Storage<Scalar>::widen(h_prev_);
-    next[0] = Storage<Scalar>::widen(h_next_);
+    if constexpr (!Cell::kRecurrent) prev[0] = masked<Scalar>(p, d, b, unit, prev[0]);
+    next[0] = kZones && p.given ? given_h_ : Storage<Scalar>::widen(h_next_);
     grad_next[0] += Storage<Scalar>::widen(grad_);
     grad_next[0] += product + direct;
+    const bool zoned = kZones && p.zoneout.on;
+    if (zoned) {
+      A keep[2];
+      load_zones(p, d, b, unit, keep);
+      for_each<Cell::kStates>([&](auto k) {
+        kept[k] = keep[k > 0] * grad_next[k];
+        grad_next[k] -= kept[k];
+      });
+    }
     Cell::backward(saved, In<A>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
                    grad_h, grad_prev, grad_params);
+    if constexpr (!Cell::kRecurrent) grad_prev[0] = masked<Scalar>(p, d, b, unit, grad_prev[0]);
+    if (zoned) for_each<Cell::kStates>([&](auto k) { grad_prev[k] += kept[k]; });
   }
 
   FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -205,7 +267,7 @@ struct BackwardUpdate {
       store<Scalar>(p.grad_x_gates, gates + g * s.hidden, grad_x[g]);
       if (!Cell::kSharedGateGrad) store<Scalar>(p.grad_h_gates, gates + g * s.hidden, grad_h[g]);
     }
-    if (Cell::kDirectGrad) store<A>(p.direct, state, grad_prev[0]);
+    if (has_direct(p)) store<A>(p.direct, state, grad_prev[0]);
     // Zero where the state before was none of the step before's, nor an initial one.
     for_each<kCarried>([&](auto k) {
       store<A>(p.grad_carried[k + 1], state, m.from_zero() ? A(0) : grad_prev[k + 1]);
@@ -223,7 +285,17 @@ struct BackwardUpdate {
 
  private:
   Scalar saved_[Cell::kSaved + 1], h_prev_, h_next_, grad_;
+  A given_h_;  // with zoneout, where it is read: h after the step as the cell gave it
 
+  static FASTRNN_HD bool has_direct(const BackwardStep& p) {
+    return Cell::kDirectGrad || (kZones && p.zoneout.on);
+  }
+  // A state after the step as the cell gave it: `after`, or with zoneout what forward kept.
+  template <int state>
+  static FASTRNN_HD A given(const BackwardStep& p, int64_t row, int64_t unit, A after) {
+    if (!kZones || !p.given) return after;
+    return Array<A>(p.given)[given_at<Cell, state>(row, p.shape.hidden) + unit];
+  }
   static FASTRNN_HD int64_t carried_at(const BackwardStep& p, int d, int64_t row, int k) {
     return ((d * p.shape.total + row) * kCarried + k) * p.shape.hidden;
   }

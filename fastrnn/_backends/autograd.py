@@ -16,21 +16,22 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from .._kernels.gate import is_foreign, ordinary, with_strides
 from .._kernels.ops import LIBRARY, is_traced, is_transformed, is_watched, layer_ops
-from .._spec import ALL_STATES, CELL, EVERYTHING, REVERSE, SAVE, pack
+from .._spec import ALL_STATES, CELL, EVERYTHING, SAVE, pack
 from ..reference import Timing, scan_gradients
 
 
 class Layer(torch.autograd.Function):
-    """``apply(run, backend, spec, given, states, x, *hx, *weights) -> (output, *states, *saved)``.
+    """``apply(run, backend, spec, scalars, given, states, x, *hx, *weights) -> (output, *states, *saved)``.
 
     ``run`` computes the call; it may keep what it saves to itself. ``backend`` computes the gradients, None: the
-    operator. The rest is as in ``_spec``, ``states`` being the number of ``hx``; no cell has scalars.
+    operator. The rest is as in ``_spec``, ``states`` being the number of ``hx``.
     """
 
     @staticmethod
-    def forward(ctx, run: Callable, backend: str | None, spec, given, states: int, x: Tensor, *tensors):
-        output, after, saved = run(x, given, tensors[:states], tensors[states:], spec, ())
-        ctx.backend, ctx.spec, ctx.given, ctx.states, ctx.results = backend, spec, given, states, 1 + len(saved)
+    def forward(ctx, run: Callable, backend: str | None, spec, scalars, given, states: int, x: Tensor, *tensors):
+        output, after, saved = run(x, given, tensors[:states], tensors[states:], spec, scalars)
+        ctx.backend, ctx.spec, ctx.scalars, ctx.given = backend, spec, scalars, given
+        ctx.states, ctx.results = states, 1 + len(saved)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *tensors, *given, output, *saved)
         if backend is not None:
@@ -44,7 +45,7 @@ class Layer(torch.autograd.Function):
         backward = torch.ops.fastrnn.layer_backward if watched else layer_ops(ctx.backend).backward
         if ctx.backend is None:
             grads = grads[: len(grads) - ctx.results + 1]
-        return None, None, None, None, None, *_gradients(ctx, backward, grads, ctx.needs_input_grad[5:])
+        return *[None] * 6, *_gradients(ctx, backward, grads, ctx.needs_input_grad[6:])
 
 
 def _gradients(ctx, backward: Callable, grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -56,10 +57,11 @@ def _gradients(ctx, backward: Callable, grads: Sequence[Tensor | None], wanted: 
         raise RuntimeError("fastrnn::layer_forward: expected save > 0 where gradients are asked for, got save = 0")
     if torch.is_grad_enabled() or is_transformed() or is_foreign((*kept, *grads), True):
         grads = [grad if grad is None else with_strides(grad) for grad in grads]
-        return scan_gradients(spec[CELL], inputs, Timing(*given, bool(spec[REVERSE])), end - 1, grads, wanted)
+        timing = Timing.of_call(given, spec, ctx.scalars)
+        return scan_gradients(spec[CELL], inputs, timing, end - 1, grads, wanted)
     hx, weights = inputs[1:end], inputs[end:]
     needs = (wanted[0], True in wanted[1:end], True in wanted[end:])
-    grad_x, grad_hx, grad_weights = backward(grads, inputs[0], given, hx, weights, results, spec, (), needs)
+    grad_x, grad_hx, grad_weights = backward(grads, inputs[0], given, hx, weights, results, spec, ctx.scalars, needs)
     found = (grad_x, *(grad_hx if needs[1] else hx), *(grad_weights if needs[2] else weights))
     return [grad if want else None for grad, want in zip(found, wanted)]
 
@@ -75,7 +77,7 @@ def _operator(keyset, x, given, hx, weights, spec, scalars):
 
     if not needs_grad(x, hx, weights):
         return run(x, given, hx, weights, spec, scalars)
-    output, *rest = Layer.apply(run, None, spec, given, len(hx), x, *hx, *weights)
+    output, *rest = Layer.apply(run, None, spec, scalars, given, len(hx), x, *hx, *weights)
     after = len(hx) * 2 - 1 if spec[ALL_STATES] else len(hx)
     return output, rest[:after], rest[after:]
 
@@ -129,24 +131,24 @@ def layer(
         with temporarily_clear_interpreter_stack():
             return layer(backend, cell, x, timing, hx, weights, all_states, save)
     traced = watched and is_traced()  # what was traced may be trained
-    given, tensors = timing.given, (x, *hx, *weights)
-    spec = pack(cell, save if wanted or traced else 0, timing.reverse, all_states)
+    given, scalars, tensors = timing.given, timing.rates, (x, *hx, *weights)
+    spec = pack(cell, save if wanted or traced else 0, timing.reverse, all_states, timing.first_step)
     if watched and backend != "reference":
         forward = _traced if traced else torch.ops.fastrnn.layer_forward
-        output, after, _ = forward(x, given, hx, weights, spec, ())
+        output, after, _ = forward(x, given, hx, weights, spec, scalars)
         return output, after
     forward = layer_ops(backend).forward
     if wanted:
         apply = Layer.apply if watched else _apply
         try:
-            output, *after = apply(forward, backend, spec, given, len(hx), *tensors)
+            output, *after = apply(forward, backend, spec, scalars, given, len(hx), *tensors)
             return output, after
         except RuntimeError:
             if not any(t is not None and t.is_inference() for t in (*tensors, *given)):
                 raise
         if not all(t is None or t.is_inference() for t in tensors):  # operators record nothing of such tensors alone
             given, tensors = list(map(ordinary, given)), map(ordinary, tensors)
-            output, *after = apply(forward, backend, spec, given, len(hx), *tensors)
+            output, *after = apply(forward, backend, spec, scalars, given, len(hx), *tensors)
             return output, after
-    output, after, _ = forward(x, given, hx, weights, spec, ())
+    output, after, _ = forward(x, given, hx, weights, spec, scalars)
     return output, after

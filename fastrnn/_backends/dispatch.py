@@ -62,7 +62,9 @@ def why_not(backend: str, call: Call) -> list[str]:
     if backend == "aten" and call.mode not in CELLS:
         reasons.append(f"torch has no {call.mode}")
     elif backend == "aten" and call.extended:
-        reasons.append("torch has no lengths, reset_mask, all_states, checkpoint_chunks or save")
+        reasons.append(
+            "torch has no lengths, reset_mask, all_states, checkpoint_chunks, save, recurrent_dropout or zoneout"
+        )
     if call.transformed and backend != "reference":
         reasons.append("torch.func transforms and forward-mode AD go through differentiable operations")
     return reasons
@@ -84,6 +86,9 @@ def _why_not_proven(call: Call) -> str | None:
     """Why the automatic choice does not put backend cuda first for a call on a GPU; None if it does."""
     if call.mode not in CELLS:
         return f"its kernels are proven against torch.nn, which has no {call.mode}: {proof.OPT_IN}"
+    if call.masked or call.zoned:
+        what = "recurrent_dropout" if call.masked else "zoneout"
+        return f"its kernels are proven against torch.nn, which has no {what}: {proof.OPT_IN}"
     if ops.is_watched():  # sizes may be symbolic
         return proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, proof.variants_of(call))
     return proof.why_not(call)
@@ -94,7 +99,13 @@ def _is_unproven(call: Call, input: torch.Tensor | None) -> bool:
     ``input``, the pair is proven first."""
     if not _why_not_proven(call):
         return False
-    if input is None or call.mode not in CELLS or first_call.is_over(call.index, call.mode, call.dtype):
+    if (
+        input is None
+        or call.mode not in CELLS
+        or call.masked
+        or call.zoned
+        or first_call.is_over(call.index, call.mode, call.dtype)
+    ):
         return True
     if detect_fake_mode((input,)) is not None or why_not("cuda", call):
         return True
@@ -192,7 +203,7 @@ def _choose_for_graph(call: Call) -> str:
     if call.foreign or call.dtype not in DTYPES["cpu"]:
         return "reference" if call.extended else "aten"
     if call.device == "cuda" and _environment is None:
-        if not call.transformed and call.mode in CELLS:
+        if not call.transformed and call.mode in CELLS and not (call.masked or call.zoned):
             _prove_for_graph(call.index, call.mode, call.dtype)
         if _why_not_proven(call):
             return "reference" if call.extended else "aten"
@@ -261,7 +272,8 @@ class Explanation:
 def _preference(call: Call, chosen: str, other: str) -> str:
     unproven = _why_not_proven(call) if other == "cuda" else None
     if unproven:
-        return unproven + (first_call.outlook(call.index, call.mode, call.dtype) if call.mode in CELLS else "")
+        provable = call.mode in CELLS and not (call.masked or call.zoned)
+        return unproven + (first_call.outlook(call.index, call.mode, call.dtype) if provable else "")
     if other == "cpu" and (row := choice.torch_ahead(call)):
         return str(row)
     return f"{chosen} is preferred for this call"
@@ -287,7 +299,8 @@ def explanation(
     if chosen != "cuda" or like is None:
         return Explanation(chosen, reasons, call)
     sizes = call.B, call.H, call.P or call.H, call.directions
-    kernels = ops.plan_kernels(like, call.mode, *sizes, 1 if recomputed else call.layers, call.T, call.grad)
+    layers = 1 if recomputed else call.layers
+    kernels = ops.plan_kernels(like, call.mode, *sizes, layers, call.T, call.grad, call.masked, call.zoned)
     if recomputed and call.layers > 1:
         kernels = kernels._replace(layers="one after another, because backward computes their chunks again")
     return Explanation(chosen, reasons, call, kernels)

@@ -60,7 +60,7 @@ def _reference_forward(x, given, hx, weights, spec, scalars):
 
 
 def _reference_backward(grads, x, given, hx, weights, results, spec, scalars, needs):
-    if not reference.needs_scan(x, given, spec):
+    if not reference.needs_scan(x, given, spec, scalars):
         _, _, saved = reference.layer_forward(x, given, hx, weights, _saving(spec, EVERYTHING), scalars)
         return _backward("reference")(grads, x, given, hx, weights, [results[0], *saved], spec, scalars, needs)
     # There the reference differentiates its own operations, and an operator runs below what records them.
@@ -77,26 +77,28 @@ def _rows(x: Tensor):
 
 
 def _saved_shapes(
-    cell: int, x: Tensor, hx: Sequence[Tensor], projected: bool, gates: bool
+    cell: int, x: Tensor, hx: Sequence[Tensor], projected: bool, gates: bool, zoned: bool = False
 ) -> list[tuple[tuple, torch.dtype]]:
-    """Shapes and types of what a compiled forward saves: gates unless they are rebuilt, then the states but h, then h
-    before the projection."""
+    """Shapes and types of what a compiled forward saves: gates unless they are rebuilt, then the states but h, with
+    zoneout those that backward reads after a step as the cell gave them, then h before the projection."""
     D, H, own = hx[0].size(0), hx[-1].size(2), cell_of(cell)
     accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
     saved = [((D, _rows(x), own.saved, H), x.dtype)] if own.saved and gates else []
     if own.states > 1:
         saved.append(((D, _rows(x), own.states - 1, H), accumulate))
+    if zoned and own.read_next:
+        saved.append(((D, _rows(x), own.read_next, H), accumulate))
     if projected:
         saved.append(((D, _rows(x), H), x.dtype))
     return saved
 
 
 def _fake_forward(x, given, hx, weights, spec, scalars):
-    _, cell, save, _, all_states = unpack(spec)
+    _, cell, save, _, all_states, _ = unpack(spec)
     output = x.new_empty(*x.shape[:-1], hx[0].size(0) * hx[0].size(2))
     gates = save != STATES or x.device.type != "cuda"
     projected = weights[W_HR] is not None
-    shapes = _saved_shapes(cell, x, hx, projected, gates) if save and x.device.type in KERNELS else []
+    shapes = _saved_shapes(cell, x, hx, projected, gates, len(scalars) > 0) if save and x.device.type in KERNELS else []
     saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in shapes]
     states = [h.new_empty(h.shape) for h in hx]
     if all_states:

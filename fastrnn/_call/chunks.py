@@ -17,12 +17,12 @@ from ..reference import Timing
 
 def _part(timing: Timing, begin: int, end: int) -> Timing:
     """What ``timing`` says about the steps from ``begin`` to ``end``."""
-    batch_sizes, lengths, resets, reverse = timing
-    return Timing(
-        None if batch_sizes is None else batch_sizes[begin:end],
-        None if lengths is None else (lengths - begin).clamp(0, end - begin),
-        None if resets is None else resets[:, begin:end],
-        reverse,
+    batch_sizes, lengths, resets, *_ = timing
+    return timing._replace(
+        batch_sizes=None if batch_sizes is None else batch_sizes[begin:end],
+        lengths=None if lengths is None else (lengths - begin).clamp(0, end - begin),
+        resets=None if resets is None else resets[:, begin:end],
+        first_step=timing.first_step + begin,
     )
 
 
@@ -95,7 +95,7 @@ def in_chunks(
         for span in reversed(spans) if reverse else spans:
             if reverse and span is not spans[-1]:
                 states = _crossing(timing, span.end, states, initial)
-            part, entering = span.timing._replace(reverse=reverse), span.entering(states)
+            part, entering = span.timing.part(d, span.rows)._replace(reverse=reverse), span.entering(states)
             output, after = checkpoint(
                 run, span.x, part, entering, group, use_reentrant=False, preserve_rng_state=False
             )

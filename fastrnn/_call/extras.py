@@ -1,5 +1,5 @@
 """What a call may ask for beyond ``torch.nn``: ``lengths``, ``reset_mask``, ``all_states``, ``checkpoint_chunks``,
-``save``."""
+``save``; and what it drops."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._kernels.ops import is_transformed, is_watched
+from ..reference import Timing
 
 
 class Asked(TypedDict, total=False):
@@ -31,6 +32,29 @@ class Extras(NamedTuple):
     all_states: bool
     chunks: int | None
     save: str | None
+
+
+class Drops(NamedTuple):
+    """What a call drops, drawn for all its layers: ``mask`` (layers * D, B, R), ``seeds`` (layers, B), and ``rates``;
+    each as in :class:`fastrnn.reference.Timing`."""
+
+    mask: Tensor | None = None
+    seeds: Tensor | None = None
+    rates: tuple[float, ...] = ()
+
+    def by_layer(self, layers: int, dtype: torch.dtype) -> list[Drops]:
+        """The same for each layer: with its mask (D, B, R) in ``dtype``, and its seeds (B,)."""
+        masks = [None] * layers if self.mask is None else self.mask.to(dtype).chunk(layers)
+        seeds = [None] * layers if self.seeds is None else self.seeds.unbind()
+        return [Drops(*own, self.rates) for own in zip(masks, seeds)]
+
+    def on(self, timing: Timing) -> Timing:
+        """``timing`` with what a layer drops."""
+        return timing._replace(mask=self.mask, seeds=self.seeds, rates=self.rates)
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self.mask, self.seeds
 
 
 def check_extras(

@@ -19,10 +19,11 @@ from ..registry import CELLS, OWN_CELLS, Cell
 from . import wavefront
 from .checks import check_call
 from .chunks import in_chunks
-from .extras import Extras
+from .extras import Drops, Extras
 
 # On the CPU torch's autocast runs these in the low type as a whole; the others keep the type of their state.
-_CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell", "Layer", *(cell.layer for cell in OWN_CELLS.values())})
+_OWN = {name for cell in OWN_CELLS.values() for name in (cell.layer, cell.step)}
+_CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell", "Layer"} | _OWN)
 # Tensors of other types stay as they are, so that a call that mixes both is refused.
 _AUTOCAST_TAKES = frozenset(
     t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_floating_point and t != torch.float64
@@ -143,14 +144,14 @@ def describe(
 
 
 def _run_autocast(
-    cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, foreign
+    cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, drops, foreign
 ):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
     input, hx, weights = autocast(cell.layer, input, hx, weights, is_ragged(batch_sizes), foreign)
     options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
-        output, hn, sequences = run(cell, input, hx, weights, *options)
+        output, hn, sequences = run(cell, input, hx, weights, *options, drops=drops)
     if device == "cpu" and _is_projected(hx) and output.dtype in _AUTOCAST_TAKES:
         # There torch projects h in the low type; c alone stays in the type of its initial value.
         low = torch.get_autocast_dtype(device)
@@ -207,7 +208,7 @@ def _plan_wavefront(call: dispatch.Call, input: Tensor, extras: Extras | None) -
     return ops.wavefront(input, call.mode, *sizes, call.layers, call.T, call.grad)
 
 
-def _run_wavefront(call, cell, input, timing, hx, weights, dropout, extras, lanes: int, chunks: int):
+def _run_wavefront(call, cell, input, timing, hx, weights, drops, dropout, extras, lanes: int, chunks: int):
     """As :func:`run`, on backend cuda, for layers of one direction."""
     all_states = extras is not None and extras.all_states
     save = STATES if _saves_states(call, cell, input, extras) else EVERYTHING
@@ -219,7 +220,9 @@ def _run_wavefront(call, cell, input, timing, hx, weights, dropout, extras, lane
     states = [[h[index : index + 1] for h in hx] for index in range(call.layers)]
     groups = [weights[index * count : (index + 1) * count] for index in range(call.layers)]
     streams = wavefront.Lanes(input.device, lanes)
-    finals, sequences = wavefront.run(chunk, streams, lanes, chunks, input, timing, states, groups, dropout, all_states)
+    finals, sequences = wavefront.run(
+        chunk, streams, lanes, chunks, input, timing, states, groups, dropout, all_states, drops
+    )
     hn = [torch.cat(states) for states in zip(*finals)]
     return sequences[-1][0], hn, sequences if all_states else []
 
@@ -236,6 +239,7 @@ def run(
     batch_sizes: Tensor | None = None,
     extras: Extras | None = None,
     is_module: bool = False,
+    drops: Drops | None = None,
 ) -> tuple[Tensor, list[Tensor], list[list[Tensor]]]:
     """Runs a stack of layers on the backend chosen for it.
 
@@ -248,15 +252,19 @@ def run(
     directions = 2 if bidirectional else 1
     foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
     autocasting = is_autocast(input)
-    own = extras is not None or cell.mode not in CELLS
+    own = extras is not None or cell.mode not in CELLS or drops is not None
     if (foreign or autocasting) and is_left_to_torch(foreign, is_mixed_step(cell, input), own):
         options = num_layers, directions, dropout, training, foreign
         return *aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if autocasting:
         return _run_autocast(
-            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras, foreign
+            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras, drops, foreign
         )
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, own, foreign=foreign)
+    each: Sequence[Drops] = ()
+    if drops is not None:
+        call = call._replace(masked=drops.mask is not None, zoned=bool(drops.rates))
+        each = drops.by_layer(num_layers, input.dtype)
     flat, weights = weights, slots_of(cell, weights, num_layers * directions)
     try:
         backend = dispatch.choose(call, input)
@@ -287,13 +295,15 @@ def run(
         lanes, chunks = _plan_wavefront(call, input, extras)
         if chunks:
             dropout = dropout if training else 0.0
-            return _run_wavefront(call, cell, input, timing, hx, weights, dropout, extras, lanes, chunks)
+            return _run_wavefront(call, cell, input, timing, hx, weights, each, dropout, extras, lanes, chunks)
     per_layer, finals, sequences = len(weights) // num_layers, [], []
     for index in range(num_layers):
         states, group = hx, weights
         if num_layers > 1:
             states = [h[index * directions : (index + 1) * directions] for h in hx]
             group = weights[index * per_layer : (index + 1) * per_layer]
+        if each:
+            timing = each[index].on(timing)
         try:
             input, final = _layer(call, backend, cell, input, timing, states, group, extras)
         except RuntimeError:

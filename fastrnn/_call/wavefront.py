@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..reference import Timing
 from .chunks import spans_of
+from .extras import Drops
 
 CALLER = -1
 """As a lane: the stream that was current when the lanes were made."""
@@ -82,15 +83,17 @@ def run(
     weights: Sequence[Sequence[Tensor | None]],
     dropout: float = 0.0,
     all_states: bool = False,
+    drops: Sequence[Drops] = (),
 ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """``layer(x, timing, hx, weights)`` for every layer with its ``hx`` and ``weights``, in time, on ``count`` lanes.
+    """``layer(x, timing, hx, weights)`` for every layer with its ``hx`` and ``weights`` and what it ``drops``,
+    in time, on ``count`` lanes.
 
     ``layer`` returns the output and the final states, then perhaps other sequences like the output. Between layers
     ``dropout`` is applied. Returns the final states of every layer, and the sequences of every layer or, unless
     ``all_states``, of the last alone.
     """
     top, width, spans = len(hx) - 1, len(hx[0]), spans_of(x, timing, chunks)
-    masks = [t for span in spans for t in (span.timing.lengths, span.timing.resets) if t is not None]
+    shared = [t for span in spans for t in (span.timing.lengths, span.timing.resets) if t is not None]
     inputs, states = [span.x for span in spans], [list(h) for h in hx]
     pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in hx]
     done: dict[tuple[int, int], object] = {}
@@ -103,11 +106,13 @@ def run(
             lanes.wait(lane, done[l - 1, k])
             lanes.use(lane, [inputs[k]])
         if k == 0:
-            lanes.use(lane, [*states[l], *(w for w in weights[l] if w is not None), *masks])
+            own = (*weights[l], *(drops[l].tensors if drops else ()))
+            lanes.use(lane, [*states[l], *(w for w in own if w is not None), *shared])
         with lanes.on(lane):
             if k == 0:
                 states[l][1:] = [c.float() if c.element_size() == 2 else c for c in states[l][1:]]
-            output, after = layer(inputs[k], span.timing, span.entering(states[l]), weights[l])
+            part = drops[l].on(span.timing).part(0, span.rows) if drops else span.timing
+            output, after = layer(inputs[k], part, span.entering(states[l]), weights[l])
             states[l] = span.leaving(after, states[l])
             if l == top or all_states:
                 pieces[l].append((output, *after[width:]))

@@ -143,7 +143,7 @@ class Plan(NamedTuple):
         return "\n".join(lines + ([f"layers: {self.layers}"] if self.layers else []))
 
 
-def _pass(plan: dict) -> Pass:
+def _pass(plan: dict, recurrent: bool) -> Pass:
     step, kernels = plan["step"], []
     for team in plan["resident"]:
         rows = team["tiles"] * team["rows"]
@@ -153,20 +153,33 @@ def _pass(plan: dict) -> Pass:
         chosen = kernels.pop(plan["chosen"])
         return Pass(chosen, kernels)
     detail = "fused with tensor cores" if step["tensor_cores"] else "fused"
-    return Pass(Kernel("step", detail if step["fused"] else "a library product and the cell update"), kernels)
+    if not step["fused"]:
+        detail = "a library product and the cell update" if recurrent else "the cell update alone"
+    return Pass(Kernel("step", detail), kernels)
 
 
 def plan_kernels(
-    like: Tensor, mode: str, B: int, H: int, R: int, D: int, layers: int = 1, T: int = 1, grad: bool = True
+    like: Tensor,
+    mode: str,
+    B: int,
+    H: int,
+    R: int,
+    D: int,
+    layers: int = 1,
+    T: int = 1,
+    grad: bool = True,
+    masked: bool = False,
+    zoned: bool = False,
 ) -> Plan:
     """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``; and how the layers
     follow each other, if there are several."""
-    found = ext.load().cuda.plan_stack(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad)
+    found = ext.load().cuda.plan_stack(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad, masked, zoned)
     lanes, chunks, why_not = found["layers"]
     text = (
         f"{lanes} at the same time, in {chunks} chunks of time" if chunks else f"one after another, because {why_not}"
     )
-    return Plan(_pass(found["forward"]), _pass(found["backward"]), text if layers > 1 else "")
+    recurrent = ALL_CELLS[mode].recurrent
+    return Plan(_pass(found["forward"], recurrent), _pass(found["backward"], recurrent), text if layers > 1 else "")
 
 
 def wavefront(

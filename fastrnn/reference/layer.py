@@ -52,20 +52,21 @@ def layer_forward(
 
     Args:
         x: (T, B, I), or (N, I) with ``batch_sizes``.
-        given: ``batch_sizes``, ``lengths`` and ``resets``, see :class:`Timing`; None for those that there are not.
+        given: ``batch_sizes``, ``lengths``, ``resets``, ``mask``, ``seeds``, see :class:`Timing`; None for those that
+            there are not.
         hx: initial states, (D, B, R) and, but for h, (D, B, H).
         weights: by slot, for each direction (``_spec``).
         spec: a :class:`~fastrnn._spec.LayerSpec`; whatever ``save`` keeps is what :func:`layer_backward` needs.
-        scalars: the cell's; none of the cells here has any.
+        scalars: the rates of zoneout, or nothing; none of the cells here has scalars of its own.
 
     Returns:
         The output (T, B, D*R) or (N, D*R), the final states shaped like ``hx``, then, if ``all_states``, every
         state but h after each step, shaped like the output with D*H features; and the saved tensors.
     """
-    _, cell, save, reverse, all_states = unpack(spec)
-    timing = Timing(*given, reverse)
+    _, cell, save, reverse, all_states, _ = unpack(spec)
+    timing = Timing.of_call(given, spec, scalars)
     one_step = not save and timing.batch_sizes is None and x.size(0) == 1  # not worth the buffers
-    if one_step or needs_scan(x, given, spec):
+    if one_step or needs_scan(x, given, spec, scalars):
         with torch.no_grad():
             return *scan(cell, x, timing, hx, weights, all_states), []
     batch_sizes, mode, dtype = timing.batch_sizes, cell_of(cell).mode, x.dtype
@@ -120,12 +121,13 @@ def _weight_gradients(
     return [*grads, *biases, None if weights.w_hr is None else run.grad_projection()]
 
 
-def needs_scan(x: Tensor, given: Sequence[Tensor | None], spec: Sequence[int]) -> bool:
+def needs_scan(x: Tensor, given: Sequence[Tensor | None], spec: Sequence[int], scalars: Sequence[float] = ()) -> bool:
     """Whether :func:`layer_backward` goes through :func:`scan`, and needs nothing saved."""
-    _, cell, _, _, all_states = unpack(spec)
+    _, cell, _, _, all_states, _ = unpack(spec)
     own = cell_of(cell)
     is_written = own.mode in FORWARD and not x.is_complex()  # the fast pair does not conjugate
-    return Timing(*given).is_masked or (all_states and own.states > 1) or not is_written
+    timing = Timing.of_call(given, spec, scalars)
+    return timing.is_masked or timing.is_dropping or (all_states and own.states > 1) or not is_written
 
 
 def layer_backward(
@@ -149,9 +151,9 @@ def layer_backward(
     Returns:
         The gradients of ``x``, ``hx`` and ``weights``, None for those not asked for.
     """
-    _, cell, _, reverse, _ = unpack(spec)
-    timing = Timing(*given, reverse)
-    if needs_scan(x, given, spec):
+    _, cell, _, reverse, _, _ = unpack(spec)
+    timing = Timing.of_call(given, spec, scalars)
+    if needs_scan(x, given, spec, scalars):
         wanted = [needs[0], *[needs[1]] * len(hx), *[needs[2] and w is not None for w in weights]]
         with torch.no_grad():
             found = scan_gradients(cell, [x, *hx, *weights], timing, len(hx), grads, wanted)

@@ -18,10 +18,10 @@ from .scratch import Scratch
 
 
 class Direction(NamedTuple):
-    """The weights of one direction of a layer. Biases and the projection may be absent."""
+    """The weights of one direction of a layer. All but the first may be absent."""
 
     w_ih: Tensor
-    w_hh: Tensor
+    w_hh: Tensor | None
     b_ih: Tensor | None
     b_hh: Tensor | None
     w_hr: Tensor | None

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from ..registry import ALL_CELLS, cell_of
 from . import recorded
-from .rows import row_counts, split_weights, upcast, walk
+from .rows import Direction, row_counts, split_weights, upcast, walk
 from .timing import Masks, Timing
+from .zones import zones
 
 
 def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -47,6 +48,19 @@ STEP = {
 }
 
 
+def _zoned(keep: Tensor | float, before: Tensor, after: Tensor) -> Tensor:
+    if isinstance(keep, Tensor):
+        keep = keep[: after.size(0)]
+    return keep * before + (1 - keep) * after
+
+
+def _hidden_gates(h: Tensor, weights: Direction, like: Tensor) -> Tensor:
+    """The gates of the hidden state; without w_hh their bias alone."""
+    if weights.w_hh is not None:
+        return F.linear(h, weights.w_hh, weights.b_hh)
+    return torch.zeros_like(like) if weights.b_hh is None else weights.b_hh.expand_as(like)
+
+
 def scan(
     cell: int,
     x: Tensor,
@@ -71,12 +85,19 @@ def scan(
         data = x if masks.there is None else x.masked_fill(~masks.there, 0)  # whatever stands past the end
         data = data.flatten(0, -2)
         x_gates = F.linear(data, group.w_ih, group.b_ih).split(counts)
+        mask = None if timing.mask is None else upcast([timing.mask[d]])[0]
+        keep = zones(timing, len(counts), hx[0].size(2), reverse, x) if timing.rates else None
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
         rows: list[tuple[Tensor, ...]] = [()] * len(counts)
         for t in walk(len(counts), reverse):
             before = tuple(s[: counts[t]] for s in states)
             entering = masks.enter(t, before, own.initial)
-            after = step(x_gates[t], F.linear(entering[0], group.w_hh, group.b_hh), entering, group.params)
+            h = entering[0] if mask is None else entering[0] * mask[: counts[t]]
+            gates = _hidden_gates(h, group, x_gates[t])
+            seen = entering if own.recurrent else (h, *entering[1:])
+            after = step(x_gates[t], gates, seen, group.params)
+            if keep is not None:
+                after = tuple(_zoned(keep[k > 0][t], *ends) for k, ends in enumerate(zip(entering, after)))
             if group.w_hr is not None:
                 after = (F.linear(after[0], group.w_hr), *after[1:])
             after = masks.leave(t, before, after)

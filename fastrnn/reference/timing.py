@@ -1,4 +1,4 @@
-"""Which steps the rows of a batch have, and where the state of a step comes from."""
+"""Which steps the rows of a batch have, where the state of a step comes from, and what of it is dropped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .._spec import FIRST_STEP, REVERSE
 
 
 class Timing(NamedTuple):
@@ -17,18 +19,42 @@ class Timing(NamedTuple):
                      output past it is zero, and the final state of a row without steps is its initial one
     ``resets``       (B, T) bool: where set, no state crosses the edge between step t - 1 and step t, in either
                      direction, nor does the initial state enter step 0 forwards; there states are ``Cell.initial``
+    ``mask``         (D, B, R): what h is multiplied with on its way to the recurrent weights, and in a cell without
+    ``seeds``        (B,) int64: a key for each row, of what zoneout draws; without, its expectation
     ``reverse``      the one direction there is runs backwards in time
+    ``first_step``   what step 0 is in the sequence that this may be a part of
+    ``rates``        of zoneout, of h and of the other states; or nothing
     """
 
     batch_sizes: Tensor | None = None
     lengths: Tensor | None = None
     resets: Tensor | None = None
+    mask: Tensor | None = None
+    seeds: Tensor | None = None
     reverse: bool = False
+    first_step: int = 0
+    rates: tuple[float, ...] = ()
+
+    @classmethod
+    def of_call(cls, given: Sequence[Tensor | None], spec: Sequence[int], scalars: Sequence[float]) -> Timing:
+        """That of a layer call (``_spec``) of a cell without scalars of its own."""
+        return cls(*given, bool(spec[REVERSE]), spec[FIRST_STEP], tuple(scalars))
 
     @property
     def given(self) -> list[Tensor | None]:
         """As a call has it, beside ``reverse`` (``_spec``)."""
-        return [self.batch_sizes, self.lengths, self.resets]
+        return list(self[:5])
+
+    @property
+    def is_dropping(self) -> bool:
+        return self.mask is not None or bool(self.rates)
+
+    def part(self, d: int, rows: int) -> Timing:
+        """With what is dropped of direction ``d`` and the first ``rows`` alone."""
+        if not self.is_dropping:
+            return self
+        mask = None if self.mask is None else self.mask[d : d + 1, :rows]
+        return self._replace(mask=mask, seeds=None if self.seeds is None else self.seeds[:rows])
 
     @property
     def is_masked(self) -> bool:

@@ -310,7 +310,7 @@ def test_refused_lists():
     gru = draw("GRU", 5, 3, 2, 4)
     good = forward_arguments(gru.cell.index, gru.x, None, gru.hx, gru.weights)
     refused = [
-        (replaced(good, 4, 0, 7), r"spec must hold 5 numbers and begin with version 1, got \[7, 1, 1, 0, 0\]"),
+        (replaced(good, 4, 0, 7), r"spec must hold 6 numbers and begin with version 1, got \[7, 1, 1, 0, 0, 0\]"),
         (replaced(good, 4, 1, 99), r"cell must be in 0 \.\. .*, got 99"),
         (replaced(good, 4, 2, 3), r"save must be 0 \(nothing\), 1 \(everything\) or 2 \(states\), got 3"),
         (replaced(good, 3, 0, None), "w_ih must be a tensor in every direction, got None"),
@@ -320,7 +320,10 @@ def test_refused_lists():
             replaced(good, 3, 4, torch.ones(2, 4)),
             "a projection needs a cell without other use of h, and R < H, got GRU",
         ),
-        ([good[0], [None], *good[2:]], r"given must hold 3 entries \(batch_sizes, lengths, resets\), got 1"),
+        (
+            [good[0], [None], *good[2:]],
+            r"given must hold 5 entries \(batch_sizes, lengths, resets, operand_mask, seeds\), got 1",
+        ),
         ([*good[:3], good[3][:3], *good[4:]], "weights must hold 5 entries for each of 1 directions, got 3"),
         ([*good[:5], [0.5]], "scalars must hold 0 numbers for GRU, got 1"),
     ]

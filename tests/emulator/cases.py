@@ -64,7 +64,8 @@ class Layer:
     """Random arguments of a layer call, and the results that the formulas give for them.
 
     lengths: a list, with NaN and infinity in the padding; resets: (B, T) of bool; cells: the other states of every step
-    too, where the cell has any.
+    too, where the cell has any; masked: with an operand mask, which drops two in five; rates: of zoneout, in a sequence
+    that began `first_step` steps before, or its expectation.
     """
 
     def __init__(
@@ -81,6 +82,10 @@ class Layer:
         resets=None,
         reverse=False,
         cells=False,
+        masked=False,
+        rates=(),
+        expectation=False,
+        first_step=0,
     ):
         T, B, I, H = shape
         R, G, D = projection or H, oracle.GATES[cell], directions
@@ -100,17 +105,25 @@ class Layer:
         self.kept_rows = self.kept.flatten().nonzero().flatten()
         self.x = self.draw(T, B, I)
         self.hx = [self.draw(D, B, R if k == 0 else H) for k in range(oracle.STATES[cell])]
-        if oracle.MODES[cell] == "SLSTM":
+        if oracle.MODES[cell].startswith("SLSTM"):
             self.hx[2] = self.hx[2].abs() + 1  # a sum of exponentials
-        sizes = [(G * H, I), (G * H, R)] + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
+        recurrent = oracle.MODES[cell] not in oracle.WITHOUT_W_HH
+        sizes = [(G * H, I)] + [(G * H, R)] * recurrent + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
         sizes += [(H,)] * oracle.PARAMS[cell]
+        if masked:
+            kept = torch.rand(D, B, R, generator=self.random) < 0.6
+            self.timing["mask"] = (kept / 0.6).to(self.dtype)
+        if rates:
+            self.timing |= {"rates": rates, "first_step": first_step}
+            if not expectation:
+                self.timing["seeds"] = torch.randint(2**63 - 1, (B,), generator=self.random)
         self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
-        if oracle.MODES[cell] == "RNN_RELU" and biased:
-            self.stay_off_the_kink()
+        if oracle.MODES[cell] in ("RNN_RELU", "IND_RNN") and biased:
+            self.stay_off_the_kink(1 + recurrent)
         self.grad_output = self.draw(T, B, D * R)
         self.grad_hn = [self.draw(*h.shape) for h in self.hx]
         self.grad_cells = [self.draw(T, B, D * H) for _ in self.hx[1:]] if self.cells else []
-        if oracle.MODES[cell] == "SLSTM" and self.dtype.itemsize == 2:
+        if oracle.MODES[cell].startswith("SLSTM") and self.dtype.itemsize == 2:
             # m is a maximum, by which c and n are scaled and h is not: within rounding of the kink their gradients
             # are a matter of luck.
             for grad in (*self.grad_hn[1:], *self.grad_cells):
@@ -123,11 +136,12 @@ class Layer:
     def draw(self, *size):
         return torch.randn(size, generator=self.random).to(self.dtype)
 
-    def stay_off_the_kink(self):
-        """Within rounding of zero a relu's slope is a matter of luck: let the bias decide the sign."""
+    def stay_off_the_kink(self, bias):
+        """Within rounding of zero a relu's slope is a matter of luck: let the bias, the weight at that place, decide
+        the sign."""
         for w in self.weights:
             w *= 0.2
-        for b_ih in self.weights[2::4]:
+        for b_ih in self.weights[bias::4]:
             b_ih += torch.tensor([1.0, -1.0]).repeat(len(b_ih))[: len(b_ih)]
 
     def to(self, device):
@@ -148,6 +162,10 @@ class Layer:
         x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
         hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
         timing = {"resets": self.timing.get("resets"), "reverse": "reverse" in self.timing}
+        if "mask" in self.timing:
+            timing["mask"] = self.timing["mask"].double()
+        if "rates" in self.timing:
+            timing["keep"] = self.keep
         steps, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected, **timing)
         wanted = [steps[0], *hn, *steps[1:][: len(self.grad_cells)]]
         grads = [g.double() for g in [self.grad_output, *self.grad_hn, *self.grad_cells]]
@@ -156,6 +174,13 @@ class Layer:
         grad_x, *grad = torch.autograd.grad(outputs, [x, *rest], grads, materialize_grads=True)
         hn += [self.rows(cells) for cells in wanted[len(hn) + 1 :]]
         return self.rows(steps[0]), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
+
+    def keep(self, b, t, backwards):
+        """What zoneout keeps of the units of row b in step t."""
+        rates, H = self.timing["rates"], self.hx[0].size(2)
+        if "seeds" not in self.timing:
+            return rates
+        return oracle.kept(int(self.timing["seeds"][b]), t + self.timing["first_step"], backwards, H, rates)
 
     def arguments(self, save=1):
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
@@ -235,7 +260,9 @@ def check_special_values(cuda, cell, precision, make=Layer):
     """
     unit, rows = 4, slice(4, None, 9)  # of all gates
     places = [("x", 0, (1, 1, 0)), ("grad_output", 0, (0, 1)), ("grad_hn", 0, (0, 1)), ("hx", 0, (0, 1, unit))]
-    places += [("hx", -1, (0, 1, unit)), ("grad_hn", -1, (0, 1, unit)), ("weights", 1, (rows, 2)), ("weights", 3, rows)]
+    places += [("hx", -1, (0, 1, unit)), ("grad_hn", -1, (0, 1, unit)), ("weights", 3, rows)]
+    if oracle.MODES[cell] not in oracle.WITHOUT_W_HH:
+        places += [("weights", 1, (rows, 2))]
     places += [("weights", 2, 9 * gate + unit) for gate in range(oracle.GATES[cell])]
     for (name, number, index), value in itertools.product(places, (math.nan, math.inf, -math.inf)):
         layer = make(cell, precision, (2, 3, 2, 9))
@@ -266,12 +293,14 @@ def prescribe(cuda, name):
 
 
 def parameters(kernels):
-    """pytest's parameters (cell, kernel, precision) for every cell on each of ``kernels``, KERNELS or RESIDENT."""
+    """pytest's parameters (cell, kernel, precision) for every cell on each of ``kernels``, KERNELS or RESIDENT, that it
+    has: without W_hh the update of the step alone."""
     return [
         pytest.param(cell, kernel, precision, id=f"{mode}-{name}-{precision}")
         for name, kernel, precisions in kernels
         for precision in precisions
         for cell, mode in enumerate(oracle.MODES)
+        if mode not in oracle.WITHOUT_W_HH or name == "update"
     ]
 
 
@@ -296,6 +325,23 @@ TIMED = [
     ((3, 3, 9), 1, {"reverse": True}),
     ((3, 3, 9), 1, {"reverse": True, "packed": True, "cells": True}),
 ]
+
+
+def masked_layers(cell, precision, make=Layer, **named):
+    """With an operand mask: padded and packed, with lengths and resets, in both directions and one."""
+    options = {"masked": True} | named
+    yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **options)
+    yield make(cell, precision, (2, 33, 3, 40), seed=1, **options)
+    yield from list(timed_layers(cell, precision, make, **options))[:2]
+
+
+def zoned_layers(cell, precision, make=Layer, **named):
+    """With zoneout: packed, with lengths and resets, with an operand mask, and in expectation."""
+    options = {"rates": (0.3, 0.6)} | named
+    yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **options)
+    yield make(cell, precision, (3, 5, 3, 33), 2, masked=True, first_step=7, **options)
+    yield make(cell, precision, (3, 5, 3, 8), 2, expectation=True, **options)
+    yield from list(timed_layers(cell, precision, make, **options))[:2]
 
 
 def resets_of(kind, B, T):

@@ -5,29 +5,41 @@ Every row of the batch is run alone over its own length, so nothing here knows o
 
 import torch
 
-MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "PEEPHOLE_LSTM", "SLSTM")  # a cell's number is its position
-GATES = (4, 3, 1, 1, 4, 4)
-STATES = (2, 1, 1, 1, 2, 4)
-PARAMS = (0, 0, 0, 0, 3, 0)
-SLACK = (1, 1, 1, 1, 2, 1)  # of the error budget: a peephole's gradient sums products that cancel
+MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "PEEPHOLE_LSTM", "SLSTM", "SLSTM_EXP", "CIFG_LSTM", "IND_RNN")
+"""A cell's number is its position."""
+GATES = (4, 3, 1, 1, 4, 4, 4, 3, 1)
+STATES = (2, 1, 1, 1, 2, 4, 4, 2, 1)
+PARAMS = (0, 0, 0, 0, 3, 0, 0, 0, 1)
+SLACK = (1, 1, 1, 1, 2, 1, 1, 1, 2)  # of the error budget: a parameter's gradient sums products that cancel
+WITHOUT_W_HH = ("IND_RNN",)
+RECURRENT = tuple(number for number, mode in enumerate(MODES) if mode not in WITHOUT_W_HH)
+PROJECTED = (0, 4, 5, 6, 7)  # cells whose h may be projected
 
 
 def after_reset(cell, state):
     """The value of a state after a reset."""
-    return -60000.0 if MODES[cell] == "SLSTM" and state == 3 else 0.0
+    return -60000.0 if MODES[cell].startswith("SLSTM") and state == 3 else 0.0
 
 
-def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
-    gates_x, gates_h = w_ih @ x + b_ih, w_hh @ state[0] + b_hh
+def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params, mask=None):
+    seen = state[0] if mask is None else state[0] * mask  # of h, by the recurrent weights
+    gates_x, gates_h = w_ih @ x + b_ih, b_hh if w_hh is None else w_hh @ seen + b_hh
     if MODES[cell] == "PEEPHOLE_LSTM":
         i, f, g, o = (gates_x + gates_h).chunk(4)
         i, f = (i + params[0] * state[1]).sigmoid(), (f + params[1] * state[1]).sigmoid()
         c = f * state[1] + i * g.tanh()
         h = (o + params[2] * c).sigmoid() * c.tanh()
         return (h if w_hr is None else w_hr @ h, c)
-    if MODES[cell] == "SLSTM":
+    if MODES[cell] == "CIFG_LSTM":
+        i, g, o = (gates_x + gates_h).chunk(3)
+        c = (1 - i.sigmoid()) * state[1] + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        return (h if w_hr is None else w_hr @ h, c)
+    if MODES[cell] == "IND_RNN":
+        return ((gates_x + gates_h + params[0] * seen).relu(),)
+    if MODES[cell].startswith("SLSTM"):
         z, i, f, o = (gates_x + gates_h).chunk(4)
-        log_f = torch.nn.functional.logsigmoid(f)
+        log_f = f if MODES[cell] == "SLSTM_EXP" else torch.nn.functional.logsigmoid(f)
         m = torch.where(log_f + state[3] > i, log_f + state[3], i)
         keep, take = (log_f + state[3] - m).exp(), (i - m).exp()
         c, n = keep * state[1] + take * z.tanh(), keep * state[2] + take
@@ -47,6 +59,27 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params):
     return ((gates_x + gates_h).tanh() if cell == 2 else (gates_x + gates_h).relu(),)
 
 
+def philox(counter, key):
+    """Philox4x32-10 of Salmon et al. 2011: four words of a counter of four words and a key of two."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [second >> 32 ^ c[1] ^ k[0], second % 2**32, first >> 32 ^ c[3] ^ k[1], first % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
+def kept(seed, t, backwards, units, rates):
+    """What units keep of h, and of the other states, in a step of a row with this seed."""
+    words = [philox((unit, t, int(backwards), 0), (seed % 2**32, seed >> 32)) for unit in range(units)]
+    return [torch.tensor([float(w[k] >> 8 < rates[k] * 2**24) for w in words], dtype=torch.float64) for k in (0, 1)]
+
+
+def zoned(keep, before, after):
+    """The states after a step with zoneout."""
+    return tuple(keep[k > 0] * old + (1 - keep[k > 0]) * new for k, (old, new) in enumerate(zip(before, after)))
+
+
 def is_cut(resets, length, t, backwards):
     """Whether step t starts anew: resets (T) of one row cut it off from the step visited before."""
     if resets is None:
@@ -54,24 +87,30 @@ def is_cut(resets, length, t, backwards):
     return bool(t + 1 < length and resets[t + 1] if backwards else resets[t])
 
 
-def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False):
-    """x (T, B, I) -> states of every step, each (T, B, D*R), zero past a row's length; and the final states."""
+def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False, mask=None, keep=None):
+    """x (T, B, I), mask (D, B, R), keep(row, step, backwards) as `kept` -> states of every step, each (T, B, D*R), zero
+    past a row's length; and the final states."""
     count = PARAMS[cell]
-    directions, each = hx[0].size(0), 2 + 2 * biased + projected + count
+    recurrent = MODES[cell] not in WITHOUT_W_HH
+    directions, each = hx[0].size(0), 1 + recurrent + 2 * biased + projected + count
     visited = [[[[None] * directions for _ in range(x.size(1))] for _ in range(x.size(0))] for _ in hx]
     final = [[[None] * x.size(1) for _ in range(directions)] for _ in hx]
     for d in range(directions):
         w = list(weights[d * each : (d + 1) * each])
         w, params = w[: each - count], w[each - count :]
         w_hr = w.pop() if projected else None
-        b_ih, b_hh = w[2:] if biased else (0, 0)
+        w_hh = w.pop(1) if recurrent else None
+        b_ih, b_hh = w[1:] if biased else (0, 0)
         for b, length in enumerate(lengths):
             state = tuple(s[d, b] for s in hx)
             backwards = reverse or d == 1
             for t in reversed(range(length)) if backwards else range(length):
                 if is_cut(None if resets is None else resets[b], length, t, backwards):
                     state = tuple(torch.full_like(s, after_reset(cell, k)) for k, s in enumerate(state))
-                state = step(cell, x[t, b], state, w[0], w[1], b_ih, b_hh, w_hr, params)
+                before, seen = state, None if mask is None else mask[d, b]
+                state = step(cell, x[t, b], before, w[0], w_hh, b_ih, b_hh, w_hr, params, seen)
+                if keep is not None:
+                    state = zoned(keep(b, t, backwards), before, state)
                 for s, value in enumerate(state):
                     visited[s][t][b][d] = value
             for s, value in enumerate(state):

@@ -14,11 +14,13 @@ from emulator.cases import (
     check_special_values,
     check_unread_states,
     fp32_precision,
+    masked_layers,
     parameters,
     small_layers,
     timed_layers,
+    zoned_layers,
 )
-from emulator.oracle import MODES
+from emulator.oracle import MODES, PROJECTED, RECURRENT
 from fastrnn._backends import graph
 from fastrnn._spec import STATES
 
@@ -43,6 +45,23 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, 
 
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_with_an_operand_mask(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in masked_layers(cell, precision):
+        layer.check(cuda)
+    if cell in PROJECTED:
+        for layer in masked_layers(cell, precision, projection=5):
+            layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel_with_zoneout(cuda, cell, kernel, precision):
+    cuda.override_plan(**kernel)
+    for layer in zoned_layers(cell, precision):
+        layer.check(cuda)
+
+
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
 def test_nan_and_infinities_with_every_kernel(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
     check_special_values(cuda, cell, precision)
@@ -55,7 +74,7 @@ def test_nan_and_infinities_with_every_kernel(cuda, cell, kernel, precision):
 def test_projections(cuda, fused, precision, packed, biased):
     mma = precision in ("bfloat16", "float16")
     cuda.override_plan(fused=fused, tensor_cores=mma and fused, rows=8 if fused else 0)
-    for cell in (0, 4, 5):
+    for cell in PROJECTED:
         Layer(cell, precision, (3, 5, 3, 17), 2, packed, biased, projection=7).check(cuda)
 
 
@@ -88,7 +107,7 @@ def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
         layer = Layer(cell, "float32", (4, 5, 2, 17), 2, packed)
         (output, hn, saved), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=0)
         assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
-        assert bool(saved) == (not MODES[cell].startswith("RNN"))
+        assert bool(saved) == ("RNN" not in MODES[cell])
 
 
 TIMED = [*itertools.product(range(len(MODES)), (None,)), (0, 2), (4, 2)]  # cells, and a projection
@@ -125,13 +144,17 @@ def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, c
 
 @pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])
 def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
-    for cell in (0, 4, 5) if projection else range(len(MODES)):
+    for cell in PROJECTED if projection else range(len(MODES)):
         layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
         x, hx = layer.rows(layer.x), layer.hx
         for save in (1, STATES):
             saved = layer.forward(cuda, save)[2]
             told = graph._saved_shapes(cell, x, hx, layer.projected, gates=save == 1)
             assert [(tuple(t.shape), t.dtype) for t in saved] == told
+        if not projection:
+            zoned = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, rates=(0.5, 0.5))
+            told = graph._saved_shapes(cell, zoned.rows(zoned.x), zoned.hx, False, True, True)
+            assert [(tuple(t.shape), t.dtype) for t in zoned.forward(cuda)[2]] == told
 
 
 def test_saved_tensors_of_another_call_are_refused(cuda):
@@ -178,10 +201,10 @@ def test_a_call_that_makes_no_sense_says_why(cuda):
     assert "x must have shape [9, 5], got [7, 5]" in message(set_size(0, 6))
     assert "hx must hold 2 tensors for LSTM, got 1" in message(lambda layer: layer.hx.pop())
     assert "w_hh must have shape" in message(lambda layer: layer.weights.__setitem__(1, torch.ones(24, 5)))
-    assert "cell must be in 0 .. 5, got 7" in message(lambda layer: setattr(layer, "cell", 7))
+    assert f"cell must be in 0 .. {len(MODES) - 1}, got 99" in message(lambda layer: setattr(layer, "cell", 99))
 
 
-@pytest.mark.parametrize("cell", range(len(MODES)))
+@pytest.mark.parametrize("cell", RECURRENT)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_step_is_rounded_to_tf32_only_where_matmul_is(cuda, cell, steps):
     """It may be a cell's, and torch's cells multiply as matmul does."""
@@ -221,6 +244,9 @@ PLAN |= {"batch": 16, "hidden": 512, "recurrent": 512, "directions": 1}
         ({"dtype": 3, "capability": 75}, {"fused": True, "tensor_cores": True, "rows": 32}),
         ({"recurrent": 64, "backward": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
         ({"recurrent": 64}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"masked": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"masked": True, "backward": True}, {"fused": True, "tensor_cores": True, "rows": 32}),
+        ({"cell": MODES.index("IND_RNN")}, {"fused": False, "tensor_cores": False, "rows": 0}),
     ],
 )
 def test_plan(cuda, change, want):

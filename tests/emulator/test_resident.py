@@ -15,6 +15,7 @@ from emulator.cases import (
     Layer,
     check_special_values,
     check_unread_states,
+    masked_layers,
     parameters,
     small_layers,
     timed_layers,
@@ -23,7 +24,7 @@ from fastrnn._backends import dispatch
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-CELLS = range(len(oracle.MODES))
+CELLS = oracle.RECURRENT
 CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
@@ -47,6 +48,13 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, pr
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
     check_unread_states(cuda, cell, precision)
+
+
+@pytest.mark.parametrize("cell, wish, precision", CASES)
+def test_every_kernel_with_an_operand_mask(cuda, cell, wish, precision):
+    cuda.override_tier(**wish)
+    for layer in masked_layers(cell, precision):
+        layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell, wish, precision", CASES)
@@ -232,6 +240,7 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
         ("H200", {"H": 2048}, ["grid 8 128 16 1 2"]),
         ("H200", {"H": 2048, "B": 256, "backward": True}, []),
         ("H200", {"H": 64, "dtype": "float64"}, []),
+        ("H200", {"H": 64, "cell": oracle.MODES.index("IND_RNN")}, []),
         ("A100", {"H": 96}, ["cta 8 1 96 2 1", "grid 8 3 32 2 1"]),
         ("A100", {"H": 1024}, ["grid 8 43 24 2 1"]),
         ("A100", {"H": 2048}, []),

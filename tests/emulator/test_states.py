@@ -27,6 +27,9 @@ def layers(cell, precision, make=WithStates, **named):
     yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **named)
     yield from list(timed_layers(cell, precision, make, **named))[:2]  # lengths and resets, in both directions and back
     yield make(cell, precision, (3, 4, 3, 11), packed=True, biased=False, reverse=True, **named)
+    yield make(cell, precision, (3, 4, 3, 11), 2, packed=True, masked=True, **named)
+    if not named.get("projection"):
+        yield make(cell, precision, (3, 4, 3, 11), 2, packed=True, rates=(0.5, 0.4), **named)
 
 
 def gradients(layer, cuda, save):
@@ -55,7 +58,9 @@ def test_gradients_of_a_projected_lstm_against_the_formulas(cuda, form, precisio
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("cell, projection", [(0, None), (0, 2), (1, None), (4, None), (4, 2), (5, None)])
+@pytest.mark.parametrize(
+    "cell, projection", [(0, None), (0, 2), (1, None), (4, None), (4, 2), (5, None), (6, None), (7, 2)]
+)
 def test_gates_rebuilt_by_the_products_that_forward_made_are_the_same_to_the_bit(cuda, cell, projection, precision):
     prescribe(cuda, "update")
     for layer in layers(cell, precision, projection=projection):
@@ -79,7 +84,7 @@ def test_the_results_are_the_same_and_the_gates_are_not_kept(cuda, cell, form):
         output, hn, saved = layer.forward(cuda)
         everything, hn_again, kept = layer.forward(cuda, save=1)
         assert torch.equal(output, everything) and all(map(torch.equal, hn, hn_again))
-        gates = not oracle.MODES[cell].startswith("RNN")
+        gates = "RNN" not in oracle.MODES[cell]
         assert [t.shape for t in saved] == [t.shape for t in kept[gates:]] and len(saved) == (oracle.STATES[cell] > 1)
 
 

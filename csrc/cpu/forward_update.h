@@ -1,0 +1,70 @@
+// What forward does for the units of a row, once their pre-activations are there.
+#pragma once
+
+#include "forward.h"
+#include "zoneout.h"
+
+namespace fastrnn::cpu::FASTRNN_ISA {
+
+template <class Cell, class Op>
+void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row,
+                               const A* x_tile, const A* h_tile) {
+  const int n = units.vecs(block);
+  const int64_t H = s.H, row = l.walk.row(t, b);
+  // Where the row's values begin, in locals: for all the compiler knows, the stores below change
+  // members.
+  const bool has_h = !projected;  // a projected h has another width; its cell does not read it
+  S* const out = projected ? hidden_row(l, t, b) : output_row(l, t, b);
+  A* const state = carried(l.d, 0, b);
+  const A* const values = scratch[l.d].params;
+  const int64_t apart = s.B * units.padded(), padded = units.padded();
+  A* const kept = p.states.carried ? (A*)p.states.carried + row * kCarried * H : nullptr;
+  S* const gates = K > 0 && p.gates ? (S*)p.gates + row * K * H : nullptr;
+  const bool sequences = kCarried > 0 && p.states.sequence[kCarried];
+  const int64_t outer = l.walk.outer_part(t, b) * H;
+  const S* const mask = kRecurrent ? nullptr : mask_of(l, b);
+  A* const given = p.given ? (A*)p.given + row * F * H : nullptr;
+  const bool zoned = p.zoneout.on;
+  const Zones<V, A> zones(p.zoneout, l.walk, t, b);
+  for (int u = 0; u < n; ++u) {
+    const int64_t j = units.unit(block, u), valid = H - j;
+    V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
+    V params[P > 0 ? P : 1], scalars[kMostScalars];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      x[g] = V::load(x_tile + (g * n + u) * W);
+      h[g] = V::load(h_tile + (g * n + u) * W);
+    }
+    const V before = has_h ? load(h_row + j, valid) : V(0);
+    prev[0] = !kRecurrent && mask ? before * load(mask + j, valid) : before;
+    for_each<kCarried>([&](auto k) { prev[k + 1] = V::load(state + k * apart + j); });
+    for_each<P>([&](auto k) { params[k] = V::load(values + k * padded + j); });
+    for_each<Cell::kScalars>([&](auto k) { scalars[k] = V(A(p.scalars[k])); });
+    Cell::forward(In<V>{x, h, prev, params, scalars}, next, saved);
+    if (zoned) {
+      V keep[2];
+      zones.load(j, keep);
+      for_each<kStates>([&](auto k) {
+        if constexpr (Cell::kBackwardNext >> k & 1) {
+          constexpr int place = place_among(Cell::kBackwardNext, k);
+          if (given) store(given + place * H + j, VecOf<A>(next[k]), valid);
+        }
+        const V kept = keep[k > 0];
+        next[k] = kept * (k > 0 ? prev[k] : before) + (V(A(1)) - kept) * next[k];
+      });
+    }
+    store(out + j, next[0], valid);
+    for_each<kCarried>([&](auto k) {
+      next[k + 1].store(state + k * apart + j);
+      if (kept) store(kept + k * H + j, VecOf<A>(next[k + 1]), valid);
+      if (sequences) store((S*)p.states.sequence[k + 1] + outer + j, next[k + 1], valid);
+    });
+    if constexpr (K > 0) {
+      if (!gates) continue;
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k) store(gates + k * H + j, saved[k], valid);
+    }
+  }
+}
+
+}  // namespace fastrnn::cpu::FASTRNN_ISA

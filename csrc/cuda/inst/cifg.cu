@@ -1,0 +1,4 @@
+#include "../../cells/cifg.h"
+#include "../instantiate.cuh"
+
+FASTRNN_INSTANTIATE(fastrnn::Cifg)

@@ -1,0 +1,4 @@
+#include "../../cells/ind_rnn.h"
+#include "../instantiate.cuh"
+
+FASTRNN_INSTANTIATE(fastrnn::IndRnn)

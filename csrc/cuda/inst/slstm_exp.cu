@@ -1,0 +1,4 @@
+#include "../../cells/slstm.h"
+#include "../instantiate.cuh"
+
+FASTRNN_INSTANTIATE(fastrnn::SlstmExp)

@@ -1,0 +1,213 @@
+"""What layers drop in training: features of h by ``recurrent_dropout``, recurrent weights by ``weight_dropout``."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from emulator import oracle
+from emulator.cases import masked_layers
+from test_own_cells import KERNELS, PRECISIONS, compiled, given, gradients, make, states_of, tensors
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
+from fastrnn.registry import ALL_CELLS
+
+each_cell = pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=lambda cell: cell.mode)
+backends = pytest.mark.parametrize("backend", ["cpu", "reference"] if KERNELS else ["reference"])
+P = 0.4
+
+
+def layer(cell, *args, **options):
+    if cell.nonlinearity:
+        options["nonlinearity"] = cell.nonlinearity
+    return make(cell, *args, **options)
+
+
+def seeded(module, *args, seed=5, **asked):
+    torch.manual_seed(seed)
+    return module(*args, **asked)
+
+
+@compiled
+@each_cell
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_kernels_with_an_operand_mask_against_the_formulas(cell, precision):
+    for case in masked_layers(cell.index, precision):
+        case.check(KERNELS)
+    if cell.projects:
+        for case in masked_layers(cell.index, precision, projection=5):
+            case.check(KERNELS)
+    case, *_ = masked_layers(cell.index, precision)
+    case.check_nothing_overwritten(KERNELS)
+    case.check_needs(KERNELS)
+
+
+@compiled
+def test_a_mask_that_does_not_fit_is_refused():
+    case, *_ = masked_layers(0, "float32")
+    case.timing["mask"] = case.timing["mask"][:, :, :5]
+    with pytest.raises(RuntimeError, match=r"operand_mask must have shape \[2, 9, 17\], got \[2, 9, 5\]"):
+        case.forward(KERNELS)
+    case.timing["mask"] = torch.ones(2, 9, 17, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="operand_mask must be Float on cpu like x, got Double"):
+        case.forward(KERNELS)
+
+
+ASKED = {
+    "plain": {},
+    "lengths": {"lengths": torch.tensor([5, 0, 3, 1])},
+    "resets": {"reset_mask": torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) < 0.4},
+    "chunks": {"checkpoint_chunks": 3, "lengths": torch.tensor([5, 2, 3, 4])},
+    "states": {"save": "states", "lengths": torch.tensor([4, 2, 5, 1])},
+}
+
+
+def by_formula(module, x, hx, masks, lengths=None, reset_mask=None):
+    """The module's result by the oracle with the masks (layers * D, B, H), one layer after another."""
+    cell, D, sequences, finals = ALL_CELLS[module.mode], 1 + module.bidirectional, [], []
+    lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
+    flat = module._weights()
+    each = len(flat) // module.num_layers
+    for index in range(module.num_layers):
+        rows, weights = slice(index * D, (index + 1) * D), flat[index * each : (index + 1) * each]
+        steps, final = oracle.layer(
+            cell.index, x, lengths, [h[rows] for h in hx], weights, True, False, reset_mask, mask=masks[rows]
+        )
+        x = steps[0]
+        sequences.append(tuple(steps))
+        finals.append(final)
+    return x, tuple(torch.cat(states) for states in zip(*finals)), sequences
+
+
+@each_cell
+@backends
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_recurrent_dropout_is_one_mask_a_sequence(cell, backend, asked):
+    module = layer(cell, 3, 6, 2, 2, recurrent_dropout=P).double()
+    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
+    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
+    inputs = [x, *hx, *module.parameters()]
+    with fastrnn.backend(backend):
+        found = tensors(seeded(module, x, given(hx), all_states=True, **asked))
+        found_grads = gradients(found, inputs)
+    torch.manual_seed(5)
+    masks = F.dropout(torch.ones(4, 4, 6, dtype=torch.float64), P)
+    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(by_formula(module, x, hx, masks, **timing))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+
+
+@each_cell
+def test_a_mask_follows_the_rows_of_the_caller(cell):
+    module, x, lengths = layer(cell, 3, 6, 2, 2, recurrent_dropout=P), torch.randn(5, 4, 3), torch.tensor([2, 5, 1, 3])
+    expected, last = seeded(module, x, lengths=lengths)
+    packed, final = seeded(module, pack_padded_sequence(x, lengths, enforce_sorted=False))
+    torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
+    first = layer(cell, 3, 6, 2, 2, batch_first=True, recurrent_dropout=P)
+    first.load_state_dict(module.state_dict())
+    torch.testing.assert_close(seeded(first, x.transpose(0, 1))[0].transpose(0, 1), seeded(module, x)[0])
+
+
+def test_statistics_of_the_masks():
+    module = fastrnn.LSTM(2, 100, 2, bidirectional=True, recurrent_dropout=P)
+    masks = seeded(module._drops, torch.zeros(4, 200, 100), None).mask
+    kept = masks != 0
+    torch.testing.assert_close(masks[kept], torch.full((int(kept.sum()),), 1 / (1 - P)))
+    assert abs(kept.double().mean() - (1 - P)) < 4 * (P * (1 - P) / kept.numel()) ** 0.5
+    for dim in range(3):  # layers and directions, rows, features: none is like its neighbour
+        a, b = kept.unflatten(dim, (-1, 2)).unbind(dim + 1)
+        assert abs((a == b).double().mean() - (P**2 + (1 - P) ** 2)) < 0.02
+    again, other = (seeded(module._drops, torch.zeros(4, 200, 100), None, seed=seed).mask for seed in (5, 6))
+    assert torch.equal(masks, again) and not torch.equal(masks, other)
+
+
+@each_cell
+def test_nothing_is_dropped_in_evaluation_and_everything_at_a_rate_of_one(cell):
+    plain, x = layer(cell, 3, 6, 2, 2), torch.randn(5, 4, 3)
+    for rates in ({"recurrent_dropout": P}, {"weight_dropout": P}):
+        module = layer(cell, 3, 6, 2, 2, **rates)
+        module.load_state_dict(plain.state_dict())
+        assert not torch.equal(seeded(module, x)[0], plain(x)[0])
+        assert not torch.equal(seeded(module, x)[0], seeded(module, x, seed=6)[0])
+        assert torch.equal(seeded(module, x)[0], seeded(module, x)[0])
+        torch.testing.assert_close(module.eval()(x)[0], plain(x)[0])
+    results = []
+    for rates in ({"recurrent_dropout": 1.0}, {"weight_dropout": 1}):
+        module = layer(cell, 3, 6, 2, 2, **rates)
+        module.load_state_dict(plain.state_dict())
+        results.append(module(x)[0])
+    torch.testing.assert_close(*results)
+
+
+@each_cell
+@backends
+def test_weight_dropout_drops_weights_once_a_call(cell, backend):
+    module = layer(cell, 3, 6, 2, 2, weight_dropout=P).double()
+    x, hx = torch.randn(5, 4, 3, dtype=torch.float64), given(states_of(cell, 4, 4, 6, torch.float64))
+    with fastrnn.backend(backend):
+        output, _ = seeded(module, x, hx)
+        found = torch.autograd.grad(output.sum(), list(module.parameters()))
+        torch.manual_seed(5)
+        names = {name: F.dropout(w, P) for name, w in module.named_parameters() if "weight_hh" in name}
+        expected, _ = torch.func.functional_call(module.eval(), names, (x, hx))
+        grads = torch.autograd.grad(expected.sum(), list(module.parameters()))
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(found, grads)
+
+
+@each_cell
+def test_derivatives_of_any_order_and_transforms(cell):
+    module, hx = layer(cell, 2, 3, recurrent_dropout=P).double(), states_of(cell, 1, 2, 3, torch.float64)
+    inputs = [t.requires_grad_() for t in (torch.randn(3, 2, 2, dtype=torch.float64), *hx)]
+
+    def loss(x, *hx):
+        return seeded(module, x, given(hx))[0]
+
+    assert gradcheck(loss, inputs) and gradgradcheck(loss, inputs)
+    value, tangent = torch.func.jvp(lambda x: loss(x, *hx), (inputs[0],), (torch.ones_like(inputs[0]),))
+    grad = torch.autograd.functional.jvp(lambda x: loss(x, *hx), inputs[0], torch.ones_like(inputs[0]))[1]
+    torch.testing.assert_close(value, loss(*inputs))
+    torch.testing.assert_close(tangent, grad)
+
+
+@each_cell
+def test_graphs_autocast_and_copies(cell):
+    module, x = layer(cell, 3, 6, 2, 2, recurrent_dropout=P, weight_dropout=P), torch.randn(5, 4, 3)
+    torch.compiler.reset()  # a process compiles a forward for so many modules only
+    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(tensors(seeded(made, x)), tensors(seeded(module, x)))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = seeded(module, x)
+        output.float().sum().backward()
+    expected = seeded(module, x)[0]
+    assert (output.float() - expected).norm() < 0.05 * expected.norm()
+    assert module.regularised == copy.deepcopy(module).regularised == {"recurrent_dropout": P, "weight_dropout": P}
+    assert f", recurrent_dropout={P}, weight_dropout={P}" in repr(module)
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.script cannot compile fastrnn"):
+        torch.jit.script(module)
+
+
+@each_cell
+def test_rates_that_are_none_are_refused(cell):
+    for rate in (-0.1, 1.1, True, "0.5", None):
+        for name in ("recurrent_dropout", "weight_dropout"):
+            with pytest.raises(ValueError, match=rf"{cell.layer}: {name} must be a number in \[0, 1\], got {rate!r}"):
+                layer(cell, 3, 6, **{name: rate})
+
+
+def test_torch_is_asked_for_dropped_weights_alone():
+    x = torch.randn(5, 4, 3)
+    module = fastrnn.LSTM(3, 6, recurrent_dropout=P)
+    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match="recurrent_dropout or zoneout"):
+        module(x)
+    assert "aten" in fastrnn.explain(module, x).reasons
+    with fastrnn.backend("aten"):
+        module.eval()(x)
+        fastrnn.LSTM(3, 6, weight_dropout=P)(x)
+    assert fastrnn.revert_(module).skipped == {"": "torch.nn has no recurrent_dropout"}
+    assert type(module) is fastrnn.LSTM

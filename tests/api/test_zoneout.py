@@ -1,0 +1,223 @@
+"""``zoneout``: units that keep their states from the step before."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from emulator import oracle
+from emulator.cases import zoned_layers
+from test_dropping import ASKED, backends, each_cell, layer, seeded
+from test_own_cells import KERNELS, PRECISIONS, compiled, given, gradients, states_of, tensors
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
+from fastrnn.reference import zones
+from fastrnn.registry import ALL_CELLS
+
+RATES = (0.3, 0.6)
+
+
+# Of Random123's known answers: counter, key, words.
+KNOWN = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+@pytest.mark.parametrize("counter, key, words", KNOWN)
+def test_the_random_numbers_are_those_of_philox(counter, key, words):
+    counter, key, words = ([int(word, 16) for word in text.split()] for text in (counter, key, words))
+    assert oracle.philox(counter, key) == words
+    signed = (key[1] << 32 | key[0]) - (1 << 64) * (key[1] >> 31)
+    found = zones.philox([torch.tensor(word) for word in counter], torch.tensor(signed))
+    assert [int(word) for word in found] == words
+
+
+@compiled
+@each_cell
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_kernels_against_the_formulas(cell, precision):
+    for case in zoned_layers(cell.index, precision):
+        case.check(KERNELS)
+    case, *_ = zoned_layers(cell.index, precision)
+    case.check_nothing_overwritten(KERNELS)
+    case.check_needs(KERNELS)
+
+
+@compiled
+@pytest.mark.parametrize("isa", KERNELS.supported_isas() if KERNELS else [])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_instruction_set_draws_the_same(isa, precision):
+    before = KERNELS.isa()
+    KERNELS.set_isa(isa)
+    try:
+        for case in zoned_layers(0, precision):
+            case.check(KERNELS)
+    finally:
+        KERNELS.set_isa(before)
+
+
+@compiled
+def test_what_does_not_fit_is_refused():
+    def message(change):
+        case, *_ = zoned_layers(0, "float32")
+        change(case.timing)
+        with pytest.raises(RuntimeError) as error:
+            case.forward(KERNELS)
+        return str(error.value)
+
+    assert "seeds must be int64 of shape (B) = 9 on cpu" in message(lambda timing: timing.update(seeds=torch.zeros(9)))
+    assert "got Long of shape [4]" in message(lambda timing: timing.update(seeds=torch.zeros(4, dtype=torch.long)))
+    assert "beside the rates of zoneout" in message(lambda timing: timing.update(rates=()))
+    assert "rates of zoneout must be in [0, 1], got 1.5" in message(lambda timing: timing.update(rates=(0.5, 1.5)))
+    assert "and two more with zoneout, got 3" in message(lambda timing: timing.update(rates=(0.5, 0.5, 0.5)))
+
+
+def by_formula(module, x, hx, seeds, lengths=None, reset_mask=None):
+    """The module's result by the oracle, with the seeds (layers, B) or in expectation."""
+    cell, D, sequences, finals = ALL_CELLS[module.mode], 1 + module.bidirectional, [], []
+    lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
+    flat = module._weights()
+    each = len(flat) // module.num_layers
+    for index in range(module.num_layers):
+
+        def keep(b, t, backwards, index=index):
+            if seeds is None:
+                return module.zoneout
+            return oracle.kept(int(seeds[index][b]), t, backwards, module.hidden_size, module.zoneout)
+
+        rows, weights = slice(index * D, (index + 1) * D), flat[index * each : (index + 1) * each]
+        steps, final = oracle.layer(
+            cell.index, x, lengths, [h[rows] for h in hx], weights, True, False, reset_mask, keep=keep
+        )
+        x = steps[0]
+        sequences.append(tuple(steps))
+        finals.append(final)
+    return x, tuple(torch.cat(states) for states in zip(*finals)), sequences
+
+
+@each_cell
+@backends
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_layers_against_the_formulas(cell, backend, asked, training):
+    module = layer(cell, 3, 6, 2, 2, zoneout=RATES).double().train(training)
+    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
+    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
+    inputs = [x, *hx, *module.parameters()]
+    with fastrnn.backend(backend):
+        found = tensors(seeded(module, x, given(hx), all_states=True, **asked))
+        found_grads = gradients(found, inputs)
+    torch.manual_seed(5)
+    seeds = torch.randint(2**63 - 1, (2, 4)) if training else None
+    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(by_formula(module, x, hx, seeds, **timing))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+
+
+@each_cell
+@backends
+def test_rows_chunks_and_threads_draw_the_same(cell, backend):
+    module, x = layer(cell, 3, 40, 2, 2, zoneout=0.4), torch.randn(6, 8, 3)
+    lengths = torch.tensor([2, 6, 1, 3, 6, 4, 5, 2])
+    with fastrnn.backend(backend):
+        expected, last = seeded(module, x, lengths=lengths)
+        packed, final = seeded(module, pack_padded_sequence(x, lengths, enforce_sorted=False))
+        torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
+        chunked = seeded(module, x, lengths=lengths, checkpoint_chunks=3)[0]
+        torch.testing.assert_close(chunked, expected)
+        whole = seeded(module, x)[0]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            assert torch.equal(seeded(module, x)[0], whole)
+        finally:
+            torch.set_num_threads(threads)
+        assert torch.equal(seeded(module, x)[0], whole) and not torch.equal(seeded(module, x, seed=6)[0], whole)
+
+
+@each_cell
+@backends
+def test_units_keep_their_very_values_at_the_rates(cell, backend):
+    T, B, H = 30, 20, 64
+    module = layer(cell, 3, H, 1, 2, zoneout=RATES)
+    hx = states_of(cell, 2, B, H)
+    x = torch.randn(T, B, 3)
+    with fastrnn.backend(backend), torch.no_grad():
+        _, _, (steps,) = seeded(module, x, given(hx), all_states=True)
+    for k, values in enumerate(steps if cell.states > 1 else [steps]):
+        forward, backward = values.unflatten(2, (2, H)).unbind(2)
+        same = [forward[1:] == forward[:-1], backward[:-1] == backward[1:]]
+        rate = RATES[k > 0]
+        for kept in same:
+            if cell.nonlinearity == "relu" or cell.mode == "IND_RNN":  # zeros are the same without being kept
+                assert kept.double().mean() > rate - 0.02
+                continue
+            assert abs(kept.double().mean() - rate) < 4 * (rate * (1 - rate) / kept.numel()) ** 0.5 + 1e-3
+            for dim in range(3):  # steps, rows, units: none is like its neighbour
+                a, b = kept.narrow(dim, 0, kept.size(dim) // 2 * 2).unflatten(dim, (-1, 2)).unbind(dim + 1)
+                assert abs((a & b).double().mean() - rate**2) < 0.02
+        if cell.nonlinearity != "relu" and cell.mode != "IND_RNN":
+            assert abs((same[0] & same[1]).double().mean() - rate**2) < 0.02  # nor the directions
+
+
+@each_cell
+def test_the_ends_of_the_rates(cell):
+    plain, x = layer(cell, 3, 6, 2), torch.randn(5, 4, 3)
+    module = layer(cell, 3, 6, 2, zoneout=1)
+    module.load_state_dict(plain.state_dict())
+    hx = states_of(cell, 2, 4, 6)
+    output, final = module(x, given(hx))
+    torch.testing.assert_close(output, hx[0][1].expand(5, 4, 6))
+    torch.testing.assert_close(final, given(hx))
+    module = layer(cell, 3, 6, 2, zoneout=(0.0, 0.5))
+    assert module.zoneout == (0.0, 0.5) and layer(cell, 3, 6, zoneout=0).zoneout == ()
+
+
+@each_cell
+@pytest.mark.parametrize("training", [True, False])
+def test_derivatives_of_any_order(cell, training):
+    module = layer(cell, 2, 3, zoneout=RATES).double().train(training)
+    hx = states_of(cell, 1, 2, 3, torch.float64)
+    inputs = [t.requires_grad_() for t in (torch.randn(3, 2, 2, dtype=torch.float64), *hx)]
+
+    def loss(x, *hx):
+        return seeded(module, x, given(hx))[0]
+
+    assert gradcheck(loss, inputs) and gradgradcheck(loss, inputs)
+
+
+@each_cell
+def test_graphs_autocast_and_copies(cell):
+    module, x = layer(cell, 3, 6, 2, 2, zoneout=RATES), torch.randn(5, 4, 3)
+    torch.compiler.reset()  # a process compiles a forward for so many modules only
+    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(tensors(seeded(made, x)), tensors(seeded(module, x)))
+    found = torch.autograd.grad(seeded(made, x)[0].sum(), list(made.parameters()))
+    torch.testing.assert_close(found, torch.autograd.grad(seeded(module, x)[0].sum(), list(module.parameters())))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = seeded(module, x)
+        output.float().sum().backward()
+    expected = seeded(module, x)[0]
+    assert (output.float() - expected).norm() < 0.05 * expected.norm()
+    assert copy.deepcopy(module).regularised == {"zoneout": RATES} and "zoneout=(0.3, 0.6)" in repr(module)
+    exported = torch.export.export(module.eval(), (x,))
+    torch.testing.assert_close(tensors(exported.module()(x)), tensors(module(x)))
+
+
+def test_rates_that_are_none_are_refused():
+    for rate in (-0.1, 1.1, True, "0.5", None, (0.1, 2), (0.1,), (0.1, 0.2, 0.3)):
+        with pytest.raises(ValueError, match=r"LSTM: zoneout must be a number in \[0, 1\], or one for h and one for"):
+            fastrnn.LSTM(3, 6, zoneout=rate)
+    with pytest.raises(ValueError, match="LSTM: zoneout and proj_size exclude each other"):
+        fastrnn.LSTM(3, 6, zoneout=0.1, proj_size=2)
+    module, x = fastrnn.LSTM(3, 6, zoneout=0.1).eval(), torch.randn(5, 4, 3)
+    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match="recurrent_dropout or zoneout"):
+        module(x)
+    assert fastrnn.explain(module, x).backend in ("cpu", "reference")
+    assert fastrnn.revert_(module).skipped == {"": "torch.nn has no zoneout"}
