@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import Device, Layer
-from .registry import ALL_CELLS, OWN_CELLS, Cell
+from .registry import ALL_CELLS, Cell
 
 
 def own_sizes(cell: Cell, rows: dict[str, int], units: int) -> dict[str, tuple[int, ...]]:
@@ -65,7 +65,7 @@ class OwnLayer(Layer):
         # torch checks the arguments and keeps them; its parameters make way for the cell's.
         options = num_layers, bias, batch_first, dropout, bidirectional, proj_size
         super().__init__("LSTM", input_size, hidden_size, *options, device="meta", dtype=dtype)
-        if proj_size and not OWN_CELLS[self._mode].projects:
+        if proj_size and not ALL_CELLS[self._mode].projects:
             raise ValueError(f"{type(self).__name__}: proj_size must be 0, got {proj_size}: each unit reads its own h")
         self.mode = self._mode
         self._parameters.clear()

@@ -55,8 +55,7 @@ def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -
 
 
 def _wrong_state_dims(hx: list[Tensor], batched: bool) -> RuntimeError:
-    dims = 3 if batched else 2
-    case = "batched 3-D" if batched else "unbatched 2-D"
+    dims, case = (3, "batched 3-D") if batched else (2, "unbatched 2-D")
     got = [f"{h.dim()}-D" for h in hx]
     if len(hx) == 1:
         return RuntimeError(f"For {case} input, hx should also be {dims}-D but got {got[0]} tensor")
@@ -78,10 +77,8 @@ class Layer(Tooling, nn.RNNBase):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        cls._checks_arguments = cls.check_forward_args not in (
-            nn.RNNBase.check_forward_args,
-            nn.LSTM.check_forward_args,
-        )
+        torchs = nn.RNNBase.check_forward_args, nn.LSTM.check_forward_args
+        cls._checks_arguments = cls.check_forward_args not in torchs
 
     def _regularise(self, zoneout: float | tuple[float, float] = 0.0, **rates: float) -> None:
         """Keeps the rates that a constructor was given.
@@ -90,12 +87,10 @@ class Layer(Tooling, nn.RNNBase):
             ValueError: one is no number in [0, 1].
         """
         pair = zoneout if isinstance(zoneout, (tuple, list)) and len(zoneout) == 2 else (zoneout, zoneout)
-        for name, rate in [*rates.items(), *(("zoneout", rate) for rate in pair)]:
+        for name, rate in [*rates.items(), ("zoneout", pair[0]), ("zoneout", pair[1])]:
             if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate <= 1:
-                wanted = "a number in [0, 1]" + (
-                    ", or one for h and one for the other states" if name == "zoneout" else ""
-                )
-                raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {rate!r}")
+                more = ", or one for h and one for the other states" * (name == "zoneout")
+                raise ValueError(f"{type(self).__name__}: {name} must be a number in [0, 1]{more}, got {rate!r}")
             if rate and name != "zoneout":
                 setattr(self, name, float(rate))
         if any(pair):
@@ -145,9 +140,7 @@ class Layer(Tooling, nn.RNNBase):
         if all(map(is_, weights, flat)):
             return weights
         refs = self._flat_weight_refs
-        if not any(
-            weight is not None and ref is not None and ref() is not weight for weight, ref in zip(weights, refs)
-        ):
+        if not any(w is not None and ref is not None and ref() is not w for w, ref in zip(weights, refs)):
             return flat
         if not is_compiling():
             self.__dict__["_flat_weights"] = [ref and ref() for ref in refs]  # what was assigned there is over
@@ -249,18 +242,16 @@ class Layer(Tooling, nn.RNNBase):
         cell = ALL_CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(cell, input, hx)
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
-        is_dropping = self.zoneout or (self.recurrent_dropout and self.training)
-        drops = self._drops(states[0], input) if is_dropping else None
+        drops = self._drops(states[0], input) if self.zoneout or (self.recurrent_dropout and self.training) else None
         if self.weight_dropout and self.training:
             weights = self._dropped(cell, weights)
         output, hn, sequences = run(
             cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes,
             extras, is_module=True, drops=drops,
         )  # fmt: skip
-        if isinstance(input, PackedSequence):
-            if input.unsorted_indices is not None:
-                hn = [h.index_select(1, input.unsorted_indices) for h in hn]
-        elif input.dim() == 2:
+        if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
+            hn = [h.index_select(1, input.unsorted_indices) for h in hn]
+        elif isinstance(input, Tensor) and input.dim() == 2:
             hn = [h.squeeze(1) for h in hn]
         rows, final = self._like_input(output, input), tuple(hn) if cell.states > 1 else hn[0]
         if not sequences:

@@ -25,14 +25,8 @@ CASES = parameters(KERNELS)
 RESIDENT_CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
-# Each tier with a size for it: what to ask for, and H. Members of the clusters have eight units.
-FIRST = {
-    "step": (None, 64),
-    "cta": ({"tier": "cta"}, 32),
-    "cluster-8": ({"tier": "cluster", "rows": 8, "units": 8}, 64),
-    "cluster-16": ({"tier": "cluster", "rows": 8, "units": 8}, 128),
-    "grid": ({"tier": "grid", "rows": 8, "units": 8}, 64),
-}
+# H for each tier. Members of clusters and grids have eight units.
+FIRST = {"step": 64, "cta": 32, "cluster-8": 64, "cluster-16": 128, "grid": 64}
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +109,11 @@ def check_capture(cuda, layer, other):
 @pytest.mark.parametrize("name", FIRST)
 def test_four_steps(cuda, name):
     """What a new device is asked first, in a process for each tier, and what the sanitizers look at."""
-    wish, H = FIRST[name]
-    if wish:
-        prescribe(cuda, wish)
+    tier = name.partition("-")[0]
+    if tier != "step":
+        prescribe(cuda, {"tier": tier} | ({} if tier == "cta" else {"rows": 8, "units": 8}))
     for cell in (0, 1):
-        OnGpu(cell, "float16", (4, 9, 16, H), 1).check(cuda)
+        OnGpu(cell, "float16", (4, 9, 16, FIRST[name]), 1).check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)

@@ -163,7 +163,7 @@ def test_every_choice_of_tests_has_tests(rehearsal):
     """Each -k of the script names tests; pytest matches its words with a part of a test's name, as here."""
     files = ("tests/cuda/test_gpu.py", "tests/cuda/test_gpu_wavefront.py")
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only", *files]
-    done = subprocess.run(command, cwd=SCRIPT.parents[2], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True)
     names = [line for line in done.stdout.splitlines() if "::" in line]
     calls = [call for call in rehearsal.run("correctness").calls if " -k " in call]
     choices = {re.search(r"(tests/\S+) -k (.*)", call).groups() for call in calls}

@@ -50,7 +50,7 @@ def test_imports(module):
 
 def test_file_lengths():
     assert not [c for p in ALL_FILES for c in layering.check_length(str(p.relative_to(ROOT)), p.read_text())]
-    assert len((ROOT / "setup.py").read_text().splitlines()) < 150
+    assert len((ROOT / "setup.py").read_text().splitlines()) < 170
 
 
 def test_public_names_have_docstrings():
