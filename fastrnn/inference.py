@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,11 @@ from ._call.extras import as_lengths
 from ._kernels import ext, frozen
 from .conversion import TO_FASTRNN, TO_TORCH, ConversionReport, is_recurrent, obstacle, require_module
 from .layers import OwnLayer
+from .modules import Rows, States
 from .registry import ALL_CELLS, CELLS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """Of matrices, as ``csrc/cpu/frozen.h`` numbers them."""
@@ -52,6 +58,17 @@ class FrozenLayer(nn.Module):
         ValueError: a dtype does not fit; with int8 weights, a value of h0 outside -1 .. 1.
     """
 
+    mode: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    batch_first: bool
+    bidirectional: bool
+    proj_size: int
+    dtype: torch.dtype
+    _skeleton: nn.RNNBase
+    _engine: nn.Module | None
+
     def __init__(self, layer: nn.RNNBase, weights: torch.dtype | None = None) -> None:
         super().__init__()
         self.training = False
@@ -82,7 +99,7 @@ class FrozenLayer(nn.Module):
             raise RuntimeError(f"fastrnn.freeze: int8 weights need the compiled extension: {ext.reason}")
         if extension is None or self.mode not in CELLS:
             engine = self._layer(torch.float32)
-            engine.__class__ = TO_FASTRNN.get(type(engine), type(engine))
+            engine.__class__ = TO_FASTRNN.get(type(engine), type(engine))  # type: ignore[assignment]
         else:
             slots = [
                 self._buffers.get(slot.format(suffix) if "{}" in slot else slot + suffix)
@@ -102,13 +119,19 @@ class FrozenLayer(nn.Module):
         weights = {}
         for name in self.names:
             scale = self._buffers.get(f"{name}_scale")
-            weights[name] = self._buffers[name].float()
+            weights[name] = getattr(self, name).float()
             if scale is not None:
                 weights[name] = weights[name] * scale[:, None]
         layer.load_state_dict(weights)
         return layer
 
-    def forward(self, input, hx=None, *, lengths=None):
+    def forward(
+        self,
+        input: Rows,
+        hx: Tensor | Sequence[Tensor] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Rows, States]:
         """See the class."""
         cell = ALL_CELLS[self.mode]
         is_packed = isinstance(input, PackedSequence)
@@ -139,7 +162,7 @@ class FrozenLayer(nn.Module):
             output = PackedSequence(output, *input[1:])
         return output, tuple(final) if cell.states > 1 else final[0]
 
-    def step(self, x: Tensor, state, out: Tensor | None = None) -> Tensor:
+    def step(self, x: Tensor, state: Tensor | Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """One time step: returns the output (B, R), and leaves the new state in ``state``.
 
         Args:
@@ -156,7 +179,7 @@ class FrozenLayer(nn.Module):
         cell = ALL_CELLS[self.mode]
         return self._advance(x, as_states(cell, cell.layer, cell.layer.lower(), state), out)
 
-    def initial_state(self, batch: int | None = None):
+    def initial_state(self, batch: int | None = None) -> States:
         """The states that a call without ``hx`` begins with, float32: h (layers, batch, R) or a tuple of all states;
         without ``batch`` for unbatched steps."""
         states = self._initial(batch)
@@ -192,7 +215,9 @@ class FrozenLayer(nn.Module):
         output = output.to(self.dtype)
         return output if out is None else out.copy_(output)
 
-    def _run_engine(self, input, states, lengths):
+    def _run_engine(
+        self, input: Rows, states: list[Tensor] | None, lengths: Tensor | None
+    ) -> tuple[Any, Sequence[Tensor]]:
         cell, asked = ALL_CELLS[self.mode], {} if lengths is None else {"lengths": lengths}
         with torch.no_grad():
             hx = states if states is None or cell.states > 1 else states[0]
@@ -210,7 +235,7 @@ class FrozenLayer(nn.Module):
                 raise ValueError(f"fastrnn: this frozen layer expected {dtype}, got {t.dtype}; to change its type: "
                                  "fastrnn.unfreeze(model)")  # fmt: skip
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Raises RuntimeError unless ``mode`` is False."""
         if mode:
             raise RuntimeError("fastrnn: a frozen layer cannot be trained: fastrnn.unfreeze(model)")
@@ -219,7 +244,7 @@ class FrozenLayer(nn.Module):
     def flatten_parameters(self) -> None:
         """Does nothing: there are no parameters."""
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for name, value in self._buffers.items():
             new = fn(value)
             if new.dtype != value.dtype or new.device != value.device:
@@ -229,14 +254,14 @@ class FrozenLayer(nn.Module):
                 )
         return self
 
-    def _load_from_state_dict(self, *args) -> None:
+    def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self._pack()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_engine")}
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         self._pack()
 
@@ -264,7 +289,7 @@ class Stream:
         self._initial = [h.flatten()[:1].clone() for h in self._states]
 
     @property
-    def state(self):
+    def state(self) -> States:
         """h, or the tuple of all states, each (layers, B, ...) float32: the tensors that the next call will update."""
         return tuple(self._states) if len(self._states) > 1 else self._states[0]
 
@@ -277,7 +302,7 @@ class Stream:
         batch = 0 if self.layer.batch_first else 1
         return self.layer._advance(x.unsqueeze(batch), self._states).squeeze(batch)
 
-    def reset(self, rows=None) -> None:
+    def reset(self, rows: int | slice | Sequence[int] | Tensor | None = None) -> None:
         """Begins anew, with all sequences or with the ``rows`` given (an index of the batch, a list, a mask)."""
         where = slice(None) if rows is None else rows
         for state, value in zip(self._states, self._initial, strict=True):

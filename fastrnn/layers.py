@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -213,11 +214,11 @@ class SLSTM(OwnLayer):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         forget_gate: str = "sigmoid",
-        **regularisers,
+        **regularisers: Any,
     ) -> None:
         self.forget_gate, self._mode = forget_gate, slstm_mode("SLSTM", forget_gate)
         super().__init__(

@@ -107,7 +107,7 @@ class Layer(Tooling, nn.RNNBase):
     def extra_repr(self) -> str:
         return super().extra_repr() + "".join(f", {name}={rate}" for name, rate in self.regularised.items())
 
-    def _drops(self, h: Tensor, input) -> Drops:
+    def _drops(self, h: Tensor, input: Rows) -> Drops:
         """What a call with the initial ``h`` drops of its states, for all layers.
 
         Drawn in the order of the caller's rows: packed or padded, a seed gives the same.

@@ -15,6 +15,7 @@ from ._backends import dispatch
 from ._kernels import cell_library, ext
 from ._kernels.cell_errors import Header
 from .layers import OwnLayer
+from .modules import Device
 from .reference.recorded import step_of
 from .reference.scan import STEP
 from .registry import FIRST_USER_CELL, Cell, add_user_cell
@@ -174,8 +175,8 @@ class Layer(OwnLayer):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(cell, OwnCell):
             raise TypeError(f"fastrnn.Layer: expected cell to come from fastrnn.load_cell, got {type(cell).__name__}")
