@@ -68,8 +68,8 @@ struct ForwardUpdate {
     load_params<Cell, Scalar>(p, d, unit, params_in_memory_);
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t at = g * p.shape.hidden + unit;
-      biases_[0][g] = p.b_ih[d] ? Raw(p.b_ih[d])[at] : Scalar(0.f);
-      biases_[1][g] = p.b_hh[d] ? Raw(p.b_hh[d])[at] : Scalar(0.f);
+      biases_[0][g] = p.b_ih[d] ? Raw(p.b_ih[d])[at] : Storage<Scalar>::narrow(0);
+      biases_[1][g] = p.b_hh[d] ? Raw(p.b_hh[d])[at] : Storage<Scalar>::narrow(0);
     }
   }
 
@@ -192,7 +192,7 @@ struct BackwardUpdate {
       saved_[k] = Raw(p.saved)[((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit];
     }
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
-      h_prev_ = Scalar(0.f);
+      h_prev_ = Storage<Scalar>::narrow(0);
       if (m.from_before()) h_prev_ = Raw(p.output)[before * width + column];
       if (m.from_initial()) h_prev_ = Raw(p.states.initial[0])[state];
     }
