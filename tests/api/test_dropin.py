@@ -110,7 +110,6 @@ METHODS = [
     "check_forward_args",
     "get_expected_hidden_size",
     "permute_hidden",
-    "extra_repr",
 ]
 
 

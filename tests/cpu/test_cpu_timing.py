@@ -325,7 +325,7 @@ def test_refused_lists():
             r"given must hold 5 entries \(batch_sizes, lengths, resets, operand_mask, seeds\), got 1",
         ),
         ([*good[:3], good[3][:3], *good[4:]], "weights must hold 5 entries for each of 1 directions, got 3"),
-        ([*good[:5], [0.5]], "scalars must hold 0 numbers for GRU, got 1"),
+        ([*good[:5], [0.5]], "scalars must hold 0 numbers for GRU, and two more with zoneout, got 1"),
     ]
     for arguments, message in refused:
         with pytest.raises(RuntimeError, match=message):

@@ -314,3 +314,27 @@ def test_given_states_are_left_as_they_are(weights):
     before = [h.clone() for h in given]
     _, final = frozen(torch.randn(3, 2, 4), given)
     assert all(map(torch.equal, given, before)) and not any(map(torch.equal, final, before))
+
+
+@pytest.mark.parametrize("weights", [None, torch.bfloat16])
+def test_zoneout_keeps_its_mean_and_the_other_options_are_off(weights):
+    layer = fastrnn.LSTM(5, 7, 2, zoneout=(0.3, 0.5), recurrent_dropout=0.5, weight_dropout=0.5).eval()
+    x = torch.randn(6, 3, 5)
+    frozen = fastrnn.freeze(layer, weights=weights)
+    output, (h, c) = frozen(x)
+    with torch.no_grad():
+        wanted, (wanted_h, wanted_c) = layer(x)
+        plain = fastrnn.LSTM(5, 7, 2)
+        plain.load_state_dict(layer.state_dict())
+        assert (wanted - plain(x)[0]).abs().max() > 1e-2  # zoneout counts in evaluation
+    tolerance = 1e-6 if weights is None else 1e-2
+    for got, want in ((output, wanted), (h, wanted_h), (c, wanted_c)):
+        torch.testing.assert_close(got, want, rtol=0, atol=tolerance)
+    assert fastrnn.unfreeze(frozen).zoneout == (0.3, 0.5)
+
+
+def test_int8_and_zoneout_are_left_alone_with_the_reason():
+    report = fastrnn.ConversionReport()
+    layer = fastrnn.GRU(5, 7, zoneout=0.1)
+    assert type(fastrnn.freeze(layer, weights=torch.int8, report=report)) is fastrnn.GRU
+    assert report.skipped == {"": "int8 has no kernels for zoneout, which mixes states in evaluation"}
