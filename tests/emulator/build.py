@@ -111,7 +111,7 @@ def race_program():
 def far_program():
     """The path of a program that runs kernels on arrays larger than memory."""
     sources = [path for path in KERNELS if path.suffix == ".cpp" and path.stem not in ("launch", "resident")]
-    sources += [CSRC / "cuda/inst" / f"{name}.cu" for name in ("moments", "operand", "rebuild")]
+    sources += [CSRC / "cuda/inst" / f"{name}.cu" for name in ("moments", "rebuild")]
     return link("far", [*sources, HERE / "far.cpp", *EMULATOR], FLAGS)
 
 

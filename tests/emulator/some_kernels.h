@@ -25,6 +25,11 @@ cudaError_t launch_backward(int, Dtype dtype, const StepKernel& kernel, const Ba
                                   : backward_step<Lstm, __nv_bfloat16>(kernel, step, stream);
 }
 
+cudaError_t launch_mask_operand(Dtype dtype, const ForwardStep& step, cudaStream_t stream) {
+  return dtype == Dtype::kFloat64 ? mask_operand<double>(step, stream)
+                                  : mask_operand<__nv_bfloat16>(step, stream);
+}
+
 cudaError_t launch_gather_projected(Dtype, const BackwardStep& step, cudaStream_t stream) {
   return gather_projected<__nv_bfloat16>(step, stream);
 }
