@@ -75,17 +75,19 @@ struct ProductForm {
 
 // Of a lane's weights: as many as the compiler finds room for, with what else the kernel holds
 // (benchmarks/cuda_resources.py shows it).
-constexpr int weight_registers(Tier tier, int gates, int states, bool tensor_cores, int rows,
-                               bool backward) {
-  const bool many = states > 2;  // of which a thread holds more
-  if (tier == Tier::kCta)
-    return tensor_cores ? (backward || many ? 64 : 80) : (backward || many ? 48 : 64);
+constexpr int weight_registers(Tier tier, int gates, int states, int params, bool tensor_cores,
+                               int rows, bool backward) {
+  const bool many = states > 2;  // of which a thread holds more, as of parameters
+  if (tier == Tier::kCta) {
+    if (!tensor_cores) return backward || many ? 48 : 64;
+    return backward ? (params ? 48 : 64) : (many ? 64 : 80);
+  }
   const bool cluster = tier == Tier::kCluster;
   if (rows == 32 && !backward) return many ? (cluster ? 32 : 16) : (cluster ? 48 : 32);
-  if (rows == 32) return cluster ? 64 : 32;
+  if (rows == 32) return cluster ? (params ? 48 : 64) : 32;
   if (!tensor_cores) return cluster ? 96 : 80;
   // With 128 three gates would spill on sm_100.
-  return cluster ? (gates == 3 && !backward ? 112 : 128) : many && backward ? 64 : 96;
+  return cluster ? ((gates == 3 || params) && !backward ? 112 : 128) : many && backward ? 64 : 96;
 }
 
 // A cell with one gate takes two octets of units, so that a tensor core tile is full.

@@ -12,7 +12,8 @@ struct ResidentBackward {
   static constexpr int kEach = kElements<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
   static constexpr ProductForm kForm = backward_form(
-      kGates, kBytes, weight_registers(kTier, kGates, Cell::kStates, kTensorCores, kRows, true));
+      kGates, kBytes,
+      weight_registers(kTier, kGates, Cell::kStates, Cell::kParams, kTensorCores, kRows, true));
   using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
   using Update = BackwardUpdate<Cell, Scalar>;
 

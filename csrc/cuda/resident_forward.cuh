@@ -13,7 +13,8 @@ struct ResidentForward {
   static constexpr int kEach = kElements<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
   static constexpr ProductForm kForm = forward_form(
-      kGates, weight_registers(kTier, kGates, Cell::kStates, kTensorCores, kRows, false));
+      kGates,
+      weight_registers(kTier, kGates, Cell::kStates, Cell::kParams, kTensorCores, kRows, false));
   using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
   using Update = ForwardUpdate<Cell, Scalar>;
 

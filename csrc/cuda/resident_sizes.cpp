@@ -9,7 +9,7 @@ int64_t shared_bytes(const CellSizes& cell, Dtype dtype, const Team& team, int64
   const auto [gates, states, params] = cell;
   const int scalar = static_cast<int>(bytes(dtype));
   const int registers =
-      weight_registers(team.tier, gates, states, team.tensor_cores, team.rows, backward);
+      weight_registers(team.tier, gates, states, params, team.tensor_cores, team.rows, backward);
   const bool here = team.tier != Tier::kGrid;  // the exchange is in shared memory
   if (backward) {
     const ProductLayout layout = backward_layout(gates, scalar, team);
