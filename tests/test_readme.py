@@ -15,6 +15,8 @@ import pytest
 import torch
 from emulator.build import compiler
 
+from fastrnn._kernels import ops
+
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 README = ROOT / "README.md"
 PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
@@ -36,6 +38,9 @@ def lacking(needs: list[str]) -> str | None:
         if name == "gpu":
             if not torch.cuda.is_available():
                 return "needs a GPU: torch.cuda.is_available() is False"
+        elif name == "extension":
+            if ops.missing("cpu") is not None:
+                return f"needs the compiled extension: {ops.missing('cpu')}"
         elif name == "compiler":
             if compiler() is None:
                 return "needs a C++ compiler, for torch's Inductor"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cpu/isa/frozen_levels.h"
+#include "../../../csrc/cpu/isa/frozen_levels.h"
 #include "forced_plan.h"
 
 namespace {
