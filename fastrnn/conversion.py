@@ -126,7 +126,7 @@ def revert_(model: nn.Module) -> ConversionReport:
     """Turns fastrnn's modules in ``model`` back into torch's, in place, wherever they came from.
 
     Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed, and so are modules
-    with ``recurrent_dropout`` or ``weight_dropout``, which torch's have not.
+    with ``recurrent_dropout``, ``weight_dropout`` or ``zoneout``, which torch.nn does not have.
     """
     require_module("revert_", model)
     report = ConversionReport()

@@ -204,27 +204,9 @@ class SLSTM(OwnLayer):
 
     forget_gate = "sigmoid"
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-        *,
-        forget_gate: str = "sigmoid",
-        **regularisers: Any,
-    ) -> None:
+    def __init__(self, *args: Any, forget_gate: str = "sigmoid", **options: Any) -> None:
         self.forget_gate, self._mode = forget_gate, slstm_mode("SLSTM", forget_gate)
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
-            **regularisers,
-        )  # fmt: skip
+        super().__init__(*args, **options)
 
     def extra_repr(self) -> str:
         chosen = f", forget_gate={self.forget_gate}" if self.forget_gate != "sigmoid" else ""

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,6 @@ from ._backends import dispatch
 from ._kernels import cell_library, ext
 from ._kernels.cell_errors import Header
 from .layers import OwnLayer
-from .modules import Device
 from .reference.recorded import step_of
 from .reference.scan import STEP
 from .registry import FIRST_USER_CELL, Cell, add_user_cell
@@ -150,9 +150,9 @@ class Layer(OwnLayer):
 
     Args:
         cell: what :func:`load_cell` returned.
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as
-            :class:`torch.nn.LSTM` takes them; ``proj_size`` needs a cell whose ``forward`` does not read h but through
-            the products.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
+            recurrent_dropout, weight_dropout, zoneout: as :class:`fastrnn.LSTM` takes them; ``proj_size`` needs a cell
+            whose ``forward`` does not read h but through the products.
 
     Parameters are torch's by name and shape, with G gates in the order of ``kGates``; besides, every name of
     ``kParams`` is a parameter (H,), ``name_l{k}`` and ``name_l{k}_reverse``. All start uniform in +-1/sqrt(H). States
@@ -164,30 +164,11 @@ class Layer(OwnLayer):
         ValueError: a ``proj_size`` for a cell that reads h.
     """
 
-    def __init__(
-        self,
-        cell: OwnCell,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, cell: OwnCell, *args: Any, **options: Any) -> None:
         if not isinstance(cell, OwnCell):
             raise TypeError(f"fastrnn.Layer: expected cell to come from fastrnn.load_cell, got {type(cell).__name__}")
-        if proj_size and not cell.projects:
-            raise ValueError(
-                f"fastrnn.Layer: {cell.name} reads h in its forward, so proj_size must be 0, got {proj_size}"
-            )
         self.cell, self._mode = cell, cell.registered.mode
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
-        )
+        super().__init__(*args, **options)
 
     def _sizes(self, features: int, width: int) -> dict[str, tuple[int, ...]]:
         return super()._sizes(features, width) | dict.fromkeys(self.cell.params, (self.hidden_size,))

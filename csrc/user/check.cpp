@@ -41,7 +41,9 @@ constexpr bool check() {
   static_assert(
       !requires { Cell::kScalars; },
       "kScalars is for cells of fastrnn's own: write a constant A(0.5), or a parameter");
-  static_assert(!requires { Cell::kNoise; }, "kNoise is for cells of fastrnn's own");
+  static_assert(
+      !requires { Cell::kNoise; },
+      "kNoise is not supported: a forward draws nothing, Layer(zoneout=...) does");
   static_assert(!requires { Cell::kRecurrent; }, "kRecurrent is for cells of fastrnn's own");
   static_assert(
       requires(const In<Symbol>& in, Symbol* next) { Cell::forward(in, next); },

@@ -311,7 +311,7 @@ def test_parameters_and_copies(load):
     assert repr(fastrnn.Layer(cell, 3, 6, 2)) == "Layer(JanetScaled, 3, 6, num_layers=2)"
     assert cell.params == ("weight_scale",) and cell.registered.index >= FIRST_USER_CELL and cell.projects
     assert load("scaled") is cell and not load("everything").projects
-    with pytest.raises(ValueError, match="Everything reads h in its forward, so proj_size must be 0, got 2"):
+    with pytest.raises(ValueError, match="Layer: proj_size must be 0, got 2: each unit reads its own h"):
         fastrnn.Layer(load("everything"), 3, 6, proj_size=2)
     with pytest.raises(TypeError, match=r"expected cell to come from fastrnn\.load_cell, got str"):
         fastrnn.Layer("JanetScaled", 3, 6)
@@ -369,3 +369,32 @@ def test_blocks_of_the_pages(load, page, tmp_path, monkeypatch):
     assert found
     for line, source, _ in found:
         exec(compile("\n" * (line - 1) + source, page, "exec"), {"__name__": "__main__"})
+
+
+@backends
+def test_the_options_of_every_layer_at_rates_of_one(load, backend):
+    """Where everything is kept, or everything dropped, the result is known without drawing."""
+    x = torch.randn(5, 4, 3)
+    with fastrnn.backend(backend):
+        kept, hx = make(load("scaled"), 3, 6, zoneout=1.0), states_of(load("scaled"), 1, 4, 6)
+        output, final = kept(x, hx)
+        torch.testing.assert_close(output, hx[0].expand(5, 4, 6))
+        assert all(map(torch.equal, final, hx))
+        for option in ("recurrent_dropout", "weight_dropout"):
+            module = make(load("scaled"), 3, 6, **{option: 1.0})
+            plain = fastrnn.Layer(load("scaled"), 3, 6)
+            plain.load_state_dict(module.state_dict() | {"weight_hh_l0": torch.zeros(12, 6)})
+            torch.testing.assert_close(module(x)[0], plain(x)[0])
+
+
+def test_the_options_of_every_layer_draw_the_same_on_the_kernels_and_in_torch(load):
+    module = make(load("janet"), 3, 6, 2, bidirectional=True, recurrent_dropout=0.3, weight_dropout=0.3, zoneout=0.4)
+    x, found = torch.randn(5, 4, 3), []
+    for backend in ("cpu", "reference"):
+        torch.manual_seed(3)
+        with fastrnn.backend(backend):
+            output, states = module(x)
+            grads = torch.autograd.grad(output.square().sum() + states[1].sum(), list(module.parameters()))
+            found.append([output, *states, *grads])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    assert (found[0][0] - module.eval()(x)[0]).abs().max() > 1e-2

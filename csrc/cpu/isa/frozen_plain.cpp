@@ -1,13 +1,7 @@
 // Any CPU: kernels of frozen stacks.
 #include "frozen_levels.h"
 
-#define FASTRNN_ISA plain
-#define FASTRNN_LEVEL 0
-namespace fastrnn::cpu::FASTRNN_ISA {
-constexpr int kVectorBytes = 16;
-constexpr int kVectorRegisters = 16;
-constexpr double kProductsPerCycle = 1;
-}  // namespace fastrnn::cpu::FASTRNN_ISA
+#include "plain.h"
 
 #include "../frozen_kernels.h"
 

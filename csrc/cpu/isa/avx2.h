@@ -1,0 +1,12 @@
+// AVX2 with FMA and half-precision conversion.
+// The level, for all that a file includes after this.
+#pragma once
+
+#pragma GCC target("avx2,fma,f16c")
+#define FASTRNN_ISA avx2
+#define FASTRNN_LEVEL 1
+namespace fastrnn::cpu::FASTRNN_ISA {
+constexpr int kVectorBytes = 32;
+constexpr int kVectorRegisters = 16;
+constexpr double kProductsPerCycle = 2;
+}  // namespace fastrnn::cpu::FASTRNN_ISA
