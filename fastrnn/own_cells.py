@@ -150,9 +150,8 @@ class Layer(OwnLayer):
 
     Args:
         cell: what :func:`load_cell` returned.
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
-            recurrent_dropout, weight_dropout, zoneout: as :class:`fastrnn.LSTM` takes them; ``proj_size`` needs a cell
-            whose ``forward`` does not read h but through the products.
+        *args, **options: the arguments of :class:`fastrnn.LSTM`; ``proj_size`` needs a cell whose ``forward`` does not
+            read h but through the products.
 
     Parameters are torch's by name and shape, with G gates in the order of ``kGates``; besides, every name of
     ``kParams`` is a parameter (H,), ``name_l{k}`` and ``name_l{k}_reverse``. All start uniform in +-1/sqrt(H). States

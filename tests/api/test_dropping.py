@@ -66,23 +66,6 @@ ASKED = {
 }
 
 
-def by_formula(module, x, hx, masks, lengths=None, reset_mask=None):
-    """The module's result by the oracle with the masks (layers * D, B, H), one layer after another."""
-    cell, D, sequences, finals = ALL_CELLS[module.mode], 1 + module.bidirectional, [], []
-    lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
-    flat = module._weights()
-    each = len(flat) // module.num_layers
-    for index in range(module.num_layers):
-        rows, weights = slice(index * D, (index + 1) * D), flat[index * each : (index + 1) * each]
-        steps, final = oracle.layer(
-            cell.index, x, lengths, [h[rows] for h in hx], weights, True, False, reset_mask, mask=masks[rows]
-        )
-        x = steps[0]
-        sequences.append(tuple(steps))
-        finals.append(final)
-    return x, tuple(torch.cat(states) for states in zip(*finals)), sequences
-
-
 @each_cell
 @backends
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
@@ -97,7 +80,7 @@ def test_recurrent_dropout_is_one_mask_a_sequence(cell, backend, asked):
     torch.manual_seed(5)
     masks = F.dropout(torch.ones(4, 4, 6, dtype=torch.float64), P)
     timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(by_formula(module, x, hx, masks, **timing))
+    expected = tensors(oracle.stack(module, x, hx, masks=masks, **timing))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
 

@@ -129,24 +129,6 @@ def listed(states):
     return [states] if isinstance(states, torch.Tensor) else list(states)
 
 
-def by_formula(module, x, hx, lengths=None, reset_mask=None):
-    """The module's result by the oracle, one layer after another; x is (T, B, I)."""
-    cell, D, sequences, finals = OWN_CELLS[module.mode], 1 + module.bidirectional, [], []
-    lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
-    flat = module._weights()
-    each = len(flat) // module.num_layers
-    for layer in range(module.num_layers):
-        states = [h[layer * D : (layer + 1) * D] for h in hx]
-        weights = flat[layer * each : (layer + 1) * each]
-        steps, final = oracle.layer(
-            cell.index, x, lengths, states, weights, module.bias, module.proj_size > 0, reset_mask
-        )  # fmt: skip
-        x = steps[0]
-        sequences.append(tuple(steps))
-        finals.append(final)
-    return x, tuple(torch.cat(states) for states in zip(*finals)), sequences
-
-
 def tensors(result):
     if isinstance(result, torch.Tensor):
         return [result]
@@ -185,7 +167,7 @@ def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked
         inputs = [x, *hx, *module.parameters()]
         found_grads = gradients(found, inputs)
     timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(by_formula(module, x, hx, **timing))
+    expected = tensors(oracle.stack(module, x, hx, **timing))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
 

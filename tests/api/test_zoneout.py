@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.reference import zones
-from fastrnn.registry import ALL_CELLS
 
 RATES = (0.3, 0.6)
 
@@ -77,29 +76,6 @@ def test_what_does_not_fit_is_refused():
     assert "and two more with zoneout, got 3" in message(lambda timing: timing.update(rates=(0.5, 0.5, 0.5)))
 
 
-def by_formula(module, x, hx, seeds, lengths=None, reset_mask=None):
-    """The module's result by the oracle, with the seeds (layers, B) or in expectation."""
-    cell, D, sequences, finals = ALL_CELLS[module.mode], 1 + module.bidirectional, [], []
-    lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
-    flat = module._weights()
-    each = len(flat) // module.num_layers
-    for index in range(module.num_layers):
-
-        def keep(b, t, backwards, index=index):
-            if seeds is None:
-                return module.zoneout
-            return oracle.kept(int(seeds[index][b]), t, backwards, module.hidden_size, module.zoneout)
-
-        rows, weights = slice(index * D, (index + 1) * D), flat[index * each : (index + 1) * each]
-        steps, final = oracle.layer(
-            cell.index, x, lengths, [h[rows] for h in hx], weights, True, False, reset_mask, keep=keep
-        )
-        x = steps[0]
-        sequences.append(tuple(steps))
-        finals.append(final)
-    return x, tuple(torch.cat(states) for states in zip(*finals)), sequences
-
-
 @each_cell
 @backends
 @pytest.mark.parametrize("training", [True, False])
@@ -115,7 +91,7 @@ def test_layers_against_the_formulas(cell, backend, asked, training):
     torch.manual_seed(5)
     seeds = torch.randint(2**63 - 1, (2, 4)) if training else None
     timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(by_formula(module, x, hx, seeds, **timing))
+    expected = tensors(oracle.stack(module, x, hx, seeds=seeds, **timing))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
 

@@ -3,6 +3,10 @@
 Every row of the batch is run alone over its own length, so nothing here knows of batch sizes or offsets.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import torch
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "PEEPHOLE_LSTM", "SLSTM", "SLSTM_EXP", "CIFG_LSTM", "IND_RNN")
@@ -80,6 +84,31 @@ def zoned(keep, before, after):
     return tuple(keep[k > 0] * old + (1 - keep[k > 0]) * new for k, (old, new) in enumerate(zip(before, after)))
 
 
+class Formula(NamedTuple):
+    """A cell by its number of parameters besides matrices and biases, whether it has w_hh, its states after a reset,
+    and ``step`` with the arguments of `step` but the first."""
+
+    params: int
+    recurrent: bool
+    initial: tuple[float, ...]
+    step: Callable
+
+
+def of_number(cell):
+    initial = tuple(after_reset(cell, state) for state in range(STATES[cell]))
+    return Formula(PARAMS[cell], cell in RECURRENT, initial, partial(step, cell))
+
+
+def of_gates(initial, params, update):
+    """A user's cell: ``update(gates_x, gates_h, states, params by name)`` gives the states of a row after a step."""
+
+    def whole(x, state, w_ih, w_hh, b_ih, b_hh, w_hr, given):
+        after = update(w_ih @ x + b_ih, w_hh @ state[0] + b_hh, state, dict(zip(params, given)))
+        return (after[0] if w_hr is None else w_hr @ after[0], *after[1:])
+
+    return Formula(len(params), True, tuple(initial), lambda *arguments: whole(*arguments[:-1]))
+
+
 def is_cut(resets, length, t, backwards):
     """Whether step t starts anew: resets (T) of one row cut it off from the step visited before."""
     if resets is None:
@@ -88,10 +117,9 @@ def is_cut(resets, length, t, backwards):
 
 
 def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False, mask=None, keep=None):
-    """x (T, B, I), mask (D, B, R), keep(row, step, backwards) as `kept` -> states of every step, each (T, B, D*R), zero
-    past a row's length; and the final states."""
-    count = PARAMS[cell]
-    recurrent = MODES[cell] not in WITHOUT_W_HH
+    """cell a number or a Formula, x (T, B, I), mask (D, B, R), keep(row, step, backwards) as `kept` -> states of every
+    step, each (T, B, D*R), zero past a row's length; and the final states."""
+    count, recurrent, initial, of_row = cell if isinstance(cell, Formula) else of_number(cell)
     directions, each = hx[0].size(0), 1 + recurrent + 2 * biased + projected + count
     visited = [[[[None] * directions for _ in range(x.size(1))] for _ in range(x.size(0))] for _ in hx]
     final = [[[None] * x.size(1) for _ in range(directions)] for _ in hx]
@@ -106,9 +134,9 @@ def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse
             backwards = reverse or d == 1
             for t in reversed(range(length)) if backwards else range(length):
                 if is_cut(None if resets is None else resets[b], length, t, backwards):
-                    state = tuple(torch.full_like(s, after_reset(cell, k)) for k, s in enumerate(state))
+                    state = tuple(torch.full_like(s, value) for s, value in zip(state, initial, strict=True))
                 before, seen = state, None if mask is None else mask[d, b]
-                state = step(cell, x[t, b], before, w[0], w_hh, b_ih, b_hh, w_hr, params, seen)
+                state = of_row(x[t, b], before, w[0], w_hh, b_ih, b_hh, w_hr, params, seen)
                 if keep is not None:
                     state = zoned(keep(b, t, backwards), before, state)
                 for s, value in enumerate(state):
@@ -116,8 +144,36 @@ def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse
             for s, value in enumerate(state):
                 final[s][d][b] = value
     steps = []
-    for state, initial in zip(visited, hx, strict=True):
-        zero = torch.zeros_like(initial[0, 0])
+    for state, given in zip(visited, hx, strict=True):
+        zero = torch.zeros_like(given[0, 0])
         rows = [[torch.cat([zero if h is None else h for h in row]) for row in step_rows] for step_rows in state]
         steps.append(torch.stack([torch.stack(step_rows) for step_rows in rows]))
     return steps, [torch.stack([torch.stack(row) for row in state]) for state in final]
+
+
+def stack(module, x, hx, lengths=None, reset_mask=None, masks=None, seeds=None, cell=None):
+    """The output of a module, its final states, and the states of every step by layer; x is (T, B, I).
+
+    masks (layers * D, B, H) are those of recurrent_dropout, seeds (layers, B) those of zoneout, which without them has
+    its expectation; ``cell`` is the module's Formula where it has no number.
+    """
+    cell, D, sequences, finals = cell or MODES.index(module.mode), 1 + module.bidirectional, [], []
+    lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
+    flat = module._weights()
+    each = len(flat) // module.num_layers
+    for index in range(module.num_layers):
+
+        def keep(b, t, backwards, index=index):
+            if seeds is None:
+                return module.zoneout
+            return kept(int(seeds[index][b]), t, backwards, module.hidden_size, module.zoneout)
+
+        rows, weights = slice(index * D, (index + 1) * D), flat[index * each : (index + 1) * each]
+        steps, final = layer(
+            cell, x, lengths, [h[rows] for h in hx], weights, module.bias, module.proj_size > 0, reset_mask,
+            mask=None if masks is None else masks[rows], keep=keep if module.zoneout else None,
+        )  # fmt: skip
+        x = steps[0]
+        sequences.append(tuple(steps))
+        finals.append(final)
+    return x, tuple(torch.cat(states) for states in zip(*finals)), sequences
