@@ -11,17 +11,16 @@ import argparse
 import copy
 import csv
 import itertools
-import math
 import statistics
 import sys
 import time
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 
 import torch
 from cases import GRIDS
 from deployed import SIDES, Call
+from deployed_report import BASE, COLUMN, draw, table
 from results import default_path
 from torch import nn
 
@@ -33,7 +32,6 @@ from fastrnn.bench.measure import Refused
 from fastrnn.bench.timing import ClockRounds, Pace, interleave
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BASE = "onnxruntime"  # the side that the others' ratios are against
 ERROR_STEPS = 500
 COLUMNS = (
     *("device", "torch", "fastrnn", "isa", "commit", "grid", "threads", "cell", "T", "B", "I", "H", "layers"),
@@ -75,9 +73,9 @@ def main(argv=None) -> int:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    for line in _summary(rows):
-        print(line)
-    print(f"written to {path}")
+    print(f"{table(rows)}\n\nwritten to {path}")
+    if not any(row["status"] == "WRONG" for row in rows):
+        print(draw(rows, path.with_suffix(".png")))
     return 1 if any(row["status"] == "WRONG" for row in rows) else 0
 
 
@@ -109,7 +107,7 @@ def _measure(grid: str, case: Case, args: argparse.Namespace, place: dict) -> li
             dtype = "bfloat16" if name.endswith("bf16") else case.dtype
             row["of_floor"] = f"{floor_ms(replace(case, dtype=dtype), torch.device('cpu')) / medians[name]:.3f}"
         if BASE in medians:
-            row[f"{BASE}_over_this"] = f"{medians[BASE] / medians[name]:.3f}"
+            row[COLUMN] = f"{medians[BASE] / medians[name]:.3f}"
     print(f"{time.strftime('%H:%M:%S')} {grid} {case}: " + " ".join(f"{n} {m * 1e3:.1f}" for n, m in medians.items()))
     return rows
 
@@ -140,19 +138,6 @@ def _errors(call: Call, layer: nn.Module, case: Case) -> tuple[float, float]:
         exact = copy.deepcopy(layer).double()(x.double())[0]
     error = (call(x, states)[0].double() - exact).abs()
     return error.max().item(), error.mean().item()
-
-
-def _summary(rows: list[dict]) -> list[str]:
-    """Geometric mean and minimum of the ratios, by threads, grid, cell and side."""
-    lines, column = [], f"{BASE}_over_this"
-    key_of = itemgetter("threads", "grid", "cell", "side")
-    for key in dict.fromkeys(map(key_of, rows)):
-        ratios = [float(row[column]) for row in rows if key_of(row) == key and row.get(column)]
-        if ratios:
-            mean = math.exp(statistics.fmean(map(math.log, ratios)))
-            name = f"{key[0]} threads {' '.join(key[1:])}"
-            lines.append(f"{name}: {mean:.2f} (min {min(ratios):.2f}) times {BASE}, {len(ratios)} shapes")
-    return lines
 
 
 if __name__ == "__main__":

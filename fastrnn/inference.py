@@ -51,8 +51,8 @@ class FrozenLayer(nn.Module):
     The weights are float32 as they were, rounded to bfloat16, or int8: row k of a matrix is s_k q with q in -127 .. 127
     and s_k = max|w_k| / 127. With int8 weights h is rounded to multiples of 1/127 and x to multiples of its row's
     largest magnitude / 127 where they meet a matrix; sums are exact, everything else is float32. docs/inference.md has
-    the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout or heads, and all layers where the
-    compiled extension is missing, are computed as the layer would compute them, in float32.
+    the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout or heads, and all layers
+    where the compiled extension is missing, are computed as the layer would compute them, in float32.
 
     ``state_dict`` has the layer's names, and ``weight_ih_l0_scale`` and so on for int8; the packed weights are made
     again after loading, copying and unpickling.

@@ -243,9 +243,9 @@ class LSTM(Layer, nn.LSTM):  # type: ignore[misc]  # torch's stubs have no keywo
     projection with it. All draw from torch's generator: the same seed drops the same, also packed, in chunks, and on
     other backends.
 
-    With ``num_heads`` n, units are in n groups that see no states of each other: U is block-diagonal, ``weight_hh_l{k}``
-    is (n, 4 H / n, H / n), and the recurrent product has an n-th of the work (Beck et al. 2024). n divides H, is at most
-    16, or 8 with both directions, and excludes a projection.
+    With ``num_heads`` n, units are in n groups that see no states of each other: U is block-diagonal,
+    ``weight_hh_l{k}`` is (n, 4 H / n, H / n), and the recurrent product has an n-th of the work (Beck et al. 2024). n
+    divides H, is at most 16, or 8 with both directions, and excludes a projection.
 
     Source: ``torch.nn.LSTM``.
     """

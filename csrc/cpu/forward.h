@@ -171,8 +171,11 @@ class Forward {
                    panel<Op>(panels, blocks, block, rows.depth), init, tile,
                    panel<Op>(panels, blocks, next, rows.depth));
     } else {
-      multiply_unpacked<S>(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block),
-                           init, tile);
+      // A single step reads its weights once, and seldom are they near.
+      const auto multiply_rows =
+          s.T == 1 ? multiply_unpacked<S, true> : multiply_unpacked<S, false>;
+      multiply_rows(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block), init,
+                    tile);
     }
   }
 

@@ -66,6 +66,8 @@ struct Sequence {
 
 using ForwardSequence = Sequence<ForwardStep>;
 using BackwardSequence = Sequence<BackwardStep>;
+// What every driver takes as parameters of a launch.
+static_assert(sizeof(ForwardSequence) <= 4096 && sizeof(BackwardSequence) <= 4096);
 
 // The form of a resident product: a lane multiplies `halves` groups of eight weight rows at a time
 // and keeps reg_groups x reg_chunks pieces of that, four registers each, in registers.
