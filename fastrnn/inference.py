@@ -63,12 +63,25 @@ class FrozenLayer(nn.Module):
         ValueError: a dtype does not fit; with int8 weights, a value of h0 outside -1 .. 1.
     """
 
+    mode: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    batch_first: bool
+    bidirectional: bool
+    proj_size: int
+    dtype: torch.dtype
+    weights: torch.dtype
+    _skeleton: nn.RNNBase
+    _packed: Tensor | None
+    _engine: Any  # a layer in the place of `_packed`
+
     def __init__(self, layer: nn.RNNBase, weights: torch.dtype | None = None) -> None:
         super().__init__()
         self.training = False
         for name in _SETTINGS:
             setattr(self, name, getattr(layer, name))
-        self.dtype = layer.weight_ih_l0.dtype
+        self.dtype = next(layer.parameters()).dtype
         self.weights = weights or (torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32)
         self.names = list(layer._flat_weights_names)
         # What unfreeze makes a layer of, with whatever options: the layer itself, without memory.
@@ -128,8 +141,8 @@ class FrozenLayer(nn.Module):
     ) -> tuple[Rows, States]:
         """See the class."""
         cell = ALL_CELLS[self.mode]
-        is_packed = isinstance(input, PackedSequence)
-        data = input.data if is_packed else input
+        packed = input if isinstance(input, PackedSequence) else None
+        data = input.data if isinstance(input, PackedSequence) else input
         states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
         if data.dtype is not self.dtype and torch._C._is_any_autocast_enabled():
             data = data.to(self.dtype)
@@ -139,21 +152,21 @@ class FrozenLayer(nn.Module):
             states = [h.float() for h in states]
         lengths = as_lengths(cell.layer, lengths, data)
         if self._packed is None:
-            output, final = self._run_engine(PackedSequence(wide, *input[1:]) if is_packed else wide, states, lengths)
-            output = output.data if is_packed else output
+            output, final = self._run_engine(PackedSequence(wide, *packed[1:]) if packed else wide, states, lengths)
+            output = output.data if packed else output
         else:
-            if is_packed and states is not None and input.sorted_indices is not None:
-                states = [h.index_select(1, input.sorted_indices) for h in states]
+            if packed and states is not None and packed.sorted_indices is not None:
+                states = [h.index_select(1, packed.sorted_indices) for h in states]
             output, final = frozen.forward(
-                self._packed, wide, states, self._initial, lengths, input.batch_sizes if is_packed else None,
+                self._packed, wide, states, self._initial, lengths, packed.batch_sizes if packed else None,
                 self.batch_first, 2 if self.bidirectional else 1,
             )  # fmt: skip
-            if is_packed and input.unsorted_indices is not None:
-                final = [h.index_select(1, input.unsorted_indices) for h in final]
+            if packed and packed.unsorted_indices is not None:
+                final = [h.index_select(1, packed.unsorted_indices) for h in final]
         if self.dtype is not torch.float32:
             output, final = output.to(self.dtype), [h.to(self.dtype) for h in final]
-        if is_packed:
-            output = PackedSequence(output, *input[1:])
+        if packed:
+            output = PackedSequence(output, *packed[1:])
         return output, tuple(final) if cell.states > 1 else final[0]
 
     def step(self, x: Tensor, state: Tensor | Sequence[Tensor], out: Tensor | None = None) -> Tensor:
@@ -239,7 +252,7 @@ class FrozenLayer(nn.Module):
         """Does nothing: there are no parameters."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for name, value in self._buffers.items():
+        for name, value in self.named_buffers(recurse=False):
             new = fn(value)
             if new.dtype != value.dtype or new.device != value.device:
                 raise TypeError(

@@ -7,7 +7,9 @@ import hashlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -70,9 +72,9 @@ class OwnCell:
                 found[backend] = run(*inputs)
         torch.testing.assert_close(found["cpu"], found["reference"], rtol=1e-9, atol=1e-9)
         with dispatch.backend("cpu"):
-            return torch.autograd.gradcheck(run, inputs) and torch.autograd.gradgradcheck(run, inputs)
+            return bool(torch.autograd.gradcheck(run, inputs) and torch.autograd.gradgradcheck(run, inputs))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., OwnCell], tuple[str, str, str]]:
         return _load, (self.path, self.source, self.name)
 
     def __repr__(self) -> str:
@@ -123,7 +125,7 @@ def _add(header: Header) -> OwnCell:
     # By content: graphs of torch.export and torch.compile find the same cell in another process.
     digest = hashlib.sha256(f"{header.name}\0{header.text}".encode()).hexdigest()
     number = FIRST_USER_CELL + int(digest, 16) % FIRST_USER_CELL
-    facts = extension.add_cell(number, _address_of(header))
+    facts = extension.add_cell(number, _address_of(extension, header))
     graph, facts["mode"] = facts.pop("graph"), f"{header.name}-{digest[:8]}"
     cell = Cell(number, layer="Layer", step="", **facts)
     add_user_cell(cell)
@@ -131,17 +133,19 @@ def _add(header: Header) -> OwnCell:
     return OwnCell(header, cell)
 
 
-def _address_of(header: Header) -> int:
+def _address_of(extension: ModuleType, header: Header) -> int:
     """Where the library of the cell says what it has. It stays loaded."""
     version = sys.modules["fastrnn"].__version__  # nothing here imports the package that imports it
-    asked = header, ext.load().cpu.isa(), kept.folder() / "cells", version
+    asked = header, extension.cpu.isa(), kept.folder() / "cells", version
     library = cell_library.build(*asked)
     try:
         symbols = ctypes.CDLL(str(library))
     except OSError:  # damaged
         library.unlink()
         symbols = ctypes.CDLL(str(cell_library.build(*asked)))
-    return ctypes.cast(symbols.fastrnn_user_cell, ctypes.c_void_p).value
+    address = ctypes.cast(symbols.fastrnn_user_cell, ctypes.c_void_p).value
+    assert address is not None  # a symbol has one
+    return address
 
 
 class Layer(OwnLayer):
