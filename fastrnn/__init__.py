@@ -14,6 +14,8 @@ from .cells import (
     CIFGLSTMCell,
     GRUCell,
     IndRNNCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
     LSTMCell,
     PeepholeLSTMCell,
     RNNCell,
@@ -24,7 +26,7 @@ from .cells import (
 from .compilation import compile, decompositions, onnx_translations
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .inference import FrozenLayer, Stream, freeze, unfreeze
-from .layers import CIFGLSTM, SLSTM, IndRNN, PeepholeLSTM
+from .layers import CIFGLSTM, SLSTM, IndRNN, LayerNormGRU, LayerNormLSTM, PeepholeLSTM
 from .modules import GRU, LSTM, RNN, explain_layer
 from .own_cells import Layer, load_cell
 
@@ -54,6 +56,10 @@ __all__ = [
     "IndRNNCell",
     "LSTMCell",
     "Layer",
+    "LayerNormGRU",
+    "LayerNormGRUCell",
+    "LayerNormLSTM",
+    "LayerNormLSTMCell",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
     "RNNCell",

@@ -16,7 +16,18 @@ from ._call.stack import autocast, describe, is_autocast, is_checked_by, is_left
 from ._kernels.gate import for_scan, is_foreign, with_strides
 from ._spec import slots_of
 from ._tools import Tooling, leaf
-from .layers import CIFGLSTM, SLSTM, IndRNN, OwnLayer, PeepholeLSTM, own_sizes, slstm_mode, split_rows
+from .layers import (
+    CIFGLSTM,
+    SLSTM,
+    IndRNN,
+    LayerNormGRU,
+    LayerNormLSTM,
+    OwnLayer,
+    PeepholeLSTM,
+    own_sizes,
+    slstm_mode,
+    split_rows,
+)
 from .modules import Device
 from .reference import Timing, scan
 from .registry import ALL_CELLS, CELLS, OWN_CELLS, Cell
@@ -226,6 +237,27 @@ class IndRNNCell(OwnStep):
     """
 
     _layer = IndRNN
+
+
+class LayerNormLSTMCell(OwnStep):
+    r"""One step of :class:`fastrnn.LayerNormLSTM`.
+
+    Input (B, I) or (I,), states ``(h, c)`` (B, H) or (H,); returns ``(h', c')``. Parameters are those of
+    :class:`fastrnn.LSTMCell`, ``weight_norm_ih`` and ``weight_norm_hh`` (4H,), ``weight_norm_c`` and ``bias_norm_c``
+    (H,); types and errors as there. Source: Ba, Kiros and Hinton 2016.
+    """
+
+    _layer = LayerNormLSTM
+
+
+class LayerNormGRUCell(OwnStep):
+    r"""One step of :class:`fastrnn.LayerNormGRU`.
+
+    Input (B, I) or (I,), state ``h`` (B, H) or (H,); returns ``h'``. Parameters are those of :class:`fastrnn.GRUCell`,
+    and ``weight_norm_ih`` and ``weight_norm_hh`` (3H,); types and errors as there. Source: Ba, Kiros and Hinton 2016.
+    """
+
+    _layer = LayerNormGRU
 
 
 class SLSTMCell(OwnStep):

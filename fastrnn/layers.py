@@ -15,7 +15,7 @@ from .registry import ALL_CELLS, Cell
 def own_sizes(cell: Cell, rows: dict[str, int], units: int) -> dict[str, tuple[int, ...]]:
     """The parameters of a direction that are the cell's own: those of ``rows``, which hold several, one a row; else one
     for each of the cell's."""
-    return {name: (count, units) for name, count in rows.items()} or dict.fromkeys(cell.params, (units,))
+    return {name: (count, units) for name, count in rows.items()} or dict(zip(cell.params, cell.param_sizes(units)))
 
 
 def split_rows(owner: str, rows: dict[str, int], named: Iterable[tuple[str, Tensor]], units: int) -> list[Tensor]:
@@ -170,6 +170,55 @@ class IndRNN(OwnLayer):
         for name, weight in weights.items():
             if name.startswith("weight_hh"):
                 nn.init.uniform_(weight)
+
+
+class _LayerNorm(OwnLayer):
+    @staticmethod
+    def _reset_own(weights: dict[str, Tensor]) -> None:
+        for name, weight in weights.items():
+            if name.startswith("weight_norm"):
+                nn.init.ones_(weight)
+            elif name.startswith("bias_norm"):
+                nn.init.zeros_(weight)
+
+
+class LayerNormLSTM(_LayerNorm):
+    r"""LSTM with layer normalisation.
+
+    x = N(W x_t; a, b), h = N(U h; a', b'), i, f, o = sigmoid(x + h), g = tanh(x + h), c' = f c + i g,
+    h' = o tanh(N(c'; a_c, b_c)); with ``proj_size`` P > 0 then h' = W_hr h'.
+    N(v; a, b) = (v - mean(v)) / sqrt(var(v) + 1e-5) a + b, elementwise in a and b. Mean and variance are over all 4H
+    values of W x_t, all 4H of U h, all H of c'; c stays as it is.
+
+    Arguments, inputs, outputs, states ``(h, c)``, dtypes and errors are those of :class:`fastrnn.LSTM`, and so are the
+    names, shapes and initial values of the parameters; b and b' are ``bias_ih`` and ``bias_hh``. Besides, with
+    ``_l{k}`` and ``_reverse``: ``weight_norm_ih`` and ``weight_norm_hh`` (4H,) are a and a', ``weight_norm_c`` and
+    ``bias_norm_c`` (H,) are a_c and b_c. Gains start at 1 and ``bias_norm_c`` at 0; without ``bias`` it is still there.
+
+    Statistics are computed in the type that products are accumulated in, in two passes. On CUDA tensors the layer runs
+    in operations of torch: its kernels are for the CPU.
+
+    Source: Ba, Kiros and Hinton 2016, "Layer Normalization", supplement.
+    """
+
+    _mode = "LAYER_NORM_LSTM"
+
+
+class LayerNormGRU(_LayerNorm):
+    r"""GRU with layer normalisation.
+
+    x = N(W x_t; a, b), h = N(U h; a', b'), r, z = sigmoid(x + h), n = tanh(x_n + r h_n), h' = n + z (h_{t-1} - n), with
+    N as in :class:`LayerNormLSTM`, over all 3H values of W x_t and of U h. The paper's GRU has the same equations, but
+    statistics of their own for r and z together and for n.
+
+    Arguments, inputs, outputs, dtypes and errors are those of :class:`fastrnn.GRU`, and so are the names, shapes and
+    initial values of the parameters; b and b' are ``bias_ih`` and ``bias_hh``. Besides, with ``_l{k}`` and
+    ``_reverse``: ``weight_norm_ih`` and ``weight_norm_hh`` (3H,) are a and a', initially 1. There is no projection.
+
+    Source: Ba, Kiros and Hinton 2016, "Layer Normalization"; statistics as in haste's ``LayerNormGRU``.
+    """
+
+    _mode = "LAYER_NORM_GRU"
 
 
 def slstm_mode(owner: str, forget_gate: str) -> str:

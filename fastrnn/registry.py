@@ -15,7 +15,8 @@ class Cell:
     ``nonlinearity`` is set for Elman cells alone. ``initial`` has the values of the states after a reset, and where
     none are given; ``params`` names what a unit has besides weights and biases, a tensor (H,) each; ``recurrent``
     says that there is a W_hh, and ``projects`` that h may be projected; ``read_next`` is the number of states that
-    backward reads after a step, h among them.
+    backward reads after a step, h among them. ``statistics`` is the number of values a row that backward needs of its
+    layer normalisations, 0 where there are none: else the first two of ``params`` are gains, (G * H,) each, of x and h.
     """
 
     index: int
@@ -31,6 +32,11 @@ class Cell:
     recurrent: bool = True
     read_next: int = 1
     projects: bool = False
+    statistics: int = 0
+
+    def param_sizes(self, units: int) -> list[tuple[int, ...]]:
+        """The shapes of ``params``."""
+        return [(self.gates * units if self.statistics and k < 2 else units,) for k in range(len(self.params))]
 
 
 class Cells(dict[str, Cell]):
@@ -71,6 +77,15 @@ OWN_CELLS = Cells(
     Cell(
         8, "IND_RNN", gates=1, states=1, saved=0, layer="IndRNN", step="IndRNNCell", params=("weight_hh",),
         recurrent=False,
+    ),
+    Cell(
+        9, "LAYER_NORM_LSTM", gates=4, states=2, saved=12, layer="LayerNormLSTM", step="LayerNormLSTMCell",
+        initial=(0.0, 0.0), params=("weight_norm_ih", "weight_norm_hh", "weight_norm_c", "bias_norm_c"), projects=True,
+        statistics=4,
+    ),
+    Cell(
+        10, "LAYER_NORM_GRU", gates=3, states=1, saved=10, layer="LayerNormGRU", step="LayerNormGRUCell", read_next=0,
+        params=("weight_norm_ih", "weight_norm_hh"), statistics=2,
     ),
 )  # fmt: skip
 """Those that torch does not have."""

@@ -169,8 +169,9 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
     }
     if (args.projected)
       to[kWhr] = rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d));
-    for (int64_t k = 0; k < args.cell.params; ++k)
-      to[kFirstParam + k] = units((last + 1) * G + k, 1);
+    int64_t first = (last + 1) * G;
+    for (int k = 0; k < args.cell.params; first += args.cell.param_rows(k++))
+      to[kFirstParam + k] = units(first, args.cell.param_rows(k));
   }
   return result;
 }

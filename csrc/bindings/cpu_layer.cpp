@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const Option
   Tensors states = rows.empty_states(args.hx);
   for (int64_t s = 1; args.spec.all_states && s < args.cell.states; ++s)
     states.push_back(rows.empty(args.D * args.H));
-  Tensor gates, carried, given_states, hidden;
+  Tensor gates, carried, given_states, statistics, hidden;
   Tensors saved;
   if (save && args.cell.saved > 0)
     saved.push_back(gates = empty_block({args.D, args.N, args.cell.saved, args.H}, args.options));
@@ -113,6 +113,10 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const Option
   if (save && args.zoned && args.cell.read_next > 0) {
     saved.push_back(given_states = empty_block({args.D, args.N, args.cell.read_next, args.H},
                                                args.accumulate_options()));
+  }
+  if (save && args.cell.statistics > 0) {
+    saved.push_back(statistics = empty_block({args.D, args.N, args.cell.statistics},
+                                             args.accumulate_options()));
   }
   if (save && args.projected)
     saved.push_back(hidden = empty_block({args.D, args.N, args.H}, args.options));
@@ -129,6 +133,7 @@ std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const Option
   p.states.carried = mutable_pointer(carried);
   p.gates = mutable_pointer(gates);
   p.given = mutable_pointer(given_states);
+  p.statistics = mutable_pointer(statistics);
   p.hidden = mutable_pointer(hidden);
   const cpu::Kernels& kernels = kernels_for(args, p.shape.dtype);
   const Tensor workspace = scratch(kernels.forward_workspace(p));
@@ -154,8 +159,8 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
   g.gates = empty_block({args.D, rows.N, copies, G * args.H}, args.options);
   if (needs[1]) g.states = rows.empty_states(r.grad_last);
   if (needs[2] && (args.biases || args.cell.params > 0)) {
-    g.units =
-        at::empty({args.D, (copies * G + args.cell.params) * args.H}, args.accumulate_options());
+    g.units = at::empty({args.D, (copies * G + args.cell.all_param_rows()) * args.H},
+                        args.accumulate_options());
   }
   if (args.projected) {
     g.h = empty_block({args.D, rows.N, args.R}, args.options);
@@ -175,6 +180,7 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
   p.output = pointer(r.output);
   p.gates = pointer(r.gates);
   p.given = pointer(r.given);
+  p.statistics = pointer(r.statistics);
   p.grad_gates = mutable_pointer(g.gates);
   p.grad_units = mutable_pointer(g.units);
   p.grad_h = mutable_pointer(g.h);

@@ -87,6 +87,7 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
              lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
       schedule(offsets, this->spec.forwards) {
+  TORCH_CHECK(cell.statistics == 0, function, ": ", cell.mode, " has kernels for the CPU alone");
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }
 

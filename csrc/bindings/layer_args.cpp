@@ -165,7 +165,7 @@ void LayerArgs::set_weights(const OptionalTensors& given) {
                         : ": h must be as wide as H, got ",
               cell.mode, " with R = ", R, ", H = ", H);
   const int64_t ih[] = {gate_rows, I}, hh[] = {gate_rows, R}, bias[] = {gate_rows}, hr[] = {R, H};
-  const at::IntArrayRef shapes[] = {ih, hh, bias, bias, hr, H};
+  const at::IntArrayRef shapes[] = {ih, hh, bias, bias, hr};
   weights.reserve(given.size());
   for (int64_t at = 0; at < D * slots(); ++at) {
     const int slot = int(at % slots());
@@ -177,8 +177,13 @@ void LayerArgs::set_weights(const OptionalTensors& given) {
     TORCH_CHECK(given[at].has_value() == expected, function, ": ", name, " must be ",
                 expected ? "a tensor" : "None", " in every direction, got ",
                 expected ? "None" : "a tensor");
-    weights.push_back(expected ? checked(*given[at], name, shapes[std::min(slot, int(kFirstParam))])
-                               : at::Tensor());
+    if (!expected) {
+      weights.emplace_back();
+    } else if (slot < kFirstParam) {
+      weights.push_back(checked(*given[at], name, shapes[slot]));
+    } else {
+      weights.push_back(checked(*given[at], name, {cell.param_rows(slot - kFirstParam) * H}));
+    }
   }
 }
 
@@ -247,7 +252,9 @@ LayerResults::LayerResults(const LayerArgs& args, const OptionalTensors& grads,
               ": backward needs results of a forward call with save > 0, got save = 0");
   const bool has_gates = cell.saved > 0 && !(rebuilds && args.spec.save == Save::kStates);
   const bool has_given = args.zoned && cell.read_next > 0;
-  const size_t expected = 1 + has_gates + cell.saves_carried + has_given + args.projected;
+  const bool has_statistics = cell.statistics > 0;
+  const size_t expected =
+      1 + has_gates + cell.saves_carried + has_given + has_statistics + args.projected;
   TORCH_CHECK(results.size() == expected, args.function, ": results must hold the ", expected,
               " tensors output and saved of a forward call with save = ", int(args.spec.save),
               ", got ", results.size());
@@ -268,6 +275,10 @@ LayerResults::LayerResults(const LayerArgs& args, const OptionalTensors& grads,
   if (has_given) {
     given = saved("saved states of the cell", {args.D, args.N, cell.read_next, args.H},
                   c10::typeMetaToScalarType(args.accumulate_options().dtype()));
+  }
+  if (has_statistics) {
+    statistics = saved("saved statistics", {args.D, args.N, cell.statistics},
+                       c10::typeMetaToScalarType(args.accumulate_options().dtype()));
   }
   if (args.projected) hidden = saved("saved h before the projection", {args.D, args.N, args.H});
 }

@@ -85,7 +85,7 @@ struct LayerResults {
   Tensors grad_last;       // of the final states
   Tensors grad_sequences;  // of the states besides h after each step, or empty
   at::Tensor output;
-  at::Tensor gates, carried, given, hidden;  // saved; undefined where they are not
+  at::Tensor gates, carried, given, statistics, hidden;  // saved; undefined where they are not
 };
 
 }  // namespace fastrnn

@@ -55,7 +55,8 @@ py::dict describe(const fastrnn::CellInfo& cell) {
                   py::arg("states") = cell.states, py::arg("saved") = cell.saved,
                   py::arg("initial") = py::tuple(initial), py::arg("params") = py::tuple(params),
                   py::arg("recurrent") = cell.recurrent, py::arg("read_next") = cell.read_next,
-                  py::arg("projects") = cell.can_project, py::arg("graph") = graph);
+                  py::arg("projects") = cell.can_project, py::arg("statistics") = cell.statistics,
+                  py::arg("graph") = graph);
 }
 
 py::list describe_cells() {

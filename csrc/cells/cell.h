@@ -8,6 +8,8 @@
 //   kParams[]   of parameters of one number a unit, (H): P of them; none where left out
 //   kScalars[]  of numbers of the call, which get no gradient; none where left out
 //   kRecurrent  false: there is no W_hh, so units meet in no product. True where left out
+//   kNorms      2: what the cell sees as x and h are rows of products after a layer normalisation,
+//               see below; 3: a state is normalised, too. 0 where left out
 //
 // and forward, over an accumulate type A (float, double, a CPU vector of them, or a Symbol), with
 // + - * quotient max_ exp_ log_ tanh_ sigmoid_ log_sigmoid_ relu_ and constants A(1):
@@ -34,6 +36,15 @@
 // x and h stay apart because a GRU's reset gate multiplies only the hidden part. Inputs and outputs
 // never alias. Kernels convert storage types on load and store; a cell sees accumulate types only.
 // With a projection state[0] is h before it, and in.prev[0] is not there; kernels project.
+//
+// Layer normalisation (Ba et al. 2016) takes v, a row, to u = (v - mean v) / sqrt(var v + epsilon),
+// and u to u gain + bias. Kernels do that to W_ih x_t and to W_hh h over all G * H values of a row:
+// kParams[0] and [1] are their gains, (G * H) each, b_ih and b_hh their biases. grad_x and grad_h
+// are the gradients of the results. With kNorms = 3 they take the state 1 to u over the H units of
+// a row, once it is there for all of them: forward then leaves in next[0] what h' is made of, and
+// backward gets the gradient of that in grad_next[0], and in grad_next[1] all that reaches state 1;
+//   emit(given, u, params)           h' of next[0], u and the parameters from kParams[2] on
+//   emit_backward(given, u, params, grad_h, grad_given, grad_u, grad_params)
 #pragma once
 
 #include "../common/layer_spec.h"
@@ -58,6 +69,8 @@ struct In {
 };
 
 constexpr unsigned kStateH = 1u << 0;
+
+constexpr double kNormEpsilon = 1e-5;
 
 // The place of a state among those whose bits are set.
 constexpr int place_among(unsigned states, int state) {
@@ -85,12 +98,26 @@ struct Counted {
     if constexpr (requires { Cell::kRecurrent; }) return Cell::kRecurrent;
     return true;
   }();
+  static constexpr int kNorms = [] {
+    if constexpr (requires { Cell::kNorms; }) return Cell::kNorms;
+    return 0;
+  }();
+  // Parameters that are as wide as all gates; the first ones.
+  static constexpr int kGains = kNorms > 0 ? 2 : 0;
+  // Numbers of a row that backward needs of its norms: 1 / deviation of x and of h; of the state
+  // the mean and that.
+  static constexpr int kStatistics = kNorms == 3 ? 4 : kNorms;
   template <int state>
   static constexpr double kInitial = Cell::kStates[state].initial;
 
   static_assert(kGates <= kMostGates && kStates <= kMostStates && kParams <= kMostParams &&
                 kScalars <= kMostScalars);
+  static_assert(kNorms == 0 || (kRecurrent && (kNorms == 2 || kNorms == 3)));
   static_assert(Cell::kStates[0].initial == 0);
 };
+
+// Values of a unit that forward keeps: the cell's, then u of each gate's x and h.
+template <class Cell>
+constexpr int kSavedWithNorms = Cell::kSaved + Cell::kGains * Cell::kGates;
 
 }  // namespace fastrnn

@@ -22,6 +22,15 @@ struct CellInfo {
   bool saved_reads_state;
   int read_next;     // F: states that backward reads after a step, h among them
   bool can_project;  // h may be projected: neither pass reads it unit by unit
+  int statistics;    // numbers of a row that backward needs of its norms; 0: there are none
+
+  // Parameter k is a tensor of so many H.
+  constexpr int param_rows(int k) const { return statistics > 0 && k < 2 ? gates : 1; }
+  constexpr int all_param_rows() const {
+    int rows = 0;
+    for (int k = 0; k < params; ++k) rows += param_rows(k);
+    return rows;
+  }
 };
 
 template <class Cell>
@@ -33,7 +42,7 @@ constexpr CellInfo describe(const char* mode) {
                 Cell::kStates,
                 Cell::kParams,
                 Cell::kScalars,
-                Cell::kSaved,
+                kSavedWithNorms<Cell>,
                 Names::kStates,
                 nullptr,
                 nullptr,
@@ -43,7 +52,8 @@ constexpr CellInfo describe(const char* mode) {
                 (kRead & ~kStateH) != 0,
                 Cell::kSavedReadsState,
                 place_among(Cell::kBackwardNext, kMostStates),
-                Cell::kRecurrent && !Cell::kReadsH && (kRead & kStateH) == 0};
+                Cell::kRecurrent && !Cell::kReadsH && (kRead & kStateH) == 0,
+                Cell::kStatistics};
   if constexpr (Cell::kParams > 0) info.param = Names::kParams;
   if constexpr (requires { Cell::kGraph; }) info.graph = &Cell::kGraph;
   return info;

@@ -11,7 +11,8 @@
 //            step, shaped like the output with D * H features
 //   saved    in this order and where the cell has them: gates (D, N, K, H), every state but h
 //            after each step (D, N, S - 1, H), with zoneout the states that backward reads after a
-//            step as the cell gave them (D, N, F, H), h before its projection (D, N, H)
+//            step as the cell gave them (D, N, F, H), statistics of the rows that are normalised
+//            (D, N, 2 or 4), h before its projection (D, N, H)
 //   scalars  the cell's; with zoneout then the rates of h and of the other states
 //   grads    of the output and of `states`; None is zero
 //   results  the output, then `saved`

@@ -3,10 +3,12 @@
 // Each step multiplies the gate gradients of the step walked after it with the recurrent weights,
 // some units at a time, and finishes those units' cell gradients at once. What comes out are the
 // gate gradients of every row; the gradients of the input and of the weights are plain products of
-// those, left to the caller. Division among threads is as in forward.h.
+// those, left to the caller. Division among threads is as in forward.h. Where rows are normalised,
+// a row's cell gradients wait for all of its products (backward_norm.h).
 #pragma once
 
 #include "../cells/cell.h"
+#include "row_norm.h"
 #include "unit_sums.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
@@ -18,15 +20,18 @@ class Backward {
   using V = VecOf<S>;
   using Packed = typename Op::Packed;
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
-  static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
+  static constexpr int P = Cell::kParams - Cell::kGains;  // those of (H)
+  static constexpr int kCarried = Cell::kCarried;         // states besides h
   static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
   static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
-  static constexpr bool kRecurrent = Cell::kRecurrent;
+  static constexpr bool kRecurrent = Cell::kRecurrent, kNormed = Cell::kNorms > 0;
+  static constexpr bool kEmits = Cell::kNorms == 3;
+  static constexpr int kKept = kSavedWithNorms<Cell>;
   static constexpr int W = V::kWidth;
   // So many multiply-adds take about as long as a gate's part of update().
   static constexpr int kPointwise = 8;
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
-  using Sums = UnitSums<Op, E * G + P>;
+  using Sums = UnitSums<Op, E * G + Cell::kGains * G + P>;
 
  public:
   Backward(const BackwardParams& params, int threads)
@@ -35,8 +40,8 @@ class Backward {
         depth(G * s.H),
         projected(s.R != s.H),
         recurrent(kRecurrent && (s.T > 1 || p.states.grad_initial[0])),
-        plan(plan_for<Op>(s, double(depth) * double(kRecurrent ? s.R : kPointwise), s.R, 1,
-                          threads)),
+        plan(plan_for<Op>(s, double(depth) * double(kRecurrent ? s.R : kPointwise), s.R, 1, threads,
+                          kNormed)),
         units(make_blocks<Op>(s.H, 1, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
@@ -62,7 +67,7 @@ class Backward {
       const Share share = share_of(plan, thread, d);
       if (!share.active || share.batch_slice != 0) continue;
       sums_of(d).write(plan.batch_slices, lane_of(d, share, thread).blocks,
-                       (A*)p.grad_units + d * (E * depth + P * s.H));
+                       (A*)p.grad_units + d * Sums::kCount * s.H);
     }
   }
 
@@ -72,7 +77,8 @@ class Backward {
     A* grad_h;            // (B, padded H): what reaches h of the step before pointwise
     A* grad_carried;      // (kCarried, B, padded H): the same of the other states
     A* params;            // (P, padded H): the cell's
-    A* sums;              // (batch slices, E * G + P, padded H): over the slices' rows
+    A* gains;             // (2 G, padded H): of x, then of h
+    A* sums;              // (batch slices, parts of Sums, padded H): over the slices' rows
   };
 
   // What a thread knows while it walks its part of a direction.
@@ -84,6 +90,9 @@ class Backward {
     int64_t slice;
     Rows<Op> later;   // gate gradients of the step walked before
     Rows<Op> grad_h;  // gradient of the projected h
+    // With norms: what comes through a product to h of all rows, (slice rows, padded H); the
+    // gradients of one row on their way, (2 G, padded H); sums of a step, (parts, padded H).
+    A *products, *grads, *sums;
   };
 
   Sums sums_of(int d) const { return {scratch[d].sums, units}; }
@@ -95,6 +104,7 @@ class Backward {
     zero_row = arena.template take<S>(s.resets ? depth : 0);
     later_rows = RowStore<Op>(arena, plan.threads, recurrent ? slice_rows : 0, depth);
     grad_h_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.R);
+    norm_rows = arena.template take<A>(plan.threads * norm_rows_size());
     for (int d = 0; d < s.D; ++d) {
       Scratch& m = scratch[d];
       m.w_hh =
@@ -103,6 +113,7 @@ class Backward {
       m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
       m.grad_carried = arena.template take<A>(kCarried * s.B * units.padded());
       m.params = arena.template take<A>(P * units.padded());
+      m.gains = arena.template take<A>(Cell::kGains * G * units.padded());
       m.sums = arena.template take<A>(p.grad_units ? plan.batch_slices * Sums::size(units) : 0);
     }
   }
@@ -117,7 +128,8 @@ class Backward {
       if (projected) pack_columns(p.weights[d].w_hr, s.R, s.H, units, scratch[d].w_hr, thread);
       const Range mine = part_of(units.count, plan.threads, thread);
       for (int64_t block = mine.begin; block < mine.end; ++block)
-        pack_params<S>(p.weights[d], units, block, P, scratch[d].params);
+        pack_params<S>(p.weights[d].params + Cell::kGains, units, block, P, scratch[d].params);
+      if (kNormed) pack_gains(d, mine);
     }
   }
 
@@ -132,6 +144,8 @@ class Backward {
 
   Lane lane_of(int d, const Share& share, int thread) const {
     const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
+    A* const rows = norm_rows + thread * norm_rows_size();
+    A* const grads = rows + slice_rows * units.padded();
     return {d,
             Walk(s, d),
             {first_row, smaller(s.B, first_row + slice_rows)},
@@ -140,7 +154,10 @@ class Backward {
             meetings.of_slice(share, thread),
             share.batch_slice,
             {},
-            {}};
+            {},
+            rows,
+            grads,
+            grads + 2 * G * units.padded()};
   }
 
   S* grad_gates(const Lane& l, int64_t t, int64_t b) const {
@@ -179,16 +196,12 @@ class Backward {
           l.grad_h.set(b - l.batch.begin, grad_h_row(l, t, b));
         }
       }
-      sweep(l.blocks, e, [&](int64_t block, int64_t next) {
-        typename Sums::Step sums;
-        step_block(l, t, both, block, next, sums);
-        if (projected) {
-          step_block(l, t, ending, block, next, sums);
-        } else {
-          for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, sums);
-        }
-        if (p.grad_units) sums_of(l.d).add(l.slice, block, sums);
-      });
+      if constexpr (kNormed) {
+        step_rows(l, e, both, ending);
+      } else {
+        sweep(l.blocks, e,
+              [&](int64_t block, int64_t next) { step_block(l, t, both, ending, block, next); });
+      }
       arrive(l, after, within(l, alive, fed));
       drop_cut(l, t);
       after = t;
@@ -248,49 +261,46 @@ class Backward {
     }
   }
 
-  // The gradient of the projected h of each row of step t.
-  void unproject(const Lane& l, int64_t e, Range both, Range ending) {
-    const int64_t t = l.walk.step(e);
-    sweep(l.outs, e, [&](int64_t block, int64_t next) {
-      const int vecs = outs.vecs(block);
-      const auto add = [&](int64_t b, int v, V from_later) {
-        const int64_t j = outs.unit(block, v);
-        const V grad = load(in_output(p.grad_output, l, t, b) + j, s.R - j) + from_later;
-        store(grad_h_row(l, t, b) + j, grad, s.R - j);
-      };
-      for_row_groups(both.begin, both.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
-        A tile[kTile] __attribute__((aligned(64)));
-        recurrent_product(l, b, count, block, next, tile);
-        for (int r = 0; r < count; ++r) {
-          for (int v = 0; v < vecs; ++v) add(b + r, v, V::load(tile + (r * vecs + v) * W));
-        }
-      });
-      for (int64_t b = ending.begin; b < ending.end; ++b) {
-        const S* grad_hn = (const S*)p.states.grad_last[0] + l.walk.state(b) * s.R;
-        for (int v = 0; v < vecs; ++v) {
-          const int64_t j = outs.unit(block, v);
-          add(b, v, load(grad_hn + j, s.R - j));
-        }
-      }
-    });
+  // The gradient of the projected h of each row of step e.
+  void unproject(const Lane& l, int64_t e, Range both, Range ending);
+
+  // tile = what comes through a product to h of some rows.
+  FASTRNN_HD void product_of(const Lane& l, int64_t b, int count, int64_t block, int64_t next,
+                             A* tile) {
+    if (!projected) return recurrent_product(l, b, count, block, next, tile);
+    Packed* const w_hr = scratch[l.d].w_hr;
+    multiply<Op>(l.grad_h, b - l.batch.begin, count, units.vecs(block),
+                 panel<Op>(w_hr, units, block, s.R), zeros, tile,
+                 panel<Op>(w_hr, units, next, s.R));
   }
 
-  void step_block(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next,
-                  typename Sums::Step& sums) {
+  void step_block(const Lane& l, int64_t t, Range both, Range ending, int64_t block, int64_t next) {
+    typename Sums::Step sums;
     const int vecs = units.vecs(block);
-    for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
-      A tile[kTile] __attribute__((aligned(64)));
-      for (int r = 0; r < count && count > 1; ++r) prefetch(l, t, b + r, block);
-      if (projected) {
-        Packed* const w_hr = scratch[l.d].w_hr;
-        multiply<Op>(l.grad_h, b - l.batch.begin, count, vecs, panel<Op>(w_hr, units, block, s.R),
-                     zeros, tile, panel<Op>(w_hr, units, next, s.R));
-      } else {
-        recurrent_product(l, b, count, block, next, tile);
-      }
-      for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, sums);
-    });
+    const auto update_rows = [&](Range batch) {
+      for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
+        A tile[kTile] __attribute__((aligned(64)));
+        for (int r = 0; r < count && count > 1; ++r) prefetch(l, t, b + r, block);
+        product_of(l, b, count, block, next, tile);
+        for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, sums);
+      });
+    };
+    update_rows(both);
+    if (projected) {
+      update_rows(ending);
+    } else {
+      for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, sums);
+    }
+    if (p.grad_units) sums_of(l.d).add(l.slice, block, sums);
   }
+
+  // With norms.
+  int64_t norm_rows_size() const {
+    return kNormed ? (slice_rows + 2 * G + Sums::kCount) * units.padded() : 0;
+  }
+  void pack_gains(int d, Range blocks);
+  void step_rows(const Lane& l, int64_t e, Range both, Range ending);
+  void update_row(const Lane& l, int64_t t, int64_t b, const A* product, A* sums);
 
   // What update() reads and writes lies too scattered for the CPU to see it coming; it arrives
   // during the product. Forced inline: GCC takes a function that only prefetches for one without
@@ -368,7 +378,7 @@ class Backward {
   int64_t slice_rows;
   Arena arena{nullptr};
   Meetings meetings;
-  A* zeros;
+  A *zeros, *norm_rows;
   S* zero_row;  // with resets: (G * H), in place of gate gradients
   RowStore<Op> later_rows, grad_h_rows;
   Scratch scratch[kMostDirections];
@@ -376,4 +386,5 @@ class Backward {
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA
 
+#include "backward_norm.h"
 #include "backward_update.h"

@@ -1,4 +1,4 @@
-// What backward does for the units of a row, between its products.
+// What backward does between its recurrent products: the units of a row, and the projection.
 #pragma once
 
 #include "backward.h"
@@ -96,6 +96,33 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
       sums.add(g, u, grad);
     }
   }
+}
+
+template <class Cell, class Op>
+void Backward<Cell, Op>::unproject(const Lane& l, int64_t e, Range both, Range ending) {
+  const int64_t t = l.walk.step(e);
+  sweep(l.outs, e, [&](int64_t block, int64_t next) {
+    const int vecs = outs.vecs(block);
+    const auto add = [&](int64_t b, int v, V from_later) {
+      const int64_t j = outs.unit(block, v);
+      const V grad = load(in_output(p.grad_output, l, t, b) + j, s.R - j) + from_later;
+      store(grad_h_row(l, t, b) + j, grad, s.R - j);
+    };
+    for_row_groups(both.begin, both.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
+      A tile[kTile] __attribute__((aligned(64)));
+      recurrent_product(l, b, count, block, next, tile);
+      for (int r = 0; r < count; ++r) {
+        for (int v = 0; v < vecs; ++v) add(b + r, v, V::load(tile + (r * vecs + v) * W));
+      }
+    });
+    for (int64_t b = ending.begin; b < ending.end; ++b) {
+      const S* grad_hn = (const S*)p.states.grad_last[0] + l.walk.state(b) * s.R;
+      for (int v = 0; v < vecs; ++v) {
+        const int64_t j = outs.unit(block, v);
+        add(b, v, load(grad_hn + j, s.R - j));
+      }
+    }
+  });
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

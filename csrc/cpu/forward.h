@@ -5,11 +5,13 @@
 // by step and block by block, the recurrent product of a few rows with all gates of some units, and
 // at once their cell update. The previous h is read where it was written, in the output. With a
 // projection a second product follows in each step. Without a recurrent product no unit reads
-// another's state, and the threads do not wait for each other.
+// another's state, and the threads do not wait for each other. Where rows are normalised, the
+// products of a whole row come first (forward_norm.h).
 #pragma once
 
 #include "../cells/cell.h"
 #include "layout.h"
+#include "row_norm.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -20,9 +22,12 @@ class Forward {
   using V = VecOf<S>;
   using Packed = typename Op::Packed;
   static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
-  static constexpr int P = Cell::kParams, kCarried = Cell::kCarried;  // states besides h
+  static constexpr int P = Cell::kParams - Cell::kGains;  // those of (H)
+  static constexpr int kCarried = Cell::kCarried;         // states besides h
   static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
-  static constexpr bool kRecurrent = Cell::kRecurrent;
+  static constexpr bool kRecurrent = Cell::kRecurrent, kNormed = Cell::kNorms > 0;
+  static constexpr bool kEmits = Cell::kNorms == 3;
+  static constexpr int kKept = kSavedWithNorms<Cell>;
   static constexpr int W = V::kWidth;
   // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
   // for each chunk, do not stay in its cache.
@@ -36,7 +41,8 @@ class Forward {
         s(params.shape),
         projected(s.R != s.H),
         packed(s.offsets[s.T] > pack_rows(s)),
-        plan(plan_for<Op>(s, double(G * s.H) * double(kRecurrent ? s.R : s.I), s.H, G, threads)),
+        plan(plan_for<Op>(s, double(G * s.H) * double(kRecurrent ? s.R : s.I), s.H, G, threads,
+                          kNormed)),
         units(make_blocks<Op>(s.H, G, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
@@ -66,6 +72,7 @@ class Forward {
   struct Scratch {
     Packed *w_ih, *w_hh, *w_hr;  // panels, block after block
     A *b_ih, *b_hh;              // in panel order, zeros without biases
+    A* gains[2];                 // of x and h, in panel order
     A* params;                   // (P, padded H): the cell's
     A* carried;                  // (kCarried, B, padded H)
     S* hidden;                   // (B, H): h before the projection, where it is not saved
@@ -80,6 +87,10 @@ class Forward {
     S* masked;
     Barrier barrier;
     Rows<Op> x, h, hidden;  // of a chunk, of the step before, of this step before its projection
+    // With norms: the products of all rows with h; (padded H) each, of one row what the cell left
+    // for emit and its state 1.
+    A *h_gates, *emitting, *state;
+    Moments<A> moments;  // of that state
   };
 
   // So many rows in the whole call are done before the weights would be packed: the more, the
@@ -104,6 +115,7 @@ class Forward {
     zeros = arena.template take<A>(kMaxVecs * W);
     zero_row = arena.template take<S>(s.resets ? s.R : 0);
     x_gates = arena.template take<A>(plan.threads * x_gates_size());
+    norm_rows = arena.template take<A>(kNormed ? plan.threads * norm_rows_size() : 0);
     x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I);
     h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R);
     hidden_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.H);
@@ -118,6 +130,7 @@ class Forward {
           arena.template take<Packed>(packed && projected ? panel_size<Op>(s.H, out_vectors) : 0);
       m.b_ih = arena.template take<A>(vectors * W);
       m.b_hh = arena.template take<A>(vectors * W);
+      for (A*& gains : m.gains) gains = arena.template take<A>(kNormed ? vectors * W : 0);
       m.params = arena.template take<A>(P * units.padded());
       m.carried = arena.template take<A>(kCarried * s.B * units.padded());
       m.hidden = arena.template take<S>(projected && !p.hidden ? s.B * s.H : 0);
@@ -137,7 +150,9 @@ class Forward {
         const Columns c = units.columns(block);
         pack_bias(w.b_ih, c, m.b_ih + units.offset(block));
         pack_bias(w.b_hh, c, m.b_hh + units.offset(block));
-        pack_params<S>(w, units, block, P, m.params);
+        for (int k = 0; k < Cell::kGains; ++k)
+          pack_bias(w.params[k], c, m.gains[k] + units.offset(block));
+        pack_params<S>(w.params + Cell::kGains, units, block, P, m.params);
         if (!packed) continue;
         pack_panel<Op>((const S*)w.w_ih, s.I, 1, s.I, c, panel<Op>(m.w_ih, units, block, s.I));
         if (kRecurrent)
@@ -231,7 +246,11 @@ class Forward {
            meetings.of_slice(share, thread),
            x_rows.of(thread, &tile_rows),
            h_rows.of(thread, &tile_rows),
-           hidden_rows.of(thread, &tile_rows)};
+           hidden_rows.of(thread, &tile_rows),
+           norm_rows + thread * norm_rows_size(),
+           norm_rows + (thread + 1) * norm_rows_size() - 2 * units.padded(),
+           norm_rows + (thread + 1) * norm_rows_size() - units.padded(),
+           {}};
     load_states(l);
     for (int64_t e0 = 0; e0 < s.T; e0 += chunk_steps) {
       const Range chunk{e0, smaller(s.T, e0 + chunk_steps)};
@@ -241,8 +260,12 @@ class Forward {
         const int64_t t = l.walk.step(e);
         const Range rows = rows_of(l, t);
         gather_states(l, t, rows);
-        sweep(l.blocks, e,
-              [&](int64_t block, int64_t next) { recur(l, t, rows, block, next, x_row); });
+        if constexpr (kNormed) {
+          recur_rows(l, e, rows, x_row);
+        } else {
+          sweep(l.blocks, e,
+                [&](int64_t block, int64_t next) { recur(l, t, rows, block, next, x_row); });
+        }
         if (projected) {
           l.barrier.wait();
           project(l, e, rows);
@@ -284,6 +307,7 @@ class Forward {
         l.x.set(rows++, (const S*)p.x + l.walk.outer(t, b) * s.I);
       }
     }
+    if constexpr (kNormed) return input_rows(l, chunk, rows);
     sweep(l.blocks, 0, [&](int64_t block, int64_t next) {
       for_row_groups(0, rows, row_limit<Op>(G * units.vecs(block)), [&](int64_t row, int count) {
         multiply_with(l.x, row, count, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block, next,
@@ -310,31 +334,22 @@ class Forward {
     });
   }
 
+  // With norms: (row, block, gate), so wide is a row.
+  int64_t row_width() const { return units.unit_vectors * G * W; }
+  int64_t norm_rows_size() const { return slice_rows * row_width() + 2 * units.padded(); }
+  void products_of_rows(const Rows<Op>& rows, int64_t count, int64_t e, const void* w,
+                        Packed* panels, A* out) const;
+  void normalise(const Lane& l, int64_t t, int64_t b, int side, A* row) const;
+  void input_rows(const Lane& l, Range chunk, int64_t count) const;
+  void recur_rows(Lane& l, int64_t e, Range batch, int64_t x_row);
+  void carry(Lane& l, int64_t t, int64_t b, const A* x_row, const A* h_row) const;
+
   // The cell's pointwise step for one row and all units of a block.
   void update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row, const A* x_tile,
               const A* h_tile);
 
-  void project(Lane& l, int64_t e, Range batch) {
-    const int64_t t = l.walk.step(e);
-    for (int64_t b = batch.begin; b < batch.end; ++b) {
-      l.hidden.set(b - batch.begin, hidden_row(l, t, b));
-    }
-    sweep(l.outs, e, [&](int64_t block, int64_t next) {
-      const int vecs = outs.vecs(block);
-      for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
-        A tile[kTile] __attribute__((aligned(64)));
-        multiply_with(l.hidden, row, count, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block,
-                      next, zeros, tile);
-        for (int r = 0; r < count; ++r) {
-          for (int v = 0; v < vecs; ++v) {
-            const int64_t j = outs.unit(block, v);
-            store(output_row(l, t, batch.begin + row + r) + j, V::load(tile + (r * vecs + v) * W),
-                  s.R - j);
-          }
-        }
-      });
-    });
-  }
+  // h of step e, of h before its projection.
+  void project(Lane& l, int64_t e, Range batch);
 
   void load_states(const Lane& l) {
     for (int k = 0; k < kCarried; ++k) {
@@ -371,7 +386,7 @@ class Forward {
   int64_t slice_rows, chunk_steps;
   Arena arena{nullptr};
   Meetings meetings;
-  A *zeros, *x_gates;
+  A *zeros, *x_gates, *norm_rows;
   S* zero_row;     // with resets: (R), in place of a state
   S* masked_rows;  // with a mask: (threads, slice rows, R)
   RowStore<Op> x_rows, h_rows, hidden_rows;
@@ -380,4 +395,5 @@ class Forward {
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA
 
+#include "forward_norm.h"
 #include "forward_update.h"

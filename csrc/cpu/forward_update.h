@@ -1,4 +1,4 @@
-// What forward does for the units of a row, once their pre-activations are there.
+// What forward does once pre-activations are there: the units of a row, and the projection.
 #pragma once
 
 #include "forward.h"
@@ -19,7 +19,7 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
   const A* const values = scratch[l.d].params;
   const int64_t apart = s.B * units.padded(), padded = units.padded();
   A* const kept = p.states.carried ? (A*)p.states.carried + row * kCarried * H : nullptr;
-  S* const gates = K > 0 && p.gates ? (S*)p.gates + row * K * H : nullptr;
+  S* const gates = K > 0 && p.gates ? (S*)p.gates + row * kKept * H : nullptr;
   const bool sequences = kCarried > 0 && p.states.sequence[kCarried];
   const int64_t outer = l.walk.outer_part(t, b) * H;
   const S* const mask = kRecurrent ? nullptr : mask_of(l, b);
@@ -31,7 +31,7 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
     V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
     V params[P > 0 ? P : 1], scalars[kMostScalars];
 #pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) {
+    for (int g = 0; g < G && !kEmits; ++g) {
       x[g] = V::load(x_tile + (g * n + u) * W);
       h[g] = V::load(h_tile + (g * n + u) * W);
     }
@@ -40,7 +40,13 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
     for_each<kCarried>([&](auto k) { prev[k + 1] = V::load(state + k * apart + j); });
     for_each<P>([&](auto k) { params[k] = V::load(values + k * padded + j); });
     for_each<Cell::kScalars>([&](auto k) { scalars[k] = V(A(p.scalars[k])); });
-    Cell::forward(In<V>{x, h, prev, params, scalars}, next, saved);
+    if constexpr (kEmits) {  // carry() has run the cell
+      next[1] = V::load(l.state + j);
+      const V unit = (next[1] - V(l.moments.mean)) * V(l.moments.inverse);
+      next[0] = Cell::emit(V::load(l.emitting + j), unit, params);
+    } else {
+      Cell::forward(In<V>{x, h, prev, params, scalars}, next, saved);
+    }
     if (zoned) {
       V keep[2];
       zones.load(j, keep);
@@ -59,12 +65,35 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
       if (kept) store(kept + k * H + j, VecOf<A>(next[k + 1]), valid);
       if (sequences) store((S*)p.states.sequence[k + 1] + outer + j, next[k + 1], valid);
     });
-    if constexpr (K > 0) {
+    if constexpr (K > 0 && !kEmits) {
       if (!gates) continue;
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) store(gates + k * H + j, saved[k], valid);
     }
   }
+}
+
+template <class Cell, class Op>
+void Forward<Cell, Op>::project(Lane& l, int64_t e, Range batch) {
+  const int64_t t = l.walk.step(e);
+  for (int64_t b = batch.begin; b < batch.end; ++b) {
+    l.hidden.set(b - batch.begin, hidden_row(l, t, b));
+  }
+  sweep(l.outs, e, [&](int64_t block, int64_t next) {
+    const int vecs = outs.vecs(block);
+    for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
+      A tile[kTile] __attribute__((aligned(64)));
+      multiply_with(l.hidden, row, count, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block, next,
+                    zeros, tile);
+      for (int r = 0; r < count; ++r) {
+        for (int v = 0; v < vecs; ++v) {
+          const int64_t j = outs.unit(block, v);
+          store(output_row(l, t, batch.begin + row + r) + j, V::load(tile + (r * vecs + v) * W),
+                s.R - j);
+        }
+      }
+    });
+  });
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

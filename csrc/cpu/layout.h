@@ -159,21 +159,22 @@ FASTRNN_HD void fill_units(A* row, const Blocks& units, Range blocks, A value) {
 
 // A cell's parameters of a block, widened: (count, padded units), zero past the last unit.
 template <class S>
-FASTRNN_HD void pack_params(const DirectionWeights& w, const Blocks& units, int64_t block,
+FASTRNN_HD void pack_params(const void* const* params, const Blocks& units, int64_t block,
                             int count, Accumulate<S>* out) {
   for (int k = 0; k < count; ++k) {
     for (int u = 0; u < units.vecs(block); ++u) {
       const int64_t j = units.unit(block, u);
-      load((const S*)w.params[k] + j, units.units - j).store(out + k * units.padded() + j);
+      load((const S*)params[k] + j, units.units - j).store(out + k * units.padded() + j);
     }
   }
 }
 
 // The plan for a recurrent product with `weights` weights that ends in `units` units. Where there
 // are fewer rows than threads nothing else is left to share out, and units are divided down to
-// single vectors.
+// single vectors; but not where rows have to stay whole.
 template <class Op>
-Plan plan_for(const LayerShape& s, double weights, int64_t units, int gates, int threads) {
+Plan plan_for(const LayerShape& s, double weights, int64_t units, int gates, int threads,
+              bool whole_rows) {
   const double macs = double(kLanes<Op>) * Op::kDepth * kProductsPerCycle;
   const Blocks widest = make_blocks<Op>(units, gates, 1);
   StepWork work;
@@ -185,6 +186,7 @@ Plan plan_for(const LayerShape& s, double weights, int64_t units, int gates, int
   work.unit_vectors = widest.unit_vectors;
   work.widest_block = widest.unit_vecs;
   work.most_slices = s.D * s.B < threads ? widest.unit_vectors : widest.count;
+  if (whole_rows) work.most_slices = 1;
   return make_plan(s, work, threads);
 }
 

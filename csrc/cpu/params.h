@@ -42,7 +42,7 @@ struct DirectionWeights {
   const void* b_ih;                 // (G * H), or null; b_ih and b_hh come together
   const void* b_hh;                 // (G * H), or null
   const void* w_hr;                 // (R, H), or null when R == H
-  const void* params[kMostParams];  // (H) each, the cell's P
+  const void* params[kMostParams];  // the cell's P: (H) each, gains of x and h (G * H)
 };
 
 struct ForwardParams {
@@ -52,12 +52,14 @@ struct ForwardParams {
   const void* x;                              // (L, I) S
   ForwardStates states;                       // carried: null when not saved; never wide
   void* output;                               // (L, D * R) S
-  void* gates;  // (D, N, K, H) S, the cell's K saved values; null: save nothing
+  void* gates;  // (D, N, K, H) S, the cell's K saved values, with those of its norms; null: save
+                // nothing
   Zoneout zoneout;
-  void* given;      // (D, N, F, H) A, with zoneout: the states that backward reads after
-                    // a step, as the cell gave them; null when not saved
-  void* hidden;     // (D, N, H) S, h before the projection; null when not saved
-  void* workspace;  // forward_workspace() bytes, 64-byte aligned, uninitialised
+  void* given;       // (D, N, F, H) A, with zoneout: the states that backward reads after
+                     // a step, as the cell gave them; null when not saved
+  void* statistics;  // (D, N, 2 or 4) A, of the rows' norms (cell.h); null when not saved
+  void* hidden;      // (D, N, H) S, h before the projection; null when not saved
+  void* workspace;   // forward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
 struct BackwardParams {
@@ -69,13 +71,14 @@ struct BackwardParams {
   const void* output;       // (L, D * R) S
   const void* gates;        // (D, N, K, H) S, as forward left it; null if K == 0
   Zoneout zoneout;
-  const void* given;  // (D, N, F, H) A, as forward left it; or null
-  void* grad_gates;   // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
-                      // the cell's two gate gradients differ
-  void* grad_units;   // (D, E * G + P, H) A written: of biases, then of parameters; null: not
-                      // wanted
-  void* grad_h;       // (D, N, R) S written when projected: gradient of the projected h
-  void* workspace;    // backward_workspace() bytes, 64-byte aligned, uninitialised
+  const void* given;       // (D, N, F, H) A, as forward left it; or null
+  const void* statistics;  // (D, N, 2 or 4) A, as forward left it; null without norms
+  void* grad_gates;        // (D, N, E, G, H) S written; E = 1, or 2 (grad_x, then grad_h) where
+                           // the cell's two gate gradients differ
+  void* grad_units;  // (D, E * G + P, H) A written: of biases, then of parameters, where a gain
+                     // of gates is G of the P; null: not wanted
+  void* grad_h;      // (D, N, R) S written when projected: gradient of the projected h
+  void* workspace;   // backward_workspace() bytes, 64-byte aligned, uninitialised
 };
 
 // c = a b, or c += a b, for one or two b of the same rows. All of a and b are of one storage type;

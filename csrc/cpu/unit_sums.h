@@ -15,6 +15,8 @@ class UnitSums {
   static constexpr int W = V::kWidth;
 
  public:
+  static constexpr int kCount = kParts;
+
   // Of the units of one block over the rows of one step.
   struct Step {
     A sum[kParts * kMaxVecs * W] = {};
@@ -43,6 +45,9 @@ class UnitSums {
     }
   }
 
+  // Those of a slice, (parts, padded units).
+  A* of(int64_t slice) const { return sums + slice * size(units); }
+
   // The total of all slices, (parts, units).
   void write(int64_t slices, Range blocks, A* out) const {
     for_vectors(blocks, [&](int64_t at, int64_t j) {
@@ -53,8 +58,6 @@ class UnitSums {
   }
 
  private:
-  A* of(int64_t slice) const { return sums + slice * size(units); }
-
   // Calls f(place in a slice's sums, first unit) for every vector of the blocks.
   template <class F>
   void for_vectors(Range blocks, const F& f) const {

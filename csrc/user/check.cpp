@@ -45,6 +45,7 @@ constexpr bool check() {
       !requires { Cell::kNoise; },
       "kNoise is not supported: a forward draws nothing, Layer(zoneout=...) does");
   static_assert(!requires { Cell::kRecurrent; }, "kRecurrent is for cells of fastrnn's own");
+  static_assert(!requires { Cell::kNorms; }, "kNorms is for cells of fastrnn's own");
   static_assert(
       requires(const In<Symbol>& in, Symbol* next) { Cell::forward(in, next); },
       "forward must be: template <class A> static FASTRNN_CELL void forward(const "

@@ -25,7 +25,7 @@ from .. import reference
 from .._kernels import ops
 from .._kernels.ops import is_compiling
 from .._spec import Call
-from ..registry import CELLS, USER_CELLS
+from ..registry import CELLS, OWN_CELLS, USER_CELLS
 from ..verdict import first_call, proof
 from . import choice
 
@@ -42,6 +42,15 @@ _forced: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 _environment = os.environ.get("FASTRNN_BACKEND") or None  # read once, when fastrnn is imported
 
 
+def _why_without_cuda(mode: str) -> str | None:
+    """Why a cell has no CUDA kernels, or None if it has."""
+    if mode in USER_CELLS:
+        return "a cell of fastrnn.load_cell has kernels for the CPU"
+    if mode in OWN_CELLS and OWN_CELLS[mode].statistics:
+        return "a cell with layer normalisation has kernels for the CPU"
+    return None
+
+
 def why_not(backend: str, call: Call) -> list[str]:
     """Everything that keeps ``backend`` from serving ``call``; empty if it can."""
     reasons = []
@@ -55,8 +64,8 @@ def why_not(backend: str, call: Call) -> list[str]:
             reasons.append("an argument is not an ordinary strided tensor")
     if call.dtype not in DTYPES[backend]:
         reasons.append(f"there is no kernel for {call.dtype}")
-    if backend == "cuda" and call.mode in USER_CELLS:
-        reasons.append("a cell of fastrnn.load_cell has kernels for the CPU")
+    if backend == "cuda" and (without := _why_without_cuda(call.mode)):
+        reasons.append(without)
     if backend == "cuda" and call.B == 0:
         reasons.append("an empty batch launches nothing")
     if backend == "aten" and call.mode not in CELLS:
@@ -197,6 +206,8 @@ def _choose_for_graph(call: Call) -> str:
     """
     if _environment in ("cpu", "cuda") and _environment != call.device:
         raise RuntimeError(_refusal(_environment, [f"the tensors are on {call.device}"]))
+    if _environment == "cuda" and (without := _why_without_cuda(call.mode)):
+        raise RuntimeError(_refusal("cuda", [without]))
     if _environment == "aten" and call.extended:
         raise RuntimeError(_refusal("aten", why_not("aten", call)))
     if _environment == "aten":

@@ -80,7 +80,8 @@ def _saved_shapes(
     cell: int, x: Tensor, hx: Sequence[Tensor], projected: bool, gates: bool, zoned: bool = False
 ) -> list[tuple[tuple, torch.dtype]]:
     """Shapes and types of what a compiled forward saves: gates unless they are rebuilt, then the states but h, with
-    zoneout those that backward reads after a step as the cell gave them, then h before the projection."""
+    zoneout those that backward reads after a step as the cell gave them, then statistics of rows that are normalised,
+    then h before the projection."""
     D, H, own = hx[0].size(0), hx[-1].size(2), cell_of(cell)
     accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
     saved = [((D, _rows(x), own.saved, H), x.dtype)] if own.saved and gates else []
@@ -88,6 +89,8 @@ def _saved_shapes(
         saved.append(((D, _rows(x), own.states - 1, H), accumulate))
     if zoned and own.read_next:
         saved.append(((D, _rows(x), own.read_next, H), accumulate))
+    if own.statistics:
+        saved.append(((D, _rows(x), own.statistics), accumulate))
     if projected:
         saved.append(((D, _rows(x), H), x.dtype))
     return saved

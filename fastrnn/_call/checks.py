@@ -53,7 +53,7 @@ def check_call(cell: Cell, call: Call, input: Tensor, hx: Sequence[Tensor], weig
     if call.P and weights[W_HR] is None:
         name = f"fastrnn.{cell.layer.lower()}"
         raise RuntimeError(f"{name}: h has {width} features and c has {hidden}, but there is no projection weight")
-    inner = [(gates, width), (gates,), (gates,), (width, hidden), *[(hidden,)] * len(cell.params)]
+    inner = [(gates, width), (gates,), (gates,), (width, hidden), *cell.param_sizes(hidden)]
     shapes = [(rows, call.B, width), *[(rows, call.B, hidden)] * (cell.states - 1)]
     features = call.I
     for _ in range(call.layers):

@@ -10,11 +10,14 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional as F
 
-from ..registry import ALL_CELLS, cell_of
+from ..registry import ALL_CELLS, Cell, cell_of
 from . import recorded
 from .rows import Direction, row_counts, split_weights, upcast, walk
 from .timing import Masks, Timing
 from .zones import zones
+
+EPSILON = 1e-5
+"""Of layer normalisation, added to the variance."""
 
 
 def _lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -38,12 +41,25 @@ def _relu(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tens
     return (torch.relu(x + h),)
 
 
+def _normalised(rows: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+    """Layer normalisation over the last dimension."""
+    return F.layer_norm(rows, rows.shape[-1:], gain, bias, EPSILON)
+
+
+def _layer_norm_lstm(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    i, f, g, o = (x + h).chunk(4, -1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(_normalised(c, *params[2:])), c
+
+
 # (gates of the input, gates of the hidden state, states before, the cell's parameters) -> states after, by mode.
 STEP = {
     "LSTM": _lstm,
     "GRU": _gru,
     "RNN_TANH": _tanh,
     "RNN_RELU": _relu,
+    "LAYER_NORM_LSTM": _layer_norm_lstm,
+    "LAYER_NORM_GRU": _gru,
     **{mode: recorded.step_of(graph, ALL_CELLS[mode].gates) for mode, graph in recorded.load().items()},
 }
 
@@ -54,8 +70,17 @@ def _zoned(keep: Tensor | float, before: Tensor, after: Tensor) -> Tensor:
     return keep * before + (1 - keep) * after
 
 
-def _hidden_gates(h: Tensor, weights: Direction, like: Tensor) -> Tensor:
+def _input_gates(data: Tensor, weights: Direction, own: Cell) -> Tensor:
+    """The gates of the input, of all steps."""
+    if own.statistics:
+        return _normalised(F.linear(data, weights.w_ih), weights.params[0], weights.b_ih)
+    return F.linear(data, weights.w_ih, weights.b_ih)
+
+
+def _hidden_gates(h: Tensor, weights: Direction, like: Tensor, own: Cell) -> Tensor:
     """The gates of the hidden state; without w_hh their bias alone."""
+    if own.statistics:
+        return _normalised(F.linear(h, weights.w_hh), weights.params[1], weights.b_hh)
     if weights.w_hh is not None:
         return F.linear(h, weights.w_hh, weights.b_hh)
     return torch.zeros_like(like) if weights.b_hh is None else weights.b_hh.expand_as(like)
@@ -84,7 +109,7 @@ def scan(
         masks = Masks(timing, len(counts), reverse)
         data = x if masks.there is None else x.masked_fill(~masks.there, 0)  # whatever stands past the end
         data = data.flatten(0, -2)
-        x_gates = F.linear(data, group.w_ih, group.b_ih).split(counts)
+        x_gates = _input_gates(data, group, own).split(counts)
         mask = None if timing.mask is None else upcast([timing.mask[d]])[0]
         keep = zones(timing, len(counts), hx[0].size(2), d, x) if timing.rates else None
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
@@ -93,7 +118,7 @@ def scan(
             before = tuple(s[: counts[t]] for s in states)
             entering = masks.enter(t, before, own.initial)
             h = entering[0] if mask is None else entering[0] * mask[: counts[t]]
-            gates = _hidden_gates(h, group, x_gates[t])
+            gates = _hidden_gates(h, group, x_gates[t], own)
             seen = entering if own.recurrent else (h, *entering[1:])
             after = step(x_gates[t], gates, seen, group.params)
             if keep is not None:

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False"),
 ]
 DEVICE = "cuda"
-CELLS = range(len(oracle.MODES))
+CELLS = oracle.ON_CUDA
 CASES = parameters(KERNELS)
 RESIDENT_CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])

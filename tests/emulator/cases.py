@@ -109,7 +109,7 @@ class Layer:
             self.hx[2] = self.hx[2].abs() + 1  # a sum of exponentials
         recurrent = oracle.MODES[cell] not in oracle.WITHOUT_W_HH
         sizes = [(G * H, I)] + [(G * H, R)] * recurrent + [(G * H,)] * (2 * biased) + [(R, H)] * self.projected
-        sizes += [(H,)] * oracle.PARAMS[cell]
+        sizes += oracle.param_sizes(cell, H)
         if masked:
             kept = torch.rand(D, B, R, generator=self.random) < 0.6
             self.timing["mask"] = (kept / 0.6).to(self.dtype)
@@ -296,11 +296,11 @@ def parameters(kernels):
     """pytest's parameters (cell, kernel, precision) for every cell on each of ``kernels``, KERNELS or RESIDENT, that it
     has: without W_hh the update of the step alone."""
     return [
-        pytest.param(cell, kernel, precision, id=f"{mode}-{name}-{precision}")
+        pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
         for name, kernel, precisions in kernels
         for precision in precisions
-        for cell, mode in enumerate(oracle.MODES)
-        if mode not in oracle.WITHOUT_W_HH or name == "update"
+        for cell in oracle.ON_CUDA
+        if cell in oracle.RECURRENT or name == "update"
     ]
 
 

@@ -10,14 +10,20 @@ from typing import NamedTuple
 import torch
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "PEEPHOLE_LSTM", "SLSTM", "SLSTM_EXP", "CIFG_LSTM", "IND_RNN")
+MODES += ("LAYER_NORM_LSTM", "LAYER_NORM_GRU")
 """A cell's number is its position."""
-GATES = (4, 3, 1, 1, 4, 4, 4, 3, 1)
-STATES = (2, 1, 1, 1, 2, 4, 4, 2, 1)
-PARAMS = (0, 0, 0, 0, 3, 0, 0, 0, 1)
-SLACK = (1, 1, 1, 1, 2, 1, 1, 1, 2)  # of the error budget: a parameter's gradient sums products that cancel
+GATES = (4, 3, 1, 1, 4, 4, 4, 3, 1, 4, 3)
+STATES = (2, 1, 1, 1, 2, 4, 4, 2, 1, 2, 1)
+PARAMS = (0, 0, 0, 0, 3, 0, 0, 0, 1, 4, 2)
+SLACK = (1, 1, 1, 1, 2, 1, 1, 1, 2, 5, 5)
+"""Of the error budget: a parameter's gradient sums products that cancel, and a norm multiplies the rounding of rows
+that hardly vary: with norms these formulas in float32 need twice the budget, too."""
 WITHOUT_W_HH = ("IND_RNN",)
-RECURRENT = tuple(number for number, mode in enumerate(MODES) if mode not in WITHOUT_W_HH)
-PROJECTED = (0, 4, 5, 6, 7)  # cells whose h may be projected
+NORMED = ("LAYER_NORM_LSTM", "LAYER_NORM_GRU")
+# Cells with CUDA kernels; those of them with w_hh; those whose h may be projected.
+ON_CUDA = tuple(number for number, mode in enumerate(MODES) if mode not in NORMED)
+RECURRENT = tuple(number for number in ON_CUDA if MODES[number] not in WITHOUT_W_HH)
+PROJECTED = (0, 4, 5, 6, 7)
 
 
 def after_reset(cell, state):
@@ -25,9 +31,29 @@ def after_reset(cell, state):
     return -60000.0 if MODES[cell].startswith("SLSTM") and state == 3 else 0.0
 
 
+def param_sizes(cell, units):
+    """Of the parameters besides matrices and biases."""
+    gains = 2 if MODES[cell] in NORMED else 0
+    return [(GATES[cell] * units,)] * gains + [(units,)] * (PARAMS[cell] - gains)
+
+
+def normalised(v, gain, bias):
+    """Layer normalisation of a row (Ba, Kiros and Hinton 2016), with the epsilon that keeps it finite."""
+    off = v - v.sum() / len(v)
+    return off / ((off * off).sum() / len(v) + 1e-5).sqrt() * gain + bias
+
+
 def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params, mask=None):
     seen = state[0] if mask is None else state[0] * mask  # of h, by the recurrent weights
-    gates_x, gates_h = w_ih @ x + b_ih, b_hh if w_hh is None else w_hh @ seen + b_hh
+    if MODES[cell] in NORMED:
+        gates_x, gates_h = normalised(w_ih @ x, params[0], b_ih), normalised(w_hh @ seen, params[1], b_hh)
+    else:
+        gates_x, gates_h = w_ih @ x + b_ih, b_hh if w_hh is None else w_hh @ seen + b_hh
+    if MODES[cell] == "LAYER_NORM_LSTM":
+        i, f, g, o = (gates_x + gates_h).chunk(4)
+        c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * normalised(c, params[2], params[3]).tanh()
+        return (h if w_hr is None else w_hr @ h, c)
     if MODES[cell] == "PEEPHOLE_LSTM":
         i, f, g, o = (gates_x + gates_h).chunk(4)
         i, f = (i + params[0] * state[1]).sigmoid(), (f + params[1] * state[1]).sigmoid()
@@ -54,7 +80,7 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params, mask=None):
         c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         return (h if w_hr is None else w_hr @ h, c)
-    if cell == 1:
+    if MODES[cell] in ("GRU", "LAYER_NORM_GRU"):
         x_r, x_z, x_n = gates_x.chunk(3)
         h_r, h_z, h_n = gates_h.chunk(3)
         z = (x_z + h_z).sigmoid()
@@ -96,7 +122,7 @@ class Formula(NamedTuple):
 
 def of_number(cell):
     initial = tuple(after_reset(cell, state) for state in range(STATES[cell]))
-    return Formula(PARAMS[cell], cell in RECURRENT, initial, partial(step, cell))
+    return Formula(PARAMS[cell], MODES[cell] not in WITHOUT_W_HH, initial, partial(step, cell))
 
 
 def of_gates(initial, params, update):

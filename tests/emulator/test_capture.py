@@ -34,10 +34,10 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compile
 NAMES = [name for name, *_ in KERNELS + RESIDENT]
 PRECISIONS = {name: precisions for name, _, precisions in KERNELS + RESIDENT}
 CASES = [
-    pytest.param(cell, name, precision, id=f"{mode}-{name}-{precision}")
+    pytest.param(cell, name, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
     for name in NAMES
     for precision in PRECISIONS[name]
-    for cell, mode in enumerate(oracle.MODES)
+    for cell in oracle.ON_CUDA
     if cell in oracle.RECURRENT or name == "update"
 ]
 
