@@ -2,6 +2,9 @@
 // instruction set.
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/forward_grad.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <tuple>
@@ -11,6 +14,7 @@
 #include "../cpu/user_cells.h"
 #include "cpu_gradients.h"
 #include "cpu_memory.h"
+#include "gate.h"
 #include "layer_args.h"
 
 namespace fastrnn {
@@ -196,6 +200,68 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
   return found;
 }
 
+// Whether torch is to do more with a call than to compute it: gradients, casts, transforms.
+bool is_observed(const Tensors& tensors) {
+  if (at::GradMode::is_enabled()) {
+    for (const Tensor& t : tensors) {
+      if (t.requires_grad()) return true;
+    }
+  }
+  return at::autocast::is_autocast_enabled(at::kCPU) ||
+         c10::impl::tls_is_dispatch_key_included(
+             c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
+         torch::autograd::ForwardADLevel::try_get_by_idx(0);
+}
+
+// A whole stack without gradients: (output, *final states), or nothing where the call is of any
+// other kind or has anything wrong with it, which the longer way then says. `objects` are x, hx and
+// flat weights. A small call takes as long on its way from Python as in the kernels.
+std::optional<Tensors> infer(const pybind11::tuple& objects, int64_t cell, int64_t layers,
+                             int64_t directions) {
+  if (cell >= kCellCount || !are_plain(objects, false)) return std::nullopt;
+  Tensors tensors;
+  tensors.reserve(objects.size());
+  for (const pybind11::handle object : objects) tensors.push_back(THPVariable_Unpack(object.ptr()));
+  Tensor x = tensors[0];
+  if (is_observed(tensors) || !x.is_cpu() || x.dim() != 3 || x.numel() == 0) return std::nullopt;
+
+  const pybind11::gil_scoped_release no_gil;
+  const CellInfo& info = cell_info(cell);
+  const auto weights = tensors.begin() + 1 + info.states;
+  const int64_t rows = layers * directions, each = (tensors.end() - weights) / rows;
+  const int64_t plain_weights = each - info.params, slots = kFirstParam + info.params;
+  const bool biased = plain_weights == 3 + info.recurrent;
+  if (!biased && plain_weights != 1 + info.recurrent) return std::nullopt;  // projected
+  const OptionalTensors given(kGivens);
+  const std::vector<int64_t> spec{LayerSpec::kVersion, cell, int(Save::kNothing), 1, 0, 0};
+  std::vector<Tensors> finals(info.states);
+  try {
+    for (int64_t l = 0; l < layers; ++l) {
+      Tensors hx;
+      for (int k = 0; k < info.states; ++k)
+        hx.push_back(layers == 1 ? tensors[1 + k]
+                                 : tensors[1 + k].narrow(0, l * directions, directions));
+      OptionalTensors group(directions * slots);
+      for (int64_t d = 0; d < directions; ++d) {
+        auto next = weights + (l * directions + d) * each;
+        auto* const slot = &group[d * slots];
+        slot[kWih] = *next++;
+        if (info.recurrent) slot[kWhh] = *next++;
+        if (biased) slot[kBih] = *next++, slot[kBhh] = *next++;
+        for (int k = 0; k < info.params; ++k) slot[kFirstParam + k] = *next++;
+      }
+      auto [output, states, saved] = layer_forward(x, given, hx, group, spec, {});
+      x = output;
+      for (int k = 0; k < info.states; ++k) finals[k].push_back(states[k]);
+    }
+  } catch (const c10::Error&) {
+    return std::nullopt;
+  }
+  Tensors found{x};
+  for (const Tensors& states : finals) found.push_back(layers == 1 ? states[0] : at::cat(states));
+  return found;
+}
+
 void set_isa(const std::string& name) {
   std::string names;
   for (const std::string& supported : cpu::supported_isas()) names += " " + supported;
@@ -215,6 +281,8 @@ void bind_cpu(pybind11::module_& m) {
   m.def("layer_backward", &fastrnn::layer_backward, NoGil(), arg("grads"), arg("x"), arg("given"),
         arg("hx"), arg("weights"), arg("results"), arg("spec"), arg("scalars"), arg("needs"),
         "Gradients of layer_forward, None where not needed.");
+  m.def("infer", &fastrnn::infer, arg("tensors"), arg("cell"), arg("layers"), arg("directions"),
+        "A stack without gradients: (output, *states), or None where it takes the longer way.");
   m.def("isa", &fastrnn::cpu::isa, "Name of the instruction set in use.");
   m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"),
         "Uses another supported instruction set from now on.");

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .._spec import ALL_STATES, CELL
 from ..reference import Timing, split_weights
 from ..reference.rows import Direction, upcast
-from ..reference.scan import STEP
+from ..reference.scan import STEP, hidden_gates, input_gates
 from ..reference.timing import Masks
 from ..reference.zones import zones
 from ..registry import Cell, cell_of
@@ -59,14 +59,14 @@ def _direction(
     cell: Cell, x: Tensor, timing: Timing, d: int, states: list[Tensor], group: Direction, all_states: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The output, with the other states after each step where all are asked for, and the final states."""
-    steps, reverse = x.size(0), timing.reverse or d == 1
+    steps, reverse = x.size(0), d >= timing.forwards
     masks = Masks(timing, steps, reverse)
     data = x if masks.there is None else x.masked_fill(~masks.there, 0)
     rates: Sequence[Tensor | float] = timing.rates
     if timing.seeds is not None and rates:
-        rates = zones(timing, steps, states[0].size(-1), reverse, x)
+        rates = zones(timing, steps, states[0].size(-1), d, x)
     # What a step reads of the sequence, and what is the same in all steps. The loop takes those that there are.
-    moving = [F.linear(data, group.w_ih, group.b_ih), masks.there, masks.fresh, *rates]
+    moving = [input_gates(data, group, cell), masks.there, masks.fresh, *rates]
     fixed = [group.w_hh, group.b_hh, group.w_hr, None if timing.mask is None else timing.mask[d], *group.params]
     moving_tensors, fixed_tensors = ([t for t in ts if isinstance(t, Tensor)] for ts in (moving, fixed))
 
@@ -79,10 +79,7 @@ def _direction(
         if fresh is not None:
             entering = [h.masked_fill(fresh, value) for h, value in zip(before, cell.initial)]
         h = entering[0] if mask is None else entering[0] * mask
-        if w_hh is not None:
-            hidden = F.linear(h, w_hh, b_hh)
-        else:
-            hidden = torch.zeros_like(gates) if b_hh is None else b_hh.expand_as(gates)
+        hidden = hidden_gates(h, group._replace(w_hh=w_hh, b_hh=b_hh, params=tuple(params)), gates, cell)
         seen = entering if cell.recurrent else [h, *entering[1:]]
         after = list(STEP[cell.mode](gates, hidden, tuple(seen), tuple(params)))
         if keep:

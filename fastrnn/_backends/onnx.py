@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._spec import ALL_STATES, B_HH, B_IH, CELL, FIRST_PARAM, REVERSE, W_HH, W_HR, W_IH
+from .._spec import ALL_STATES, B_HH, B_IH, CELL, FIRST_PARAM, FORWARDS, W_HH, W_HR, W_IH
 from ..registry import Cell, cell_of
 
 # For every gate of ONNX's operator, in its order: our gate, and its sign. CIFG's f is 1 - i = sigmoid(-(x + h)).
@@ -32,7 +32,9 @@ class _Several(list):
         """Several values have no node in common."""
 
 
-def _why_not(cell: Cell, x: Any, given: Sequence, weights: Sequence, spec: Sequence[int], scalars: Sequence) -> str:
+def _why_not(
+    cell: Cell, x: Any, given: Sequence, hx: Sequence, weights: Sequence, spec: Sequence[int], scalars: Sequence
+) -> str:
     """What of a call ONNX's operators do not have; empty if nothing."""
     batch_sizes, _, resets, mask, _ = given
     if batch_sizes is not None:
@@ -45,6 +47,7 @@ def _why_not(cell: Cell, x: Any, given: Sequence, weights: Sequence, spec: Seque
         "recurrent_dropout" * (mask is not None),
         "zoneout" * bool(scalars),
         "proj_size" * (weights[W_HR] is not None),
+        "num_heads" * (spec[FORWARDS] > 1 or hx[0].shape[0] > 2),
         "all_states of a cell with several states" * bool(spec[ALL_STATES] and cell.states > 1),
     ]
     return ", ".join(filter(None, found))
@@ -54,7 +57,7 @@ def _layer(x, given, hx, weights, spec, scalars):
     from onnxscript import opset18 as op
 
     cell = cell_of(spec[CELL])
-    if why := _why_not(cell, x, given, weights, spec, scalars):
+    if why := _why_not(cell, x, given, hx, weights, spec, scalars):
         raise RuntimeError(
             f"fastrnn.onnx_translations: ONNX's recurrent operators do not have this: {why}. Export the program with "
             "loops instead: torch.onnx.export(program.run_decompositions(fastrnn.decompositions()))"
@@ -78,7 +81,7 @@ def _layer(x, given, hx, weights, spec, scalars):
     if groups[0][B_IH] is not None:
         b = stacked([op.Concat(in_order(group[B_IH]), in_order(group[B_HH]), axis=0) for group in groups])
     lengths = None if given[1] is None else op.Cast(given[1], to=_INT32)
-    direction = "bidirectional" if len(groups) > 1 else "reverse" if spec[REVERSE] else "forward"
+    direction = "bidirectional" if len(groups) > 1 else "forward" if spec[FORWARDS] else "reverse"
     shared = {"hidden_size": hidden, "direction": direction}
     if cell.states == 2:
         p = None

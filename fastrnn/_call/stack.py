@@ -252,6 +252,10 @@ def run(
     that autocast asks for where it is on, and the states of every step by layer, where ``extras`` asks for them.
     """
     directions = (2 if bidirectional else 1) * heads
+    if extras is None and drops is None and batch_sizes is None and heads == 1 and not (dropout and training):
+        found = dispatch.infer(cell, input, hx, weights, num_layers, directions)
+        if found is not None:
+            return found[0], found[1:], []
     foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
     autocasting = is_autocast(input)
     own = extras is not None or cell.mode not in CELLS or drops is not None or heads > 1

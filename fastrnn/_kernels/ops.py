@@ -191,6 +191,10 @@ def wavefront(
     return lanes, chunks
 
 
+infer: Callable[..., list[Tensor] | None] | None = getattr(getattr(ext.load(), "cpu", None), "infer", None)
+"""``fastrnn._C.cpu.infer``, where there are CPU kernels."""
+
+
 def _define() -> torch.library.Library:
     library = torch.library.Library("fastrnn", "DEF")
     for name, schema in SCHEMAS.items():

@@ -70,14 +70,14 @@ def _zoned(keep: Tensor | float, before: Tensor, after: Tensor) -> Tensor:
     return keep * before + (1 - keep) * after
 
 
-def _input_gates(data: Tensor, weights: Direction, own: Cell) -> Tensor:
+def input_gates(data: Tensor, weights: Direction, own: Cell) -> Tensor:
     """The gates of the input, of all steps."""
     if own.statistics:
         return _normalised(F.linear(data, weights.w_ih), weights.params[0], weights.b_ih)
     return F.linear(data, weights.w_ih, weights.b_ih)
 
 
-def _hidden_gates(h: Tensor, weights: Direction, like: Tensor, own: Cell) -> Tensor:
+def hidden_gates(h: Tensor, weights: Direction, like: Tensor, own: Cell) -> Tensor:
     """The gates of the hidden state; without w_hh their bias alone."""
     if own.statistics:
         return _normalised(F.linear(h, weights.w_hh), weights.params[1], weights.b_hh)
@@ -109,7 +109,7 @@ def scan(
         masks = Masks(timing, len(counts), reverse)
         data = x if masks.there is None else x.masked_fill(~masks.there, 0)  # whatever stands past the end
         data = data.flatten(0, -2)
-        x_gates = _input_gates(data, group, own).split(counts)
+        x_gates = input_gates(data, group, own).split(counts)
         mask = None if timing.mask is None else upcast([timing.mask[d]])[0]
         keep = zones(timing, len(counts), hx[0].size(2), d, x) if timing.rates else None
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
@@ -118,7 +118,7 @@ def scan(
             before = tuple(s[: counts[t]] for s in states)
             entering = masks.enter(t, before, own.initial)
             h = entering[0] if mask is None else entering[0] * mask[: counts[t]]
-            gates = _hidden_gates(h, group, x_gates[t], own)
+            gates = hidden_gates(h, group, x_gates[t], own)
             seen = entering if own.recurrent else (h, *entering[1:])
             after = step(x_gates[t], gates, seen, group.params)
             if keep is not None:

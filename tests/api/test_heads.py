@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fastrnn
 from fastrnn.registry import ALL_CELLS
 
-RECURRENT = [cell for cell in ALL_CELLS.values() if cell.recurrent]
+RECURRENT = [cell for cell in ALL_CELLS.values() if cell.recurrent and not cell.statistics]
 each_cell = pytest.mark.parametrize("cell", RECURRENT, ids=lambda cell: cell.mode)
 
 
@@ -156,6 +156,10 @@ def test_what_does_not_divide_is_refused():
         fastrnn.LSTM(3, 6, num_heads=2, proj_size=2)
     with pytest.raises(ValueError, match="IndRNN: num_heads must be 1, got 2: each unit is a head of its own"):
         fastrnn.IndRNN(3, 6, num_heads=2)
+    with pytest.raises(
+        ValueError, match="LayerNormGRU: num_heads must be 1, got 2: statistics are of all units together"
+    ):
+        fastrnn.LayerNormGRU(3, 6, num_heads=2)
     assert fastrnn.LSTM(3, 6, num_heads=1).weight_hh_l0.shape == (24, 6)
     module = fastrnn.LSTM(3, 6, num_heads=2)
     assert fastrnn.revert_(module).skipped == {"": "torch.nn has no num_heads"}
