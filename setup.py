@@ -4,7 +4,7 @@ What gets built is decided here, before anything is compiled: C++ and CUDA when 
 only without either, nothing (the package is then pure Python) without a compiler or with FASTRNN_PURE=1. A compile that
 fails then fails the installation, since pip hides what a build prints otherwise. fastrnn/_build_info.py, written beside
 the extension, keeps what was built against what and why anything was not: readable even when the extension won't load.
-Environment: FASTRNN_CUDA=0|1, FASTRNN_PURE=1, FASTRNN_REQUIRE_EXT=1 (or no build), TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
+Environment: FASTRNN_CUDA=0|1, FASTRNN_PURE=1|0 (0: fail without a compiler), TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXX.
 """
 
 import os
@@ -26,10 +26,10 @@ try:
 except ImportError:
     sys.exit(f"fastrnn: compiled against the torch you use, and this build sees none: install torch, then type: {HOW}")
 
-for name in ("FASTRNN_CUDA", "FASTRNN_PURE", "FASTRNN_REQUIRE_EXT"):
+for name in ("FASTRNN_CUDA", "FASTRNN_PURE"):
     if os.environ.get(name, "") not in ("", "0", "1"):
         sys.exit(f"fastrnn: {name} must be 0, 1 or unset, got {os.environ[name]!r}")
-WANTED = os.environ.get("FASTRNN_CUDA")
+WANTED, PURE = os.environ.get("FASTRNN_CUDA"), os.environ.get("FASTRNN_PURE")
 TOOLKIT = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
 
 
@@ -42,7 +42,7 @@ def output_of(*command):
 
 def find_compiler():
     """(command, first line of its --version), or (None, why the package is pure Python)."""
-    if os.environ.get("FASTRNN_PURE") == "1":
+    if PURE == "1":
         return None, "FASTRNN_PURE=1 leaves it out"
     for name in (names := [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]):
         if version := output_of(*shlex.split(name), "--version"):
@@ -91,8 +91,9 @@ def arch_list():
 
 CXX, COMPILER = find_compiler()
 CUDA, WHY_NO_CUDA = find_cuda()
-if CXX is None and "1" in (WANTED, os.environ.get("FASTRNN_REQUIRE_EXT")):
-    sys.exit(f"fastrnn: FASTRNN_REQUIRE_EXT or FASTRNN_CUDA asks for the extension, but {COMPILER}")
+if CXX is None and (WANTED == "1" or PURE == "0"):
+    asked = "FASTRNN_CUDA=1" if WANTED == "1" else "FASTRNN_PURE=0"
+    sys.exit(f"fastrnn: {asked} asks for the extension, but {COMPILER}")
 if WANTED == "1" and CUDA is None:
     sys.exit(f"fastrnn: FASTRNN_CUDA=1 asks for CUDA kernels, but {WHY_NO_CUDA}")
 if CXX:

@@ -25,7 +25,6 @@ environment:
   FASTRNN_CACHE_DIR        folder of what prove and tune keep (default: ~/.cache/fastrnn)
   FASTRNN_PROVE=0          first calls on a GPU prove nothing: torch computes them unless a verdict is there
   FASTRNN_CUDA_TIER        auto, cta, cluster or grid: lets CUDA kernels run a whole sequence in one launch
-  FASTRNN_CUDA_WAVEFRONT   chunks of time in which several such layers overlap (0: none)
 
 exit status: 0 all right, 1 something was wrong or failed, 2 wrong usage or nothing to do, 3 a pair of cell and dtype
 could not be judged (prove), 130 interrupted

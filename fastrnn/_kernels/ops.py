@@ -202,18 +202,13 @@ def _define() -> torch.library.Library:
     return library
 
 
-def _opt_in(extension, tier: str | None, chunks: str | None = None) -> None:
-    """Lets the CUDA kernels that run a whole sequence serve calls, and prescribes the chunks of time in which several
-    layers run at the same time; see override_tier and override_wavefront in csrc/bindings/cuda_tier.h."""
-    if chunks and not chunks.isdecimal():
-        raise ValueError(f"FASTRNN_CUDA_WAVEFRONT: expected a number of chunks, or 0 for none, got {chunks!r}")
+def _opt_in(extension, tier: str | None) -> None:
+    """Lets the CUDA kernels that run a whole sequence serve calls; see override_tier in csrc/bindings/cuda_tier.h."""
     if tier and hasattr(extension, "cuda"):
         extension.cuda.override_tier(tier)
-    if chunks and hasattr(extension, "cuda"):
-        extension.cuda.override_wavefront(int(chunks))
 
 
-TIER, WAVEFRONT = os.environ.get("FASTRNN_CUDA_TIER"), os.environ.get("FASTRNN_CUDA_WAVEFRONT")
-"""As they are when fastrnn is imported, and in force from then on."""
-_opt_in(ext.load(), TIER, WAVEFRONT)
+TIER = os.environ.get("FASTRNN_CUDA_TIER")
+"""As it is when fastrnn is imported, and in force from then on."""
+_opt_in(ext.load(), TIER)
 LIBRARY = _define()  # what is registered lives as long as this object

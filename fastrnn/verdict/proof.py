@@ -81,7 +81,6 @@ def stamp() -> dict[str, str]:
         cuDNN=str(torch.backends.cudnn.version() or ""),
         driver=driver.read_text().partition("\n")[0] if driver.exists() else "",
         FASTRNN_CUDA_TIER=ops.TIER or "step",
-        FASTRNN_CUDA_WAVEFRONT=ops.WAVEFRONT or "",
     )
 
 

@@ -140,7 +140,6 @@ def _start(task: dict[str, Any]) -> subprocess.Popen:
         "FASTRNN_PROVE": "0",
         "FASTRNN_BACKEND": None,
         "FASTRNN_CUDA_TIER": ops.TIER,  # in force since fastrnn was imported, whatever os.environ says now
-        "FASTRNN_CUDA_WAVEFRONT": ops.WAVEFRONT,
     }
     return subprocess.Popen(
         [sys.executable, *PROGRAM, json.dumps(task)],

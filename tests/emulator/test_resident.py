@@ -199,14 +199,15 @@ def test_an_environment_variable_opts_in(cuda):
         dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), tier)
         forward = cuda.plan_stack(like, 0, 16, 512, 512, 1)["forward"]
         assert (forward["resident"][forward["chosen"]]["tier"] if forward["chosen"] >= 0 else None) == tier
-    dispatch.ops._opt_in(types.SimpleNamespace(), "auto", "3")  # a build without CUDA kernels
-    for chunks, want in (("5", (2, 5)), ("0", (1, 0))):
-        dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), None, chunks)
+    dispatch.ops._opt_in(types.SimpleNamespace(), "auto")  # a build without CUDA kernels
+
+
+def test_the_chunks_of_a_wavefront_can_be_prescribed(cuda):
+    like = torch.empty(0, dtype=torch.bfloat16)
+    dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), "grid")
+    for chunks, want in ((5, (2, 5)), (0, (1, 0))):
+        cuda.override_wavefront(chunks)
         assert cuda.plan_stack(like, 0, 16, 512, 512, 1, layers=2, steps=100)["layers"][:2] == want
-    with pytest.raises(
-        ValueError, match="FASTRNN_CUDA_WAVEFRONT: expected a number of chunks, or 0 for none, got 'on'"
-    ):
-        dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), None, "on")
     with pytest.raises(RuntimeError, match="chunks must not be negative, got -1"):
         cuda.override_wavefront(-1)
 

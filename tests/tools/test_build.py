@@ -127,7 +127,7 @@ def project(tmp_path):
 
 
 def test_cpp_only_with_a_cpu_torch(project):
-    facts = project.facts(FASTRNN_REQUIRE_EXT="1")
+    facts = project.facts(FASTRNN_PURE="0")
     assert facts.has_extension and facts.why_no_extension is None and facts.compiler == "stub c++ 1.0"
     assert (facts.torch, facts.python) == ("2.13.0+cpu", sys.implementation.cache_tag)
     assert (facts.cuda, facts.cuda_archs) == (None, None)
@@ -190,7 +190,7 @@ def test_cuda_asked_for_and_impossible_is_an_error(project):
         assert "; pip install 'cuda-toolkit[nvcc,cccl]' brings one" in project.refusal(FASTRNN_CUDA="1")
 
 
-@pytest.mark.parametrize("switch", ["FASTRNN_CUDA", "FASTRNN_PURE", "FASTRNN_REQUIRE_EXT"])
+@pytest.mark.parametrize("switch", ["FASTRNN_CUDA", "FASTRNN_PURE"])
 def test_switches_take_two_values(project, switch):
     assert project.refusal(**{switch: "yes"}) == f"fastrnn: {switch} must be 0, 1 or unset, got 'yes'"
 
@@ -202,14 +202,16 @@ def test_no_compiler_installs_pure_python_and_says_so(project):
     assert not facts.has_extension
     assert facts.why_no_extension == "no C++ compiler was found (tried /nowhere/c++)"
     assert facts.errors.count("installed as pure Python, which is slower: no C++ compiler was found") == 1
-    assert "asks for the extension, but no C++ compiler" in project.refusal(CXX="/nowhere/c++", FASTRNN_REQUIRE_EXT="1")
+    asked = project.refusal(CXX="/nowhere/c++", FASTRNN_PURE="0")
+    assert asked.startswith("fastrnn: FASTRNN_PURE=0 asks for the extension, but no C++ compiler was found")
 
 
 def test_pure_python_can_be_asked_for(project):
     facts = project.facts(FASTRNN_PURE="1", STUB_FAILS_ON=".cpp")
     assert not facts.has_extension and "compiling" not in facts.output
     assert facts.why_no_extension == "FASTRNN_PURE=1 leaves it out"
-    assert "asks for the extension, but FASTRNN_PURE=1" in project.refusal(FASTRNN_PURE="1", FASTRNN_REQUIRE_EXT="1")
+    sentence = "fastrnn: FASTRNN_CUDA=1 asks for the extension, but FASTRNN_PURE=1 leaves it out"
+    assert project.refusal(FASTRNN_PURE="1", FASTRNN_CUDA="1") == sentence
 
 
 def test_a_failing_compile_is_an_error_that_names_the_way_out(project):

@@ -7,20 +7,29 @@ from pathlib import Path
 
 import pytest
 
-import fastrnn
 from fastrnn import __main__ as command
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("info", "check", "prove", "tune", "bench")
-OF_THE_BUILD = {"FASTRNN_CUDA", "FASTRNN_PURE", "FASTRNN_REQUIRE_EXT"}
+
+
+def settings(*places: str) -> set[str]:
+    """The environment variables that the sources in these places name."""
+    paths = [path for place in places for path in (ROOT / place, *(ROOT / place).rglob("*")) if path.is_file()]
+    sources = [path.read_text(encoding="utf-8") for path in paths if path.suffix in (".py", ".h", ".cpp")]
+    return set(re.findall(r'"(FASTRNN_\w+)"', "".join(sources))) - {"FASTRNN_WITH_CUDA"}  # a macro
 
 
 def test_usage_names_every_command_and_setting(capsys):
     assert command.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(re.search(rf"^  {name}\b", text, re.MULTILINE) for name in COMMANDS)
-    sources = [path.read_text(encoding="utf-8") for path in Path(fastrnn.__file__).parent.rglob("*.py")]
-    read = {name for source in sources for name in re.findall(r'environ(?:\.get\(|\[)\s*"(FASTRNN_\w+)"', source)}
-    assert len(read) >= 5 and not {name for name in read - OF_THE_BUILD if name not in text}
+    assert set(re.findall(r"^  (FASTRNN_\w+)", text, re.MULTILINE)) == settings("fastrnn", "csrc")
+
+
+def test_the_table_of_settings_is_whole():
+    table = re.findall(r"^\| `(FASTRNN_\w+)` \|", (ROOT / "docs/install.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(table) == sorted(settings("fastrnn", "csrc", "setup.py")) and len(table) <= 7
 
 
 def test_usage_is_an_error_without_a_command(capsys):
