@@ -26,8 +26,6 @@ from .registry import ALL_CELLS, CELLS
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-"""Of matrices, as ``csrc/cpu/frozen.h`` numbers them."""
 _SETTINGS = ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
 _SLOTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ih{}_scale", "weight_hh{}_scale")
 
@@ -91,7 +89,7 @@ class FrozenLayer(nn.Module):
             if not _is_matrix(name):
                 self.register_buffer(name, value.clone())
             elif self.weights == torch.int8:
-                quantised, scale = _quantise(value)
+                quantised, scale = frozen.quantise(value)
                 self.register_buffer(name, quantised)
                 self.register_buffer(f"{name}_scale", scale)
             else:
@@ -116,7 +114,7 @@ class FrozenLayer(nn.Module):
             ]
             D, H = 2 if self.bidirectional else 1, self.hidden_size
             sizes = [self.num_layers, D, self.input_size, H, self.proj_size or H]
-            packed = frozen.pack(cell.index, _TYPES[self.weights], sizes, slots)
+            packed = frozen.pack(cell.index, self.weights, sizes, slots)
         self._packed = packed
         object.__setattr__(self, "_engine", engine)
 
@@ -316,13 +314,6 @@ class Stream:
             state[:, where] = value
 
 
-def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values and what 1 stands for in each row."""
-    scale = weight.abs().amax(1) / 127 if weight.size(1) else weight.new_zeros(weight.size(0))
-    scale = torch.where(scale > 0, scale, 1.0)
-    return torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
-
-
 def _why_not(module: nn.Module, weights: torch.dtype | None) -> str | None:
     """Why a recurrent layer must be left as it is, or None."""
     kind = type(module)
@@ -337,10 +328,8 @@ def _why_not(module: nn.Module, weights: torch.dtype | None) -> str | None:
     dtype = next(iter(kinds))[0]
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"{dtype}: frozen layers compute in float32"
-    if weights == torch.int8 and (module.mode not in ("LSTM", "GRU") or module.proj_size):
-        return "int8 is for LSTM and GRU without a projection, whose h lies within -1 .. 1"
-    if weights == torch.int8 and _mixes_states(module):
-        return "int8 has no kernels for zoneout, which mixes states in evaluation, and for heads"
+    if weights == torch.int8 and (module.mode not in ("LSTM", "GRU") or module.proj_size or _mixes_states(module)):
+        return "int8 is for LSTM and GRU without a projection, zoneout or heads"
     return None
 
 
@@ -353,10 +342,7 @@ def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def freeze(
-    model: nn.Module,
-    weights: torch.dtype | None = None,
-    inplace: bool = False,
-    report: ConversionReport | None = None,
+    model: nn.Module, weights: torch.dtype | None = None, inplace: bool = False, report: ConversionReport | None = None
 ) -> nn.Module:
     """Returns ``model`` with every recurrent layer, of ``torch.nn`` or fastrnn, replaced by a :class:`FrozenLayer`.
 

@@ -14,8 +14,8 @@
 #include "../cpu/user_cells.h"
 #include "cpu_gradients.h"
 #include "cpu_memory.h"
-#include "gate.h"
 #include "layer_args.h"
+#include "objects.h"
 
 namespace fastrnn {
 namespace {

@@ -7,11 +7,21 @@
 #include "../cpu/user_cells.h"
 #include "frozen.h"
 #include "gate.h"
+#include "objects.h"
 
 void bind_cpu(pybind11::module_& m);
 #ifdef FASTRNN_WITH_CUDA
 void bind_cuda(pybind11::module_& m);
 #endif
+
+bool fastrnn::are_plain(const pybind11::tuple& objects, bool optional) {
+  for (const pybind11::handle object : objects) {
+    if (optional && object.is_none()) continue;
+    if (!THPVariable_CheckTypeExact(Py_TYPE(object.ptr()))) return false;
+    if (!is_plain(THPVariable_Unpack(object.ptr()))) return false;
+  }
+  return true;
+}
 
 namespace {
 
@@ -21,17 +31,6 @@ namespace py = pybind11;
 std::vector<at::Tensor> cast_once(const std::vector<at::Tensor>& tensors, at::ScalarType dtype,
                                   const std::string& device) {
   return at::autocast::cached_cast(dtype, at::TensorList(tensors), c10::Device(device).type());
-}
-
-// is_plain for objects from Python, of which none may be of a subclass that overrides functions.
-// `objects` may have None in it where `optional`.
-bool are_plain(const py::tuple& objects, bool optional) {
-  for (const py::handle object : objects) {
-    if (optional && object.is_none()) continue;
-    if (!THPVariable_CheckTypeExact(Py_TYPE(object.ptr()))) return false;
-    if (!fastrnn::is_plain(THPVariable_Unpack(object.ptr()))) return false;
-  }
-  return true;
 }
 
 // A forward as data: (operation, a, b, value) for every node, and the nodes that become the states.
@@ -98,7 +97,8 @@ void bind_frozen(py::module_& m) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Compiled kernels of fastrnn; private, call them through the package.";
-  m.def("are_plain", &are_plain, pybind11::arg("tensors"), pybind11::arg("optional") = false,
+  m.def("are_plain", &fastrnn::are_plain, pybind11::arg("tensors"),
+        pybind11::arg("optional") = false,
         "Whether kernels may read these tensors; a tuple, with None in it where optional.");
   m.def("autocast", &cast_once, pybind11::arg("tensors"), pybind11::arg("dtype"),
         pybind11::arg("device"),

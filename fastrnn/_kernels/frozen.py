@@ -16,9 +16,20 @@ LIBRARY.define(
 )
 
 
-def pack(cell: int, type: int, sizes: Sequence[int], weights: Sequence[Tensor | None]) -> Tensor:
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""Of matrices, as ``csrc/cpu/frozen.h`` numbers them."""
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values and what 1 stands for in each row."""
+    scale = weight.abs().amax(1) / 127 if weight.size(1) else weight.new_zeros(weight.size(0))
+    scale = torch.where(scale > 0, scale, 1.0)
+    return torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
+
+
+def pack(cell: int, type: torch.dtype, sizes: Sequence[int], weights: Sequence[Tensor | None]) -> Tensor:
     """The weights of a stack as the kernels read them; ``sizes`` are layers, directions, I, H, R."""
-    return ext.load().cpu.pack_frozen(cell, type, list(sizes), list(weights))
+    return ext.load().cpu.pack_frozen(cell, _TYPES[type], list(sizes), list(weights))
 
 
 def forward(

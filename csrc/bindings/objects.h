@@ -1,0 +1,12 @@
+// The gate of gate.h for objects from Python; apart from it, for that one is also built without.
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+namespace fastrnn {
+
+// is_plain for objects from Python, of which none may be of a subclass that overrides functions.
+// `objects` may have None in it where `optional`.
+bool are_plain(const pybind11::tuple& objects, bool optional);
+
+}  // namespace fastrnn
