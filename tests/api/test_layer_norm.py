@@ -101,6 +101,26 @@ def test_errors_are_those_of_the_loop(kind, dtype, shape):
     check_all(ours, theirs, truth)
 
 
+@compiled
+@layers
+def test_any_number_of_threads(kind):
+    """They share rows and directions, never the units of a row; the same number gives the same bits."""
+    torch.manual_seed(1)
+    before = torch.get_num_threads()
+    for B, D in ((1, 1), (1, 2), (16, 1), (9, 2)):
+        module = kind(96, 128, bidirectional=D == 2).double()
+        x = torch.randn(12, B, 96, dtype=torch.float64).requires_grad_()
+        results = {}
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            with fastrnn.backend("cpu"):
+                output, _ = module(x)
+                found = [output, *torch.autograd.grad(output.square().sum(), [x, *module.parameters()])]
+            torch.set_num_threads(before)
+            assert all(map(torch.equal, found, results.setdefault(count, found)))
+            torch.testing.assert_close(found, results[1], rtol=1e-9, atol=1e-9)
+
+
 @layers
 def test_initial_values_and_steps(kind):
     module, step, H = kind(3, 8, 2, bidirectional=True), steps[kind](3, 8), 8

@@ -58,16 +58,16 @@ class Builds:
             unfinished.rename(made)
         return made
 
-    def program(self, kind: str, *extra: str) -> Path:
-        """The driver under a sanitizer; `extra` flags are for parallel.cpp alone."""
+    def program(self, kind: str, *extra: str, main: str = "driver") -> Path:
+        """A program under a sanitizer; `extra` flags are for parallel.cpp alone."""
         flags = {"address": ADDRESS, "thread": THREAD}[kind]
-        made = self.folder / "-".join(("driver", kind, *(flag.strip("-D").replace("=", "") for flag in extra)))
+        made = self.folder / "-".join((main, kind, *(flag.strip("-D").replace("=", "") for flag in extra)))
         with open(self.folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not made.exists():
                 sources = [KERNELS / "isa" / f"{level}.cpp" for level in LEVELS[kind]]
                 sources += [path for path in sorted(KERNELS.glob("*.cpp")) if path.stem not in ("plan", "parallel")]
-                sources += [DRIVER / "driver.cpp", DRIVER / "forced_plan.cpp"]
+                sources += [DRIVER / f"{main}.cpp", DRIVER / "forced_plan.cpp"]
                 if kind == "thread":
                     sources.append(DRIVER / "absent_levels.cpp")
                 with ThreadPoolExecutor(2) as pool:
@@ -122,6 +122,16 @@ def check_driver(program: Path, kind: str, **environment: str) -> None:
 
 def test_memory_and_undefined_behaviour(builds):
     check_driver(builds.program("address"), "address")
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_cells_with_norms(builds, kind):
+    program = str(builds.program(kind, main="norms"))
+    for level in levels(kind):
+        output = run([program, level]).stdout
+        assert int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1]) > 1000, output
+    done = run([program, "plain", "--short-workspace"], check=False)
+    assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
 
 
 def test_fewer_threads_granted_than_asked_for(builds):
