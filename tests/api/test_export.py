@@ -257,7 +257,7 @@ def test_what_has_no_loop_is_refused():
         def forward(self, data, batch_sizes):
             return torch.ops.fastrnn.layer_forward(
                 data, [batch_sizes, None, None, None, None], [data.new_zeros(1, 3, 6)], [*self.rnn._weights(), None],
-                [1, 1, 0, 0, 0, 0], [],
+                [2, 1, 0, 1, 0, 0], [],
             )[0]  # fmt: skip
 
     program = export(Packed(), (x.data, x.batch_sizes))
