@@ -199,7 +199,7 @@ def in_a_line(error: Exception) -> str:
 
 def install(client: Client, folder: Path) -> Path:
     """The Python of a new environment with the client's packages, which borrows this one's; raises Unusable."""
-    venv.create(folder)
+    venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     borrowed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     next(folder.glob("lib/python*/site-packages")).joinpath("borrowed.pth").write_text("\n".join(borrowed) + "\n")
@@ -295,6 +295,11 @@ def line_of(row: Row) -> str:
     return text
 
 
+def in_ms(time: str) -> str:
+    """A time in three figures or whole milliseconds."""
+    return f"{float(time):.3g} ms" if float(time) < 100 else f"{float(time):.0f} ms"
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """The table of docs/clients.md, and under it what it was measured on."""
     heads = ("name", "version, licence", "model", "by", "difference", "allowed", "backend", "torch.nn", "fastrnn")
@@ -303,13 +308,16 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = [f"`{row['client']}`", f"{row['version']}, {row['licence']}", row["model"], f"`{row['by']}`"]
         if row["status"] == "ok":
             cells += [row["difference"], row["allowed"], row["backends"]]
-            cells += [f"{float(row[f'{side}_ms_median']):.3g} ms" for side in SIDES] + [f"{float(row['ratio']):.2f}x"]
+            cells += [in_ms(row[f"{side}_ms_median"]) for side in SIDES]
+            cells += [f"{float(row['ratio']):.2f}x"]
         else:
             cells += [f"{row['status']}: {row['detail']}", *[""] * 5]
         lines.append(f"| {' | '.join(cells)} |")
     names = ("device", "torch", "fastrnn", "commit")
     places = dict.fromkeys("{}, torch {}, fastrnn {} ({})".format(*(row[name] for name in names)) for row in rows)
-    return "\n".join([*lines, "", f"Measured on {'; '.join(places)}, {max(row['date'] for row in rows)[:10]}."])
+    loads, date = [float(row["load"]) for row in rows], max(row["date"] for row in rows)[:10]
+    measured = f"Measured on {'; '.join(places)}, {date}, at load averages of {min(loads)} to {max(loads)}."
+    return "\n".join([*lines, "", measured])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
