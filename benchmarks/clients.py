@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from client_models import Client
+from client_models import CLIENTS, Client
 from torch import Tensor, nn
 
 import fastrnn
@@ -226,7 +226,8 @@ def run(name: str, client: Client, args: argparse.Namespace, folder: Path) -> Ro
     row = dict.fromkeys(COLUMNS, "") | environment_now()
     row |= {"client": name, "licence": client.licence, "model": client.model, "by": client.by}
     told, root = folder / f"{name}.json", Path(fastrnn.__file__).resolve().parent.parent
-    command = [__file__, "--table", args.table, "--seconds", args.seconds, "--row", told, name]
+    command = [__file__, "--seconds", args.seconds, "--row", told, name]
+    command += ["--table", args.table.resolve()] if args.table else []
     try:
         python = install(client, folder / name) if args.install else Path(sys.executable)
         settings = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -326,11 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help="default: all of the table")
     parser.add_argument("--install", action="store_true", help="give each client an environment of its own, by pip")
     parser.add_argument("--seconds", type=float, default=6.0, help="measuring time of a client (default: %(default)s)")
-    parser.add_argument("--table", type=Path, default=HERE / "client_models.py", help="where CLIENTS is defined")
+    parser.add_argument("--table", type=Path, help="a Python file with CLIENTS (default: client_models.py)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="CSV, a row per client (default: %(default)s)")
     parser.add_argument("--row", type=Path, help=argparse.SUPPRESS)  # measure in this process, write the row there
     args = parser.parse_args(argv)
-    table = table_of(args.table)
+    table = table_of(args.table) if args.table else CLIENTS
     names = args.clients or list(table)
     if unknown := [name for name in names if name not in table]:
         parser.error(f"clients: expected some of {', '.join(table)}, got {', '.join(unknown)}")
