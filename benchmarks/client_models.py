@@ -272,8 +272,7 @@ def torchrl():
     "neuralforecast==3.3.0",
     "Apache-2.0",
     "LSTM 128 x 2, 32 windows of 48 hours, 24 ahead",
-    "ray",
-    needs=("lightning", "utilsforecast", "coreforecast", "optuna", "pyarrow", "jsonschema", "safetensors", "tornado"),
+    needs=("ray[tune]", "lightning", "utilsforecast", "coreforecast", "optuna", "safetensors", "scipy"),
 )
 def neuralforecast():
     from neuralforecast.models import LSTM
@@ -312,7 +311,7 @@ def tacotron2():
 @client(
     "torchaudio==2.11.0",
     "BSD-2-Clause",
-    "HDemucs: LSTMs in both directions between convolutions, 2 s of stereo",
+    "HDemucs: LSTMs in both directions between convolutions, 16,000 samples of stereo",
     needs=(),
     without=CUDA_OF_TORCHAUDIO,
 )

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from client_models import Client
+from client_models import CLIENTS, Client
 from torch import Tensor, nn
 
 import fastrnn
@@ -199,7 +199,7 @@ def in_a_line(error: Exception) -> str:
 
 def install(client: Client, folder: Path) -> Path:
     """The Python of a new environment with the client's packages, which borrows this one's; raises Unusable."""
-    venv.create(folder)
+    venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     borrowed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     next(folder.glob("lib/python*/site-packages")).joinpath("borrowed.pth").write_text("\n".join(borrowed) + "\n")
@@ -226,7 +226,8 @@ def run(name: str, client: Client, args: argparse.Namespace, folder: Path) -> Ro
     row = dict.fromkeys(COLUMNS, "") | environment_now()
     row |= {"client": name, "licence": client.licence, "model": client.model, "by": client.by}
     told, root = folder / f"{name}.json", Path(fastrnn.__file__).resolve().parent.parent
-    command = [__file__, "--table", args.table, "--seconds", args.seconds, "--row", told, name]
+    command = [__file__, "--seconds", args.seconds, "--row", told, name]
+    command += ["--table", args.table.resolve()] if args.table else []
     try:
         python = install(client, folder / name) if args.install else Path(sys.executable)
         settings = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -295,6 +296,11 @@ def line_of(row: Row) -> str:
     return text
 
 
+def in_ms(time: str) -> str:
+    """A time in three figures or whole milliseconds."""
+    return f"{float(time):.3g} ms" if float(time) < 100 else f"{float(time):.0f} ms"
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """The table of docs/clients.md, and under it what it was measured on."""
     heads = ("name", "version, licence", "model", "by", "difference", "allowed", "backend", "torch.nn", "fastrnn")
@@ -303,13 +309,16 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = [f"`{row['client']}`", f"{row['version']}, {row['licence']}", row["model"], f"`{row['by']}`"]
         if row["status"] == "ok":
             cells += [row["difference"], row["allowed"], row["backends"]]
-            cells += [f"{float(row[f'{side}_ms_median']):.3g} ms" for side in SIDES] + [f"{float(row['ratio']):.2f}x"]
+            cells += [in_ms(row[f"{side}_ms_median"]) for side in SIDES]
+            cells += [f"{float(row['ratio']):.2f}x"]
         else:
             cells += [f"{row['status']}: {row['detail']}", *[""] * 5]
         lines.append(f"| {' | '.join(cells)} |")
     names = ("device", "torch", "fastrnn", "commit")
     places = dict.fromkeys("{}, torch {}, fastrnn {} ({})".format(*(row[name] for name in names)) for row in rows)
-    return "\n".join([*lines, "", f"Measured on {'; '.join(places)}, {max(row['date'] for row in rows)[:10]}."])
+    loads, date = [float(row["load"]) for row in rows], max(row["date"] for row in rows)[:10]
+    measured = f"Measured on {'; '.join(places)}, {date}, at load averages of {min(loads)} to {max(loads)}."
+    return "\n".join([*lines, "", measured])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -318,11 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help="default: all of the table")
     parser.add_argument("--install", action="store_true", help="give each client an environment of its own, by pip")
     parser.add_argument("--seconds", type=float, default=6.0, help="measuring time of a client (default: %(default)s)")
-    parser.add_argument("--table", type=Path, default=HERE / "client_models.py", help="where CLIENTS is defined")
+    parser.add_argument("--table", type=Path, help="a Python file with CLIENTS (default: client_models.py)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="CSV, a row per client (default: %(default)s)")
     parser.add_argument("--row", type=Path, help=argparse.SUPPRESS)  # measure in this process, write the row there
     args = parser.parse_args(argv)
-    table = table_of(args.table)
+    table = table_of(args.table) if args.table else CLIENTS
     names = args.clients or list(table)
     if unknown := [name for name in names if name not in table]:
         parser.error(f"clients: expected some of {', '.join(table)}, got {', '.join(unknown)}")

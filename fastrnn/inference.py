@@ -131,16 +131,11 @@ class FrozenLayer(nn.Module):
         return layer
 
     def forward(
-        self,
-        input: Rows,
-        hx: Tensor | Sequence[Tensor] | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
+        self, input: Rows, hx: Tensor | Sequence[Tensor] | None = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Rows, States]:
         """See the class."""
         cell = ALL_CELLS[self.mode]
-        packed = input if isinstance(input, PackedSequence) else None
-        data = input.data if isinstance(input, PackedSequence) else input
+        packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
         states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
         if data.dtype is not self.dtype and torch._C._is_any_autocast_enabled():
             data = data.to(self.dtype)

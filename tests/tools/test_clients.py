@@ -163,7 +163,12 @@ def test_unknown_clients_are_refused(capsys):
 
 
 def test_a_row_takes_the_place_of_the_former_one_and_the_table_has_all(tmp_path):
-    row = dict.fromkeys(clients.COLUMNS, "") | {"status": "unusable", "detail": "pip: no", "date": "2026-01-02T03"}
+    row = dict.fromkeys(clients.COLUMNS, "") | {
+        "status": "unusable",
+        "detail": "pip: no",
+        "date": "2026-01-02T03",
+        "load": "0.5",
+    }
     for name in ("a", "b"):
         clients.write_row(tmp_path / "c.csv", row | {"client": name})
     times = {"torch_ms_median": "3", "ours_ms_median": "2", "ratio": "1.5", "difference": "1e-6", "allowed": "4e-6"}
@@ -172,3 +177,4 @@ def test_a_row_takes_the_place_of_the_former_one_and_the_table_has_all(tmp_path)
     assert [(row["client"], row["status"]) for row in rows] == [("a", "ok"), ("b", "unusable")]
     text = clients.markdown(rows)
     assert "| 1e-6 | 4e-6 | cpu | 3 ms | 2 ms | 1.50x |" in text and "unusable: pip: no" in text
+    assert text.endswith("2026-01-02, at load averages of 0.5 to 0.5.")
