@@ -20,6 +20,7 @@ NAMES = {
     "ort-int8": "ONNX Runtime, int8",
     "openvino": "OpenVINO",
 }
+WHAT = {"infer": "whole inputs", "stream": "single steps"}
 DRAWN = {"frozen": "#2b6cb0", "frozen-bf16": "#2f9e6e", "frozen-int8": "#b7791f", "openvino": "#a0aec0"}
 
 
@@ -40,37 +41,27 @@ def _cell(ratios: Sequence[float]) -> str:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """A row for each side; a column for each number of threads, grid and cell."""
-    columns = list(dict.fromkeys((str(row["threads"]), row["grid"], row["cell"]) for row in rows))
-    lines = ["| | " + " | ".join(f"{cell}, {_what(grid)}, {_threads(n)}" for n, grid, cell in columns) + " |"]
+    """A row for each side; a column for each grid and cell. The rows are of one number of threads."""
+    columns = list(dict.fromkeys((row["grid"], row["cell"]) for row in rows))
+    lines = ["| | " + " | ".join(f"{cell}, {WHAT[grid]}" for grid, cell in columns) + " |"]
     lines.append("| --- |" + " ---: |" * len(columns))
     for side, name in NAMES.items():
         mine = [row for row in rows if row["side"] == side]
-        cells = [
-            _cell(_ratios(row for row in mine if (str(row["threads"]), row["grid"], row["cell"]) == column))
-            for column in columns
-        ]
+        cells = [_cell(_ratios(row for row in mine if (row["grid"], row["cell"]) == column)) for column in columns]
         if any(cells):
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    first = rows[0]
+    first, threads = rows[0], int(rows[0]["threads"])
     lines += [
         "",
         "ONNX Runtime's median time over the side's, in float32 where nothing else is said: geometric mean and,",
     ]
-    lines += [f"in brackets, the worst shape. {first['device']}, torch {first['torch']}, fastrnn {first['fastrnn']}."]
+    lines += [f"in brackets, the worst shape. {first['device']}, {threads} thread{'s' * (threads > 1)}, torch"]
+    lines += [f"{first['torch']}, fastrnn {first['fastrnn']} ({first['commit']})."]
     return "\n".join(lines)
 
 
-def _what(grid: str) -> str:
-    return {"infer": "whole inputs", "stream": "single steps"}[grid]
-
-
-def _threads(count: str) -> str:
-    return "1 thread" if count == "1" else f"{count} threads"
-
-
 def draw(rows: Sequence[dict], path: Path) -> Path:
-    """A group of bars for each shape with one thread."""
+    """A group of bars for each shape, with the number of threads of the first row."""
     import matplotlib
 
     matplotlib.use("Agg")

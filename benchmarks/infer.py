@@ -73,7 +73,9 @@ def main(argv=None) -> int:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    print(f"{table(rows)}\n\nwritten to {path}")
+    for threads in dict.fromkeys(row["threads"] for row in rows):
+        print(f"\n{threads} threads\n\n{table([row for row in rows if row['threads'] == threads])}")
+    print(f"\nwritten to {path}")
     if not any(row["status"] == "WRONG" for row in rows):
         print(draw(rows, path.with_suffix(".png")))
     return 1 if any(row["status"] == "WRONG" for row in rows) else 0
