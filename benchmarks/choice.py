@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cases import CPU_GRIDS
 from results import case_of, read_rows
 
 from fastrnn._backends.choice import SHIPPED, Table, key_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
+GRIDS = ("cpu", "tune")
 
 
 def table_of(path: Path) -> Table | None:
@@ -26,7 +26,7 @@ def table_of(path: Path) -> Table | None:
     newest, last = {}, None
     for row in read_rows(path):
         is_ours = (row["opponent"], row["chosen"], row["status"]) == ("torch", "cpu", "ok")
-        if is_ours and row["grid"] in CPU_GRIDS and row["isa"]:
+        if is_ours and row["grid"] in GRIDS and row["isa"]:
             last = row
             newest[key_of(case_of(row)), row["threads"]] = float(row["ratio"])
     if last is None:

@@ -31,7 +31,7 @@ from fastrnn.bench.floor import floor_ms
 from fastrnn.bench.measure import Refused
 from fastrnn.bench.timing import ClockRounds, Pace, interleave
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results" / "deployed"
 ERROR_STEPS = 500
 COLUMNS = (
     *("device", "torch", "fastrnn", "isa", "commit", "grid", "threads", "cell", "T", "B", "I", "H", "layers"),
@@ -58,10 +58,10 @@ def main(argv=None) -> int:
     parser.add_argument("--cell", default="LSTM,GRU")
     parser.add_argument("--threads", default="1", help="numbers of threads, one after another: 1,2")
     parser.add_argument("--seconds-per-case", type=float, default=8.0, help="of all sides together")
-    parser.add_argument("--out", type=Path, help="CSV to write (default: benchmarks/results/<device>-infer.csv)")
+    parser.add_argument("--out", type=Path, help="CSV to write (default: benchmarks/results/deployed/<device>.csv)")
     args = parser.parse_args(argv)
     place = environment(torch.device("cpu"))
-    path = args.out or default_path(RESULTS, f"{place['device']} infer")
+    path = args.out or default_path(RESULTS, place["device"])
     warn_if_busy()
     rows = []
     for threads, grid in itertools.product(map(int, args.threads.split(",")), args.grid.split(",")):

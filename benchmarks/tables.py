@@ -3,7 +3,7 @@
 Between `<!-- results: NAME.csv BACKEND -->` and `<!-- /results -->` stands a table of the newest rows of that file of
 results/ against torch.nn with that backend setting, of grid `cpu`; between `<!-- clients -->` and `<!-- /clients -->`
 that of results/clients.csv; between `<!-- deployed: NAME.csv N -->` and `<!-- /deployed -->` that of the rows
-of infer.py with N threads in a file.
+of infer.py with N threads in that file of results/deployed/.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def with_tables(text: str) -> str:
 
     def deployed(match: re.Match[str]) -> str:
         name, threads = match.groups()
-        rows = [row for row in deployed_report.read(HERE / "results" / name) if row["threads"] == threads]
+        rows = [row for row in deployed_report.read(HERE / "results" / "deployed" / name) if row["threads"] == threads]
         return f"<!-- deployed: {name} {threads} -->\n{deployed_report.table(rows)}\n<!-- /deployed -->"
 
     text = DEPLOYED.sub(deployed, BLOCK.sub(made, text))

@@ -123,11 +123,15 @@ def test_the_tables_are_those_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import tables
 
-    page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.with_tables(page) == page and page.count("<!-- results:") == 5
-    assert tables.with_tables(page.replace("| GRU |", "| XYZ |")) == page
-    page = tables.CLIENTS.read_text(encoding="utf-8")
-    assert tables.with_tables(page) == page and page.count("<!-- clients -->") == 1
-    assert tables.with_tables(page.replace("| `pfrl` |", "| `xyz` |")) == page
-    for name in ("tables", "plot", "results", "summary", "cases"):
+    blocks = (
+        ("<!-- results:", 5, "| GRU |"),
+        ("<!-- clients -->", 1, "| `pfrl` |"),
+        ("<!-- deployed:", 2, "| OpenVINO |"),
+        ("<!-- deployed:", 1, "| OpenVINO |"),
+    )
+    for path, (begin, count, name) in zip(tables.PAGES, blocks, strict=True):
+        page = path.read_text(encoding="utf-8")
+        assert tables.with_tables(page) == page and page.count(begin) == count
+        assert name in page and tables.with_tables(page.replace(name, "| XYZ |")) == page
+    for name in ("tables", "plot", "results", "summary", "cases", "deployed_report"):
         sys.modules.pop(name, None)
