@@ -32,6 +32,11 @@ _SETTINGS = ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_f
 _SLOTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ih{}_scale", "weight_hh{}_scale")
 
 
+def _mixes_states(module: nn.Module) -> bool:
+    """Whether the frozen kernels lack what ``module`` does with its states in evaluation."""
+    return bool(getattr(module, "zoneout", ())) or getattr(module, "num_heads", 1) > 1
+
+
 def _is_matrix(name: str) -> bool:
     return name.startswith(("weight_ih_", "weight_hh_", "weight_hr_"))
 
@@ -46,8 +51,8 @@ class FrozenLayer(nn.Module):
     The weights are float32 as they were, rounded to bfloat16, or int8: row k of a matrix is s_k q with q in -127 .. 127
     and s_k = max|w_k| / 127. With int8 weights h is rounded to multiples of 1/127 and x to multiples of its row's
     largest magnitude / 127 where they meet a matrix; sums are exact, everything else is float32. docs/inference.md has
-    the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout, and all layers where the
-    compiled extension is missing, are computed as the layer would compute them, in float32.
+    the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout or heads, and all layers
+    where the compiled extension is missing, are computed as the layer would compute them, in float32.
 
     ``state_dict`` has the layer's names, and ``weight_ih_l0_scale`` and so on for int8; the packed weights are made
     again after loading, copying and unpickling.
@@ -62,9 +67,9 @@ class FrozenLayer(nn.Module):
     input_size: int
     hidden_size: int
     num_layers: int
+    proj_size: int
     batch_first: bool
     bidirectional: bool
-    proj_size: int
     dtype: torch.dtype
     weights: torch.dtype
     _skeleton: nn.RNNBase
@@ -99,7 +104,7 @@ class FrozenLayer(nn.Module):
         packed = engine = None
         if extension is None and self.weights == torch.int8:
             raise RuntimeError(f"fastrnn.freeze: int8 weights need the compiled extension: {ext.reason}")
-        if extension is None or self.mode not in CELLS or getattr(self._skeleton, "zoneout", None):
+        if extension is None or self.mode not in CELLS or _mixes_states(self._skeleton):
             engine = self._layer(torch.float32)
             engine.__class__ = TO_FASTRNN.get(type(engine), type(engine))  # type: ignore[assignment]
         else:
@@ -118,11 +123,9 @@ class FrozenLayer(nn.Module):
     def _layer(self, dtype: torch.dtype) -> nn.RNNBase:
         """The layer again, with the weights as they were rounded."""
         layer = copy.deepcopy(self._skeleton).to_empty(device="cpu").to(dtype).eval()
-        weights = {}
+        weights = {name: getattr(self, name).float() for name in self.names}
         for name in self.names:
-            scale = self._buffers.get(f"{name}_scale")
-            weights[name] = getattr(self, name).float()
-            if scale is not None:
+            if (scale := self._buffers.get(f"{name}_scale")) is not None:
                 weights[name] = weights[name] * scale[:, None]
         layer.load_state_dict(weights)
         return layer
@@ -155,8 +158,7 @@ class FrozenLayer(nn.Module):
                 final = [h.index_select(1, packed.unsorted_indices) for h in final]
         if self.dtype is not torch.float32:
             output, final = output.to(self.dtype), [h.to(self.dtype) for h in final]
-        if packed:
-            output = PackedSequence(output, *packed[1:])
+        output = PackedSequence(output, *packed[1:]) if packed else output
         return output, tuple(final) if cell.states > 1 else final[0]
 
     def step(self, x: Tensor, state: Tensor | Sequence[Tensor], out: Tensor | None = None) -> Tensor:
@@ -212,14 +214,12 @@ class FrozenLayer(nn.Module):
         output = output.to(self.dtype)
         return output if out is None else out.copy_(output)
 
-    def _run_engine(
-        self, input: Rows, states: list[Tensor] | None, lengths: Tensor | None
-    ) -> tuple[Any, Sequence[Tensor]]:
+    def _run_engine(self, input: Rows, states: list[Tensor] | None, lengths: Tensor | None) -> tuple[Any, list[Tensor]]:
         cell, asked = ALL_CELLS[self.mode], {} if lengths is None else {"lengths": lengths}
         with torch.no_grad():
             hx = states if states is None or cell.states > 1 else states[0]
             output, final = self._engine(input, hx, **asked)
-        return output, final if cell.states > 1 else [final]
+        return output, list(final) if cell.states > 1 else [final]
 
     def _check(self, dtype: torch.dtype, *tensors: Tensor) -> None:
         for t in tensors:
@@ -329,8 +329,8 @@ def _why_not(module: nn.Module, weights: torch.dtype | None) -> str | None:
         return f"{dtype}: frozen layers compute in float32"
     if weights == torch.int8 and (module.mode not in ("LSTM", "GRU") or module.proj_size):
         return "int8 is for LSTM and GRU without a projection, whose h lies within -1 .. 1"
-    if weights == torch.int8 and getattr(module, "zoneout", None):
-        return "int8 has no kernels for zoneout, which mixes states in evaluation"
+    if weights == torch.int8 and _mixes_states(module):
+        return "int8 has no kernels for zoneout, which mixes states in evaluation, and for heads"
     return None
 
 

@@ -337,4 +337,4 @@ def test_int8_and_zoneout_are_left_alone_with_the_reason():
     report = fastrnn.ConversionReport()
     layer = fastrnn.GRU(5, 7, zoneout=0.1)
     assert type(fastrnn.freeze(layer, weights=torch.int8, report=report)) is fastrnn.GRU
-    assert report.skipped == {"": "int8 has no kernels for zoneout, which mixes states in evaluation"}
+    assert report.skipped == {"": "int8 has no kernels for zoneout, which mixes states in evaluation, and for heads"}
