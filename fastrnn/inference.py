@@ -65,9 +65,9 @@ class FrozenLayer(nn.Module):
     input_size: int
     hidden_size: int
     num_layers: int
+    proj_size: int
     batch_first: bool
     bidirectional: bool
-    proj_size: int
     dtype: torch.dtype
     weights: torch.dtype
     _skeleton: nn.RNNBase
@@ -121,11 +121,9 @@ class FrozenLayer(nn.Module):
     def _layer(self, dtype: torch.dtype) -> nn.RNNBase:
         """The layer again, with the weights as they were rounded."""
         layer = copy.deepcopy(self._skeleton).to_empty(device="cpu").to(dtype).eval()
-        weights = {}
+        weights = {name: getattr(self, name).float() for name in self.names}
         for name in self.names:
-            scale = self._buffers.get(f"{name}_scale")
-            weights[name] = getattr(self, name).float()
-            if scale is not None:
+            if (scale := self._buffers.get(f"{name}_scale")) is not None:
                 weights[name] = weights[name] * scale[:, None]
         layer.load_state_dict(weights)
         return layer
@@ -158,8 +156,7 @@ class FrozenLayer(nn.Module):
                 final = [h.index_select(1, packed.unsorted_indices) for h in final]
         if self.dtype is not torch.float32:
             output, final = output.to(self.dtype), [h.to(self.dtype) for h in final]
-        if packed:
-            output = PackedSequence(output, *packed[1:])
+        output = PackedSequence(output, *packed[1:]) if packed else output
         return output, tuple(final) if cell.states > 1 else final[0]
 
     def step(self, x: Tensor, state: Tensor | Sequence[Tensor], out: Tensor | None = None) -> Tensor:
@@ -215,14 +212,12 @@ class FrozenLayer(nn.Module):
         output = output.to(self.dtype)
         return output if out is None else out.copy_(output)
 
-    def _run_engine(
-        self, input: Rows, states: list[Tensor] | None, lengths: Tensor | None
-    ) -> tuple[Any, Sequence[Tensor]]:
+    def _run_engine(self, input: Rows, states: list[Tensor] | None, lengths: Tensor | None) -> tuple[Any, list[Tensor]]:
         cell, asked = ALL_CELLS[self.mode], {} if lengths is None else {"lengths": lengths}
         with torch.no_grad():
             hx = states if states is None or cell.states > 1 else states[0]
             output, final = self._engine(input, hx, **asked)
-        return output, final if cell.states > 1 else [final]
+        return output, list(final) if cell.states > 1 else [final]
 
     def _check(self, dtype: torch.dtype, *tensors: Tensor) -> None:
         for t in tensors:
