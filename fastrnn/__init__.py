@@ -21,7 +21,7 @@ from .cells import (
     Step,
     explain_cell,
 )
-from .compilation import compile
+from .compilation import compile, decompositions, onnx_translations
 from .conversion import ConversionReport, convert, convert_, patch_torch, revert, revert_
 from .inference import FrozenLayer, Stream, freeze, unfreeze
 from .layers import CIFGLSTM, SLSTM, IndRNN, PeepholeLSTM
@@ -63,10 +63,12 @@ __all__ = [
     "compile",
     "convert",
     "convert_",
+    "decompositions",
     "explain",
     "freeze",
     "functional",
     "load_cell",
+    "onnx_translations",
     "patch_torch",
     "revert",
     "revert_",

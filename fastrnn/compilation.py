@@ -1,4 +1,4 @@
-"""``torch.compile`` for models that hold fastrnn's layers."""
+"""``torch.compile``, ``torch.export`` and ``torch.onnx`` for models that hold fastrnn's layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from ._backends import loop, onnx
 
 
 def compile(model: Callable, **options: Any) -> Callable:
@@ -37,6 +39,42 @@ def compile(model: Callable, **options: Any) -> Callable:
         return _allowing_rnn(compiled)
     compiled.forward = _allowing_rnn(compiled.forward)
     return compiled
+
+
+def decompositions() -> dict[Any, Callable]:
+    """For ``program.run_decompositions(fastrnn.decompositions())``: torch's table for core ATen operations, and what
+    fastrnn's layers become in them, for runtimes that do not know ``torch.ops.fastrnn``.
+
+    A layer becomes a loop, ``torch.ops.higher_order.scan``, for each direction, whose length stays open. It has every
+    cell and option; a step's arithmetic is the reference's.
+
+    Raises:
+        RuntimeError: within ``run_decompositions``: a layer was called with a PackedSequence (use ``lengths=``), or is
+            frozen (``fastrnn.unfreeze`` the model first).
+    """
+    table = torch.export.default_decompositions()
+    table.update({_operator(name): function for name, function in loop.DECOMPOSITIONS.items()})
+    return table
+
+
+def onnx_translations() -> dict[Any, Callable]:
+    """For ``torch.onnx.export(..., dynamo=True, custom_translation_table=fastrnn.onnx_translations())``.
+
+    A layer with its directions becomes one LSTM, GRU or RNN of ONNX, whose length and batch may stay open.
+
+    LSTM, GRU, RNN, PeepholeLSTM and CIFGLSTM, with ``lengths=``; gates are put into ONNX's order. ``reset_mask``,
+    ``all_states`` of cells with several states, ``proj_size``, ``zoneout``, ``recurrent_dropout`` in training and other
+    cells have no operator there: such a program goes through :func:`decompositions` first.
+
+    Raises:
+        RuntimeError: within the exporter, which shows it as the cause of its own error: a call that ONNX's operators do
+            not have, or a frozen layer (``fastrnn.unfreeze`` the model first).
+    """
+    return {_operator(name): function for name, function in onnx.TRANSLATIONS.items()}
+
+
+def _operator(name: str) -> Any:
+    return getattr(torch.ops.fastrnn, name).default
 
 
 def _allowing_rnn(function: Callable) -> Callable:

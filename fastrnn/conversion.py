@@ -145,7 +145,7 @@ def revert_(model: nn.Module) -> ConversionReport:
 def revert(model: nn.Module) -> nn.Module:
     """Returns a deep copy of ``model`` with fastrnn's modules turned back into torch's; see :func:`revert_`.
 
-    For whatever knows only torch's own recurrent operators, ``torch.onnx.export`` among them.
+    For whatever knows only torch's own recurrent layers, such as eager-mode quantization.
     """
     require_module("revert", model)
     model = copy.deepcopy(model)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from emulator import oracle
 from emulator.build import compiler
-from support import LAYERS, build, check, name_of, twins
+from support import LAYERS, build, check, name_of, tensors, twins
 from torch import nn
 from torch.export import Dim, export, load, save
 
 import fastrnn
+from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, OWN_CELLS
 
 layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 ANY = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
@@ -114,6 +119,247 @@ def test_onnx_by_way_of_torchs_modules(cell, tmp_path):
         with torch.no_grad():
             torch.testing.assert_close(found, theirs(x), rtol=1e-5, atol=1e-6)
             check(ours(x), theirs(x), truth(x.double()))
+
+
+# --- core ATen --------------------------------------------------------------------------------------------------------
+
+
+class Asking(nn.Module):
+    """A layer of any cell, called with states, and with what fastrnn's layers take besides."""
+
+    def __init__(self, cell, **options):
+        super().__init__()
+        kind = {"forget_gate": "exp"} if cell.mode == "SLSTM_EXP" else {}
+        self.rnn = build(fastrnn, cell, 4, 6, 2, bidirectional=True, **kind, **options)
+
+    def forward(self, x, hx, lengths=None, reset_mask=None):
+        return self.rnn(x, tuple(hx) if len(hx) > 1 else hx[0], lengths=lengths, reset_mask=reset_mask)
+
+
+def states_of(cell, module, batch):
+    """Random ones, double."""
+    rnn = module.rnn
+    widths = (rnn.proj_size or rnn.hidden_size, *[rnn.hidden_size] * (cell.states - 1))
+    hx = [torch.randn(4, batch, width, dtype=torch.float64) for width in widths]
+    if cell.mode.startswith("SLSTM"):
+        hx[2] = hx[2].abs() + 1
+    return hx
+
+
+def timing_of(names, T, B):
+    values = {"lengths": torch.randint(1, T + 1, (B,)), "reset_mask": torch.rand(B, T) < 0.3}
+    values["lengths"][0] = 0
+    return {name: values[name] for name in names}
+
+
+def foreign(program) -> set[str]:
+    """The namespaces of a program's operators, those inside its loops among them, that are not torch's own."""
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    targets = [node.target for graph in graphs for node in graph.nodes if node.op == "call_function"]
+    names = {getattr(target, "namespace", "python") for target in targets}
+    return names - {"aten", "higher_order", "python"}
+
+
+def exported(module, x, hx, asked):
+    """The program of a call, whose length and batch stay open."""
+    B, T = Dim("B", min=2), Dim("T", min=2)
+    sizes = {"lengths": {0: B}, "reset_mask": {0: B, 1: T}}
+    shapes = {"x": {0: T, 1: B}, "hx": [{1: B} for _ in hx]} | {name: sizes[name] for name in asked}
+    with torch.no_grad():
+        return export(module, (x, hx), asked, dynamic_shapes=shapes)
+
+
+SOME = ("LSTM", "GRU", "SLSTM", "IND_RNN")
+OPTIONS = {
+    "lengths": (("lengths",), {}, [cell.mode for cell in BY_NUMBER]),
+    "resets": (("reset_mask", "lengths"), {"bias": False}, SOME),
+    "zoneout": ((), {"zoneout": (0.2, 0.4)}, SOME),
+    "projection": ((), {"proj_size": 3}, ("LSTM", "SLSTM")),
+}
+
+
+@pytest.mark.parametrize(
+    "mode, names, options",
+    [pytest.param(m, names, given, id=f"{m}-{key}") for key, (names, given, modes) in OPTIONS.items() for m in modes],
+)
+def test_loops_of_core_aten(mode, names, options):
+    """Against the formulas in double, at other sizes than the traced ones, forwards and backwards in time."""
+    cell = ALL_CELLS[mode]
+    module = Asking(cell, **options).double().eval()
+    hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
+    program = exported(module, torch.randn(5, 3, 4, dtype=torch.float64), hx, asked)
+    assert foreign(program) == {"fastrnn"}
+    program = program.run_decompositions(fastrnn.decompositions())
+    assert foreign(program) == set()
+    for T, B in ((5, 3), (2, 4), (11, 2)):
+        x, hx, asked = torch.randn(T, B, 4, dtype=torch.float64), states_of(cell, module, B), timing_of(names, T, B)
+        with torch.no_grad():
+            output, final, _ = oracle.stack(module.rnn, x, hx, **asked)
+            found = tensors(program.module()(x, hx, **asked))
+        torch.testing.assert_close(found, [output, *final], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
+def test_a_program_without_fastrnn(dtype, tmp_path):
+    """Loaded by a process that never imports it."""
+    ours, theirs, truth = models(LAYERS[0], 4, 6, 2, bidirectional=True, batch_first=True)
+    ours.to(dtype)
+    with torch.no_grad():
+        program = export(ours, (torch.randn(3, 5, 3, dtype=dtype),), dynamic_shapes=(ANY,))
+    save(program.run_decompositions(fastrnn.decompositions()), tmp_path / "model.pt2")
+    x = torch.randn(2, 9, 3).to(dtype)
+    torch.save(x, tmp_path / "x.pt")
+    program = (
+        "import sys, torch; model = torch.export.load('model.pt2').module(); x = torch.load('x.pt');"
+        "torch.save(model(x), 'output.pt'); assert 'fastrnn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    theirs.to(dtype), truth.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        check(torch.load(tmp_path / "output.pt"), theirs(x), truth(x.double()))
+
+
+def test_the_gradients_of_loops():
+    ours, theirs, truth = twins(LAYERS[0], 4, 6, bidirectional=True)
+    program = export(ours, (torch.randn(5, 3, 4),), dynamic_shapes=({0: Dim("T", min=2)},))
+    program = program.run_decompositions(fastrnn.decompositions()).module()
+    x = torch.randn(7, 3, 4)
+    grads = [
+        torch.autograd.grad(
+            m(x.to(m.weight_ih_l0))[0].square().sum(), [getattr(m, n) for n, _ in ours.named_parameters()]
+        )
+        for m in (program, theirs, truth)
+    ]
+    for triple in zip(*grads, strict=True):
+        check(*triple)
+
+
+def test_what_has_no_loop_is_refused():
+    frozen = fastrnn.freeze(nn.Sequential(nn.GRU(4, 6)))
+    program = export(frozen, (torch.randn(5, 3, 4),))
+    if "fastrnn" in foreign(program):  # else there is no extension, and it is a layer like others
+        with pytest.raises(RuntimeError, match=r"export fastrnn\.unfreeze\(model\)"):
+            program.run_decompositions(fastrnn.decompositions())
+    x = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 3, 4), [5, 3, 1])
+
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = fastrnn.GRU(4, 6)
+
+        def forward(self, data, batch_sizes):
+            return torch.ops.fastrnn.layer_forward(
+                data, [batch_sizes, None, None, None, None], [data.new_zeros(1, 3, 6)], [*self.rnn._weights(), None],
+                [1, 1, 0, 0, 0, 0], [],
+            )[0]  # fmt: skip
+
+    program = export(Packed(), (x.data, x.batch_sizes))
+    with pytest.raises(RuntimeError, match="expected a padded input, got a PackedSequence"):
+        program.run_decompositions(fastrnn.decompositions())
+
+
+# --- ONNX -------------------------------------------------------------------------------------------------------------
+
+
+def session_of(module, arguments, path, names, **options):
+    """What onnxruntime makes of a model, and the types of the nodes that it was given, those in functions included."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install '.[onnx]': onnxruntime is not installed")
+    onnx = pytest.importorskip("onnx", reason="pip install '.[onnx]': onnx is not installed")
+    pytest.importorskip("onnxscript", reason="pip install '.[onnx]': onnxscript is not installed")
+    torch.onnx.export(
+        module, arguments, str(path), dynamo=True, verbose=False, input_names=names,
+        custom_translation_table=fastrnn.onnx_translations(), **options,
+    )  # fmt: skip
+    model = onnx.load(str(path))
+    onnx.checker.check_model(model, full_check=True)
+    nodes = [node.op_type for graph in (model.graph, *model.functions) for node in graph.node]
+    return onnxruntime.InferenceSession(str(path)), nodes
+
+
+def run(session, *inputs):
+    names = [i.name for i in session.get_inputs()]
+    return [torch.from_numpy(t) for t in session.run(None, {n: t.numpy() for n, t in zip(names, inputs, strict=True)})]
+
+
+onnx_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@onnx_warnings
+@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+@pytest.mark.parametrize("options", [{"batch_first": True}, {"bidirectional": True, "bias": False}], ids=name_of)
+def test_onnx(cell, options, tmp_path):
+    """Each layer is one node, its length and batch are open, and onnxruntime computes what torch does."""
+    ours, theirs, truth = models(cell, 4, 6, 2, **options)
+    with torch.set_grad_enabled("bias" in options):  # what an operator saves for a backward is left out
+        session, nodes = session_of(
+            ours, (torch.randn(5, 3, 3),), tmp_path / "model.onnx", ["x"], dynamic_shapes=(ANY,)
+        )
+    assert nodes.count(cell.layer) == 2 and not {"Scan", "Loop"} & set(nodes)
+    for sizes in ((5, 3), (9, 2), (2, 8)):
+        x = torch.randn(*sizes, 3)
+        with torch.no_grad():
+            torch.testing.assert_close(run(session, x)[0], theirs(x), rtol=1e-5, atol=2e-6)
+            check(ours(x), theirs(x), truth(x.double()))
+
+
+@onnx_warnings
+@pytest.mark.parametrize("cell", [*CELLS.values(), OWN_CELLS["PEEPHOLE_LSTM"], OWN_CELLS["CIFG_LSTM"]], ids=name_of)
+@pytest.mark.parametrize("names", [(), ("lengths",)], ids=["whole", "lengths"])
+def test_onnx_with_states_against_the_formulas(cell, names, tmp_path):
+    module = Asking(cell).eval()
+    double = Asking(cell).double().eval()
+    double.load_state_dict(module.state_dict())
+    hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
+    B, T = Dim("B", min=2), Dim("T", min=2)
+    shapes = {"x": {0: T, 1: B}, "hx": [{1: B} for _ in hx]} | {name: {0: B} for name in names}
+    session, nodes = session_of(
+        module, (torch.randn(5, 3, 4), [h.float() for h in hx]), tmp_path / "model.onnx",
+        ["x", *(f"h{k}" for k in range(len(hx))), *names], kwargs=asked, dynamic_shapes=shapes,
+    )  # fmt: skip
+    assert nodes.count("GRU" if cell.mode == "GRU" else "RNN" if cell.nonlinearity else "LSTM") == 2
+    for T, B in ((5, 3), (12, 4)):
+        x, hx, asked = torch.randn(T, B, 4), states_of(cell, module, B), timing_of(names, T, B)
+        hx = [h.float() for h in hx]
+        with torch.no_grad():
+            output, final, _ = oracle.stack(double.rnn, x.double(), [h.double() for h in hx], **asked)
+        expected = [t.float() for t in (output, *final)]
+        torch.testing.assert_close(run(session, x, *hx, *asked.values()), expected, rtol=1e-5, atol=2e-6)
+
+
+@onnx_warnings
+@pytest.mark.parametrize(
+    "mode, options, names, what",
+    [
+        ("LSTM", {"zoneout": 0.1}, (), "zoneout"),
+        ("LSTM", {"proj_size": 3}, (), "proj_size"),
+        ("GRU", {}, ("reset_mask",), "reset_mask"),
+        ("SLSTM", {}, (), "no operator for SLSTM"),
+    ],
+)
+def test_onnx_by_loops_where_it_has_no_operator(mode, options, names, what, tmp_path):
+    """The exporter says so, and takes the program after its decomposition."""
+    cell = ALL_CELLS[mode]
+    module, double = (Asking(cell, **options).eval() for _ in range(2))
+    double.double().load_state_dict(module.state_dict())
+    hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
+    program = exported(module, torch.randn(5, 3, 4), [h.float() for h in hx], asked)
+    inputs = ["x", *(f"h{k}" for k in range(len(hx))), *names]
+    with pytest.raises(Exception) as error:
+        session_of(program, (), tmp_path / "model.onnx", inputs)
+    causes, cause = "", error.value
+    while cause is not None:
+        causes, cause = causes + str(cause), cause.__cause__
+    assert f"operators do not have this: {what}" in causes and "fastrnn.decompositions()" in causes
+    program = program.run_decompositions(fastrnn.decompositions())
+    session, nodes = session_of(program, (), tmp_path / "model.onnx", inputs)
+    assert nodes.count("Scan") == 4
+    for T, B in ((5, 3), (12, 4)):
+        x, hx, asked = torch.randn(T, B, 4), states_of(cell, module, B), timing_of(names, T, B)
+        hx = [h.float() for h in hx]
+        with torch.no_grad():
+            output, final, _ = oracle.stack(double.rnn, x.double(), [h.double() for h in hx], **asked)
+        expected = [t.float() for t in (output, *final)]
+        torch.testing.assert_close(run(session, x, *hx, *asked.values()), expected, rtol=1e-5, atol=2e-6)
 
 
 @layers
