@@ -1,9 +1,9 @@
-// fastrnn._C.cpu.pack_frozen, frozen_forward, frozen_advance: stacks whose weights are packed once.
+#include "frozen.h"
+
 #include <ATen/DimVector.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
 #include <cmath>
@@ -33,58 +33,6 @@ at::ScalarType storage_of(cpu::FrozenType type) {
 
 // What stands where in the weights of a direction.
 enum FrozenSlot { kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kScaleIh, kScaleHh, kSlots };
-
-// The weights of a stack, kSlots for each layer and direction, in packed form.
-Tensor pack(int64_t cell, int64_t type, const std::vector<int64_t>& sizes,
-            const OptionalTensors& weights) {
-  constexpr const char* kName = "fastrnn._C.cpu.pack_frozen";
-  TORCH_CHECK(sizes.size() == 5, kName, ": sizes must be (layers, directions, I, H, R), got ",
-              sizes.size(), " numbers");
-  const cpu::FrozenShape shape{
-      int(cell), cpu::FrozenType(type), int(sizes[0]), int(sizes[1]), sizes[2], sizes[3], sizes[4]};
-  TORCH_CHECK(type >= 0 && type <= 2 && shape.layers >= 1 && (shape.D == 1 || shape.D == 2) &&
-                  shape.I >= 0 && shape.H >= 1 && shape.R >= 1 && shape.R <= shape.H,
-              kName, ": expected type 0 .. 2 and sizes of a stack, got type ", type, " and ",
-              sizes);
-  TORCH_CHECK(cpu::frozen_serves(int(cell), shape.type, shape.R != shape.H), kName,
-              ": there are no kernels for cell ", cell, " with weights of type ", type);
-  TORCH_CHECK(int64_t(weights.size()) == sizes[0] * sizes[1] * kSlots, kName, ": expected ",
-              sizes[0] * sizes[1] * kSlots, " weights, got ", weights.size());
-  const Tensor packed = at::empty({int64_t(cpu::frozen_bytes(shape))}, at::kByte);
-  char* const base = (char*)packed.mutable_data_ptr();
-  write_header(shape, base);
-  for (int i = 0; i < shape.layers * shape.D; ++i) {
-    const auto* const given = &weights[size_t(i) * kSlots];
-    const auto checked = [&](int slot, at::IntArrayRef size, at::ScalarType dtype) {
-      if (!given[slot]) return Tensor();
-      const Tensor w = plain(*given[slot], kName, "a weight").contiguous();
-      TORCH_CHECK(w.sizes() == size && w.scalar_type() == dtype && w.device().is_cpu(), kName,
-                  ": weight ", slot, " of layer and direction ", i, " must be ", dtype,
-                  " of shape ", size, " on the CPU, got ", w.scalar_type(), " of shape ", w.sizes(),
-                  " on ", w.device());
-      return w;
-    };
-    const auto put = [&](const cpu::FrozenMatrix& m, int weight, int bias, int scale) {
-      if (m.units == 0) return;
-      const int64_t rows = m.gates * m.units;
-      const Tensor w = checked(weight, {rows, m.inputs}, storage_of(shape.type));
-      TORCH_CHECK(w.defined(), kName, ": a weight matrix is missing");
-      const Tensor b = bias < 0 ? Tensor() : checked(bias, {rows}, at::kFloat);
-      const Tensor s = scale < 0 ? Tensor() : checked(scale, {rows}, at::kFloat);
-      TORCH_CHECK(s.defined() || shape.type != cpu::FrozenType::kInt8, kName,
-                  ": the scales of int8 weights are missing");
-      cpu::pack_frozen(shape.type, m,
-                       {w.const_data_ptr(), b.defined() ? b.const_data_ptr<float>() : nullptr,
-                        s.defined() ? s.const_data_ptr<float>() : nullptr},
-                       base);
-    };
-    const cpu::FrozenDirection d = cpu::frozen_direction(shape, i / shape.D, i % shape.D);
-    put(d.w_ih, kWeightIh, kBiasIh, kScaleIh);
-    put(d.w_hh, kWeightHh, kBiasHh, kScaleHh);
-    put(d.w_hr, kWeightHr, -1, -1);
-  }
-  return packed;
-}
 
 // Steps and rows of a call. Members that the kernels point into.
 struct Schedule {
@@ -140,7 +88,8 @@ class Frozen {
   explicit Frozen(const Tensor& packed)
       : memory(plain(packed, "fastrnn._C.cpu", "the packed weights")) {
     TORCH_CHECK(memory.device().is_cpu() && memory.scalar_type() == at::kByte &&
-                    memory.is_contiguous() && (uintptr_t)memory.const_data_ptr() % 64 == 0 &&
+                    memory.is_contiguous() &&
+                    (uintptr_t)memory.const_data_ptr() % alignof(float) == 0 &&
                     cpu::read_header((const char*)memory.const_data_ptr(), memory.nbytes(), &shape),
                 "fastrnn._C.cpu: expected the weights that pack_frozen returned, got ",
                 memory.scalar_type(), " of shape ", memory.sizes());
@@ -219,12 +168,64 @@ cpu::FrozenRows<T> rows_of(const Tensor& tensor, T* data, int time, int batch) {
   return {data, tensor.stride(time), tensor.stride(batch), false};
 }
 
-// As a layer's forward: x (T, B, I) or (B, T, I) with batch_first, (T, I), or (N, I) with
-// batch_sizes. Returns the output and the final states.
-std::tuple<Tensor, Tensors> forward(const Tensor& packed, const Tensor& given,
-                                    const std::optional<Tensors>& hx,
-                                    const std::optional<Tensor>& lengths,
-                                    const std::optional<Tensor>& batch_sizes, bool batch_first) {
+}  // namespace
+
+Tensor pack_frozen(int64_t cell, int64_t type, const std::vector<int64_t>& sizes,
+                   const OptionalTensors& weights) {
+  constexpr const char* kName = "fastrnn._C.cpu.pack_frozen";
+  TORCH_CHECK(sizes.size() == 5, kName, ": sizes must be (layers, directions, I, H, R), got ",
+              sizes.size(), " numbers");
+  const cpu::FrozenShape shape{
+      int(cell), cpu::FrozenType(type), int(sizes[0]), int(sizes[1]), sizes[2], sizes[3], sizes[4]};
+  TORCH_CHECK(type >= 0 && type <= 2 && shape.layers >= 1 && (shape.D == 1 || shape.D == 2) &&
+                  shape.I >= 0 && shape.H >= 1 && shape.R >= 1 && shape.R <= shape.H,
+              kName, ": expected type 0 .. 2 and sizes of a stack, got type ", type, " and ",
+              sizes);
+  TORCH_CHECK(cpu::frozen_serves(int(cell), shape.type, shape.R != shape.H), kName,
+              ": there are no kernels for cell ", cell, " with weights of type ", type);
+  TORCH_CHECK(int64_t(weights.size()) == sizes[0] * sizes[1] * kSlots, kName, ": expected ",
+              sizes[0] * sizes[1] * kSlots, " weights, got ", weights.size());
+  const Tensor packed = at::empty({int64_t(cpu::frozen_bytes(shape))}, at::kByte);
+  char* const base = (char*)packed.mutable_data_ptr();
+  write_header(shape, base);
+  for (int i = 0; i < shape.layers * shape.D; ++i) {
+    const auto* const given = &weights[size_t(i) * kSlots];
+    const auto checked = [&](int slot, at::IntArrayRef size, at::ScalarType dtype) {
+      if (!given[slot]) return Tensor();
+      const Tensor w = plain(*given[slot], kName, "a weight").contiguous();
+      TORCH_CHECK(w.sizes() == size && w.scalar_type() == dtype && w.device().is_cpu(), kName,
+                  ": weight ", slot, " of layer and direction ", i, " must be ", dtype,
+                  " of shape ", size, " on the CPU, got ", w.scalar_type(), " of shape ", w.sizes(),
+                  " on ", w.device());
+      return w;
+    };
+    const auto put = [&](const cpu::FrozenMatrix& m, int weight, int bias, int scale) {
+      if (m.units == 0) return;
+      const int64_t rows = m.gates * m.units;
+      const Tensor w = checked(weight, {rows, m.inputs}, storage_of(shape.type));
+      TORCH_CHECK(w.defined(), kName, ": a weight matrix is missing");
+      const Tensor b = bias < 0 ? Tensor() : checked(bias, {rows}, at::kFloat);
+      const Tensor s = scale < 0 ? Tensor() : checked(scale, {rows}, at::kFloat);
+      TORCH_CHECK(s.defined() || shape.type != cpu::FrozenType::kInt8, kName,
+                  ": the scales of int8 weights are missing");
+      cpu::pack_frozen(shape.type, m,
+                       {w.const_data_ptr(), b.defined() ? b.const_data_ptr<float>() : nullptr,
+                        s.defined() ? s.const_data_ptr<float>() : nullptr},
+                       base);
+    };
+    const cpu::FrozenDirection d = cpu::frozen_direction(shape, i / shape.D, i % shape.D);
+    put(d.w_ih, kWeightIh, kBiasIh, kScaleIh);
+    put(d.w_hh, kWeightHh, kBiasHh, kScaleHh);
+    put(d.w_hr, kWeightHr, -1, -1);
+  }
+  return packed;
+}
+
+std::tuple<Tensor, Tensors> frozen_forward(const Tensor& packed, const Tensor& given,
+                                           const std::optional<Tensors>& hx,
+                                           const std::optional<Tensor>& lengths,
+                                           const std::optional<Tensor>& batch_sizes,
+                                           bool batch_first) {
   const Frozen f(packed);
   TORCH_CHECK_VALUE(batch_sizes ? given.dim() == 2 : given.dim() == 2 || given.dim() == 3, f.name(),
                     ": Expected input to be 2D or 3D, got ", given.dim(), "D instead");
@@ -281,10 +282,8 @@ std::tuple<Tensor, Tensors> forward(const Tensor& packed, const Tensor& given,
   return {output, states};
 }
 
-// The states move on in place over x (T, B, I), (B, T, I) with batch_first, or one step (B, I) or,
-// unbatched, (I). Returns the output, which is `out` where that is given.
-Tensor advance(const Tensor& packed, const Tensor& given, const Tensors& states,
-               const std::optional<Tensor>& out, bool batch_first) {
+Tensor frozen_advance(const Tensor& packed, const Tensor& given, const Tensors& states,
+                      const std::optional<Tensor>& out, bool batch_first) {
   const Frozen f(packed);
   TORCH_CHECK_VALUE(f.shape.D == 1, f.name(),
                     ": a bidirectional layer has no single steps, it needs the whole sequence");
@@ -328,18 +327,4 @@ Tensor advance(const Tensor& packed, const Tensor& given, const Tensors& states,
   return output;
 }
 
-}  // namespace
 }  // namespace fastrnn
-
-void bind_frozen(pybind11::module_& m) {
-  using NoGil = pybind11::call_guard<pybind11::gil_scoped_release>;
-  using pybind11::arg;
-  m.def("pack_frozen", &fastrnn::pack, NoGil(), arg("cell"), arg("type"), arg("sizes"),
-        arg("weights"),
-        "The weights of a stack in packed form; type 0: float32, 1: bfloat16, 2: int8.");
-  m.def("frozen_forward", &fastrnn::forward, NoGil(), arg("packed"), arg("x"), arg("hx"),
-        arg("lengths"), arg("batch_sizes"), arg("batch_first"),
-        "A frozen stack over whole sequences: the output and the final states.");
-  m.def("frozen_advance", &fastrnn::advance, NoGil(), arg("packed"), arg("x"), arg("states"),
-        arg("out"), arg("batch_first"), "The next steps of a frozen stack, states in place.");
-}

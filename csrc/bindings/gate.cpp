@@ -2,7 +2,6 @@
 
 #include <ATen/ops/resolve_conj.h>
 #include <ATen/ops/resolve_neg.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 namespace fastrnn {
 namespace {
@@ -32,15 +31,6 @@ bool is_plain(const at::Tensor& tensor) {
   if (!is_ordinary(tensor.key_set())) return false;
   const bool has_memory = tensor.has_storage() && tensor.storage().data() != nullptr;
   return has_memory || tensor.numel() == 0 || tensor.is_meta();
-}
-
-bool are_plain(const pybind11::tuple& objects, bool optional) {
-  for (const pybind11::handle object : objects) {
-    if (optional && object.is_none()) continue;
-    if (!THPVariable_CheckTypeExact(Py_TYPE(object.ptr()))) return false;
-    if (!is_plain(THPVariable_Unpack(object.ptr()))) return false;
-  }
-  return true;
 }
 
 at::Tensor plain(const at::Tensor& tensor, const char* function, const char* name) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/csrc/utils/pybind.h>
 
 namespace fastrnn {
 
@@ -10,10 +9,6 @@ namespace fastrnn {
 // quantised and nested tensors, wrapper subclasses, functorch's wrappers and lazy conjugates,
 // negatives and zeros have a key of their own.
 bool is_plain(const at::Tensor& tensor);
-
-// is_plain for objects from Python, of which none may be of a subclass that overrides functions.
-// `objects` is a tuple, and may have None in it where `optional`.
-bool are_plain(const pybind11::tuple& objects, bool optional);
 
 // The tensor with its lazy conjugate or negative made. Raises unless the result is_plain. Whatever
 // takes a data pointer asks first.

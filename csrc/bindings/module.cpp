@@ -1,13 +1,14 @@
 // fastrnn._C: the cells as data, the gate for tensors, and one submodule per backend that was
 // compiled.
 #include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "../cpu/user_cells.h"
+#include "frozen.h"
 #include "gate.h"
 
 void bind_cpu(pybind11::module_& m);
-void bind_frozen(pybind11::module_& m);
 #ifdef FASTRNN_WITH_CUDA
 void bind_cuda(pybind11::module_& m);
 #endif
@@ -20,6 +21,17 @@ namespace py = pybind11;
 std::vector<at::Tensor> cast_once(const std::vector<at::Tensor>& tensors, at::ScalarType dtype,
                                   const std::string& device) {
   return at::autocast::cached_cast(dtype, at::TensorList(tensors), c10::Device(device).type());
+}
+
+// is_plain for objects from Python, of which none may be of a subclass that overrides functions.
+// `objects` may have None in it where `optional`.
+bool are_plain(const py::tuple& objects, bool optional) {
+  for (const py::handle object : objects) {
+    if (optional && object.is_none()) continue;
+    if (!THPVariable_CheckTypeExact(Py_TYPE(object.ptr()))) return false;
+    if (!fastrnn::is_plain(THPVariable_Unpack(object.ptr()))) return false;
+  }
+  return true;
 }
 
 // A forward as data: (operation, a, b, value) for every node, and the nodes that become the states.
@@ -68,12 +80,24 @@ py::dict add_cell(int64_t number, size_t address) {
   return describe(cell.info);
 }
 
+void bind_frozen(py::module_& m) {
+  using NoGil = py::call_guard<py::gil_scoped_release>;
+  using py::arg;
+  m.def("pack_frozen", &fastrnn::pack_frozen, NoGil(), arg("cell"), arg("type"), arg("sizes"),
+        arg("weights"),
+        "The weights of a stack in packed form; type 0: float32, 1: bfloat16, 2: int8.");
+  m.def("frozen_forward", &fastrnn::frozen_forward, NoGil(), arg("packed"), arg("x"), arg("hx"),
+        arg("lengths"), arg("batch_sizes"), arg("batch_first"),
+        "A frozen stack over whole sequences: the output and the final states.");
+  m.def("frozen_advance", &fastrnn::frozen_advance, NoGil(), arg("packed"), arg("x"), arg("states"),
+        arg("out"), arg("batch_first"), "The next steps of a frozen stack, states in place.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Compiled kernels of fastrnn; private, call them through the package.";
-  m.def("are_plain", &fastrnn::are_plain, pybind11::arg("tensors"),
-        pybind11::arg("optional") = false,
+  m.def("are_plain", &are_plain, pybind11::arg("tensors"), pybind11::arg("optional") = false,
         "Whether kernels may read these tensors; a tuple, with None in it where optional.");
   m.def("autocast", &cast_once, pybind11::arg("tensors"), pybind11::arg("dtype"),
         pybind11::arg("device"),

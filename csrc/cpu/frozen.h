@@ -56,7 +56,8 @@ struct FrozenDirection {
 // Where a direction of a layer stands.
 FrozenDirection frozen_direction(const FrozenShape& shape, int layer, int direction);
 
-// Bytes of the packed memory. It begins with a header; its base is aligned to 64 bytes.
+// Bytes of the packed memory, which begins with a header. Kernels read it from any address of a
+// float: 64-byte alignment, which torch's memory has and AOTInductor's constants lack, is faster.
 size_t frozen_bytes(const FrozenShape& shape);
 void write_header(const FrozenShape& shape, char* packed);
 // The shape in a header; returns false where these bytes have none of this version.

@@ -90,9 +90,11 @@ def test_saved_and_loaded(tmp_path):
 
 @pytest.mark.skipif(compiler() is None, reason="torch's Inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_aot_inductor_package(tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_aot_inductor_package(frozen, tmp_path):
     """Compiled ahead of time; whoever loads the package imports fastrnn first, which brings the operator."""
     ours, theirs, truth = models(LAYERS[0], 4, 6, 2)
+    ours = fastrnn.freeze(ours) if frozen else ours
     with torch.no_grad():
         program = export(ours, (torch.randn(5, 3, 3),), dynamic_shapes=(ANY,))
         path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))

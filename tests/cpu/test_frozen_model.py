@@ -299,6 +299,25 @@ def test_export(weights, strict, batch_first):
 
 
 @compiled
+@pytest.mark.parametrize("weights", [None, torch.bfloat16, torch.int8], ids=str)
+def test_packed_weights_may_lie_anywhere(weights):
+    """AOTInductor puts constants where the C library's malloc does."""
+    frozen = fastrnn.freeze(nn.LSTM(20, 37, 2), weights)
+    memory = torch.empty(frozen._packed.numel() + 128, dtype=torch.uint8)
+    x, initial = torch.randn(5, 3, 20), frozen._initial(3)
+    expected = torch.ops.fastrnn.frozen(frozen._packed, x, initial, None, False, 1)
+    for offset in (4, 16, 60):
+        first = -memory.data_ptr() % 64 + offset
+        packed = memory[first : first + frozen._packed.numel()].copy_(frozen._packed)
+        assert packed.data_ptr() % 64 == offset
+        found = torch.ops.fastrnn.frozen(packed, x, initial, None, False, 1)
+        assert all(map(torch.equal, found, expected))
+    with pytest.raises(RuntimeError, match="expected the weights that pack_frozen returned"):
+        packed = memory[first + 1 : first + 1 + frozen._packed.numel()].copy_(frozen._packed)
+        torch.ops.fastrnn.frozen(packed, x, initial, None, False, 1)
+
+
+@compiled
 def test_the_operator():
     frozen = fastrnn.freeze(nn.GRU(4, 6, bidirectional=True))
     hx, lengths = [torch.randn(2, 3, 6)], torch.tensor([2, 5, 0])
