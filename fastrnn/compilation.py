@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from ._backends import loop, onnx
 
@@ -46,12 +48,19 @@ def decompositions() -> dict[Any, Callable]:
     fastrnn's layers become in them, for runtimes that do not know ``torch.ops.fastrnn``.
 
     A layer becomes a loop, ``torch.ops.higher_order.scan``, for each direction, whose length stays open. It has every
-    cell and option; a step's arithmetic is the reference's.
+    cell and option; a step's arithmetic is the reference's. Before torch 2.13 gradients through scan can be wrong; a
+    UserWarning says so.
 
     Raises:
         RuntimeError: within ``run_decompositions``: a layer was called with a PackedSequence (use ``lengths=``), or is
             frozen (``fastrnn.unfreeze`` the model first).
     """
+    if TorchVersion(torch.__version__) < "2.13":
+        warnings.warn(
+            f"fastrnn.decompositions: the scan of torch {torch.__version__} computes wrong gradients where its initial "
+            "state needs none: use the program for inference alone, or torch 2.13",
+            stacklevel=2,
+        )
     table = torch.export.default_decompositions()
     table.update({_operator(name): function for name, function in loop.DECOMPOSITIONS.items()})
     return table

@@ -12,6 +12,7 @@ from emulator.build import compiler
 from support import LAYERS, build, check, name_of, tensors, twins
 from torch import nn
 from torch.export import Dim, export, load, save
+from torch.torch_version import TorchVersion
 
 import fastrnn
 from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, OWN_CELLS
@@ -222,6 +223,10 @@ def test_a_program_without_fastrnn(dtype, tmp_path):
 
 
 def test_the_gradients_of_loops():
+    if TorchVersion(torch.__version__) < "2.13":
+        with pytest.warns(UserWarning, match="computes wrong gradients where its initial state needs none"):
+            fastrnn.decompositions()
+        return
     ours, theirs, truth = twins(LAYERS[0], 4, 6, bidirectional=True)
     program = export(ours, (torch.randn(5, 3, 4),), dynamic_shapes=({0: Dim("T", min=2)},))
     program = program.run_decompositions(fastrnn.decompositions()).module()
@@ -239,7 +244,7 @@ def test_the_gradients_of_loops():
 def test_what_has_no_loop_is_refused():
     frozen = fastrnn.freeze(nn.Sequential(nn.GRU(4, 6)))
     program = export(frozen, (torch.randn(5, 3, 4),))
-    if "fastrnn" in foreign(program):  # else there is no extension, and it is a layer like others
+    if operators(program) == ["fastrnn.frozen.default"]:  # without the extension it is a layer like others
         with pytest.raises(RuntimeError, match=r"export fastrnn\.unfreeze\(model\)"):
             program.run_decompositions(fastrnn.decompositions())
     x = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 3, 4), [5, 3, 1])
