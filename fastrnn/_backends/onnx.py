@@ -51,14 +51,14 @@ def _why_not(cell: Cell, x: Any, given: Sequence, weights: Sequence, spec: Seque
 
 
 def _layer(x, given, hx, weights, spec, scalars):
-    from onnxscript import opset18 as op
-
     cell = cell_of(spec[CELL])
     if why := _why_not(cell, x, given, weights, spec, scalars):
         raise RuntimeError(
             f"fastrnn.onnx_translations: ONNX's recurrent operators do not have this: {why}. Export the program with "
             "loops instead: torch.onnx.export(program.run_decompositions(fastrnn.decompositions()))"
         )
+    from onnxscript import opset18 as op
+
     slots, hidden = FIRST_PARAM + len(cell.params), hx[-1].shape[2]
     groups = [weights[first : first + slots] for first in range(0, len(weights), slots)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -367,6 +368,23 @@ def test_onnx_by_loops_where_it_has_no_operator(mode, options, names, what, tmp_
             output, final, _ = oracle.stack(double.rnn, x.double(), [h.double() for h in hx], **asked)
         expected = [t.float() for t in (output, *final)]
         torch.testing.assert_close(run(session, x, *hx, *asked.values()), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_what_onnx_has_not_is_refused():
+    translate = fastrnn.onnx_translations()
+    with pytest.raises(
+        RuntimeError, match=r"packed weights, which ONNX cannot read: export fastrnn\.unfreeze\(model\)"
+    ):
+        translate[torch.ops.fastrnn.frozen.default](*[None] * 6)
+    layer, nothing = translate[torch.ops.fastrnn.layer_forward.default], [None] * 5
+    for dtype, given, what in (
+        ("BFLOAT16", nothing, "BFLOAT16; it has FLOAT, DOUBLE, FLOAT16"),
+        ("FLOAT", ["batch_sizes", *nothing[1:]], "a PackedSequence; use lengths= on a padded input"),
+        ("FLOAT", [*nothing[:3], "mask", None], "recurrent_dropout"),
+    ):
+        x = SimpleNamespace(dtype=SimpleNamespace(name=dtype))
+        with pytest.raises(RuntimeError, match=f"do not have this: {what}"):
+            layer(x, given, [], nothing, [1, 1, 0, 0, 0, 0], [])
 
 
 @layers
