@@ -8,8 +8,9 @@ four convolutions, an LSTM of 128 units and a linear layer. Here the network is 
 takes the original's weights, and is frozen; --weights rounds the LSTM's matrices to bfloat16 or int8. Chunks of 32 ms
 come one at a time, as from a microphone, and the state of the LSTM stays in a fastrnn.Stream.
 
-Both models hear the same chunks in turns. The program prints how far their probabilities are apart, and the time that
-a chunk takes; the exit status is 1 where the probabilities differ by more than --weights explains.
+The original, the same network with torch.nn's LSTM, and the one with the frozen LSTM hear the same chunks in turns. The
+program prints how far the probabilities of the first and the last are apart, and the time that a chunk takes; the exit
+status is 1 where the probabilities differ by more than --weights explains.
 
 Data: the TorchScript model inside the package silero-vad (MIT): `pip install --no-deps silero-vad`. --audio reads a WAV
 file (16-bit PCM, mono, 16 kHz); without it the program makes up sounds like vowels, with pauses and noise.
@@ -86,17 +87,28 @@ class Detector(nn.Module):
         return self.probability(output), chunk[:, -CONTEXT:].clone(), h, c
 
 
-class Live:
-    """A detector with a frozen LSTM that hears one stream."""
+class Carried:
+    """An LSTM of torch.nn that keeps its state between calls, as a fastrnn.Stream does."""
 
-    def __init__(self, detector: Detector) -> None:
-        self.detector, self.stream = detector, detector.rnn.stream()
+    def __init__(self, rnn: nn.LSTM) -> None:
+        self.rnn, self.state = rnn, None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        output, self.state = self.rnn(x, self.state)
+        return output
+
+
+class Live:
+    """A detector that hears one stream; ``lstm`` computes the next step of its LSTM."""
+
+    def __init__(self, detector: Detector, lstm: Callable[[Tensor], Tensor]) -> None:
+        self.detector, self.lstm = detector, lstm
         self.context = torch.zeros(1, CONTEXT)
 
     def __call__(self, chunk: Tensor) -> Tensor:
         heard = torch.cat([self.context, chunk], 1)
         self.context = chunk[:, -CONTEXT:]
-        return self.detector.probability(self.stream(self.detector.features(heard)))
+        return self.detector.probability(self.lstm(self.detector.features(heard)))
 
 
 def read_wav(path: Path) -> Tensor:
@@ -161,19 +173,20 @@ def listen(models: Sequence[Callable[[Tensor], Tensor]], inputs: Sequence[Tensor
     return answers, seconds
 
 
-def lstm_alone(original: nn.Module, frozen: Detector, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`listen`, of the steps of the LSTM without the network around it; the answer is the first unit of h."""
-    chunks, stream = chunks_of(samples), frozen.rnn.stream()
+def lstms_alone(original: nn.Module, plain: Detector, frozen: Detector, samples: Tensor) -> Tensor:
+    """Seconds of the steps of the three LSTMs without the network around them, (3, chunks)."""
+    chunks = chunks_of(samples)
     before = torch.cat([torch.zeros(1, 1, CONTEXT), chunks[:-1, :, -CONTEXT:]])
     features = [frozen.features(torch.cat(pair, 1)) for pair in zip(before, chunks)]
-    state = torch.zeros(1, HIDDEN), torch.zeros(1, HIDDEN)
+    carried, stream, state = Carried(plain.rnn), frozen.rnn.stream(), (torch.zeros(1, HIDDEN), torch.zeros(1, HIDDEN))
 
     def original_step(x: Tensor) -> Tensor:
         nonlocal state
         state = original._model.decoder.rnn(x[0], state)
         return state[0][0, 0]
 
-    return listen([original_step, lambda x: stream(x)[0, 0, 0]], features)
+    steps = [original_step, lambda x: carried(x)[0, 0, 0], lambda x: stream(x)[0, 0, 0]]
+    return listen(steps, features)[1]
 
 
 def describe(seconds: Tensor) -> str:
@@ -191,7 +204,7 @@ def draw(names: Sequence[str], probabilities: Tensor, seconds: Tensor, title: st
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
     figure.suptitle(title, fontsize=9)
     count = seconds.shape[1]
-    for name, values, times, style in zip(names, probabilities, seconds, STYLES):
+    for name, values, times, style in zip(names, probabilities, seconds, (STYLES[0], {"linewidth": 2.5}, STYLES[1])):
         left.plot(torch.arange(count) * CHUNK / RATE, values, label=name, **style)
         lines = right.plot(times.sort().values * 1e6, torch.arange(1, count + 1) / count, label=name, **style)
         for share in (0.5, 0.99):
@@ -233,27 +246,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(original: nn.Module, samples: Tensor, args: argparse.Namespace) -> int:
-    """Both models over the samples; prints, draws, and returns the exit status."""
+    """The models over the samples; prints, draws, and returns the exit status."""
     detector = Detector.of(original)
-    frozen = fastrnn.freeze(detector, WEIGHTS[args.weights])
-    names = ["silero-vad, TorchScript", f"frozen, {args.weights}"]
+    plain, frozen = fastrnn.revert(detector), fastrnn.freeze(detector, WEIGHTS[args.weights])
+    names = ["silero-vad, TorchScript", "torch.nn", f"frozen, {args.weights}"]
     print(f"audio:  {len(samples) / RATE:.1f} s, {len(samples) // CHUNK} chunks of 32 ms")
     print(f"place:  {describe_place('cpu')}")
     with torch.inference_mode():
-        listen([lambda chunk: original(chunk, RATE), Live(frozen)], chunks_of(samples)[:20])  # first calls are slower
-        original.reset_states()
-        probabilities, seconds = listen([lambda chunk: original(chunk, RATE), Live(frozen)], chunks_of(samples))
-        alone = lstm_alone(original, frozen, samples)[1].median(1).values * 1e6
-    apart = (probabilities[0] - probabilities[1]).abs().max().item()
-    decisions = int(((probabilities[0] > 0.5) != (probabilities[1] > 0.5)).sum())
+        for part in (chunks_of(samples)[:20], chunks_of(samples)):  # first calls are slower, and not counted
+            original.reset_states()
+            live = [Live(plain, Carried(plain.rnn)), Live(frozen, frozen.rnn.stream())]
+            probabilities, seconds = listen([lambda chunk: original(chunk, RATE), *live], part)
+        alone = lstms_alone(original, plain, frozen, samples).median(1).values * 1e6
+    apart = (probabilities[0] - probabilities[2]).abs().max().item()
+    decisions = int(((probabilities[0] > 0.5) != (probabilities[2] > 0.5)).sum())
     limit = LIMITS[args.weights]
     verdict = "the two hear the same" if apart <= limit else f"NOT EQUAL, expected at most {limit}"
     print(f"speech: in {int((probabilities[0] > 0.5).sum())} of {probabilities.shape[1]} chunks")
     print(f"parity: probabilities differ by {apart:.1e} at most, {decisions} decisions differ: {verdict}")
-    for name, times in zip(names, seconds):
-        print(f"speed:  {name:<24} {describe(times)}")
-    ratio = seconds[0].median() / seconds[1].median()
-    print(f"        {ratio:.2f}x by the medians; a step of the LSTM alone: {alone[0]:.1f} us and {alone[1]:.1f} us")
+    for name, times, step in zip(names, seconds, alone):
+        print(f"speed:  {name:<24} {describe(times)}; the LSTM's step alone {step:5.1f} us")
     figure = args.out / "latency.png"
     title = f"vad_stream.py, {describe_place('cpu')}"
     write_atomically(figure, lambda path: draw(names, probabilities, seconds, title, path))
