@@ -59,12 +59,12 @@ def _direction(
     cell: Cell, x: Tensor, timing: Timing, d: int, states: list[Tensor], group: Direction, all_states: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The output, with the other states after each step where all are asked for, and the final states."""
-    steps, reverse = x.size(0), timing.reverse or d == 1
+    steps, reverse = x.size(0), d >= timing.forwards
     masks = Masks(timing, steps, reverse)
     data = x if masks.there is None else x.masked_fill(~masks.there, 0)
     rates: Sequence[Tensor | float] = timing.rates
     if timing.seeds is not None and rates:
-        rates = zones(timing, steps, states[0].size(-1), reverse, x)
+        rates = zones(timing, steps, states[0].size(-1), d, x)
     # What a step reads of the sequence, and what is the same in all steps. The loop takes those that there are.
     moving = [F.linear(data, group.w_ih, group.b_ih), masks.there, masks.fresh, *rates]
     fixed = [group.w_hh, group.b_hh, group.w_hr, None if timing.mask is None else timing.mask[d], *group.params]
