@@ -69,7 +69,8 @@ def decompositions() -> dict[Any, Callable]:
 def onnx_translations() -> dict[Any, Callable]:
     """For ``torch.onnx.export(..., dynamo=True, custom_translation_table=fastrnn.onnx_translations())``.
 
-    A layer with its directions becomes one LSTM, GRU or RNN of ONNX, whose length and batch may stay open.
+    A layer with its directions becomes one LSTM, GRU or RNN of ONNX, with heads one for each head and direction. Length
+    and batch may stay open.
 
     LSTM, GRU, RNN, PeepholeLSTM and CIFGLSTM, with ``lengths=``; gates are put into ONNX's order. ``reset_mask``,
     ``all_states`` of cells with several states, ``proj_size``, ``zoneout``, ``recurrent_dropout`` in training and other

@@ -32,9 +32,7 @@ class _Several(list):
         """Several values have no node in common."""
 
 
-def _why_not(
-    cell: Cell, x: Any, given: Sequence, hx: Sequence, weights: Sequence, spec: Sequence[int], scalars: Sequence
-) -> str:
+def _why_not(cell: Cell, x: Any, given: Sequence, weights: Sequence, spec: Sequence[int], scalars: Sequence) -> str:
     """What of a call ONNX's operators do not have; empty if nothing."""
     batch_sizes, _, resets, mask, _ = given
     if batch_sizes is not None:
@@ -47,7 +45,6 @@ def _why_not(
         "recurrent_dropout" * (mask is not None),
         "zoneout" * bool(scalars),
         "proj_size" * (weights[W_HR] is not None),
-        "num_heads" * (spec[FORWARDS] > 1 or hx[0].shape[0] > 2),
         "all_states of a cell with several states" * bool(spec[ALL_STATES] and cell.states > 1),
     ]
     return ", ".join(filter(None, found))
@@ -55,7 +52,7 @@ def _why_not(
 
 def _layer(x, given, hx, weights, spec, scalars):
     cell = cell_of(spec[CELL])
-    if why := _why_not(cell, x, given, hx, weights, spec, scalars):
+    if why := _why_not(cell, x, given, weights, spec, scalars):
         raise RuntimeError(
             f"fastrnn.onnx_translations: ONNX's recurrent operators do not have this: {why}. Export the program with "
             "loops instead: torch.onnx.export(program.run_decompositions(fastrnn.decompositions()))"
@@ -64,6 +61,7 @@ def _layer(x, given, hx, weights, spec, scalars):
 
     slots, hidden = FIRST_PARAM + len(cell.params), hx[-1].shape[2]
     groups = [weights[first : first + slots] for first in range(0, len(weights), slots)]
+    lengths = None if given[1] is None else op.Cast(given[1], to=_INT32)
 
     def in_order(w):
         """The rows of a matrix or bias, by gate, in ONNX's order."""
@@ -76,28 +74,40 @@ def _layer(x, given, hx, weights, spec, scalars):
         """One tensor for all directions."""
         return op.Concat(*(op.Unsqueeze(t, [0]) for t in tensors), axis=0)
 
-    w, r = (stacked([in_order(group[slot]) for group in groups]) for slot in (W_IH, W_HH))
-    b = None
-    if groups[0][B_IH] is not None:
-        b = stacked([op.Concat(in_order(group[B_IH]), in_order(group[B_HH]), axis=0) for group in groups])
-    lengths = None if given[1] is None else op.Cast(given[1], to=_INT32)
-    direction = "bidirectional" if len(groups) > 1 else "forward" if spec[FORWARDS] else "reverse"
-    shared = {"hidden_size": hidden, "direction": direction}
-    if cell.states == 2:
-        p = None
+    def node(groups, hx, direction):
+        """The output (T, B, D H) of one operator, and the final states."""
+        w, r = (stacked([in_order(group[slot]) for group in groups]) for slot in (W_IH, W_HH))
+        b = p = None
+        if groups[0][B_IH] is not None:
+            b = stacked([op.Concat(in_order(group[B_IH]), in_order(group[B_HH]), axis=0) for group in groups])
         if cell.params:
             p = stacked([op.Concat(*(group[FIRST_PARAM + k] for k in _PEEPHOLES), axis=0) for group in groups])
-        rows, *final = op.LSTM(x, w, r, b, lengths, *hx, p, **shared)
-    elif cell.mode == "GRU":
-        rows, *final = op.GRU(x, w, r, b, lengths, *hx, linear_before_reset=1, **shared)
-    else:
-        rows, *final = op.RNN(x, w, r, b, lengths, *hx, activations=[cell.nonlinearity.title()] * len(groups), **shared)
+        shared = {"hidden_size": hidden, "direction": direction}
+        if cell.states == 2:
+            rows, *final = op.LSTM(x, w, r, b, lengths, *hx, p, **shared)
+        elif cell.mode == "GRU":
+            rows, *final = op.GRU(x, w, r, b, lengths, *hx, linear_before_reset=1, **shared)
+        else:
+            activations = [cell.nonlinearity.title()] * len(groups)
+            rows, *final = op.RNN(x, w, r, b, lengths, *hx, activations=activations, **shared)
+        return op.Reshape(op.Transpose(rows, perm=[0, 2, 1, 3]), [0, 0, -1]), final
+
+    if len(groups) == 2 and spec[FORWARDS] == 1:
+        output, final = node(groups, hx, "bidirectional")
+    else:  # one, or heads, of which each is a direction
+        outputs, finals = [], []
+        for d, group in enumerate(groups):
+            own = hx if len(groups) == 1 else [op.Slice(h, [d], [d + 1], [0]) for h in hx]
+            rows, states = node([group], own, "forward" if d < spec[FORWARDS] else "reverse")
+            outputs.append(rows)
+            finals.append(states)
+        output = op.Concat(*outputs, axis=2)
+        final = [op.Concat(*states, axis=0) for states in zip(*finals)]
     if lengths is not None:  # a row without steps keeps its state; onnxruntime returns zeros
         has_steps = op.Unsqueeze(op.Greater(given[1], 0), [1])
         final = [op.Where(has_steps, state, h) for state, h in zip(final, hx)]
     for state, h in zip(final, hx):
         state.shape, state.type = h.shape, h.type
-    output = op.Reshape(op.Transpose(rows, perm=[0, 2, 1, 3]), [0, 0, -1])  # (T, D, B, H) to (T, B, D H)
     return [output, _Several(final), _Several()]
 
 

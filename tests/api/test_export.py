@@ -16,6 +16,7 @@ from torch.export import Dim, export, load, save
 from torch.torch_version import TorchVersion
 
 import fastrnn
+from fastrnn._spec import pack
 from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, OWN_CELLS
 
 layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
@@ -179,6 +180,7 @@ OPTIONS = {
     "resets": (("reset_mask", "lengths"), {"bias": False}, SOME),
     "zoneout": ((), {"zoneout": (0.2, 0.4)}, SOME),
     "projection": ((), {"proj_size": 3}, ("LSTM", "SLSTM")),
+    "heads": (("lengths",), {"num_heads": 2}, ("GRU", "SLSTM")),
 }
 
 
@@ -258,7 +260,7 @@ def test_what_has_no_loop_is_refused():
         def forward(self, data, batch_sizes):
             return torch.ops.fastrnn.layer_forward(
                 data, [batch_sizes, None, None, None, None], [data.new_zeros(1, 3, 6)], [*self.rnn._weights(), None],
-                [2, 1, 0, 1, 0, 0], [],
+                pack(1, 0), [],
             )[0]  # fmt: skip
 
     program = export(Packed(), (x.data, x.batch_sizes))
@@ -312,10 +314,11 @@ def test_onnx(cell, options, tmp_path):
 
 @onnx_warnings
 @pytest.mark.parametrize("cell", [*CELLS.values(), OWN_CELLS["PEEPHOLE_LSTM"], OWN_CELLS["CIFG_LSTM"]], ids=name_of)
-@pytest.mark.parametrize("names", [(), ("lengths",)], ids=["whole", "lengths"])
-def test_onnx_with_states_against_the_formulas(cell, names, tmp_path):
-    module = Asking(cell).eval()
-    double = Asking(cell).double().eval()
+@pytest.mark.parametrize("names, heads", [((), 2), (("lengths",), 1)], ids=["heads", "lengths"])
+def test_onnx_with_states_against_the_formulas(cell, names, heads, tmp_path):
+    """Of heads each is an operator."""
+    module, double = (Asking(cell, num_heads=heads).eval() for _ in range(2))
+    double.double()
     double.load_state_dict(module.state_dict())
     hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
     B, T = Dim("B", min=2), Dim("T", min=2)
@@ -324,7 +327,7 @@ def test_onnx_with_states_against_the_formulas(cell, names, tmp_path):
         module, (torch.randn(5, 3, 4), [h.float() for h in hx]), tmp_path / "model.onnx",
         ["x", *(f"h{k}" for k in range(len(hx))), *names], kwargs=asked, dynamic_shapes=shapes,
     )  # fmt: skip
-    assert nodes.count("GRU" if cell.mode == "GRU" else "RNN" if cell.nonlinearity else "LSTM") == 2
+    assert nodes.count("GRU" if cell.mode == "GRU" else "RNN" if cell.nonlinearity else "LSTM") == (2, 8)[heads - 1]
     for T, B in ((5, 3), (12, 4)):
         x, hx, asked = torch.randn(T, B, 4), states_of(cell, module, B), timing_of(names, T, B)
         hx = [h.float() for h in hx]
@@ -384,7 +387,7 @@ def test_what_onnx_has_not_is_refused():
     ):
         x = SimpleNamespace(dtype=SimpleNamespace(name=dtype))
         with pytest.raises(RuntimeError, match=f"do not have this: {what}"):
-            layer(x, given, [], nothing, [1, 1, 0, 0, 0, 0], [])
+            layer(x, given, [], nothing, pack(1, 0), [])
 
 
 @layers
