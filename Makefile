@@ -37,10 +37,10 @@ shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(cs
 .PHONY: demo test fuzz ptx forwards build lint docs wheel bench clean FORCE
 demo: build
 	$(BIN)/python -m fastrnn info
-	$(BIN)/python -m fastrnn check
+	$(BIN)/python -m fastrnn check --dtype float32
 # 1: what it has just called wrong is never chosen; 2: there is no GPU, or no kernels for it; 3: a later call tries again.
 	$(BIN)/python -m fastrnn prove || [ $$? -le 3 ]
-	$(BIN)/python examples/char_lm.py --out runs/demo $(ARGS)
+	$(BIN)/python examples/char_lm.py --epochs 5 --out runs/demo $(ARGS)
 	$(BIN)/python benchmarks/demo.py --out runs/demo
 
 # Workers share the cores, so idle OpenMP threads must sleep rather than spin.
