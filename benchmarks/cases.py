@@ -102,10 +102,30 @@ GRIDS: dict[str, tuple[Case, ...]] = {
     ),
 }
 
-CPU_GRIDS = ("cpu", "tune", "infer", "stream")
+# Cells and options that torch.nn does not have, in training, at a shape where products take the time and at one where
+# steps do; LSTM beside them. torch's side is the loop that is written instead.
+OWN_SHAPES = _plain((100, 32, 256, 256), (300, 1, 128, 128))
+
+
+def _options(cell: str, *options: str) -> tuple[Case, ...]:
+    return tuple(
+        Case(cell, *shape, mode="training", option=option) for (shape, _), option in product(OWN_SHAPES, ("", *options))
+    )
+
+
+GRIDS |= {
+    "own": _grid(OWN_SHAPES, ("float32",), ("LSTM", "PeepholeLSTM", "CIFGLSTM", "SLSTM", "IndRNN"), ("training",)),
+    "regularised": _options("LSTM", "recurrent_dropout=0.25", "zoneout=0.1", "weight_dropout=0.5"),
+    "heads": _options("LSTM", "num_heads=2", "num_heads=4", "num_heads=8"),
+    "slstm": _options("SLSTM", "forget_gate=exp", "num_heads=4"),
+}
+CPU_GRIDS = ("cpu", "tune", "infer", "stream", "own", "regularised", "heads", "slstm")
 
 # What a reader of a grid's figures has to know besides the shapes.
 NOTES: dict[str, str] = {
+    **dict.fromkeys(
+        ("own", "regularised", "heads", "slstm"), "what torch.nn has not is a loop over PyTorch's operations"
+    ),
     "rl": "torch.nn has no resets: it runs episodes side by side or a loop over steps, whichever is faster there",
 }
 

@@ -10,30 +10,43 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import math
+import itertools
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from cases import GRIDS
 from deployed import SIDES, Call
+from deployed_report import BASE, COLUMN, draw, table
 from results import default_path
 from torch import nn
 
 import fastrnn
 from fastrnn.bench.case import Case, build, make_inputs, make_weights
 from fastrnn.bench.environment import environment, warn_if_busy
+from fastrnn.bench.floor import floor_ms
 from fastrnn.bench.measure import Refused
 from fastrnn.bench.timing import ClockRounds, Pace, interleave
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BASE = "onnxruntime"  # the side that the others' ratios are against
 ERROR_STEPS = 500
 COLUMNS = (
     *("device", "torch", "fastrnn", "isa", "commit", "grid", "threads", "cell", "T", "B", "I", "H", "layers"),
-    *("directions", "side", "status", "ms_median", "ms_p99", "repeats", f"{BASE}_over_this", "max_error", "mean_error"),
+    *(
+        "directions",
+        "side",
+        "status",
+        "ms_median",
+        "ms_p99",
+        "repeats",
+        f"{BASE}_over_this",
+        "of_floor",
+        "max_error",
+        "mean_error",
+    ),
 )
 
 
@@ -43,26 +56,26 @@ def main(argv=None) -> int:
     parser.add_argument("--grid", default="infer,stream")
     parser.add_argument("--sides", default=",".join(SIDES), help="default: all")
     parser.add_argument("--cell", default="LSTM,GRU")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", default="1", help="numbers of threads, one after another: 1,2")
     parser.add_argument("--seconds-per-case", type=float, default=8.0, help="of all sides together")
     parser.add_argument("--out", type=Path, help="CSV to write (default: benchmarks/results/<device>-infer.csv)")
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     place = environment(torch.device("cpu"))
     path = args.out or default_path(RESULTS, f"{place['device']} infer")
     warn_if_busy()
     rows = []
-    for grid in args.grid.split(","):
+    for threads, grid in itertools.product(map(int, args.threads.split(",")), args.grid.split(",")):
+        torch.set_num_threads(threads)
         for case in GRIDS[grid]:
             if case.cell in args.cell.split(","):
-                rows += _measure(grid, case, args, place)
+                rows += _measure(grid, case, args, place | {"threads": threads})
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    for line in _summary(rows):
-        print(line)
-    print(f"written to {path}")
+    print(f"{table(rows)}\n\nwritten to {path}")
+    if not any(row["status"] == "WRONG" for row in rows):
+        print(draw(rows, path.with_suffix(".png")))
     return 1 if any(row["status"] == "WRONG" for row in rows) else 0
 
 
@@ -70,7 +83,7 @@ def _measure(grid: str, case: Case, args: argparse.Namespace, place: dict) -> li
     layer = build(case.layer(nn), case, "cpu", make_weights(case)).eval()
     inputs = make_inputs(case, "cpu")[0]
     x, states = inputs.leaves[0].detach(), tuple(leaf.detach().tanh() for leaf in inputs.leaves[1:])
-    head = {**place, "grid": grid, "threads": args.threads, **{name: getattr(case, name) for name in COLUMNS[7:14]}}
+    head = {**place, "grid": grid, **{name: getattr(case, name) for name in COLUMNS[7:14]}}
     rows, timed = [], {}
     for name in args.sides.split(","):
         row = head | {"side": name}
@@ -90,8 +103,11 @@ def _measure(grid: str, case: Case, args: argparse.Namespace, place: dict) -> li
     for (name, (row, _)), times in zip(timed.items(), samples, strict=True):
         row |= {"ms_median": f"{medians[name]:.5f}", "repeats": len(times)}
         row |= {"ms_p99": f"{statistics.quantiles(times, n=100)[98]:.5f}"}
+        if not name.endswith("int8"):  # torch measures no peak of int8
+            dtype = "bfloat16" if name.endswith("bf16") else case.dtype
+            row["of_floor"] = f"{floor_ms(replace(case, dtype=dtype), torch.device('cpu')) / medians[name]:.3f}"
         if BASE in medians:
-            row[f"{BASE}_over_this"] = f"{medians[BASE] / medians[name]:.3f}"
+            row[COLUMN] = f"{medians[BASE] / medians[name]:.3f}"
     print(f"{time.strftime('%H:%M:%S')} {grid} {case}: " + " ".join(f"{n} {m * 1e3:.1f}" for n, m in medians.items()))
     return rows
 
@@ -122,17 +138,6 @@ def _errors(call: Call, layer: nn.Module, case: Case) -> tuple[float, float]:
         exact = copy.deepcopy(layer).double()(x.double())[0]
     error = (call(x, states)[0].double() - exact).abs()
     return error.max().item(), error.mean().item()
-
-
-def _summary(rows: list[dict]) -> list[str]:
-    """Geometric mean and minimum of the ratios, by grid, cell and side."""
-    lines, column = [], f"{BASE}_over_this"
-    for key in dict.fromkeys((row["grid"], row["cell"], row["side"]) for row in rows):
-        ratios = [float(r[column]) for r in rows if (r["grid"], r["cell"], r["side"]) == key and r.get(column)]
-        if ratios:
-            mean = math.exp(statistics.fmean(map(math.log, ratios)))
-            lines.append(f"{' '.join(key)}: {mean:.2f} (min {min(ratios):.2f}) times {BASE}, {len(ratios)} shapes")
-    return lines
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+import fastrnn
 from fastrnn.bench.case import Case, Side, build
 from fastrnn.bench.measure import Opponent, Refused
+from fastrnn.reference.scan import STEP
+from fastrnn.registry import ALL_CELLS
 
 OPPONENTS = ("torch", "compiled-loop", "flashrnn")
 
@@ -20,9 +23,9 @@ def opponent(name: str, case: Case) -> Opponent | None:
     if case.resets:
         raise Refused(f"{name}: not written for resets")
     if name == "compiled-loop":
-        if case.packed or case.directions == 2:
-            raise Refused("compiled-loop: written for one direction and padded input only")
-        return lambda case, device, weights: Side(build(_compiled_loop(case.cell), case, device, weights), case)
+        if case.packed or case.directions == 2 or case.option or case.cell == "IndRNN":
+            raise Refused("compiled-loop: written for one direction, padded input, a product with w_hh, and no option")
+        return lambda case, device, weights: Side(build(_compiled_loop(case), case, device, weights), case)
     if name == "flashrnn":
         from flashrnn_side import FlashSide, why_not
 
@@ -32,45 +35,32 @@ def opponent(name: str, case: Case) -> Opponent | None:
     raise ValueError(f"opponent: expected one of {', '.join(OPPONENTS)}, got {name!r}")
 
 
-def _lstm_step(x: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:
-    i, f, g, o = (x + F.linear(h, w_hh, b_hh)).chunk(4, -1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
-
-
-def _gru_step(x: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor) -> tuple[Tensor]:
-    x_r, x_z, x_n = x.chunk(3, -1)
-    h_r, h_z, h_n = F.linear(h, w_hh, b_hh).chunk(3, -1)
-    n = (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
-    return (n + (x_z + h_z).sigmoid() * (h - n),)
-
-
-def _rnn_step(x: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor) -> tuple[Tensor]:
-    return ((x + F.linear(h, w_hh, b_hh)).tanh(),)
-
-
-_STEPS = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_step}
-
-
-def _compiled_loop(cell: str) -> type[nn.Module]:
+def _compiled_loop(case: Case) -> type[nn.Module]:
     """What a PyTorch user would write: one GEMM for all inputs, then a Python loop over a torch.compile'd step."""
     torch.compiler.reset()  # or the shapes of earlier cases would use up its recompilations and leave this one eager
-    step = torch.compile(_STEPS[cell])
+    cell = next(cell for cell in ALL_CELLS.values() if cell.layer == case.cell)
+    of_gates = STEP[cell.mode]
 
-    class CompiledLoop(getattr(nn, cell)):
+    @torch.compile
+    def step(gates, states, w_hh, b_hh, params):
+        return of_gates(gates, F.linear(states[0], w_hh, b_hh), states, params)
+
+    class CompiledLoop(case.layer(fastrnn)):
         def forward(self, x: Tensor | PackedSequence, hx):
             finals = []
             states = hx if isinstance(hx, tuple) else (hx,)
+            weights = self._weights()
+            each = len(weights) // self.num_layers
             for layer in range(self.num_layers):
-                w_ih, w_hh, b_ih, b_hh = self.all_weights[layer]
+                w_ih, w_hh, b_ih, b_hh, *params = weights[layer * each : (layer + 1) * each]
                 now = tuple(state[layer] for state in states)
                 outputs = []
                 for gates in F.linear(x, w_ih, b_ih).unbind(0):
-                    now = step(gates, *now, w_hh, b_hh)
+                    now = step(gates, now, w_hh, b_hh, params)
                     outputs.append(now[0])
                 x = torch.stack(outputs)
                 finals.append(now)
             stacked = tuple(map(torch.stack, zip(*finals, strict=True)))
-            return x, stacked if cell == "LSTM" else stacked[0]
+            return x, stacked if len(stacked) > 1 else stacked[0]
 
     return CompiledLoop

@@ -44,7 +44,7 @@ COLUMNS = (
 )
 
 # Columns that came later, and what they hold for the rows of files without them.
-ADDED = {"isa": "", "resets": "0.0", "P": "0", "nonlinearity": "", "call": "", "of_floor": ""}
+ADDED = {"isa": "", "resets": "0.0", "P": "0", "nonlinearity": "", "call": "", "of_floor": "", "option": ""}
 ADDED |= {"forward_kernel": "", "backward_kernel": ""}
 
 # A later row replaces an earlier one that agrees in all of these.

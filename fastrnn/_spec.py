@@ -27,36 +27,39 @@ SCHEMAS["layer_forward.dense"] = SCHEMAS["layer_forward"].replace("Tensor?[]", "
 W_IH, W_HH, B_IH, B_HH, W_HR, FIRST_PARAM = range(6)
 """Slots of a direction's weights; the cell's own parameters come last."""
 
+MOST_DIRECTIONS = 16
+"""Of a layer's call, in which each head is one."""
+
 EVERYTHING, STATES = 1, 2
 """As ``save``: keep all that backward reads; or keep the states, h before a projection among them, and let backward
 compute the gates of all steps again. The latter on backend cuda; elsewhere the same as 1. 0 keeps nothing."""
 
-_VERSION = 1
+_VERSION = 2
 # By how many weights a direction has in torch's order, besides the cell's own: their places, by slot.
 _PLACES = {2: (0, 1, None, None, None), 3: (0, 1, None, None, 2), 4: (0, 1, 2, 3, None), 5: (0, 1, 2, 3, 4)}
 _PLACES_WITHOUT_W_HH = {1: (0, None, None, None, None), 3: (0, None, 1, 2, None)}
 
 
 class LayerSpec(NamedTuple):
-    """``cell`` is the cell's number, ``reverse`` says that the one direction there is runs backwards in time, and
-    ``all_states`` asks for every state but h after each step, beside the output. ``first_step`` is what step 0 is in
-    the sequence that this may be a part of."""
+    """``cell`` is the cell's number. So many directions as ``forwards`` run forwards in time, those that follow
+    backwards. ``all_states`` asks for every state but h after each step, beside the output. ``first_step`` is what step
+    0 is in the sequence that this may be a part of."""
 
     version: int
     cell: int
     save: int
-    reverse: int
+    forwards: int
     all_states: int
     first_step: int
 
 
-CELL, SAVE, REVERSE, ALL_STATES, FIRST_STEP = range(1, 6)
+CELL, SAVE, FORWARDS, ALL_STATES, FIRST_STEP = range(1, 6)
 """Where these stand in the numbers of a spec."""
 
 
-def pack(cell: int, save: int, reverse: bool = False, all_states: bool = False, first_step: int = 0) -> tuple[int, ...]:
+def pack(cell: int, save: int, forwards: int = 1, all_states: bool = False, first_step: int = 0) -> tuple[int, ...]:
     """A :class:`LayerSpec` as the operators take it."""
-    return (_VERSION, cell, save, 1 if reverse else 0, 1 if all_states else 0, first_step)
+    return (_VERSION, cell, save, forwards, 1 if all_states else 0, first_step)
 
 
 def unpack(spec: Sequence[int]) -> LayerSpec:
@@ -97,7 +100,7 @@ class Call(NamedTuple):
     ``extended`` that ``torch.nn`` does not have the cell, or what is asked for (``_call.extras``), and ``step`` that it
     is a cell's. ``index`` is the device's among those of its type. ``foreign`` says that the kernels must not read one
     of its tensors (``_kernels.gate``), ``masked`` that h passes a mask on its way to the recurrent weights, ``zoned``
-    that there is zoneout.
+    that there is zoneout. Each head is a direction.
     """
 
     mode: str

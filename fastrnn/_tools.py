@@ -16,14 +16,14 @@ from torch.fx.proxy import TraceError
 class Tooling(nn.Module):
     """A base of fastrnn's layers and cells; each inherits from its class of ``torch.nn``, too."""
 
-    __jit_unused_properties__ = [*nn.RNNBase.__jit_unused_properties__, "qconfig", "regularised"]
+    __jit_unused_properties__ = [*nn.RNNBase.__jit_unused_properties__, "qconfig", "own_options"]
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` compiles, and puts in the place of this module: ``torch.nn``'s with the same
         parameters.
 
         Raises:
-            RuntimeError: ``torch.nn`` has no such layer, or none that drops what this one does.
+            RuntimeError: ``torch.nn`` has no such layer, or none with an option of this one.
         """
         kind = type(self)
         if not kind.__module__.startswith("fastrnn."):
@@ -34,9 +34,9 @@ class Tooling(nn.Module):
                 f"torch.jit.script cannot compile fastrnn.{kind.__name__}, which torch.nn does not have: use "
                 "torch.jit.trace or torch.export"
             )
-        if getattr(self, "regularised", None):
+        if getattr(self, "own_options", None):
             raise RuntimeError(
-                f"torch.jit.script cannot compile fastrnn.{kind.__name__} with {' or '.join(self.regularised)}, which "
+                f"torch.jit.script cannot compile fastrnn.{kind.__name__} with {' or '.join(self.own_options)}, which "
                 "torch.nn does not have: use torch.jit.trace or torch.export"
             )
         scriptable = copy.copy(self)

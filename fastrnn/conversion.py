@@ -126,13 +126,13 @@ def revert_(model: nn.Module) -> ConversionReport:
     """Turns fastrnn's modules in ``model`` back into torch's, in place, wherever they came from.
 
     Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed, and so are modules
-    with ``recurrent_dropout``, ``weight_dropout`` or ``zoneout``, which torch.nn does not have.
+    with ``recurrent_dropout``, ``weight_dropout``, ``zoneout`` or ``num_heads``, which torch.nn does not have.
     """
     require_module("revert_", model)
     report = ConversionReport()
     for name, module in model.named_modules():
-        if getattr(module, "regularised", None):
-            report.skipped[name] = f"torch.nn has no {' or '.join(module.regularised)}"
+        if getattr(module, "own_options", None):
+            report.skipped[name] = f"torch.nn has no {' or '.join(module.own_options)}"
         elif type(module) in TO_TORCH:
             module.__class__ = TO_TORCH[type(module)]
             report.converted.append(name)

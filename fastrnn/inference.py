@@ -32,6 +32,11 @@ _SETTINGS = ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_f
 _SLOTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ih{}_scale", "weight_hh{}_scale")
 
 
+def _mixes_states(module: nn.Module) -> bool:
+    """Whether the frozen kernels lack what ``module`` does with its states in evaluation."""
+    return bool(getattr(module, "zoneout", ())) or getattr(module, "num_heads", 1) > 1
+
+
 def _is_matrix(name: str) -> bool:
     return name.startswith(("weight_ih_", "weight_hh_", "weight_hr_"))
 
@@ -46,8 +51,8 @@ class FrozenLayer(nn.Module):
     The weights are float32 as they were, rounded to bfloat16, or int8: row k of a matrix is s_k q with q in -127 .. 127
     and s_k = max|w_k| / 127. With int8 weights h is rounded to multiples of 1/127 and x to multiples of its row's
     largest magnitude / 127 where they meet a matrix; sums are exact, everything else is float32. docs/inference.md has
-    the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout, and all layers where the
-    compiled extension is missing, are computed as the layer would compute them, in float32.
+    the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout or heads, and all layers
+    where the compiled extension is missing, are computed as the layer would compute them, in float32.
 
     ``state_dict`` has the layer's names, and ``weight_ih_l0_scale`` and so on for int8; the packed weights are made
     again after loading, copying and unpickling.
@@ -86,7 +91,7 @@ class FrozenLayer(nn.Module):
         packed = engine = None
         if extension is None and self.weights == torch.int8:
             raise RuntimeError(f"fastrnn.freeze: int8 weights need the compiled extension: {ext.reason}")
-        if extension is None or self.mode not in CELLS or getattr(self._skeleton, "zoneout", ()):
+        if extension is None or self.mode not in CELLS or _mixes_states(self._skeleton):
             engine = self._layer(torch.float32)
             engine.__class__ = TO_FASTRNN.get(type(engine), type(engine))  # type: ignore[assignment]
         else:
@@ -321,8 +326,8 @@ def _why_not(module: nn.Module, weights: torch.dtype | None) -> str | None:
         return f"{dtype}: frozen layers compute in float32"
     if weights == torch.int8 and (module.mode not in ("LSTM", "GRU") or module.proj_size):
         return "int8 is for LSTM and GRU without a projection, whose h lies within -1 .. 1"
-    if weights == torch.int8 and getattr(module, "zoneout", ()):
-        return "int8 has no kernels for zoneout, which mixes states in evaluation"
+    if weights == torch.int8 and _mixes_states(module):
+        return "int8 has no kernels for zoneout, which mixes states in evaluation, and for heads"
     return None
 
 

@@ -62,6 +62,7 @@ class OwnLayer(Layer):
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
+        num_heads: int = 1,
     ) -> None:
         # torch checks the arguments and keeps them; its parameters make way for the cell's.
         options = num_layers, bias, batch_first, dropout, bidirectional, proj_size
@@ -82,7 +83,7 @@ class OwnLayer(Layer):
         self._flat_weights_names = [name for names in self._all_weights for name in names]
         self._init_flat_weights()
         self.reset_parameters()
-        self._regularise(zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
+        self._set_options(num_heads, zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
 
     def _sizes(self, features: int, width: int) -> dict[str, tuple[int, ...]]:
         """The parameters of one direction."""

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ._backends import dispatch
 from ._call.checks import as_states
-from ._call.extras import Drops, check_extras
+from ._call.extras import check_extras
+from ._call.heads import join_states, split_states, split_weights
 from ._call.stack import autocast, describe, is_autocast, is_left_to_torch, is_mixed_step, is_ragged, is_recomputed, run
 from ._kernels.gate import is_foreign
 from ._kernels.ops import is_compiling
-from ._spec import W_HH
+from ._options import Options
 from ._tools import Tooling, leaf
 from .registry import ALL_CELLS, CELLS, Cell
 
@@ -68,64 +68,15 @@ def _is_nested(state: Tensor) -> bool:
     return state.is_nested and state.layout == torch.strided
 
 
-class Layer(Tooling, nn.RNNBase):
-    """The forward that all layers share, and what it drops in training."""
+class Layer(Tooling, Options, nn.RNNBase):
+    """The forward that all layers share."""
 
     _checks_arguments = False
-    recurrent_dropout = weight_dropout = 0.0
-    zoneout: tuple[float, ...] = ()
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         torchs = nn.RNNBase.check_forward_args, nn.LSTM.check_forward_args
         cls._checks_arguments = cls.check_forward_args not in torchs
-
-    def _regularise(self, zoneout: float | tuple[float, float] = 0.0, **rates: float) -> None:
-        """Keeps the rates that a constructor was given.
-
-        Raises:
-            ValueError: one is no number in [0, 1].
-        """
-        pair = zoneout if isinstance(zoneout, (tuple, list)) and len(zoneout) == 2 else (zoneout, zoneout)
-        for name, rate in [*rates.items(), ("zoneout", pair[0]), ("zoneout", pair[1])]:
-            if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate <= 1:
-                more = ", or one for h and one for the other states" * (name == "zoneout")
-                raise ValueError(f"{type(self).__name__}: {name} must be a number in [0, 1]{more}, got {rate!r}")
-            if rate and name != "zoneout":
-                setattr(self, name, float(rate))
-        if any(pair):
-            if self.proj_size:
-                raise ValueError(f"{type(self).__name__}: zoneout and proj_size exclude each other")
-            self.zoneout = (float(pair[0]), float(pair[1]))
-
-    @property
-    def regularised(self) -> dict[str, float | tuple[float, ...]]:
-        """The rates of what is dropped besides ``dropout``, those that are not 0."""
-        rates = {name: getattr(self, name) for name in ("recurrent_dropout", "weight_dropout", "zoneout")}
-        return {name: rate for name, rate in rates.items() if rate}
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + "".join(f", {name}={rate}" for name, rate in self.regularised.items())
-
-    def _drops(self, h: Tensor, input: Rows) -> Drops:
-        """What a call with the initial ``h`` drops of its states, for all layers.
-
-        Drawn in the order of the caller's rows: packed or padded, a seed gives the same.
-        """
-        mask = seeds = None
-        if self.training and self.recurrent_dropout:
-            mask = F.dropout(torch.ones(h.shape, dtype=h.dtype, device=h.device), self.recurrent_dropout)
-        if self.training and self.zoneout:
-            seeds = torch.randint(2**63 - 1, (self.num_layers, h.size(1)), device=h.device)
-        if isinstance(input, PackedSequence) and input.sorted_indices is not None:
-            mask, seeds = (t if t is None else t.index_select(1, input.sorted_indices) for t in (mask, seeds))
-        return Drops(mask, seeds, self.zoneout)
-
-    def _dropped(self, cell: Cell, weights: list[Tensor]) -> list[Tensor]:
-        """``weights`` with dropout on the recurrent ones."""
-        each = len(weights) // (self.num_layers * (2 if self.bidirectional else 1))
-        place = W_HH if cell.recurrent else each - len(cell.params) + cell.params.index("weight_hh")
-        return [F.dropout(w, self.weight_dropout) if i % each == place else w for i, w in enumerate(weights)]
 
     def _weights(self) -> list[Tensor]:
         """The weights of a call, by torch's rule: the module's attributes where one of them was exchanged since
@@ -242,13 +193,19 @@ class Layer(Tooling, nn.RNNBase):
         cell = ALL_CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(cell, input, hx)
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
+        if self.num_heads > 1:
+            states = split_states(states, self.num_heads)
         drops = self._drops(states[0], input) if self.zoneout or (self.recurrent_dropout and self.training) else None
         if self.weight_dropout and self.training:
             weights = self._dropped(cell, weights)
+        if self.num_heads > 1:
+            weights = split_weights(cell, weights, self.num_layers * (2 if self.bidirectional else 1), self.num_heads)
         output, hn, sequences = run(
             cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes,
-            extras, is_module=True, drops=drops,
+            extras, is_module=True, drops=drops, heads=self.num_heads,
         )  # fmt: skip
+        if self.num_heads > 1:
+            hn = join_states(hn, self.num_heads)
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             hn = [h.index_select(1, input.unsorted_indices) for h in hn]
         elif isinstance(input, Tensor) and input.dim() == 2:
@@ -286,6 +243,10 @@ class LSTM(Layer, nn.LSTM):  # type: ignore[misc]  # torch's stubs have no keywo
     projection with it. All draw from torch's generator: the same seed drops the same, also packed, in chunks, and on
     other backends.
 
+    With ``num_heads`` n, units are in n groups that see no states of each other: U is block-diagonal,
+    ``weight_hh_l{k}`` is (n, 4 H / n, H / n), and the recurrent product has an n-th of the work (Beck et al. 2024). n
+    divides H, is at most 16, or 8 with both directions, and excludes a projection.
+
     Source: ``torch.nn.LSTM``.
     """
 
@@ -305,12 +266,13 @@ class LSTM(Layer, nn.LSTM):  # type: ignore[misc]  # torch's stubs have no keywo
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
+        num_heads: int = 1,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device=device, dtype=dtype,
         )  # fmt: skip
-        self._regularise(zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
+        self._set_options(num_heads, zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
 
 
 class GRU(Layer, nn.GRU):  # type: ignore[misc]
@@ -339,13 +301,14 @@ class GRU(Layer, nn.GRU):  # type: ignore[misc]
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
+        num_heads: int = 1,
         **unsupported: int,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             device=device, dtype=dtype, **unsupported,
         )  # fmt: skip
-        self._regularise(zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
+        self._set_options(num_heads, zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
 
 
 class RNN(Layer, nn.RNN):  # type: ignore[misc]
@@ -373,13 +336,14 @@ class RNN(Layer, nn.RNN):  # type: ignore[misc]
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
+        num_heads: int = 1,
         **unsupported: int,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional,
             device=device, dtype=dtype, **unsupported,
         )  # fmt: skip
-        self._regularise(zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
+        self._set_options(num_heads, zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout)
 
 
 def explain_layer(
@@ -390,10 +354,14 @@ def explain_layer(
     data, states, weights, batch_sizes = module._prepare(cell, input, hx)
     extras = check_extras(cell.layer, data, batch_sizes, **asked)
     masked, zoned = module.training and module.recurrent_dropout > 0, bool(module.zoneout)
+    heads, directions = module.num_heads, 2 if module.bidirectional else 1
+    if heads > 1:
+        states = split_states(states, heads)
+        weights = split_weights(cell, weights, module.num_layers * directions, heads)
     foreign = is_foreign((data, *states, *weights))
-    own = extras is not None or cell.mode not in CELLS or masked or zoned
+    own = extras is not None or cell.mode not in CELLS or masked or zoned or heads > 1
     left = (foreign or is_autocast(data)) and is_left_to_torch(foreign, is_mixed_step(cell, data), own)
     data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes), foreign)
-    directions = 2 if module.bidirectional else 1
-    call = describe(cell, data, batch_sizes, states, weights, module.num_layers, directions, own, foreign=foreign)
+    sizes = module.num_layers, directions * heads
+    call = describe(cell, data, batch_sizes, states, weights, *sizes, own, foreign=foreign)
     return dispatch.explanation(call._replace(masked=masked, zoned=zoned), data, is_recomputed(call, extras), left)

@@ -192,7 +192,7 @@ def forward_arguments(
     save: int = 1,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
-    reverse: bool = False,
+    forwards: int | None = None,
     all_states: bool = False,
     mask: Tensor | None = None,
     seeds: Tensor | None = None,
@@ -201,7 +201,7 @@ def forward_arguments(
 ) -> tuple:
     """``weights`` are flat, in torch's order."""
     slots = slots_of(BY_NUMBER[cell], weights, hx[0].size(0)) if cell < len(BY_NUMBER) else list(weights)
-    spec = pack(cell, save, reverse, all_states, first_step)
+    spec = pack(cell, save, 1 if forwards is None else forwards, all_states, first_step)
     return x, [batch_sizes, lengths, resets, mask, seeds], list(hx), slots, spec, list(rates)
 
 

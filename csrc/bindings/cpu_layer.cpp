@@ -48,7 +48,7 @@ cpu::LayerShape shape_of(const LayerRows& rows) {
           int(args.D),
           rows.offsets.data(),
           cpu::usable_threads(at::get_num_threads()),
-          args.spec.reverse,
+          args.spec.forwards,
           args.B,
           rows.order.empty() ? nullptr : rows.order.data(),
           rows.resets.defined() ? rows.resets.const_data_ptr<bool>() : nullptr,

@@ -10,7 +10,7 @@ struct LayerRows {
   explicit LayerRows(const LayerArgs& args);
 
   // Whether direction d runs backwards in time.
-  bool backwards(int64_t d) const { return d == 1 || args.spec.reverse; }
+  bool backwards(int64_t d) const { return d >= args.spec.forwards; }
 
   // The rows of a tensor (T, B, width) that exist, (N, width); the tensor itself where all do.
   at::Tensor gather(const at::Tensor& tensor) const;

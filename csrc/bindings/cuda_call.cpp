@@ -83,9 +83,10 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
       dtype(dtype_of(function, x)),
       tf32(uses_tf32(dtype, T)),
       shape{B, N, H, R, D},
-      course{T, this->spec.reverse, lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
+      course{T, this->spec.forwards,
+             lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
-      schedule(offsets, this->spec.reverse) {
+      schedule(offsets, this->spec.forwards) {
   TORCH_CHECK(cell.statistics == 0, function, ": ", cell.mode, " has kernels for the CPU alone");
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }

@@ -34,7 +34,9 @@ LayerSpec unpacked(const char* function, at::IntArrayRef spec) {
               LayerSpec::kVersion, ", got ", spec);
   TORCH_CHECK(spec[2] >= 0 && spec[2] <= 2, function,
               ": save must be 0 (nothing), 1 (everything) or 2 (states), got ", spec[2]);
-  return {int(spec[1]), Save(spec[2]), spec[3] != 0, spec[4] != 0, spec[5]};
+  TORCH_CHECK(spec[3] >= 0 && spec[3] <= kMostDirections, function, ": forwards must be in 0 .. ",
+              kMostDirections, ", got ", spec[3]);
+  return {int(spec[1]), Save(spec[2]), int(spec[3]), spec[4] != 0, spec[5]};
 }
 
 // The cell of a call: one of cells.def, or on the CPU one that was added.
@@ -76,14 +78,16 @@ LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntA
   options = x_given.options().requires_grad(false);
   D = hx_given[0].size(0);
   R = hx_given[0].size(2);
-  TORCH_CHECK(D == 1 || D == 2, function, ": hx[0] must have 1 or 2 directions, got ", D);
+  TORCH_CHECK(D >= 1 && D <= kMostDirections, function, ": hx[0] must have 1 .. ", kMostDirections,
+              " directions, got ", D);
+  TORCH_CHECK(spec.forwards <= D, function, ": forwards must be in 0 .. D = ", D, ", got ",
+              spec.forwards);
   set_time(x_given, tensors.given);
   set_weights(tensors.weights);
   const bool wide = may_be_wide && x_given.element_size() == 2 && cell.states > 1 &&
                     hx_given[1].scalar_type() == at::kFloat;
   if (wide) carried_type = at::kFloat;
   hx = checked_states(hx_given, "hx");
-  TORCH_CHECK(!spec.reverse || D == 1, function, ": reverse needs one direction, got ", D);
   lengths = mask(tensors.given[kLengths], "lengths", at::kLong, {B});
   resets = mask(tensors.given[kResets], "resets", at::kBool, {B, T});
   if (const auto& given = tensors.given[kOperandMask])
@@ -106,11 +110,12 @@ void LayerArgs::set_scalars(at::ArrayRef<double> given,
   TORCH_CHECK(!zoned || !projected, function, ": zoneout and a projection exclude each other");
   if (!seeds_given) return;
   const at::Tensor plain_seeds = plain(*seeds_given, function, "seeds");
-  TORCH_CHECK(zoned && plain_seeds.scalar_type() == at::kLong && plain_seeds.dim() == 1 &&
-                  plain_seeds.size(0) == B && plain_seeds.device() == options.device(),
-              function, ": seeds must be int64 of shape (B) = ", B, " on ", options.device(),
-              ", beside the rates of zoneout, got ", plain_seeds.scalar_type(), " of shape ",
-              plain_seeds.sizes(), " on ", plain_seeds.device());
+  TORCH_CHECK(zoned && plain_seeds.scalar_type() == at::kLong &&
+                  plain_seeds.sizes() == at::IntArrayRef({D, B}) &&
+                  plain_seeds.device() == options.device(),
+              function, ": seeds must be int64 of shape (D, B) = (", D, ", ", B, ") on ",
+              options.device(), ", beside the rates of zoneout, got ", plain_seeds.scalar_type(),
+              " of shape ", plain_seeds.sizes(), " on ", plain_seeds.device());
   seeds = plain_seeds.contiguous();
 }
 

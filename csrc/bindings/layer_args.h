@@ -61,7 +61,7 @@ struct LayerArgs {
   double scalars[kMostScalars] = {}, rates[2] = {};
   at::Tensor lengths, resets;  // contiguous; undefined where all rows have T steps, without resets
   at::Tensor operand_mask;     // (D, B, R), or undefined
-  at::Tensor seeds;            // (B), or undefined
+  at::Tensor seeds;            // (D, B), or undefined
   std::vector<int64_t> offsets;  // (T + 1), the first row of each step
   at::TensorOptions options;     // dtype and device of all tensors
 

@@ -26,10 +26,11 @@ namespace fastrnn {
 
 // More of anything in a cell needs more room in structs that are passed by value.
 constexpr int kMostGates = 8, kMostStates = 4, kMostParams = 8, kMostScalars = 4;
+constexpr int kMostDirections = 16;
 
 // Of `given`. The operand mask, (D, B, R), is what h is multiplied with on its way to W_hh, the
 // same in every step (Gal and Ghahramani 2016); without W_hh, what the cell sees of h is.
-// Seeds, (B) int64, are a key for each row, of what zoneout draws.
+// Seeds, (D, B) int64, are a key for each row, of what zoneout draws.
 enum Given { kBatchSizes, kLengths, kResets, kOperandMask, kSeeds, kGivens };
 
 // Of a direction's `weights`, which are kFirstParam + P: the cell's own parameters come last.
@@ -40,12 +41,12 @@ enum Slot { kWih, kWhh, kBih, kBhh, kWhr, kFirstParam };
 enum class Save : int { kNothing = 0, kEverything = 1, kStates = 2 };
 
 struct LayerSpec {
-  static constexpr int64_t kVersion = 1;  // of the meaning of all this: graphs outlive a release
-  static constexpr int kNumbers = 6;      // version, cell, save, reverse, all_states, first_step
+  static constexpr int64_t kVersion = 2;  // of the meaning of all this: graphs outlive a release
+  static constexpr int kNumbers = 6;      // version, cell, save, forwards, all_states, first_step
 
   int cell;  // position in cells.def
   Save save;
-  bool reverse;        // the one direction there is runs backwards in time
+  int forwards;        // so many directions run forwards in time, those that follow backwards
   bool all_states;     // return every state of each step
   int64_t first_step;  // what is step 0 here, in the sequence of which this is a part
 };
@@ -57,7 +58,7 @@ struct Zoneout {
   bool on;
   double rates[2];
   uint32_t thresholds[2];  // of the rates (philox.h)
-  const int64_t* seeds;    // (B), by the caller's batch row; or null
+  const int64_t* seeds;    // (D, B), by the caller's batch row; or null
   int64_t first_step;
 };
 

@@ -381,7 +381,7 @@ class Backward {
   A *zeros, *norm_rows;
   S* zero_row;  // with resets: (G * H), in place of gate gradients
   RowStore<Op> later_rows, grad_h_rows;
-  Scratch scratch[2];
+  Scratch scratch[kMostDirections];
 };
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

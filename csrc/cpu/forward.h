@@ -93,11 +93,14 @@ class Forward {
     Moments<A> moments;  // of that state
   };
 
-  // So many rows in the whole call are done before the weights would be packed.
+  // So many rows in the whole call are done before the weights would be packed: the more, the
+  // farther away these are. Pairs of 16-bit weights gain more by it.
   static int64_t pack_rows(const LayerShape& shape) {
     constexpr int64_t kFewWeights = 1 << 16;
-    if (Op::kDepth > 1) return 2;
-    return G * shape.H * (shape.I + shape.R) <= kFewWeights ? 1 : 8;
+    if (Op::kDepth > 1) return 4;
+    const int64_t weights = G * shape.H * (shape.I + shape.R);
+    if (weights <= kFewWeights) return 1;
+    return double(weights) * sizeof(Packed) <= kNearCache ? 24 : 48;
   }
 
   int64_t x_gates_size() const {
@@ -183,8 +186,11 @@ class Forward {
                    panel<Op>(panels, blocks, block, rows.depth), init, tile,
                    panel<Op>(panels, blocks, next, rows.depth));
     } else {
-      multiply_unpacked<S>(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block),
-                           init, tile);
+      // A single step reads its weights once, and seldom are they near.
+      const auto multiply_rows =
+          s.T == 1 ? multiply_unpacked<S, true> : multiply_unpacked<S, false>;
+      multiply_rows(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block), init,
+                    tile);
     }
   }
 
@@ -384,7 +390,7 @@ class Forward {
   S* zero_row;     // with resets: (R), in place of a state
   S* masked_rows;  // with a mask: (threads, slice rows, R)
   RowStore<Op> x_rows, h_rows, hidden_rows;
-  Scratch scratch[2];
+  Scratch scratch[kMostDirections];
 };
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -161,8 +161,9 @@ FASTRNN_HD void sum_four(const Vec<float, C>* x, float* out) {
 #endif
 
 // The products of kRows rows with up to kColumns columns of the weights, each contiguous over k.
-// Each value that is loaded serves a whole row or column of the sums.
-template <class S, int kRows, int kColumns>
+// Each value that is loaded serves a whole row or column of the sums. kFar: the weights are in no
+// cache, and columns are too short for the hardware to see where they go on.
+template <class S, int kRows, int kColumns, bool kFar>
 __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t depth, const S* w,
                                                 int valid, Accumulate<S>* tile, int64_t stride) {
   using V = VecOf<S>;
@@ -176,20 +177,22 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) sum[r][i] = V(0);
   }
-  const auto add = [&](const auto& load_at) __attribute__((always_inline)) {
+  const auto add = [&](int64_t k, const auto& load_at) __attribute__((always_inline)) {
     V x[kRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) x[r] = load_at(rows[r]);
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) {
       const V weights = load_at(column[i]);
+      if (kFar) __builtin_prefetch(column[i] + kColumns * depth + k, 0, 2);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) sum[r][i] = multiply_add(x[r], weights, sum[r][i]);
     }
   };
   int64_t k = 0;
-  for (; k + kWidth <= depth; k += kWidth) add([&](const S* p) { return Storage<S>::load(p + k); });
-  if (k < depth) add([&](const S* p) { return load(p + k, depth - k); });
+  for (; k + kWidth <= depth; k += kWidth)
+    add(k, [&](const S* p) { return Storage<S>::load(p + k); });
+  if (k < depth) add(k, [&](const S* p) { return load(p + k, depth - k); });
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -202,7 +205,7 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
 }
 
 // tile[r][v] = init[v] + rows[r] . column, each column of the weights contiguous over k.
-template <class S>
+template <class S, bool kFar>
 void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* w, const Columns& c,
                        const Accumulate<S>* init, Accumulate<S>* tile) {
   constexpr int kWidth = VecOf<S>::kWidth, kMany = kVectorRegisters > 16 ? 4 : 2;
@@ -221,12 +224,14 @@ void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* 
     int r = 0;
     for (; r + kMany <= count; r += kMany) {
       each_group(4, [&](const S* columns, int valid, Accumulate<S>* out) {
-        multiply_columns<S, kMany, 4>(rows + r, depth, columns, valid, out + r * stride, stride);
+        multiply_columns<S, kMany, 4, kFar>(rows + r, depth, columns, valid, out + r * stride,
+                                            stride);
       });
     }
     for (; r < count; ++r) {
       each_group(kColumns, [&](const S* columns, int valid, Accumulate<S>* out) {
-        multiply_columns<S, 1, kColumns>(rows + r, depth, columns, valid, out + r * stride, stride);
+        multiply_columns<S, 1, kColumns, kFar>(rows + r, depth, columns, valid, out + r * stride,
+                                               stride);
       });
     }
   }

@@ -21,11 +21,11 @@ struct LayerShape {
   int cell;                // position in cells.def
   Dtype dtype;             // S
   int64_t T, B, I, H, R;   // R < H only for an LSTM with projection
-  int D;                   // 1, or 2 with the second direction running backwards in time
+  int D;                   // kMostDirections at most
   const int64_t* offsets;  // (T + 1): step t owns the rows offsets[t] .. offsets[t + 1] of the N;
                            // the number of rows per step never grows, and is B at t = 0
   int threads;             // upper bound on the threads to use, >= 1
-  bool reverse;            // with D = 1: the direction runs backwards in time
+  int forwards;            // so many directions run forwards in time, those that follow backwards
   int64_t batch;           // B, or with `order` the caller's batch size: B and rows without a step
   const int64_t* order;    // (B): row b of every step is the caller's batch row order[b]; or null:
                            // row b of step t is row offsets[t] + b of L = N
@@ -47,13 +47,13 @@ struct DirectionWeights {
 
 struct ForwardParams {
   LayerShape shape;
-  DirectionWeights weights[2];   // D of them
-  double scalars[kMostScalars];  // the cell's
-  const void* x;                 // (L, I) S
-  ForwardStates states;          // carried: null when not saved; never wide
-  void* output;                  // (L, D * R) S
-  void* gates;                   // (D, N, K, H) S, the cell's K saved values, with those of its
-                                 // norms; null: save nothing
+  DirectionWeights weights[kMostDirections];  // D of them
+  double scalars[kMostScalars];               // the cell's
+  const void* x;                              // (L, I) S
+  ForwardStates states;                       // carried: null when not saved; never wide
+  void* output;                               // (L, D * R) S
+  void* gates;  // (D, N, K, H) S, the cell's K saved values, with those of its norms; null: save
+                // nothing
   Zoneout zoneout;
   void* given;       // (D, N, F, H) A, with zoneout: the states that backward reads after
                      // a step, as the cell gave them; null when not saved
@@ -64,7 +64,7 @@ struct ForwardParams {
 
 struct BackwardParams {
   LayerShape shape;
-  DirectionWeights weights[2];  // only w_hh, w_hr and params are read
+  DirectionWeights weights[kMostDirections];  // only w_hh, w_hr and params are read
   double scalars[kMostScalars];
   const void* grad_output;  // (L, D * R) S
   BackwardStates states;    // never wide

@@ -31,6 +31,13 @@ double step_cycles(const LayerShape& shape, const StepWork& work, int batch_slic
          (unit_slices > 1 ? kBarrierCycles + unit_slices * kBarrierCyclesPerThread : 0);
 }
 
+// As many as there are threads for and have equally many directions.
+int direction_teams(int directions, int threads) {
+  int teams = std::min(directions, threads);
+  while (directions % teams != 0) --teams;
+  return teams;
+}
+
 }  // namespace
 
 int64_t block_vectors(int64_t unit_vectors, int64_t widest, int64_t slices) {
@@ -39,7 +46,7 @@ int64_t block_vectors(int64_t unit_vectors, int64_t widest, int64_t slices) {
 }
 
 Plan make_plan(const LayerShape& shape, const StepWork& work, int threads) {
-  const int teams = shape.D == 2 && threads >= 2 ? 2 : 1;
+  const int teams = direction_teams(shape.D, threads);
   Plan best{1, 1, 1, 1};
   double best_cycles = double(shape.D) * double(shape.T) * step_cycles(shape, work, 1, 1);
   for (int team = 1; team <= threads / teams; ++team) {
@@ -62,7 +69,7 @@ Plan make_plan(const LayerShape& shape, const StepWork& work, int threads) {
 Share share_of(const Plan& plan, int thread, int direction) {
   const int team = plan.batch_slices * plan.unit_slices;
   const int member = thread % team;
-  const bool mine = plan.direction_teams == 1 || thread / team == direction;
+  const bool mine = plan.direction_teams == 1 || thread / team == direction % plan.direction_teams;
   return {mine, member / plan.unit_slices, member % plan.unit_slices};
 }
 

@@ -22,12 +22,12 @@ struct StepWork {
 // for each slice.
 int64_t block_vectors(int64_t unit_vectors, int64_t widest, int64_t slices);
 
-// Directions run at the same time on teams of their own where there are threads for both. A team
-// cuts the batch into slices that never meet (no barrier), and each slice's hidden units into
-// slices that wait for each other after every step.
+// Directions are divided among teams where there are threads for several. A team cuts the batch
+// into slices that never meet (no barrier), and each slice's hidden units into slices that wait for
+// each other after every step.
 struct Plan {
   int threads;
-  int direction_teams;  // 1: every thread serves all directions in turn
+  int direction_teams;  // a divisor of D; 1: every thread serves all directions in turn
   int batch_slices;
   int unit_slices;
 };

@@ -18,7 +18,7 @@ class Walk {
         batch(s.batch),
         d(d),
         rows_before(d * s.offsets[s.T]),
-        reverse(d == 1 || s.reverse) {}
+        reverse(d >= s.forwards) {}
 
   FASTRNN_HD int64_t step(int64_t e) const { return reverse ? T - 1 - e : e; }
   FASTRNN_HD int64_t previous(int64_t t) const { return reverse ? t + 1 : t - 1; }
@@ -64,8 +64,6 @@ class Walk {
   FASTRNN_HD int64_t batch_row(int64_t b) const { return order ? order[b] : b; }
   // Of row b in arrays (D, batch, ...).
   FASTRNN_HD int64_t state(int64_t b) const { return d * batch + batch_row(b); }
-
-  FASTRNN_HD bool backwards() const { return reverse; }
 
  private:
   // Copies: the kernels' vector stores might change what a reference leads to, as far as the

@@ -50,9 +50,8 @@ class Zones {
  public:
   FASTRNN_HD Zones(const Zoneout& zoneout, const Walk& walk, int64_t t, int64_t b)
       : zoneout(zoneout),
-        key(zoneout.seeds ? uint64_t(zoneout.seeds[walk.batch_row(b)]) : 0),
-        step(uint32_t(zoneout.first_step + t)),
-        direction(walk.backwards()) {}
+        key(zoneout.seeds ? uint64_t(zoneout.seeds[walk.state(b)]) : 0),
+        step(uint32_t(zoneout.first_step + t)) {}
 
   // Of the units from j on: of h, and of the other states. Not inline, for few calls come here.
   __attribute__((noinline)) void load(int64_t j, V* keep) const {
@@ -60,7 +59,7 @@ class Zones {
       for (int k = 0; k < 2; ++k) keep[k] = V(A(zoneout.rates[k]));
       return;
     }
-    Words words[] = {Words::counting_from(uint32_t(j)), Words(step), Words(direction), Words(0u)};
+    Words words[] = {Words::counting_from(uint32_t(j)), Words(step), Words(0u), Words(0u)};
     philox(words, key);
     for (int k = 0; k < 2; ++k) {
       A lanes[V::kWidth];
@@ -73,7 +72,7 @@ class Zones {
  private:
   const Zoneout& zoneout;
   const uint64_t key;
-  const uint32_t step, direction;
+  const uint32_t step;
 };
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -54,12 +54,12 @@ class Moment {
 
 struct Course {
   int64_t steps;           // T
-  bool reverse;            // the first direction runs backwards in time, as the second always does
+  int forwards;            // so many directions run forwards in time, those that follow backwards
   const int64_t* lengths;  // (B), or null: row b has the steps before lengths[b], in 0 .. T
   const bool* resets;      // (B, T), or null: no state crosses from step t - 1 to step t, in either
                            // direction, nor from h0 into step 0 forwards
 
-  FASTRNN_HD bool backwards(int direction) const { return reverse || direction == 1; }
+  FASTRNN_HD bool backwards(int direction) const { return direction >= forwards; }
   FASTRNN_HD bool masked() const { return lengths || resets; }
 
   // Where masked(): what row b does at step t, -1 .. T.

@@ -42,7 +42,6 @@ template <class Step>
 void set_step(const Schedule& schedule, int d, int64_t position, Step& step) {
   step.tick[d] = schedule.tick(d, position);
   step.time[d] = step.zoneout.first_step + schedule.time(d, position);
-  step.backwards[d] = schedule.backwards(d);
 }
 
 // product[d] = h of the step before, times W_hh^T: from the operand where h is masked; else from

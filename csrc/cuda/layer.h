@@ -34,7 +34,7 @@ struct Status {
 // One launch for the whole sequence, unless the tier is kStep; see Sequence for the pointers.
 struct Resident {
   Team team{};
-  const void* weights[kMaxDirections] = {};
+  const void* weights[kMostDirections] = {};
   const int64_t* offsets = nullptr;
   void* exchange = nullptr;
   unsigned* arrivals = nullptr;
@@ -45,8 +45,8 @@ struct LayerForward {
   Dtype dtype;
   StepKernel kernel;
   const Schedule& schedule;
-  ForwardStep step;                 // all but the ticks
-  void* w_hr[kMaxDirections] = {};  // (R, H) scalar, of a projected LSTM
+  ForwardStep step;                  // all but the ticks
+  void* w_hr[kMostDirections] = {};  // (R, H) scalar, of a projected LSTM
   bool lengths = false;  // rows have lengths: hn of a projected LSTM is left to the caller
   Resident resident = {};
 };
@@ -56,9 +56,9 @@ struct LayerBackward {
   Dtype dtype;
   StepKernel kernel;
   const Schedule& schedule;
-  BackwardStep step;                // all but the ticks
-  void* w_hh[kMaxDirections] = {};  // (G*H, R) scalar; read unless the kernel is fused
-  void* w_hr[kMaxDirections] =
+  BackwardStep step;                 // all but the ticks
+  void* w_hh[kMostDirections] = {};  // (G*H, R) scalar; read unless the kernel is fused
+  void* w_hr[kMostDirections] =
       {};               // (R, H) scalar, of a projected LSTM: kernel.fused must be false
   bool grad_h0 = true;  // finish grad_h0, which costs one more product
   Resident resident = {};

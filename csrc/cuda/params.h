@@ -20,8 +20,6 @@ constexpr int64_t bytes(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
 }
 
-constexpr int kMaxDirections = 2;
-
 struct Shape {
   int64_t batch;       // B
   int64_t total;       // N
@@ -44,46 +42,44 @@ FASTRNN_HD Moment moment_of(const Step& p, const Tick& tick, int d, int64_t b) {
 
 struct ForwardStep {
   Shape shape;
-  Tick tick[kMaxDirections];
-  int64_t time[kMaxDirections];  // of the step, from the beginning of the whole sequence on
-  bool backwards[kMaxDirections];
-  Zoneout zoneout;  // seeds on the device; never on in resident kernels
+  Tick tick[kMostDirections];
+  int64_t time[kMostDirections];  // of the step, from the beginning of the whole sequence on
+  Zoneout zoneout;                // seeds on the device; never on in resident kernels
   // Read only.
-  const uint8_t* moments;            // (D, T + 2, B), as write_moments() writes them; or null
-  const void* x_gates;               // (D, N, G*H) scalar: the input product, without its bias
-  const void* w_hh[kMaxDirections];  // (G*H, R) scalar
-  const void* b_ih[kMaxDirections];  // (G*H) scalar, or null
-  const void* b_hh[kMaxDirections];  // (G*H) scalar, or null
-  const void* params[kMaxDirections][kMostParams];  // (H) scalar each, the cell's P
-  double scalars[kMostScalars];                     // the cell's
+  const uint8_t* moments;             // (D, T + 2, B), as write_moments() writes them; or null
+  const void* x_gates;                // (D, N, G*H) scalar: the input product, without its bias
+  const void* w_hh[kMostDirections];  // (G*H, R) scalar
+  const void* b_ih[kMostDirections];  // (G*H) scalar, or null
+  const void* b_hh[kMostDirections];  // (G*H) scalar, or null
+  const void* params[kMostDirections][kMostParams];  // (H) scalar each, the cell's P
+  double scalars[kMostScalars];                      // the cell's
   const void* output;        // (N, D*R) scalar: earlier steps are read, h is where this one goes
   const void* operand_mask;  // (D, B, R) scalar: what h is multiplied with before W_hh; or null
   // Written, but for `initial`. last[0] is null where h is projected and not known yet; carried may
   // be (D, B, S - 1, H), updated in place.
   ForwardStates states;
-  int64_t carried_rows;     // N or B: which of the two
-  void* product;            // (D, B, G*H) scalar: h W_hh^T, put there before the launch; GEMM form
-  void* product_h0;         // the same of h0, if rows start at different steps; else null
-  void* operand;            // (D, B, R) scalar: the masked h that `product` is of, put there before
-                            // it; null without a mask or a product, and in resident kernels
-  void* h[kMaxDirections];  // row 0 of the direction's h: into `output`, or (N, H) if projected
-  int64_t h_stride;         // elements between two rows of h
-  void* saved;              // (D, N, K, H) scalar, or null. May be x_gates when K == G
+  int64_t carried_rows;  // N or B: which of the two
+  void* product;         // (D, B, G*H) scalar: h W_hh^T, put there before the launch; GEMM form
+  void* product_h0;      // the same of h0, if rows start at different steps; else null
+  void* operand;         // (D, B, R) scalar: the masked h that `product` is of, put there before
+                         // it; null without a mask or a product, and in resident kernels
+  void* h[kMostDirections];  // row 0 of the direction's h: into `output`, or (N, H) if projected
+  int64_t h_stride;          // elements between two rows of h
+  void* saved;               // (D, N, K, H) scalar, or null. May be x_gates when K == G
   void* given;  // (D, N, F, H) accumulate, with zoneout: the states that backward reads after the
                 // step, as the cell gave them; or null
 };
 
 struct BackwardStep {
   Shape shape;
-  Tick tick[kMaxDirections];     // the same ticks as forward's, visited last to first
-  int64_t time[kMaxDirections];  // as forward's
-  bool backwards[kMaxDirections];
+  Tick tick[kMostDirections];     // the same ticks as forward's, visited last to first
+  int64_t time[kMostDirections];  // as forward's
   Zoneout zoneout;
   // Read only.
-  const uint8_t* moments;              // as forward's
-  const void* w_hh_t[kMaxDirections];  // (R, G*H) scalar: W_hh transposed; fused form only
-  const void* grad_output;             // (N, D*R) scalar
-  const void* params[kMaxDirections][kMostParams];  // as forward's
+  const uint8_t* moments;               // as forward's
+  const void* w_hh_t[kMostDirections];  // (R, G*H) scalar: W_hh transposed; fused form only
+  const void* grad_output;              // (N, D*R) scalar
+  const void* params[kMostDirections][kMostParams];  // as forward's
   double scalars[kMostScalars];
   const void* output;        // (N, D*R) scalar
   const void* saved;         // (D, N, K, H) scalar, or null

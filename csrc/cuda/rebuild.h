@@ -11,11 +11,11 @@ namespace fastrnn::cuda {
 struct Rebuild {
   Shape shape;
   // Read only.
-  const void* x_gates;               // (D, N, G*H) scalar: the input product, without its bias
-  const void* h_gates;               // (D, N, G*H) scalar: the recurrent product, without its bias
-  const void* b_ih[kMaxDirections];  // (G*H) scalar, or null
-  const void* b_hh[kMaxDirections];  // (G*H) scalar, or null
-  const void* params[kMaxDirections][kMostParams];  // (H) scalar each
+  const void* x_gates;                // (D, N, G*H) scalar: the input product, without its bias
+  const void* h_gates;                // (D, N, G*H) scalar: the recurrent product, without its bias
+  const void* b_ih[kMostDirections];  // (G*H) scalar, or null
+  const void* b_hh[kMostDirections];  // (G*H) scalar, or null
+  const void* params[kMostDirections][kMostParams];  // (H) scalar each
   double scalars[kMostScalars];
   // Before each step, of cells whose saved values depend on them: h (D, N, H) scalar, and the
   // others accumulate.

@@ -54,9 +54,9 @@ struct Sequence {
   Team team;
   // Scalar, on sixteen bytes, zero from H to H' = padded(H). Forward: W_hh, (G, H, H'). Backward:
   // its transpose, (H, G, H').
-  const void* weights[kMaxDirections];
+  const void* weights[kMostDirections];
   int64_t steps;
-  bool reverse;            // as in Course
+  int forwards;            // as in Course
   const int64_t* offsets;  // (T + 1), as in Schedule; null where every step has all B rows
   // Written, and read by other blocks; kGrid only. exchange_bytes() and arrival_bytes() say how
   // much; the launcher sets them to zero.
@@ -66,6 +66,8 @@ struct Sequence {
 
 using ForwardSequence = Sequence<ForwardStep>;
 using BackwardSequence = Sequence<BackwardStep>;
+// What every driver takes as parameters of a launch.
+static_assert(sizeof(ForwardSequence) <= 4096 && sizeof(BackwardSequence) <= 4096);
 
 // The form of a resident product: a lane multiplies `halves` groups of eight weight rows at a time
 // and keeps reg_groups x reg_chunks pieces of that, four registers each, in registers.

@@ -27,7 +27,7 @@ struct ResidentBackward {
     const ProductLayout division = backward_layout(kGates, kBytes, team);
     const int tiles = kThroughMemory ? team.tiles : 1;
     const Elements<kEach> elements(team, s.hidden - me.unit);
-    const Visits visits{p.offsets, p.steps, s.batch, p.reverse || d == 1};
+    const Visits visits{p.offsets, p.steps, s.batch, d >= p.forwards};
 
     // In shared memory: weights; gate gradients of the member; what it gets from all; the cell's
     // parameters.

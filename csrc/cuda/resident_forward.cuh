@@ -29,7 +29,7 @@ struct ResidentForward {
     const int gate_floats = division.groups * kOctets * kNs * kOctetFloats;
     const int tiles = kThroughMemory ? team.tiles : 1;
     const Elements<kEach> elements(team, s.hidden - me.unit);
-    const Visits visits{p.offsets, p.steps, s.batch, p.reverse || d == 1};
+    const Visits visits{p.offsets, p.steps, s.batch, d >= p.forwards};
 
     // In shared memory: weights; h, twice where members write it here; b_ih, b_hh and the cell's
     // parameters; sums of the slices of K.

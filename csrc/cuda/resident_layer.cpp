@@ -1,4 +1,7 @@
 // A whole layer as one launch of a resident kernel.
+#include <algorithm>
+#include <iterator>
+
 #include "../cells/cell_info.h"
 #include "layer.h"
 
@@ -19,14 +22,11 @@ std::string describe(const char* pass, int cell, Dtype dtype, const Team& team, 
 template <class Step, class Layer>
 Sequence<Step> sequence_of(const Layer& layer) {
   const Resident& r = layer.resident;
-  return {layer.step,
-          r.team,
-          {r.weights[0], r.weights[1]},
-          layer.schedule.steps(),
-          layer.schedule.backwards(0),
-          r.offsets,
-          r.exchange,
-          r.arrivals};
+  Sequence<Step> sequence{
+      layer.step, r.team,     {},        layer.schedule.steps(), layer.schedule.forwards(),
+      r.offsets,  r.exchange, r.arrivals};
+  std::copy(std::begin(r.weights), std::end(r.weights), sequence.weights);
+  return sequence;
 }
 
 }  // namespace

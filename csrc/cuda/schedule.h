@@ -11,15 +11,16 @@ namespace fastrnn::cuda {
 
 class Schedule {
  public:
-  // `reverse` as in Course. offsets (T + 1): the rows of step t are offsets[t] .. offsets[t + 1],
+  // `forwards` as in Course. offsets (T + 1): the rows of step t are offsets[t] .. offsets[t + 1],
   // at least one and, as in a PackedSequence, never more than the step before had.
-  explicit Schedule(std::vector<int64_t> offsets, bool reverse = false)
-      : offsets_(std::move(offsets)), reverse_(reverse) {}
+  Schedule(std::vector<int64_t> offsets, int forwards)
+      : offsets_(std::move(offsets)), forwards_(forwards) {}
 
   int64_t steps() const { return static_cast<int64_t>(offsets_.size()) - 1; }
   int64_t total() const { return offsets_.back(); }
+  int forwards() const { return forwards_; }
 
-  bool backwards(int direction) const { return reverse_ || direction == 1; }
+  bool backwards(int direction) const { return direction >= forwards_; }
 
   int64_t time(int direction, int64_t position) const {
     return backwards(direction) ? steps() - 1 - position : position;
@@ -40,7 +41,7 @@ class Schedule {
 
  private:
   std::vector<int64_t> offsets_;
-  bool reverse_;
+  int forwards_;
 };
 
 }  // namespace fastrnn::cuda

@@ -35,9 +35,8 @@ FASTRNN_HD Accumulate<Scalar> masked(const Step& p, int d, int64_t b, int64_t un
 template <class A, class Step>
 FASTRNN_HD void load_zones(const Step& p, int d, int64_t b, int64_t unit, A* keep) {
   const Zoneout& zoneout = p.zoneout;
-  uint32_t words[] = {static_cast<uint32_t>(unit), static_cast<uint32_t>(p.time[d]), p.backwards[d],
-                      0};
-  if (zoneout.seeds) philox(words, static_cast<uint64_t>(zoneout.seeds[b]));
+  uint32_t words[] = {static_cast<uint32_t>(unit), static_cast<uint32_t>(p.time[d]), 0, 0};
+  if (zoneout.seeds) philox(words, static_cast<uint64_t>(zoneout.seeds[d * p.shape.batch + b]));
   for (int k = 0; k < 2; ++k) {
     const bool stays = words[k] >> (32 - kChanceBits) < zoneout.thresholds[k];
     keep[k] = zoneout.seeds ? A(stays) : A(zoneout.rates[k]);

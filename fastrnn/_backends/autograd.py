@@ -132,7 +132,7 @@ def layer(
             return layer(backend, cell, x, timing, hx, weights, all_states, save)
     traced = watched and is_traced()  # what was traced may be trained
     given, scalars, tensors = timing.given, timing.rates, (x, *hx, *weights)
-    spec = pack(cell, save if wanted or traced else 0, timing.reverse, all_states, timing.first_step)
+    spec = pack(cell, save if wanted or traced else 0, timing.forwards, all_states, timing.first_step)
     if watched and backend != "reference":
         forward = _traced if traced else torch.ops.fastrnn.layer_forward
         output, after, _ = forward(x, given, hx, weights, spec, scalars)

@@ -72,7 +72,7 @@ def why_not(backend: str, call: Call) -> list[str]:
         reasons.append(f"torch has no {call.mode}")
     elif backend == "aten" and call.extended:
         reasons.append(
-            "torch has no lengths, reset_mask, all_states, checkpoint_chunks, save, recurrent_dropout or zoneout"
+            "torch has no lengths, reset_mask, all_states, checkpoint_chunks, save, recurrent_dropout, zoneout or heads"
         )
     if call.transformed and backend != "reference":
         reasons.append("torch.func transforms and forward-mode AD go through differentiable operations")
@@ -95,8 +95,8 @@ def _why_not_proven(call: Call) -> str | None:
     """Why the automatic choice does not put backend cuda first for a call on a GPU; None if it does."""
     if call.mode not in CELLS:
         return f"its kernels are proven against torch.nn, which has no {call.mode}: {proof.OPT_IN}"
-    if call.masked or call.zoned:
-        what = "recurrent_dropout" if call.masked else "zoneout"
+    if call.masked or call.zoned or call.directions > 2:
+        what = "recurrent_dropout" if call.masked else "zoneout" if call.zoned else "heads"
         return f"its kernels are proven against torch.nn, which has no {what}: {proof.OPT_IN}"
     if ops.is_watched():  # sizes may be symbolic
         return proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, proof.variants_of(call))
@@ -113,6 +113,7 @@ def _is_unproven(call: Call, input: torch.Tensor | None) -> bool:
         or call.mode not in CELLS
         or call.masked
         or call.zoned
+        or call.directions > 2
         or first_call.is_over(call.index, call.mode, call.dtype)
     ):
         return True

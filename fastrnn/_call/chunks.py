@@ -88,14 +88,14 @@ def in_chunks(
     per_direction = len(weights) // directions
     sequences, finals = [], []
     for d in range(directions):
-        reverse = timing.reverse or d == 1
+        reverse = d >= timing.forwards
         group = list(weights[d * per_direction : (d + 1) * per_direction])
         states = [h[d : d + 1] for h in hx]
         pieces = []
         for span in reversed(spans) if reverse else spans:
             if reverse and span is not spans[-1]:
                 states = _crossing(timing, span.end, states, initial)
-            part, entering = span.timing.part(d, span.rows)._replace(reverse=reverse), span.entering(states)
+            part, entering = span.timing.part(d, span.rows)._replace(forwards=int(not reverse)), span.entering(states)
             output, after = checkpoint(
                 run, span.x, part, entering, group, use_reentrant=False, preserve_rng_state=False
             )

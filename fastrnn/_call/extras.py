@@ -35,7 +35,7 @@ class Extras(NamedTuple):
 
 
 class Drops(NamedTuple):
-    """What a call drops, drawn for all its layers: ``mask`` (layers * D, B, R), ``seeds`` (layers, B), and ``rates``;
+    """What a call drops, drawn for all its layers: ``mask`` (layers * D, B, R), ``seeds`` (layers * D, B), ``rates``;
     each as in :class:`fastrnn.reference.Timing`."""
 
     mask: Tensor | None = None
@@ -43,9 +43,9 @@ class Drops(NamedTuple):
     rates: tuple[float, ...] = ()
 
     def by_layer(self, layers: int, dtype: torch.dtype) -> list[Drops]:
-        """The same for each layer: with its mask (D, B, R) in ``dtype``, and its seeds (B,)."""
+        """The same for each layer: with its mask (D, B, R) in ``dtype``, and its seeds (D, B)."""
         masks = [None] * layers if self.mask is None else self.mask.to(dtype).chunk(layers)
-        seeds = [None] * layers if self.seeds is None else self.seeds.unbind()
+        seeds = [None] * layers if self.seeds is None else self.seeds.chunk(layers)
         return [Drops(*own, self.rates) for own in zip(masks, seeds)]
 
     def on(self, timing: Timing) -> Timing:

@@ -144,14 +144,14 @@ def describe(
 
 
 def _run_autocast(
-    cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, drops, foreign
+    cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, drops, heads, foreign
 ):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
     input, hx, weights = autocast(cell.layer, input, hx, weights, is_ragged(batch_sizes), foreign)
     options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
-        output, hn, sequences = run(cell, input, hx, weights, *options, drops=drops)
+        output, hn, sequences = run(cell, input, hx, weights, *options, drops=drops, heads=heads)
     if device == "cpu" and _is_projected(hx) and output.dtype in _AUTOCAST_TAKES:
         # There torch projects h in the low type; c alone stays in the type of its initial value.
         low = torch.get_autocast_dtype(device)
@@ -240,26 +240,29 @@ def run(
     extras: Extras | None = None,
     is_module: bool = False,
     drops: Drops | None = None,
+    heads: int = 1,
 ) -> tuple[Tensor, list[Tensor], list[list[Tensor]]]:
     """Runs a stack of layers on the backend chosen for it.
 
     ``input`` is (T, B, I), or (N, I) with ``batch_sizes``; the states are (layers * D, B, ...). There are as many
     states and weights as the cell and the layout have; whether they fit is checked here, before anything is computed,
     where nothing else does: the extension checks a layer, and torch's operators a single step of a module, whose time
-    it would be a tenth of, and what is left to them as it stands. Returns the output and the final states, in the types
+    it would be a tenth of, and what is left to them as it stands. With ``heads``, states and weights are those of each
+    (``_call.heads``). Returns the output and the final states, in the types
     that autocast asks for where it is on, and the states of every step by layer, where ``extras`` asks for them.
     """
-    directions = 2 if bidirectional else 1
+    directions = (2 if bidirectional else 1) * heads
     foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
     autocasting = is_autocast(input)
-    own = extras is not None or cell.mode not in CELLS or drops is not None
+    own = extras is not None or cell.mode not in CELLS or drops is not None or heads > 1
     if (foreign or autocasting) and is_left_to_torch(foreign, is_mixed_step(cell, input), own):
         options = num_layers, directions, dropout, training, foreign
         return *aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if autocasting:
         return _run_autocast(
-            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras, drops, foreign
-        )
+            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras, drops, heads,
+            foreign,
+        )  # fmt: skip
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, own, foreign=foreign)
     each: Sequence[Drops] = ()
     if drops is not None:
@@ -291,6 +294,8 @@ def run(
         timing = Timing(batch_sizes, extras.lengths, extras.resets)
     elif batch_sizes is not None:
         timing = Timing(batch_sizes)
+    if heads > 1:
+        timing = timing._replace(forwards=heads)
     if backend == "cuda" and num_layers > 1:
         lanes, chunks = _plan_wavefront(call, input, extras)
         if chunks:

@@ -5,18 +5,22 @@ Letters: T time, B batch, I input features, H hidden units, P projection.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
 
 from ..registry import ALL_CELLS
 
 MODES = ("forward", "training")
-WEIGHT_SEED, INPUT_SEED, LENGTH_SEED, RESET_SEED = 1, 2, 3, 4
+WEIGHT_SEED, INPUT_SEED, LENGTH_SEED, RESET_SEED, DROP_SEED = 1, 2, 3, 4, 5
 _STATES = {cell.layer: ("h", "c", "n", "m")[: cell.states] for cell in ALL_CELLS.values()}
 
 
@@ -27,7 +31,11 @@ class Case:
     ``packed`` draws the B lengths uniformly from 1..T; ``resets`` is the share of all steps before which a row's state
     is set to zero, as where an episode ends. ``P`` is the width of a projected h, 0 for none. ``call`` says what is
     called: "" the layer, "step" the one-step module, or our layer with what torch.nn does not have ("lengths",
-    "all_states", "save"), held against torch.nn's without.
+    "all_states", "save"), held against torch.nn's without. ``option`` is one that torch.nn does not have, such as
+    "num_heads=4".
+
+    What torch.nn does not have is held against the loop over PyTorch's operations that is written for it instead
+    (:class:`_Loop`): the same formulas, recorded by autograd, in float64 the truth.
     """
 
     cell: str
@@ -44,6 +52,7 @@ class Case:
     P: int = 0
     nonlinearity: str = ""
     call: str = ""
+    option: str = ""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -58,7 +67,8 @@ class Case:
         label += " bidirectional" if self.directions == 2 else ""
         label += " packed" if self.packed else ""
         label += f" {self.resets:.0%} resets" if self.resets else ""
-        return " ".join(filter(None, (label, f"P={self.P}" if self.P else "", self.nonlinearity, self.call)))
+        more = f"P={self.P}" if self.P else "", self.nonlinearity, self.call, self.option
+        return " ".join(filter(None, (label, *more)))
 
     def __str__(self) -> str:
         return f"{self.cell} {self.shape} {self.dtype} {self.mode}"
@@ -77,13 +87,49 @@ class Case:
     def state_sizes(self) -> list[tuple[int, ...]]:
         """Of each initial state; those of the one-step module are rows."""
         rows = () if self.is_step else (self.layers * self.directions,)
-        return [(*rows, self.B, width) for width in (self.P or self.H, self.H)[: len(self.states)]]
+        return [(*rows, self.B, width) for width in (self.P or self.H, *[self.H] * (len(self.states) - 1))]
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether its activation has a kink at 0."""
+        return self.nonlinearity == "relu" or self.cell == "IndRNN"
+
+    @property
+    def is_torchs(self) -> bool:
+        """Whether torch.nn has the layer."""
+        return not self.option and hasattr(nn, self.cell)
 
     def layer(self, space) -> type[nn.Module]:
         """Its class in ``space``, torch.nn or fastrnn; called with an input and states it gives output and states."""
-        made = getattr(space, self.cell + ("Cell" if self.is_step else ""))
-        differs = self.is_step or (self.call and space is not nn)
-        return type(made.__name__, (_Called, made), {"called": self.call}) if differs else made
+        loop = space is nn and not self.is_torchs
+        made = getattr(fastrnn if loop else space, self.cell + ("Cell" if self.is_step else ""))
+        if self.is_step or (self.call and space is not nn):
+            made = type(made.__name__, (_Called, made), {"called": self.call})
+        return type(made.__name__, (_Loop, made), {}) if loop else made
+
+    @property
+    def options(self) -> dict[str, float | str]:
+        """What its constructor is given besides the sizes."""
+        name, _, value = self.option.partition("=")
+        more = {"nonlinearity": self.nonlinearity, "proj_size": self.P}
+        more |= {} if self.is_step else {"num_layers": self.layers, "bidirectional": self.directions == 2}
+        more |= {name: _value(value)} if name else {}
+        return {name: value for name, value in more.items() if value}
+
+
+def _value(text: str) -> float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+class _Loop:
+    """A layer as a Python loop over PyTorch's operations, step by step, recorded by autograd."""
+
+    def forward(self, x, hx, **asked):
+        with fastrnn.backend("reference"), forward_ad.dual_level():  # whose presence rules out all but operations
+            return super().forward(x, hx, **asked)
 
 
 class _Called:
@@ -128,7 +174,7 @@ def make_weights(case: Case) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(WEIGHT_SEED)
         drawn = build(case.layer(nn), case, "cpu").state_dict()
-    if case.nonlinearity != "relu":
+    if not case.is_relu:
         return drawn
     damping, signs = min(1.0, 2 / case.H**0.5), 1 - 2 * (torch.arange(case.H) % 2)
     return {
@@ -139,10 +185,7 @@ def make_weights(case: Case) -> dict[str, Tensor]:
 
 def build(cls, case: Case, device, weights: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None):
     """An instance of the nn.LSTM-like class `cls` for the case, with `weights` copied into it."""
-    options = {} if case.is_step else {"num_layers": case.layers, "bidirectional": case.directions == 2}
-    more = {"nonlinearity": case.nonlinearity, "proj_size": case.P}
-    options |= {name: value for name, value in more.items() if value}
-    module = cls(case.I, case.H, device=device, dtype=dtype or case.torch_dtype, **options)
+    module = cls(case.I, case.H, device=device, dtype=dtype or case.torch_dtype, **case.options)
     if weights is not None:
         module.load_state_dict(weights)
     return module.train(case.mode == "training")
@@ -154,7 +197,7 @@ def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
 
     def leaf(*shape):
         values = torch.randn(*shape, generator=generator, device=device, dtype=torch.float32)
-        if case.nonlinearity == "relu":  # see make_weights; small, for gradients are sums of many and float16 ends soon
+        if case.is_relu:  # see make_weights; small, for gradients are sums of many and float16 ends soon
             values = values.abs() / 8
         return values.to(case.torch_dtype).requires_grad_()
 
@@ -168,6 +211,8 @@ def make_inputs(case: Case, device, count: int = 1) -> list[Inputs]:
             data = leaf(int(layout.batch_sizes.sum()), case.I)
             x = layout._replace(data=data)
         hx = tuple(leaf(*sizes) for sizes in case.state_sizes)
+        if case.cell == "SLSTM":  # n is a sum of exponentials
+            hx[2].data.abs_().add_(1)
         sets.append(Inputs(x, hx if len(hx) > 1 else hx[0], (data, *hx), resets))
     return sets
 
@@ -210,7 +255,10 @@ class Side:
 
     def __init__(self, module: nn.Module, case: Case):
         self.module = module
-        self.training = case.mode == "training"
+        self.training, self.drops = case.mode == "training", bool(case.option)
+        # m of an sLSTM is a maximum, by which c and n are scaled and h is not: within rounding of its kink their
+        # gradients are a matter of luck.
+        self.summed = 2 if case.cell == "SLSTM" else 1 + len(case.states)
         self.weights = tuple(module.parameters())
         self.names = ("output", *(f"{state}_n" for state in case.states))
         if self.training:
@@ -221,14 +269,16 @@ class Side:
         """Called once, untimed, for every set of inputs; a side that needs others makes them here."""
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        if self.drops:  # the same on every side
+            torch.manual_seed(DROP_SEED)
         if not self.training:
             with torch.no_grad():
                 return self._run(inputs)
         results = self._run(inputs)
         loss = results[0].sum()
-        for state in results[1:]:
+        for state in results[1 : self.summed]:
             loss = loss + state.sum()
-        return results + torch.autograd.grad(loss, inputs.leaves + self.weights)
+        return results + torch.autograd.grad(loss, inputs.leaves + self.weights, materialize_grads=True)
 
     def _run(self, inputs: Inputs) -> tuple[Tensor, ...]:
         output, state = self.module(inputs.x, inputs.hx, **inputs.asked)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
+from ..registry import ALL_CELLS
 from .case import MODES, Case
 from .environment import ALL_THREADS, environment, heading
 from .measure import PRECISIONS, Setting, measure, precisions_of
 from .memory import KIND
 from .timing import Pace
 
-CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
+CELLS = {cell.layer.lower(): cell.layer for cell in ALL_CELLS.values()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 mode=mode,
                 packed=args.packed,
                 resets=args.resets,
+                option=args.option,
             )
             for found in measure(case, setting):
                 states.append(found.status)
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--packed", action="store_true", help="variable lengths, uniform in 1..T")
     parser.add_argument("--resets", type=_share, default=0.0, help="share of steps that begin an episode, as in 0.03")
+    parser.add_argument("--option", default="", metavar="NAME=VALUE", help="of the layer's own, as in num_heads=4")
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
     parser.add_argument("--mode", choices=(*MODES, "both"), default="both")
     parser.add_argument("--device", default="cpu")

@@ -24,7 +24,7 @@ import torch
 from ..registry import ALL_CELLS
 from .case import Case, lengths_of
 
-_GATES = {cell.layer: cell.gates for cell in ALL_CELLS.values()}
+_CELLS = {cell.layer: cell for cell in ALL_CELLS.values()}
 _PRODUCT = {"cpu": 1024, "cuda": 8192}
 _SMALLEST, _LARGEST = 2**17, 2**28
 """Bytes: reading less takes as long as the call itself; more is in no cache."""
@@ -47,8 +47,9 @@ class Work:
 def work_of(case: Case) -> Work:
     """What a case has to compute and to read at least."""
     training, out = case.mode == "training", case.P or case.H
-    gates, rows = _GATES[case.cell] * case.H, int(lengths_of(case).sum())
-    recurrent = gates * out + case.P * case.H
+    cell, rows = _CELLS[case.cell], int(lengths_of(case).sum())
+    gates, heads = cell.gates * case.H, int(case.options.get("num_heads", 1))
+    recurrent = (gates * out // heads if cell.recurrent else case.H) + case.P * case.H
     flops = once = 0
     for width in (case.I, *[out * case.directions] * (case.layers - 1)):
         flops += 2 * rows * case.directions * (gates * width + recurrent)

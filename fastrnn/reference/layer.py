@@ -63,7 +63,7 @@ def layer_forward(
         The output (T, B, D*R) or (N, D*R), the final states shaped like ``hx``, then, if ``all_states``, every
         state but h after each step, shaped like the output with D*H features; and the saved tensors.
     """
-    _, cell, save, reverse, all_states, _ = unpack(spec)
+    _, cell, save, forwards, all_states, _ = unpack(spec)
     timing = Timing.of_call(given, spec, scalars)
     one_step = not save and timing.batch_sizes is None and x.size(0) == 1  # not worth the buffers
     if one_step or needs_scan(x, given, spec, scalars):
@@ -82,7 +82,7 @@ def layer_forward(
         columns = output[:, d * width : (d + 1) * width]
         gates = _input_product(data, group, mode, out=columns if cell_of(cell).gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)
-        _recurrence(run, [s[d] for s in hx], [s[d] for s in finals], counts, walk(len(counts), reverse or d == 1))
+        _recurrence(run, [s[d] for s in hx], [s[d] for s in finals], counts, walk(len(counts), d >= forwards))
         saved += run.saved
 
     output = output.view(*x.shape[:-1], directions * width)
@@ -151,7 +151,7 @@ def layer_backward(
     Returns:
         The gradients of ``x``, ``hx`` and ``weights``, None for those not asked for.
     """
-    _, cell, _, reverse, _, _ = unpack(spec)
+    _, cell, _, forwards, _, _ = unpack(spec)
     timing = Timing.of_call(given, spec, scalars)
     if needs_scan(x, given, spec, scalars):
         wanted = [needs[0], *[needs[1]] * len(hx), *[needs[2] and w is not None for w in weights]]
@@ -174,7 +174,7 @@ def layer_backward(
     per_direction = len(saved) // directions
 
     for d, group in enumerate(split_weights(weights, directions)):
-        backwards = reverse or d == 1
+        backwards = d >= forwards
         columns = slice(d * width, (d + 1) * width)
         initial = [s[d] for s in hx]
         kept = saved[d * per_direction : (d + 1) * per_direction]

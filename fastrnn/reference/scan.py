@@ -105,13 +105,13 @@ def scan(
     outputs, finals = [], []
 
     for d, group in enumerate(split_weights(weights, hx[0].size(0))):
-        reverse = timing.reverse or d == 1
+        reverse = d >= timing.forwards
         masks = Masks(timing, len(counts), reverse)
         data = x if masks.there is None else x.masked_fill(~masks.there, 0)  # whatever stands past the end
         data = data.flatten(0, -2)
         x_gates = _input_gates(data, group, own).split(counts)
         mask = None if timing.mask is None else upcast([timing.mask[d]])[0]
-        keep = zones(timing, len(counts), hx[0].size(2), reverse, x) if timing.rates else None
+        keep = zones(timing, len(counts), hx[0].size(2), d, x) if timing.rates else None
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
         rows: list[tuple[Tensor, ...]] = [()] * len(counts)
         for t in walk(len(counts), reverse):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._spec import FIRST_STEP, REVERSE
+from .._spec import FIRST_STEP, FORWARDS
 
 
 class Timing(NamedTuple):
@@ -20,8 +20,8 @@ class Timing(NamedTuple):
     ``resets``       (B, T) bool: where set, no state crosses the edge between step t - 1 and step t, in either
                      direction, nor does the initial state enter step 0 forwards; there states are ``Cell.initial``
     ``mask``         (D, B, R): what h is multiplied with on its way to the recurrent weights, and in a cell without
-    ``seeds``        (B,) int64: a key for each row, of what zoneout draws; without, its expectation
-    ``reverse``      the one direction there is runs backwards in time
+    ``seeds``        (D, B) int64: a key for each row, of what zoneout draws; without, its expectation
+    ``forwards``     so many directions run forwards in time, those that follow backwards
     ``first_step``   what step 0 is in the sequence that this may be a part of
     ``rates``        of zoneout, of h and of the other states; or nothing
     """
@@ -31,18 +31,18 @@ class Timing(NamedTuple):
     resets: Tensor | None = None
     mask: Tensor | None = None
     seeds: Tensor | None = None
-    reverse: bool = False
+    forwards: int = 1
     first_step: int = 0
     rates: tuple[float, ...] = ()
 
     @classmethod
     def of_call(cls, given: Sequence[Tensor | None], spec: Sequence[int], scalars: Sequence[float]) -> Timing:
         """That of a layer call (``_spec``) of a cell without scalars of its own."""
-        return cls(*given, bool(spec[REVERSE]), spec[FIRST_STEP], tuple(scalars))
+        return cls(*given, spec[FORWARDS], spec[FIRST_STEP], tuple(scalars))
 
     @property
     def given(self) -> list[Tensor | None]:
-        """As a call has it, beside ``reverse`` (``_spec``)."""
+        """As a call has it, beside ``forwards`` (``_spec``)."""
         return list(self[:5])
 
     @property
@@ -54,7 +54,7 @@ class Timing(NamedTuple):
         if not self.is_dropping:
             return self
         mask = None if self.mask is None else self.mask[d : d + 1, :rows]
-        return self._replace(mask=mask, seeds=None if self.seeds is None else self.seeds[:rows])
+        return self._replace(mask=mask, seeds=None if self.seeds is None else self.seeds[d : d + 1, :rows])
 
     @property
     def is_masked(self) -> bool:

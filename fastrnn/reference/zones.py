@@ -33,17 +33,17 @@ def philox(counter: list[Tensor], key: Tensor) -> list[Tensor]:
     return counter
 
 
-def zones(timing: Timing, steps: int, units: int, backwards: bool, like: Tensor) -> list[Tensor | list[float]]:
-    """For h, and for the other states: how much of its value from before each unit keeps, by step (B, H).
+def zones(timing: Timing, steps: int, units: int, d: int, like: Tensor) -> list[Tensor | list[float]]:
+    """In direction ``d``, for h and for the other states: how much of its value from before each unit keeps.
 
-    That is 0 or 1, or the rate where ``timing`` has no seeds.
+    By step, (B, H). That is 0 or 1, or the rate where ``timing`` has no seeds.
     """
     if timing.seeds is None:
         return [[rate] * steps for rate in timing.rates]
-    seeds = timing.seeds
+    seeds = timing.seeds[d]
     step = torch.arange(timing.first_step, timing.first_step + steps, device=seeds.device)[:, None, None] & _WORD
     zero = torch.zeros_like(step)
     unit = torch.arange(units, device=seeds.device) + zero
-    words = philox([unit, step, zero + int(backwards), zero], seeds[None, :, None])
+    words = philox([unit, step, zero, zero], seeds[None, :, None])
     thresholds = [int(rate * (1 << _BITS) + 0.5) for rate in timing.rates]
     return [((word >> (32 - _BITS)) < threshold).to(like.dtype) for word, threshold in zip(words, thresholds)]

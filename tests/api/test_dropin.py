@@ -103,7 +103,6 @@ LAYER_ATTRIBUTES = [
     "training",
 ]
 METHODS = [
-    "flatten_parameters",
     "reset_parameters",
     "check_input",
     "check_hidden_size",

@@ -169,7 +169,7 @@ def test_graphs_autocast_and_copies(cell):
         output.float().sum().backward()
     expected = seeded(module, x)[0]
     assert (output.float() - expected).norm() < 0.05 * expected.norm()
-    assert module.regularised == copy.deepcopy(module).regularised == {"recurrent_dropout": P, "weight_dropout": P}
+    assert module.own_options == copy.deepcopy(module).own_options == {"recurrent_dropout": P, "weight_dropout": P}
     assert f", recurrent_dropout={P}, weight_dropout={P}" in repr(module)
     with pytest.raises(RuntimeError, match=r"torch\.jit\.script cannot compile fastrnn"):
         torch.jit.script(module)
@@ -186,7 +186,7 @@ def test_rates_that_are_none_are_refused(cell):
 def test_torch_is_asked_for_dropped_weights_alone():
     x = torch.randn(5, 4, 3)
     module = fastrnn.LSTM(3, 6, recurrent_dropout=P)
-    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match="recurrent_dropout or zoneout"):
+    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match="recurrent_dropout, zoneout or heads"):
         module(x)
     assert "aten" in fastrnn.explain(module, x).reasons
     with fastrnn.backend("aten"):

@@ -89,7 +89,7 @@ def test_opcheck_with_lengths_and_resets(mode, projected):
 
 
 def test_opcheck_of_a_reverse_direction():
-    args = forward_arguments(*arguments("GRU", 1, True, False), reverse=True)
+    args = forward_arguments(*arguments("GRU", 1, True, False), forwards=0)
     torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args)
 
 

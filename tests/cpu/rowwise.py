@@ -42,7 +42,7 @@ def rowwise(call: Call) -> list[Tensor]:
     lengths = [T] * B if call.lengths is None else call.lengths.tolist()
     steps, final = oracle.layer(
         call.cell.index, call.x, lengths, call.hx, call.weights, biased=each >= 4, projected=each % 2 == 1,
-        resets=call.resets, reverse=call.directions == "reverse",
+        resets=call.resets, forwards=int(call.directions != "reverse"),
     )  # fmt: skip
     return [steps[0], *final, *([steps[1]] if call.cells else [])]
 

@@ -93,7 +93,7 @@ def gradients_for(call: Call, dtype: torch.dtype) -> list[Tensor]:
 
 
 def options_of(call: Call) -> dict:
-    return {"lengths": call.lengths, "resets": call.resets, "reverse": call.directions == "reverse"}
+    return {"lengths": call.lengths, "resets": call.resets, "forwards": int(call.directions != "reverse")}
 
 
 def run(call: Call, incoming: list[Tensor], padding: float = 0.0, sizes: Tensor | None = None, needs=(True,) * 3):
@@ -285,8 +285,8 @@ def test_refused_combinations():
     gru, both = draw("GRU", 5, 3, 2, 4), draw("LSTM", 5, 3, 2, 4, "both")
     of_gru = gru.cell.index, gru.x, None, gru.hx, gru.weights
     of_both = both.cell.index, both.x, None, both.hx, both.weights
-    with pytest.raises(RuntimeError, match="reverse needs one direction, got 2"):
-        KERNELS.layer_forward(*forward_arguments(*of_both, reverse=True))
+    with pytest.raises(RuntimeError, match=r"forwards must be in 0 \.\. D = 2, got 3"):
+        KERNELS.layer_forward(*forward_arguments(*of_both, forwards=3))
     sizes, lengths = torch.full((5,), 3), torch.full((3,), 5)
     with pytest.raises(RuntimeError, match="lengths and batch_sizes exclude each other"):
         rows = gru.x.flatten(0, 1)
@@ -310,7 +310,7 @@ def test_refused_lists():
     gru = draw("GRU", 5, 3, 2, 4)
     good = forward_arguments(gru.cell.index, gru.x, None, gru.hx, gru.weights)
     refused = [
-        (replaced(good, 4, 0, 7), r"spec must hold 6 numbers and begin with version 1, got \[7, 1, 1, 0, 0, 0\]"),
+        (replaced(good, 4, 0, 7), r"spec must hold 6 numbers and begin with version 2, got \[7, 1, 1, 1, 0, 0\]"),
         (replaced(good, 4, 1, 99), r"cell must be in 0 \.\. .*, got 99"),
         (replaced(good, 4, 2, 3), r"save must be 0 \(nothing\), 1 \(everything\) or 2 \(states\), got 3"),
         (replaced(good, 3, 0, None), "w_ih must be a tensor in every direction, got None"),

@@ -80,7 +80,7 @@ class Layer:
         seed=0,
         lengths=None,
         resets=None,
-        reverse=False,
+        forwards=None,
         cells=False,
         masked=False,
         rates=(),
@@ -94,7 +94,7 @@ class Layer:
         self.random = torch.Generator().manual_seed(seed)
         self.lengths = sorted((1 + (b * 7 + seed) % T for b in range(B)), reverse=True) if packed else [T] * B
         self.lengths[0] = T
-        self.timing = {"reverse": True} if reverse else {}
+        self.timing = {} if forwards is None else {"forwards": forwards}
         if lengths is not None:
             self.lengths, self.timing["lengths"] = lengths, torch.tensor(lengths)
         if resets is not None:
@@ -116,7 +116,7 @@ class Layer:
         if rates:
             self.timing |= {"rates": rates, "first_step": first_step}
             if not expectation:
-                self.timing["seeds"] = torch.randint(2**63 - 1, (B,), generator=self.random)
+                self.timing["seeds"] = torch.randint(2**63 - 1, (D, B), generator=self.random)
         self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
         if oracle.MODES[cell] in ("RNN_RELU", "IND_RNN") and biased:
             self.stay_off_the_kink(1 + recurrent)
@@ -161,7 +161,7 @@ class Layer:
         """output, hn, grad_x, grad_hx, grad_weights in float64."""
         x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
         hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
-        timing = {"resets": self.timing.get("resets"), "reverse": "reverse" in self.timing}
+        timing = {"resets": self.timing.get("resets"), "forwards": self.timing.get("forwards", 1)}
         if "mask" in self.timing:
             timing["mask"] = self.timing["mask"].double()
         if "rates" in self.timing:
@@ -175,12 +175,12 @@ class Layer:
         hn += [self.rows(cells) for cells in wanted[len(hn) + 1 :]]
         return self.rows(steps[0]), hn, self.rows(grad_x), grad[: len(hx)], grad[len(hx) :]
 
-    def keep(self, b, t, backwards):
+    def keep(self, d, b, t):
         """What zoneout keeps of the units of row b in step t."""
         rates, H = self.timing["rates"], self.hx[0].size(2)
         if "seeds" not in self.timing:
             return rates
-        return oracle.kept(int(self.timing["seeds"][b]), t + self.timing["first_step"], backwards, H, rates)
+        return oracle.kept(int(self.timing["seeds"][d, b]), t + self.timing["first_step"], H, rates)
 
     def arguments(self, save=1):
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
@@ -315,32 +315,35 @@ def small_layers(cell, precision, make=Layer, shapes=SHAPES):
 MIXED, NONE, ALL = [4, 0, 3, 1, 4, 2, 4, 0, 1], [0, 0], [3, 3, 3]
 TIMED = [
     ((4, 9, 17), 2, {"lengths": MIXED, "resets": "random", "cells": True}),
-    ((4, 9, 17), 1, {"lengths": MIXED, "resets": "ends", "reverse": True, "cells": True}),
+    ((4, 9, 17), 1, {"lengths": MIXED, "resets": "ends", "forwards": 0, "cells": True}),
     ((4, 9, 11), 2, {"lengths": MIXED}),
     ((3, 3, 9), 2, {"resets": "ends"}),
     ((3, 3, 9), 1, {"lengths": ALL, "resets": "everywhere"}),
     ((2, 2, 9), 2, {"lengths": NONE, "resets": "random", "cells": True}),
     ((1, 2, 9), 2, {"lengths": [1, 0], "resets": "everywhere"}),
     ((1, 2, 9), 2, {"resets": "everywhere"}),
-    ((3, 3, 9), 1, {"reverse": True}),
-    ((3, 3, 9), 1, {"reverse": True, "packed": True, "cells": True}),
+    ((3, 3, 9), 1, {"forwards": 0}),
+    ((3, 3, 9), 1, {"forwards": 0, "packed": True, "cells": True}),
+    ((3, 5, 9), 4, {"forwards": 2, "packed": True}),  # heads are directions
 ]
 
 
 def masked_layers(cell, precision, make=Layer, **named):
-    """With an operand mask: padded and packed, with lengths and resets, in both directions and one."""
+    """With an operand mask: padded and packed, with lengths and resets, in both directions, in one, and with heads."""
     options = {"masked": True} | named
     yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **options)
     yield make(cell, precision, (2, 33, 3, 40), seed=1, **options)
+    yield make(cell, precision, (3, 5, 3, 9), 3, forwards=3, **options)
     yield from list(timed_layers(cell, precision, make, **options))[:2]
 
 
 def zoned_layers(cell, precision, make=Layer, **named):
-    """With zoneout: packed, with lengths and resets, with an operand mask, and in expectation."""
+    """With zoneout: packed, with lengths and resets, with an operand mask, in expectation, and with heads."""
     options = {"rates": (0.3, 0.6)} | named
     yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **options)
     yield make(cell, precision, (3, 5, 3, 33), 2, masked=True, first_step=7, **options)
     yield make(cell, precision, (3, 5, 3, 8), 2, expectation=True, **options)
+    yield make(cell, precision, (4, 9, 5, 8), 6, lengths=MIXED, forwards=3, **options)
     yield from list(timed_layers(cell, precision, make, **options))[:2]
 
 

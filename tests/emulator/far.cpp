@@ -163,7 +163,7 @@ Moment moment_of_row(int d, int64_t t, int64_t row) {
   static const int64_t lengths[kRows] = {3, 0, 2, 1, 3, 3, 2, 3, 1, 0, 0, 3, 2, 2, 1, 3};
   static const bool resets[kRows * 3] = {false, true,  false, true, false,
                                          false, false, false, true};
-  return Course{3, false, lengths, resets}.moment(d, t, row);
+  return Course{3, 1, lengths, resets}.moment(d, t, row);
 }
 
 template <class Scalar>
@@ -207,7 +207,7 @@ std::vector<unsigned char> Run<Scalar>::of(int cell, Dtype dtype, const StepKern
   const bool projected = R != H, shared = kCells[cell].shared_gate_grad;
   std::vector<int64_t> offsets = l_.offsets;
   offsets.push_back(l_.total);
-  const Schedule schedule(offsets);
+  const Schedule schedule(offsets, 1);
 
   LayerForward forward{cell, dtype, kernel, schedule, {}};
   forward.lengths = true;  // no copies of all rows of hn
@@ -354,8 +354,8 @@ bool same_others() {
     resets.data[(first + row) * 3 + 1] = row % 2;
   }
   emulator::last_blocks = 12;
-  const Course course{3, false, lengths.data, resets.data};
-  const Course near{3, false, lengths.data + first, resets.data + first * 3};
+  const Course course{3, 1, lengths.data, resets.data};
+  const Course near{3, 1, lengths.data + first, resets.data + first * 3};
   bool good = write_moments(moments.data, course, B, kDirections, nullptr) == cudaSuccess;
   for (int64_t row = 0; row < kDirections * kRows; ++row) {
     const int64_t d = row / kRows, b = row % kRows;

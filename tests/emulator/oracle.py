@@ -99,9 +99,9 @@ def philox(counter, key):
     return c
 
 
-def kept(seed, t, backwards, units, rates):
+def kept(seed, t, units, rates):
     """What units keep of h, and of the other states, in a step of a row with this seed."""
-    words = [philox((unit, t, int(backwards), 0), (seed % 2**32, seed >> 32)) for unit in range(units)]
+    words = [philox((unit, t, 0, 0), (seed % 2**32, seed >> 32)) for unit in range(units)]
     return [torch.tensor([float(w[k] >> 8 < rates[k] * 2**24) for w in words], dtype=torch.float64) for k in (0, 1)]
 
 
@@ -142,8 +142,8 @@ def is_cut(resets, length, t, backwards):
     return bool(t + 1 < length and resets[t + 1] if backwards else resets[t])
 
 
-def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse=False, mask=None, keep=None):
-    """cell a number or a Formula, x (T, B, I), mask (D, B, R), keep(row, step, backwards) as `kept` -> states of every
+def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, forwards=1, mask=None, keep=None):
+    """cell a number or a Formula, x (T, B, I), mask (D, B, R), keep(direction, row, step) as `kept` -> states of every
     step, each (T, B, D*R), zero past a row's length; and the final states."""
     count, recurrent, initial, of_row = cell if isinstance(cell, Formula) else of_number(cell)
     directions, each = hx[0].size(0), 1 + recurrent + 2 * biased + projected + count
@@ -157,14 +157,14 @@ def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse
         b_ih, b_hh = w[1:] if biased else (0, 0)
         for b, length in enumerate(lengths):
             state = tuple(s[d, b] for s in hx)
-            backwards = reverse or d == 1
+            backwards = d >= forwards
             for t in reversed(range(length)) if backwards else range(length):
                 if is_cut(None if resets is None else resets[b], length, t, backwards):
                     state = tuple(torch.full_like(s, value) for s, value in zip(state, initial, strict=True))
                 before, seen = state, None if mask is None else mask[d, b]
                 state = of_row(x[t, b], before, w[0], w_hh, b_ih, b_hh, w_hr, params, seen)
                 if keep is not None:
-                    state = zoned(keep(b, t, backwards), before, state)
+                    state = zoned(keep(d, b, t), before, state)
                 for s, value in enumerate(state):
                     visited[s][t][b][d] = value
             for s, value in enumerate(state):
@@ -177,22 +177,28 @@ def layer(cell, x, lengths, hx, weights, biased, projected, resets=None, reverse
     return steps, [torch.stack([torch.stack(row) for row in state]) for state in final]
 
 
+def dense(w_hh, cell):
+    """(heads, G * H / heads, H / heads) as (G * H, H)."""
+    gates = [torch.block_diag(*blocks) for blocks in zip(*[head.chunk(GATES[cell]) for head in w_hh])]
+    return torch.cat(gates)
+
+
 def stack(module, x, hx, lengths=None, reset_mask=None, masks=None, seeds=None, cell=None):
     """The output of a module, its final states, and the states of every step by layer; x is (T, B, I).
 
-    masks (layers * D, B, H) are those of recurrent_dropout, seeds (layers, B) those of zoneout, which without them has
-    its expectation; ``cell`` is the module's Formula where it has no number.
+    masks (layers * D, B, H) are those of recurrent_dropout, seeds (layers * D, B) those of zoneout, which without them
+    has its expectation; ``cell`` is the module's Formula where it has no number. Heads are a block-diagonal w_hh.
     """
     cell, D, sequences, finals = cell or MODES.index(module.mode), 1 + module.bidirectional, [], []
     lengths = [x.size(0)] * x.size(1) if lengths is None else lengths.tolist()
-    flat = module._weights()
+    flat = [dense(w, cell) if w.dim() == 3 else w for w in module._weights()]
     each = len(flat) // module.num_layers
     for index in range(module.num_layers):
 
-        def keep(b, t, backwards, index=index):
+        def keep(d, b, t, index=index):
             if seeds is None:
                 return module.zoneout
-            return kept(int(seeds[index][b]), t, backwards, module.hidden_size, module.zoneout)
+            return kept(int(seeds[index * D + d][b]), t, module.hidden_size, module.zoneout)
 
         rows, weights = slice(index * D, (index + 1) * D), flat[index * each : (index + 1) * each]
         steps, final = layer(

@@ -25,7 +25,7 @@ std::vector<uint8_t> masked_rows(int64_t B, int64_t T, int64_t D) {
   const auto resets = std::make_unique<bool[]>(B * T);
   for (int64_t b = 0; b < B; ++b) lengths[b] = b % (T + 1);
   for (int64_t i = 0; i < B * T; i += 2) resets[i] = true;
-  const Course course{T, false, lengths.data(), resets.get()};
+  const Course course{T, 1, lengths.data(), resets.get()};
   std::vector<uint8_t> moments;
   for (int d = 0; d < D; ++d) {
     for (int64_t t = -1; t <= T; ++t) {
@@ -42,7 +42,7 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
   const int64_t B = 9, H = 17, D = 2;
   const std::vector<int64_t> offsets =
       masked ? std::vector<int64_t>{0, B, 2 * B, 3 * B} : std::vector<int64_t>{0, B, B + 5, B + 6};
-  const Schedule schedule(offsets);
+  const Schedule schedule(offsets, 1);
   const std::vector<uint8_t> moments = masked_rows(B, schedule.steps(), D);
   const int64_t N = schedule.total(), G = kCells[cell].gates;
 

@@ -52,7 +52,7 @@ def masked(cell, precision, seed, directions=2, **options):
     T, B = 4, 5
     lengths = [(3 * b + seed) % (T + 1) for b in range(B)]
     resets = resets_of("random", B, T).roll(seed) & (torch.tensor(lengths) % T > 0).unsqueeze(1)
-    options = {"lengths": lengths, "resets": resets, "cells": True, "reverse": directions == 1} | options
+    options = {"lengths": lengths, "resets": resets, "cells": True, "forwards": directions - 1} | options
     layer = Layer(cell, precision, (T, B, 2, 9), directions, seed=seed, **options)
     for state in layer.hx:
         state[:, lengths.index(0)] = torch.inf

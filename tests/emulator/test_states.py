@@ -27,7 +27,7 @@ class WithStates(Layer):
 def layers(cell, precision, make=WithStates, **named):
     yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **named)
     yield from list(timed_layers(cell, precision, make, **named))[:2]  # lengths and resets, in both directions and back
-    yield make(cell, precision, (3, 4, 3, 11), packed=True, biased=False, reverse=True, **named)
+    yield make(cell, precision, (3, 4, 3, 11), packed=True, biased=False, forwards=0, **named)
     yield make(cell, precision, (3, 4, 3, 11), 2, packed=True, masked=True, **named)
     if not named.get("projection"):
         yield make(cell, precision, (3, 4, 3, 11), 2, packed=True, rates=(0.5, 0.4), **named)

@@ -39,8 +39,9 @@ FLOORS = [
     ],
     ["verdict.kept", "verdict.proof", "verdict.prove", "verdict.first_call"],
     ["_backends.choice", "_backends.dispatch", "_backends.aten", "_backends.autograd", "_backends.graph"],
-    ["_call.checks", "_call.extras", "_call.chunks", "_call.wavefront", "_call.stack"],
-    ["functional", "_tools", "modules", "layers", "own_cells", "cells", "compilation", "conversion", "inference"],
+    ["_call.checks", "_call.extras", "_call.heads", "_call.chunks", "_call.wavefront", "_call.stack"],
+    ["functional", "_tools", "_options", "modules", "layers", "own_cells", "cells"],
+    ["compilation", "conversion", "inference"],
     ["__init__"],
     ["bench", "verdict.worker", "verdict.tune", "_info", "__main__"],
 ]

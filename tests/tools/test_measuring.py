@@ -321,7 +321,7 @@ def test_check_command_tells_a_wrong_layer_by_its_exit_status(monkeypatch, capsy
     monkeypatch.setattr(command.dispatch, "BACKENDS", ("reference",))
     assert command.main(["--dtype", "float32", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "13 of 13 within twice torch's error against float64"
+    assert lines[-1] == "33 of 33 within twice torch's error against float64"
     for wrong in (WrongOutput, WrongStateGradient):
         monkeypatch.setattr("fastrnn.LSTM", wrong)
         assert command.main(["--dtype", "float64", "--device", "cpu"]) == 1

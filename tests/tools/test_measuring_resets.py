@@ -120,7 +120,7 @@ def test_the_rl_grid_has_rows_with_and_without():
 def test_rows_with_resets_have_a_mean_of_their_own():
     base = dict.fromkeys(summary.GROUP, "") | {"grid": "rl", "cell": "LSTM", "dtype": "float32", "mode": "forward"}
     base |= dict.fromkeys(("T", "B", "I", "H", "layers", "directions"), "1") | {"packed": "False", "status": "ok"}
-    base |= {"P": "0", "nonlinearity": "", "call": "", "of_floor": "", "ours_bytes": ""}
+    base |= {"P": "0", "nonlinearity": "", "call": "", "option": "", "of_floor": "", "ours_bytes": ""}
     base |= {"extension": "yes", "cuda": "", "opponent": "torch"}
     rows = [base | {"resets": "0.0", "ratio": "1.0"}, base | {"resets": "0.03", "ratio": "4.0"}]
     assert [group.mean for group in summary.groups(rows)] == [pytest.approx(1.0), pytest.approx(4.0)]

@@ -74,7 +74,7 @@ class Run {
               l.D,
               l.offsets.data(),
               threads,
-              l.reverse,
+              l.forwards,
               l.batch,
               l.order.empty() ? nullptr : l.order.data(),
               l.resets.get()} {

@@ -55,7 +55,7 @@ inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool proje
     if (projected) l.weights[d].w_hr = draw(&random, R * s.H, 24);
   }
   l.batch = s.B;
-  l.reverse = timing.reverse && D == 1;
+  l.forwards = timing.reverse ? D - 1 : 1;
   if (timing.order && s.B > 0) {
     l.batch = s.B + 2;
     l.order.resize(l.batch);

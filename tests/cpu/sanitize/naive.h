@@ -29,7 +29,7 @@ struct Layer {
   int64_t batch;
   std::vector<int64_t> order;
   std::unique_ptr<bool[]> resets;
-  bool reverse;
+  int forwards;
   Values grad_cells;
 
   int64_t rows() const { return offsets[T]; }
@@ -39,7 +39,7 @@ struct Layer {
     return order.empty() ? offsets[t] + b : t * batch + order[b];
   }
   int64_t state(int d, int64_t b) const { return d * batch + (order.empty() ? b : order[b]); }
-  bool backwards(int d) const { return d == 1 || reverse; }
+  bool backwards(int d) const { return d >= forwards; }
   // Whether a reset lies between the step that row b takes before step t and t itself.
   bool cut(int d, int64_t t, int64_t b) const {
     if (!resets) return false;

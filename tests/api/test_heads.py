@@ -1,0 +1,165 @@
+"""``num_heads``: groups of units that share the input and know nothing of each other's states."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from emulator import oracle
+from test_dropping import ASKED, backends, layer, seeded
+from test_own_cells import given, gradients, states_of, tensors
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
+from fastrnn.registry import ALL_CELLS
+
+RECURRENT = [cell for cell in ALL_CELLS.values() if cell.recurrent and not cell.statistics]
+each_cell = pytest.mark.parametrize("cell", RECURRENT, ids=lambda cell: cell.mode)
+
+
+@each_cell
+@backends
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("heads", [2, 3])
+def test_heads_are_a_block_diagonal_matrix(cell, backend, asked, heads):
+    module = layer(cell, 3, 6, 2, 2, num_heads=heads).double()
+    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
+    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
+    inputs = [x, *hx, *module.parameters()]
+    with fastrnn.backend(backend):
+        found = tensors(module(x, given(hx), all_states=True, **asked))
+        found_grads = gradients(found, inputs)
+    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(oracle.stack(module, x, hx, **timing))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_the_same_blocks_in_a_layer_of_torch(kind):
+    ours = getattr(fastrnn, kind)(5, 12, 2, bidirectional=True, num_heads=3)
+    theirs, gates = getattr(nn, kind)(5, 12, 2, bidirectional=True), {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    weights = ours.state_dict()
+    for name, weight in weights.items():
+        if name.startswith("weight_hh"):
+            assert weight.shape == (3, gates * 4, 4)
+            weights[name] = torch.cat([torch.block_diag(*weight[:, g * 4 : g * 4 + 4]) for g in range(gates)])
+    theirs.load_state_dict(weights)
+    x = torch.randn(7, 4, 5)
+    torch.testing.assert_close(tensors(ours(x)), tensors(theirs(x)))
+
+
+@each_cell
+def test_packed_rows_unbatched_input_and_batch_first(cell):
+    module, x, lengths = layer(cell, 3, 8, 2, 2, num_heads=4), torch.randn(5, 4, 3), torch.tensor([2, 5, 1, 3])
+    expected, last = module(x, lengths=lengths)
+    packed, final = module(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
+    torch.testing.assert_close(module(x[:, 0])[0], module(x)[0][:, 0])
+    first = layer(cell, 3, 8, 2, 2, batch_first=True, num_heads=4)
+    first.load_state_dict(module.state_dict())
+    torch.testing.assert_close(first(x.transpose(0, 1))[0].transpose(0, 1), module(x)[0])
+
+
+@each_cell
+def test_heads_know_nothing_of_each_other(cell):
+    module, x = layer(cell, 3, 8, num_heads=2), torch.randn(5, 4, 3)
+    output, _ = module(x)
+    (grad,) = torch.autograd.grad(output[..., :4].sum(), module.weight_hh_l0)
+    assert grad[0].abs().min() >= 0 and grad[0].any() and not grad[1].any()
+
+
+@each_cell
+def test_derivatives_of_any_order(cell):
+    module = layer(cell, 2, 4, num_heads=2).double()
+    hx = states_of(cell, 1, 2, 4, torch.float64)
+    inputs = [t.requires_grad_() for t in (torch.randn(3, 2, 2, dtype=torch.float64), *hx)]
+
+    def loss(x, *hx):
+        return module(x, given(hx))[0]
+
+    assert gradcheck(loss, inputs) and gradgradcheck(loss, inputs)
+    batch = torch.randn(3, 3, 2, 2, dtype=torch.float64)
+    expected = torch.stack([module(x)[0] for x in batch])
+    torch.testing.assert_close(torch.vmap(lambda x: module(x)[0])(batch), expected)
+
+
+@each_cell
+@backends
+def test_each_head_drops_units_of_its_own(cell, backend):
+    """Zoneout with heads: rates, the same for packed rows and chunks, and no head like another."""
+    module, x = layer(cell, 3, 128, 1, 2, zoneout=0.4, num_heads=2), torch.randn(20, 8, 3)
+    lengths = torch.tensor([20, 6, 11, 3, 16, 4, 15, 20])
+    with fastrnn.backend(backend):
+        expected, last = seeded(module, x, lengths=lengths)
+        packed, final = seeded(module, pack_padded_sequence(x, lengths, enforce_sorted=False))
+        torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
+        torch.testing.assert_close(seeded(module, x, lengths=lengths, checkpoint_chunks=3)[0], expected)
+        output = seeded(module, x)[0][..., :128]
+    if cell.nonlinearity == "relu":  # zeros are the same without being kept
+        return
+    same = (output[1:] == output[:-1]).unflatten(2, (2, 64)).double()
+    assert abs(same.mean() - 0.4) < 0.02
+    assert abs((same[:, :, 0] * same[:, :, 1]).mean() - 0.16) < 0.02
+
+
+@each_cell
+def test_backends_drop_the_same(cell):
+    module, x = (
+        layer(cell, 3, 8, 2, 2, zoneout=0.3, recurrent_dropout=0.4, weight_dropout=0.2, num_heads=2),
+        torch.randn(5, 4, 3),
+    )
+    with fastrnn.backend("reference"):
+        expected = tensors(seeded(module, x))
+    torch.testing.assert_close(tensors(seeded(module, x)), expected)
+
+
+@each_cell
+def test_graphs_autocast_copies_and_other_tools(cell):
+    module, x = layer(cell, 3, 8, 2, 2, num_heads=2), torch.randn(5, 4, 3)
+    torch.compiler.reset()  # a process compiles a forward for so many modules only
+    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(tensors(made(x)), tensors(module(x)))
+    found = torch.autograd.grad(made(x)[0].sum(), list(made.parameters()))
+    torch.testing.assert_close(found, torch.autograd.grad(module(x)[0].sum(), list(module.parameters())))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = module(x)
+        output.float().sum().backward()
+    expected = module(x)[0]
+    assert (output.float() - expected).norm() < 0.05 * expected.norm()
+    again = pickle.loads(pickle.dumps(copy.deepcopy(module)))
+    assert again.num_heads == 2 and again.own_options == {"num_heads": 2} and "num_heads=2" in repr(again)
+    assert torch.equal(again(x)[0], expected)
+    exported = torch.export.export(module.eval(), (x,))
+    torch.testing.assert_close(tensors(exported.module()(x)), tensors(module(x)))
+    torch.testing.assert_close(tensors(fastrnn.freeze(module)(x)), tensors(module(x)))
+    module.flatten_parameters()
+    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match="torch has no"):
+        module(x)
+    explanation = fastrnn.explain(module, x)
+    assert explanation.backend in ("cpu", "reference") and explanation.call.directions == 4
+
+
+def test_what_does_not_divide_is_refused():
+    for heads in (0, -1, 4, True, 2.0, "2", None):
+        with pytest.raises(ValueError, match="GRU: num_heads must be a divisor of hidden_size = 6, got"):
+            fastrnn.GRU(3, 6, num_heads=heads)
+    with pytest.raises(ValueError, match="LSTM: num_heads must be at most 16, got 32"):
+        fastrnn.LSTM(3, 64, num_heads=32)
+    with pytest.raises(ValueError, match="LSTM: num_heads must be at most 8 of both directions, got 16"):
+        fastrnn.LSTM(3, 64, num_heads=16, bidirectional=True)
+    with pytest.raises(ValueError, match="LSTM: num_heads and proj_size exclude each other"):
+        fastrnn.LSTM(3, 6, num_heads=2, proj_size=2)
+    with pytest.raises(ValueError, match="IndRNN: num_heads must be 1, got 2: each unit is a head of its own"):
+        fastrnn.IndRNN(3, 6, num_heads=2)
+    with pytest.raises(ValueError, match="num_heads must be 1, got 2: all units of a row are normalised together"):
+        fastrnn.LayerNormGRU(3, 6, num_heads=2)
+    assert fastrnn.LSTM(3, 6, num_heads=1).weight_hh_l0.shape == (24, 6)
+    module = fastrnn.LSTM(3, 6, num_heads=2)
+    assert fastrnn.revert_(module).skipped == {"": "torch.nn has no num_heads"}
+    with pytest.raises(RuntimeError, match="size mismatch for weight_hh_l0"):
+        module.load_state_dict(nn.LSTM(3, 6).state_dict())
