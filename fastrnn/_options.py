@@ -53,7 +53,7 @@ class Options(nn.RNNBase):
         if not cell.recurrent:
             raise ValueError(f"{name}: num_heads must be 1, got {heads}: each unit is a head of its own")
         if cell.statistics:
-            raise ValueError(f"{name}: num_heads must be 1, got {heads}: statistics are of all units together")
+            raise ValueError(f"{name}: num_heads must be 1, got {heads}: all units of a row are normalised together")
         if self.proj_size:
             raise ValueError(f"{name}: num_heads and proj_size exclude each other")
         self.num_heads, units = heads, hidden // heads

@@ -156,9 +156,7 @@ def test_what_does_not_divide_is_refused():
         fastrnn.LSTM(3, 6, num_heads=2, proj_size=2)
     with pytest.raises(ValueError, match="IndRNN: num_heads must be 1, got 2: each unit is a head of its own"):
         fastrnn.IndRNN(3, 6, num_heads=2)
-    with pytest.raises(
-        ValueError, match="LayerNormGRU: num_heads must be 1, got 2: statistics are of all units together"
-    ):
+    with pytest.raises(ValueError, match="num_heads must be 1, got 2: all units of a row are normalised together"):
         fastrnn.LayerNormGRU(3, 6, num_heads=2)
     assert fastrnn.LSTM(3, 6, num_heads=1).weight_hh_l0.shape == (24, 6)
     module = fastrnn.LSTM(3, 6, num_heads=2)

@@ -18,6 +18,7 @@ TINY = Case("LSTM", T=3, B=2, I=4, H=5)
 OWN = [
     ("PeepholeLSTM", ""),
     ("IndRNN", ""),
+    ("LayerNormLSTM", ""),
     ("SLSTM", "forget_gate=exp"),
     ("LSTM", "num_heads=5"),
     ("GRU", "zoneout=0.3"),

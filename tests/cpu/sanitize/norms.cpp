@@ -77,7 +77,7 @@ Values results(const Layer& l, int cell, Dtype dtype, const Division& division) 
              l.D,
              l.offsets.data(),
              division.threads(),
-             l.reverse,
+             l.forwards,
              l.batch,
              l.order.empty() ? nullptr : l.order.data(),
              l.resets.get()};
