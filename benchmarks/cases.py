@@ -115,16 +115,17 @@ def _options(cell: str, *options: str) -> tuple[Case, ...]:
 
 GRIDS |= {
     "own": _grid(OWN_SHAPES, ("float32",), ("LSTM", "PeepholeLSTM", "CIFGLSTM", "SLSTM", "IndRNN"), ("training",)),
+    "norm": _grid(OWN_SHAPES, ("float32",), ("LSTM", "LayerNormLSTM", "GRU", "LayerNormGRU"), ("training",)),
     "regularised": _options("LSTM", "recurrent_dropout=0.25", "zoneout=0.1", "weight_dropout=0.5"),
     "heads": _options("LSTM", "num_heads=2", "num_heads=4", "num_heads=8"),
     "slstm": _options("SLSTM", "forget_gate=exp", "num_heads=4"),
 }
-CPU_GRIDS = ("cpu", "tune", "infer", "stream", "own", "regularised", "heads", "slstm")
+CPU_GRIDS = ("cpu", "tune", "infer", "stream", "own", "norm", "regularised", "heads", "slstm")
 
 # What a reader of a grid's figures has to know besides the shapes.
 NOTES: dict[str, str] = {
     **dict.fromkeys(
-        ("own", "regularised", "heads", "slstm"), "what torch.nn has not is a loop over PyTorch's operations"
+        ("own", "norm", "regularised", "heads", "slstm"), "what torch.nn has not is a loop over PyTorch's operations"
     ),
     "rl": "torch.nn has no resets: it runs episodes side by side or a loop over steps, whichever is faster there",
 }
