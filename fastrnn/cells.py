@@ -96,10 +96,6 @@ class Step(Tooling, nn.RNNCellBase):
             return leaf(self, input, hx)
         cell = ALL_CELLS[self._mode()]
         data, states, weights = self._prepare(input, hx)
-        found = dispatch.infer(cell, data.unsqueeze(0), [h.unsqueeze(0) for h in states], weights, 1, 1)
-        if found is not None:
-            after = [h.squeeze(0) if input.dim() == 2 else h.flatten() for h in found[1:]]
-            return tuple(after) if cell.states > 1 else after[0]
         foreign, autocasting = is_foreign((data, *states, *weights)), is_autocast(data)
         if foreign and hx is None:  # zeros made like a sparse input are sparse
             states = [with_strides(h) for h in states]
@@ -123,6 +119,8 @@ def _step(
     if foreign:
         input, states, weights = for_scan(with_strides(input), states, weights)
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
+    if not foreign and (found := dispatch.infer(cell, data, hx, weights, 1, 1)) is not None:
+        return [h.squeeze(0) for h in found[1:]]
     call = describe(cell, data, None, hx, weights, extended=cell.mode not in CELLS, step=True, foreign=foreign)
     slots = slots_of(cell, weights, 1)
     try:
