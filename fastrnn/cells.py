@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from ._backends import aten, dispatch
 from ._backends.autograd import layer
 from ._call.checks import as_states, check_call
-from ._call.stack import autocast, describe, is_autocast, is_checked_by, is_left_to_torch
+from ._call.stack import autocast, describe, inferred, is_autocast, is_checked_by, is_left_to_torch
 from ._kernels.gate import for_scan, is_foreign, with_strides
 from ._spec import slots_of
 from ._tools import Tooling, leaf
@@ -119,12 +119,12 @@ def _step(
     if foreign:
         input, states, weights = for_scan(with_strides(input), states, weights)
     data, hx = input.unsqueeze(0), [h.unsqueeze(0) for h in states]
-    if not foreign and (found := dispatch.infer(cell, data, hx, weights, 1, 1)) is not None:
-        return [h.squeeze(0) for h in found[1:]]
     call = describe(cell, data, None, hx, weights, extended=cell.mode not in CELLS, step=True, foreign=foreign)
     slots = slots_of(cell, weights, 1)
     try:
         backend = dispatch.choose(call, input)
+        if (found := inferred(backend, call, cell, data, hx, weights)) is not None:
+            return [h.squeeze(0) for h in found[1:]]
         if not is_checked_by(backend):
             check_call(cell, call, data, hx, slots)
         if backend == "aten":

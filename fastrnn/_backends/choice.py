@@ -169,11 +169,6 @@ def _rules() -> dict[tuple, dict[tuple, Callable[[int, int, int], Row | None]]]:
     return found
 
 
-def never_torch(mode: str, dtype: torch.dtype) -> bool:
-    """Whether torch takes no call of this cell and dtype without gradients, whatever its shape."""
-    return (mode, dtype, False) not in _rules()
-
-
 def torch_ahead(call: Call) -> Row | None:
     """The measurement by which torch takes a call on the CPU; None if it is our kernels'."""
     rules = _rules().get((call.mode, call.dtype, call.grad))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from .. import reference
 from .._kernels import ops
 from .._kernels.ops import is_compiling
 from .._spec import Call
-from ..registry import CELLS, OWN_CELLS, USER_CELLS, Cell
+from ..registry import CELLS, OWN_CELLS, USER_CELLS
 from ..verdict import first_call, proof
 from . import choice
 
@@ -196,23 +196,6 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
         expected = ", ".join(str(dtype) for dtype in DTYPES["reference"])
         raise RuntimeError(f"fastrnn: expected tensors of one of {expected}, got {call.dtype}")
     return "aten"  # torch's operators say what they do not compute
-
-
-def infer(
-    cell: Cell,
-    input: torch.Tensor,
-    hx: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor],
-    layers: int,
-    directions: int,
-) -> list[torch.Tensor] | None:
-    """The output and the final states of a plain call without gradients, in one step from here to the CPU kernels; or
-    None where the call may be another backend's, or of another kind."""
-    if ops.infer is None or ops.is_watched() or forced() not in (None, "cpu"):
-        return None
-    if not choice.never_torch(cell.mode, input.dtype):
-        return None
-    return ops.infer((input, *hx, *weights), cell.index, layers, directions)
 
 
 def _choose_for_graph(call: Call) -> str:

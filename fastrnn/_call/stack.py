@@ -195,6 +195,16 @@ def is_checked_by(backend: str) -> bool:
     return (backend == "cpu" or backend == "cuda") and not is_watched()
 
 
+def inferred(
+    backend: str, call: dispatch.Call, cell: Cell, input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """The output and the final states of a plain call without gradients, in one step from here to the CPU kernels; None
+    where it takes the longer way."""
+    if backend != "cpu" or call.grad or ops.infer is None or not is_checked_by(backend):
+        return None
+    return ops.infer((input, *hx, *weights), cell.index, call.layers, call.directions)
+
+
 def is_recomputed(call: dispatch.Call, extras: Extras | None) -> bool:
     """Whether backward computes chunks of time again because the caller asks for it."""
     return extras is not None and extras.chunks is not None and call.grad
@@ -252,10 +262,6 @@ def run(
     that autocast asks for where it is on, and the states of every step by layer, where ``extras`` asks for them.
     """
     directions = (2 if bidirectional else 1) * heads
-    if extras is None and drops is None and batch_sizes is None and heads == 1 and not (dropout and training):
-        found = dispatch.infer(cell, input, hx, weights, num_layers, directions)
-        if found is not None:
-            return found[0], found[1:], []
     foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
     autocasting = is_autocast(input)
     own = extras is not None or cell.mode not in CELLS or drops is not None or heads > 1
@@ -272,12 +278,16 @@ def run(
     if drops is not None:
         call = call._replace(masked=drops.mask is not None, zoned=bool(drops.rates))
         each = drops.by_layer(num_layers, input.dtype)
-    flat, weights = weights, slots_of(cell, weights, num_layers * directions)
     try:
         backend = dispatch.choose(call, input)
     except RuntimeError:  # tensors on several devices, rather than on a wrong one
-        check_call(cell, call, input, hx, weights)
+        check_call(cell, call, input, hx, slots_of(cell, weights, num_layers * directions))
         raise
+    if extras is None and drops is None and batch_sizes is None and heads == 1 and not (dropout and training):
+        found = inferred(backend, call, cell, input, hx, weights)
+        if found is not None:
+            return found[0], found[1:], []
+    flat, weights = weights, slots_of(cell, weights, num_layers * directions)
     late = num_layers == 1 and is_checked_by(backend)
     if not (late or (is_module and backend == "aten" and aten.is_step(call))):
         check_call(cell, call, input, hx, weights)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
-from ..registry import ALL_CELLS
+from .. import registry
 from .case import MODES, Case
 from .environment import ALL_THREADS, environment, heading
 from .measure import PRECISIONS, Setting, measure, precisions_of
 from .memory import KIND
 from .timing import Pace
 
-CELLS = {cell.layer.lower(): cell.layer for cell in ALL_CELLS.values()}
+CELLS = {cell.layer.lower(): cell.layer for cell in (*registry.CELLS.values(), *registry.OWN_CELLS.values())}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
