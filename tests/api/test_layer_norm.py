@@ -173,4 +173,5 @@ def test_on_a_gpu_operations_of_torch_compute_it(kind):
     call = Call(module.mode, "cuda", torch.float32, 5, 4, 3, 8, extended=True)
     assert "a cell with layer normalisation has kernels for the CPU" in dispatch.why_not("cuda", call)
     assert dispatch.choose(call._replace(device="meta")) == "reference"
-    assert OWN_CELLS[module.mode].statistics and not fastrnn.explain(module, torch.randn(5, 4, 3)).reasons.get("cpu")
+    assert OWN_CELLS[module.mode].statistics
+    assert fastrnn.explain(module, torch.randn(5, 4, 3)).backend in ("cpu", "reference")
