@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..registry import Cell
@@ -14,12 +15,12 @@ from ..registry import Cell
 
 def split_states(states: Sequence[Tensor], heads: int) -> list[Tensor]:
     """(rows, B, H), rows being layers and directions, as (rows * heads, B, H / heads)."""
-    return [h.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1) for h in states]
+    return [torch.stack(h.chunk(heads, 2), 1).flatten(0, 1) for h in states]
 
 
 def join_states(states: Sequence[Tensor], heads: int) -> list[Tensor]:
     """The way back."""
-    return [h.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2) for h in states]
+    return [torch.cat(h.unflatten(0, (-1, heads)).unbind(1), 2) for h in states]
 
 
 def split_weights(cell: Cell, weights: Sequence[Tensor], rows: int, heads: int) -> list[Tensor]:
