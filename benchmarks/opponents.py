@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
+from fastrnn._spec import slots_of
 from fastrnn.bench.case import Case, Side, build
 from fastrnn.bench.measure import Opponent, Refused
-from fastrnn.reference.scan import STEP
+from fastrnn.reference import split_weights
+from fastrnn.reference.scan import advance, input_gates
 from fastrnn.registry import ALL_CELLS
 
 OPPONENTS = ("torch", "compiled-loop", "flashrnn")
@@ -23,8 +24,8 @@ def opponent(name: str, case: Case) -> Opponent | None:
     if case.resets:
         raise Refused(f"{name}: not written for resets")
     if name == "compiled-loop":
-        if case.packed or case.directions == 2 or case.option or case.cell == "IndRNN":
-            raise Refused("compiled-loop: written for one direction, padded input, a product with w_hh, and no option")
+        if case.packed or case.directions == 2 or case.option:
+            raise Refused("compiled-loop: written for one direction, padded input and no option")
         return lambda case, device, weights: Side(build(_compiled_loop(case), case, device, weights), case)
     if name == "flashrnn":
         from flashrnn_side import FlashSide, why_not
@@ -39,24 +40,18 @@ def _compiled_loop(case: Case) -> type[nn.Module]:
     """What a PyTorch user would write: one GEMM for all inputs, then a Python loop over a torch.compile'd step."""
     torch.compiler.reset()  # or the shapes of earlier cases would use up its recompilations and leave this one eager
     cell = next(cell for cell in ALL_CELLS.values() if cell.layer == case.cell)
-    of_gates = STEP[cell.mode]
-
-    @torch.compile
-    def step(gates, states, w_hh, b_hh, params):
-        return of_gates(gates, F.linear(states[0], w_hh, b_hh), states, params)
+    step = torch.compile(lambda weights, gates, states: advance(cell, weights, gates, states))
 
     class CompiledLoop(case.layer(fastrnn)):
         def forward(self, x: Tensor | PackedSequence, hx):
             finals = []
             states = hx if isinstance(hx, tuple) else (hx,)
-            weights = self._weights()
-            each = len(weights) // self.num_layers
-            for layer in range(self.num_layers):
-                w_ih, w_hh, b_ih, b_hh, *params = weights[layer * each : (layer + 1) * each]
+            slots = slots_of(cell, self._weights(), self.num_layers)
+            for layer, weights in enumerate(split_weights(slots, self.num_layers)):
                 now = tuple(state[layer] for state in states)
                 outputs = []
-                for gates in F.linear(x, w_ih, b_ih).unbind(0):
-                    now = step(gates, now, w_hh, b_hh, params)
+                for gates in input_gates(x, weights, cell).unbind(0):
+                    now = step(weights, gates, now)
                     outputs.append(now[0])
                 x = torch.stack(outputs)
                 finals.append(now)

@@ -200,7 +200,7 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
   return found;
 }
 
-// Whether torch is to do more with a call than to compute it: gradients, casts, transforms.
+// Whether torch has to record, cast or transform a call with these tensors.
 bool is_observed(const Tensors& tensors) {
   if (at::GradMode::is_enabled()) {
     for (const Tensor& t : tensors) {
@@ -213,9 +213,9 @@ bool is_observed(const Tensors& tensors) {
          torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 
-// A whole stack without gradients: (output, *final states), or nothing where the call is of any
-// other kind or has anything wrong with it, which the longer way then says. `objects` are x, hx and
-// flat weights. A small call takes as long on its way from Python as in the kernels.
+// A whole stack without gradients: (output, *final states). `objects` are x, hx and flat weights.
+// Returns nothing for a call of another kind or with an error in it: the longer way, layer by layer
+// from Python, computes or reports it. That way takes longer than the kernels of a small call.
 std::optional<Tensors> infer(const pybind11::tuple& objects, int64_t cell, int64_t layers,
                              int64_t directions) {
   if (cell >= kCellCount || !are_plain(objects, false)) return std::nullopt;

@@ -93,8 +93,8 @@ class Forward {
     Moments<A> moments;  // of that state
   };
 
-  // So many rows in the whole call are done before the weights would be packed: the more, the
-  // farther away these are. Pairs of 16-bit weights gain more by it.
+  // Calls of at most so many rows do not pack the weights. Packing costs more where the weights are
+  // in a farther cache, and gains more for pairs of 16-bit weights.
   static int64_t pack_rows(const LayerShape& shape) {
     constexpr int64_t kFewWeights = 1 << 16;
     if (Op::kDepth > 1) return 4;
@@ -186,7 +186,7 @@ class Forward {
                    panel<Op>(panels, blocks, block, rows.depth), init, tile,
                    panel<Op>(panels, blocks, next, rows.depth));
     } else {
-      // A single step reads its weights once, and seldom are they near.
+      // A single step reads its weights once, and they are seldom in a near cache.
       const auto multiply_rows =
           s.T == 1 ? multiply_unpacked<S, true> : multiply_unpacked<S, false>;
       multiply_rows(count, rows.row + first, rows.depth, (const S*)w, blocks.columns(block), init,

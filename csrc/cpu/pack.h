@@ -161,8 +161,8 @@ FASTRNN_HD void sum_four(const Vec<float, C>* x, float* out) {
 #endif
 
 // The products of kRows rows with up to kColumns columns of the weights, each contiguous over k.
-// Each value that is loaded serves a whole row or column of the sums. kFar: the weights are in no
-// cache, and columns are too short for the hardware to see where they go on.
+// Each value that is loaded serves a whole row or column of the sums. kFar fetches the next
+// columns ahead, for weights in a far cache: one column is too short for the hardware's prefetcher.
 template <class S, int kRows, int kColumns, bool kFar>
 __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t depth, const S* w,
                                                 int valid, Accumulate<S>* tile, int64_t stride) {

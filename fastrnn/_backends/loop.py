@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan_op
-from torch.nn import functional as F
 
 from .._spec import ALL_STATES, CELL
 from ..reference import Timing, split_weights
 from ..reference.rows import Direction, upcast
-from ..reference.scan import STEP, hidden_gates, input_gates
-from ..reference.timing import Masks
+from ..reference.scan import advance, input_gates
+from ..reference.timing import Masks, visible
 from ..reference.zones import zones
 from ..registry import Cell, cell_of
 from .graph import _fake_forward
@@ -61,37 +60,24 @@ def _direction(
     """The output, with the other states after each step where all are asked for, and the final states."""
     steps, reverse = x.size(0), d >= timing.forwards
     masks = Masks(timing, steps, reverse)
-    data = x if masks.there is None else x.masked_fill(~masks.there, 0)
+    data = visible(x, masks.there)
     rates: Sequence[Tensor | float] = timing.rates
     if timing.seeds is not None and rates:
         rates = zones(timing, steps, states[0].size(-1), d, x)
     # What a step reads of the sequence, and what is the same in all steps. The loop takes those that there are.
     moving = [input_gates(data, group, cell), masks.there, masks.fresh, *rates]
-    fixed = [group.w_hh, group.b_hh, group.w_hr, None if timing.mask is None else timing.mask[d], *group.params]
+    fixed = [None if timing.mask is None else timing.mask[d], group.w_hh, group.b_hh, group.w_hr, *group.params]
     moving_tensors, fixed_tensors = ([t for t in ts if isinstance(t, Tensor)] for ts in (moving, fixed))
 
     def step(*tensors: Tensor) -> list[Tensor]:
         values = iter(tensors)
         before = [next(values) for _ in states]
         gates, there, fresh, *keep = (next(values) if isinstance(t, Tensor) else t for t in moving)
-        w_hh, b_hh, w_hr, mask, *params = (None if t is None else next(values) for t in fixed)
-        entering = before
-        if fresh is not None:
-            entering = [h.masked_fill(fresh, value) for h, value in zip(before, cell.initial)]
-        h = entering[0] if mask is None else entering[0] * mask
-        hidden = hidden_gates(h, group._replace(w_hh=w_hh, b_hh=b_hh, params=tuple(params)), gates, cell)
-        seen = entering if cell.recurrent else [h, *entering[1:]]
-        after = list(STEP[cell.mode](gates, hidden, tuple(seen), tuple(params)))
-        if keep:
-            kept = [keep[k > 0] for k in range(len(after))]
-            after = [rate * old + (1 - rate) * new for rate, old, new in zip(kept, entering, after)]
-        if w_hr is not None:
-            after[0] = F.linear(after[0], w_hr)
-        visible = after if all_states else after[:1]
-        if there is None:
-            return [*after, *(s.clone() for s in visible)]  # results of a step share no memory
-        visible = [s.masked_fill(~there, 0) for s in visible]
-        return [*(torch.where(there, new, old) for old, new in zip(before, after)), *visible]
+        mask, w_hh, b_hh, w_hr, *params = (None if t is None else next(values) for t in fixed)
+        weights = group._replace(w_hh=w_hh, b_hh=b_hh, w_hr=w_hr, params=tuple(params))
+        after = advance(cell, weights, gates, before, mask, fresh, there, keep)
+        seen = after if all_states else after[:1]
+        return [*after, *(s.clone() if there is None else visible(s, there) for s in seen)]  # they share no memory
 
     if reverse:
         moving_tensors = [t.flip(0) for t in moving_tensors]

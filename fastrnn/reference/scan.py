@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..registry import ALL_CELLS, Cell, cell_of
 from . import recorded
 from .rows import Direction, row_counts, split_weights, upcast, walk
-from .timing import Masks, Timing
+from .timing import Masks, Timing, visible
 from .zones import zones
 
 EPSILON = 1e-5
@@ -64,12 +64,6 @@ STEP = {
 }
 
 
-def _zoned(keep: Tensor | float, before: Tensor, after: Tensor) -> Tensor:
-    if isinstance(keep, Tensor):
-        keep = keep[: after.size(0)]
-    return keep * before + (1 - keep) * after
-
-
 def input_gates(data: Tensor, weights: Direction, own: Cell) -> Tensor:
     """The gates of the input, of all steps."""
     if own.statistics:
@@ -77,13 +71,42 @@ def input_gates(data: Tensor, weights: Direction, own: Cell) -> Tensor:
     return F.linear(data, weights.w_ih, weights.b_ih)
 
 
-def hidden_gates(h: Tensor, weights: Direction, like: Tensor, own: Cell) -> Tensor:
+def _hidden_gates(h: Tensor, weights: Direction, like: Tensor, own: Cell) -> Tensor:
     """The gates of the hidden state; without w_hh their bias alone."""
     if own.statistics:
         return _normalised(F.linear(h, weights.w_hh), weights.params[1], weights.b_hh)
     if weights.w_hh is not None:
         return F.linear(h, weights.w_hh, weights.b_hh)
     return torch.zeros_like(like) if weights.b_hh is None else weights.b_hh.expand_as(like)
+
+
+def advance(
+    own: Cell,
+    weights: Direction,
+    gates: Tensor,
+    before: Sequence[Tensor],
+    mask: Tensor | None = None,
+    fresh: Tensor | None = None,
+    there: Tensor | None = None,
+    keep: Sequence[Tensor | float] = (),
+) -> tuple[Tensor, ...]:
+    """The states after a step, of those ``before`` it and the input's ``gates``.
+
+    ``mask`` is what h is multiplied with on its way to W_hh. Rows that are ``fresh`` start from the cell's initial
+    states; rows that are not ``there`` stay as they are. ``keep`` is what zoneout keeps, of h and of the other states.
+    """
+    entering = tuple(before)
+    if fresh is not None:
+        entering = tuple(s.masked_fill(fresh, value) for s, value in zip(entering, own.initial))
+    h = entering[0] if mask is None else entering[0] * mask
+    seen = entering if own.recurrent else (h, *entering[1:])
+    after = STEP[own.mode](gates, _hidden_gates(h, weights, gates, own), seen, weights.params)
+    if keep:
+        rates = (keep[0], *[keep[1]] * (len(after) - 1))
+        after = tuple(rate * old + (1 - rate) * new for rate, old, new in zip(rates, entering, after))
+    if weights.w_hr is not None:
+        after = (F.linear(after[0], weights.w_hr), *after[1:])
+    return after if there is None else tuple(torch.where(there, new, old) for old, new in zip(before, after))
 
 
 def scan(
@@ -99,7 +122,7 @@ def scan(
     Final states have the types of the initial ones.
     """
     own = cell_of(cell)
-    dtype, dtypes, step = x.dtype, [h.dtype for h in hx], STEP[own.mode]
+    dtype, dtypes = x.dtype, [h.dtype for h in hx]
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, timing.batch_sizes)
     outputs, finals = [], []
@@ -107,27 +130,20 @@ def scan(
     for d, group in enumerate(split_weights(weights, hx[0].size(0))):
         reverse = d >= timing.forwards
         masks = Masks(timing, len(counts), reverse)
-        data = x if masks.there is None else x.masked_fill(~masks.there, 0)  # whatever stands past the end
-        data = data.flatten(0, -2)
+        data = visible(x, masks.there).flatten(0, -2)  # whatever stands past the end
         x_gates = input_gates(data, group, own).split(counts)
         mask = None if timing.mask is None else upcast([timing.mask[d]])[0]
-        keep = zones(timing, len(counts), hx[0].size(2), d, x) if timing.rates else None
+        zoned = zones(timing, len(counts), hx[0].size(2), d, x) if timing.rates else []
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
         rows: list[tuple[Tensor, ...]] = [()] * len(counts)
         for t in walk(len(counts), reverse):
-            before = tuple(s[: counts[t]] for s in states)
-            entering = masks.enter(t, before, own.initial)
-            h = entering[0] if mask is None else entering[0] * mask[: counts[t]]
-            gates = hidden_gates(h, group, x_gates[t], own)
-            seen = entering if own.recurrent else (h, *entering[1:])
-            after = step(x_gates[t], gates, seen, group.params)
-            if keep is not None:
-                after = tuple(_zoned(keep[k > 0][t], *ends) for k, ends in enumerate(zip(entering, after)))
-            if group.w_hr is not None:
-                after = (F.linear(after[0], group.w_hr), *after[1:])
-            after = masks.leave(t, before, after)
-            rows[t] = tuple(masks.visible(t, s) for s in (after if all_states else after[:1]))
-            states = tuple(torch.cat([new, old[counts[t] :]]) for new, old in zip(after, states))
+            count = counts[t]
+            there, fresh = (None if m is None else m[t] for m in (masks.there, masks.fresh))
+            keep = [k[t][:count] if isinstance(k[t], Tensor) else k[t] for k in zoned]
+            before = tuple(s[:count] for s in states)
+            after = advance(own, group, x_gates[t], before, None if mask is None else mask[:count], fresh, there, keep)
+            rows[t] = tuple(visible(s, there) for s in (after if all_states else after[:1]))
+            states = tuple(torch.cat([new, old[count:]]) for new, old in zip(after, states))
         outputs.append([torch.cat(steps) for steps in zip(*rows)])
         finals.append(states)
 

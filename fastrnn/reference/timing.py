@@ -76,18 +76,7 @@ class Masks:
                 crossed = self.fresh if self.there is None else self.fresh & self.there
                 self.fresh = torch.cat([crossed[1:], torch.zeros_like(crossed[:1])])
 
-    def enter(self, t: int, state: tuple[Tensor, ...], initial: Sequence[float]) -> tuple[Tensor, ...]:
-        """The state that step t starts from, of what the step walked before it has left; ``initial`` after a reset."""
-        if self.fresh is None:
-            return state
-        return tuple(s.masked_fill(self.fresh[t], value) for s, value in zip(state, initial))
 
-    def leave(self, t: int, before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The state after step t: that of rows without the step stays as it was."""
-        if self.there is None:
-            return after
-        return tuple(torch.where(self.there[t], new, old) for old, new in zip(before, after))
-
-    def visible(self, t: int, value: Tensor) -> Tensor:
-        """``value`` of step t, zero in rows without the step."""
-        return value if self.there is None else value.masked_fill(~self.there[t], 0)
+def visible(value: Tensor, there: Tensor | None) -> Tensor:
+    """``value``, zero in rows that are not ``there``."""
+    return value if there is None else value.masked_fill(~there, 0)
