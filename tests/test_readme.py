@@ -127,6 +127,7 @@ def test_the_tables_are_those_of_the_results(monkeypatch):
         ("<!-- results:", 5, "| GRU |"),
         ("<!-- clients -->", 1, "| `pfrl` |"),
         ("<!-- deployed:", 2, "| OpenVINO |"),
+        ("<!-- own:", 1, "| SLSTM num_heads=4 |"),
         ("<!-- deployed:", 1, "| OpenVINO |"),
     )
     for path, (begin, count, name) in zip(tables.PAGES, blocks, strict=True):

@@ -65,6 +65,24 @@ def test_packed_rows_unbatched_input_and_batch_first(cell):
     torch.testing.assert_close(first(x.transpose(0, 1))[0].transpose(0, 1), module(x)[0])
 
 
+@pytest.mark.parametrize("heads", [2, 3, 4, 6])
+def test_threads_share_out_heads(heads):
+    """Teams of threads take as many heads each as there are, or all heads one after another."""
+    module, x = fastrnn.LSTM(5, 48, 2, bidirectional=True, num_heads=heads).double(), torch.randn(6, 3, 5).double()
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            output, _ = module(x)
+            found.append([output, *torch.autograd.grad(output.square().sum(), list(module.parameters()))])
+    finally:
+        torch.set_num_threads(before)
+    expected = tensors(oracle.stack(module, x, [torch.zeros(4, 3, 48).double()] * 2))[0]
+    torch.testing.assert_close(found[0][0], expected, rtol=1e-9, atol=1e-9)
+    for others in found[1:]:
+        torch.testing.assert_close(others, found[0], rtol=1e-9, atol=1e-9)
+
+
 @each_cell
 def test_heads_know_nothing_of_each_other(cell):
     module, x = layer(cell, 3, 8, num_heads=2), torch.randn(5, 4, 3)

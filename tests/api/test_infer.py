@@ -1,0 +1,133 @@
+"""Plain calls without gradients go to the CPU kernels in one step from Python; all others take the longer way."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+from support import compiled
+from test_dropping import layer
+from test_own_cells import given, states_of, tensors
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastrnn
+from fastrnn._kernels import ops
+from fastrnn.registry import CELLS, OWN_CELLS
+
+pytestmark = compiled
+each_cell = pytest.mark.parametrize("cell", [*CELLS.values(), *OWN_CELLS.values()], ids=lambda cell: cell.mode)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Whether each call that reached the entry was served by it."""
+    found, infer = [], ops.infer
+
+    def watched(*arguments):
+        result = infer(*arguments)
+        found.append(result is not None)
+        return result
+
+    monkeypatch.setattr(ops, "infer", watched)
+    return found
+
+
+def longer(monkeypatch, module, *arguments):
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "infer", None)
+        return tensors(module(*arguments))
+
+
+@each_cell
+@pytest.mark.parametrize("layers, directions, bias", [(1, 1, True), (1, 2, False), (3, 2, True)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_it_serves_plain_calls_with_the_same_bits(monkeypatch, served, cell, layers, directions, bias, dtype):
+    module = layer(cell, 5, 17, layers, directions, bias=bias).to(dtype)
+    x, hx = torch.randn(4, 3, 5, dtype=dtype), states_of(cell, layers * directions, 3, 17, dtype)
+    with torch.no_grad():
+        for arguments in ((x,), (x, given(hx))):
+            found = tensors(module(*arguments))
+            assert all(map(torch.equal, found, longer(monkeypatch, module, *arguments)))
+    assert served == [True, True]
+
+
+@each_cell
+def test_it_serves_single_steps(monkeypatch, served, cell):
+    step = getattr(fastrnn, cell.step)(5, 17, **({"nonlinearity": cell.nonlinearity} if cell.nonlinearity else {}))
+    with torch.no_grad():
+        x = torch.randn(3, 5)
+        assert all(map(torch.equal, tensors((step(x),)), longer(monkeypatch, lambda x: (step(x),), x)))
+        assert step(x[0])[0].shape == (17,) if cell.states > 1 else step(x[0]).shape == (17,)
+    assert served == [True, True]
+
+
+LONGER = {
+    "gradients": lambda m, x: m(x),
+    "a state's gradient": lambda m, x: m.requires_grad_(False)(
+        x, (torch.zeros(1, 3, 6).requires_grad_(), torch.zeros(1, 3, 6))
+    ),
+    "packed": lambda m, x: torch.no_grad()(m)(pack_padded_sequence(x, [4, 2, 1])),
+    "lengths": lambda m, x: torch.no_grad()(m)(x, lengths=[4, 2, 1]),
+    "heads": lambda m, x: torch.no_grad()(fastrnn.LSTM(5, 6, num_heads=2))(x),
+    "zoneout": lambda m, x: torch.no_grad()(fastrnn.LSTM(5, 6, zoneout=0.1))(x),
+    "dropout": lambda m, x: torch.no_grad()(fastrnn.LSTM(5, 6, 2, dropout=0.5))(x),
+    "reference": lambda m, x: fastrnn.backend("reference")(torch.no_grad()(m))(x),
+    "vmap": lambda m, x: torch.no_grad()(torch.vmap(lambda x: m(x)[0]))(x[None]),
+    "projection": lambda m, x: torch.no_grad()(fastrnn.LSTM(5, 6, proj_size=3))(x),
+    "no rows": lambda m, x: torch.no_grad()(m)(x[:, :0]),
+}
+
+
+@pytest.mark.parametrize("call", LONGER.values(), ids=LONGER)
+def test_other_calls_take_the_longer_way(served, call):
+    call(fastrnn.LSTM(5, 6), torch.randn(4, 3, 5))
+    assert True not in served
+
+
+@pytest.mark.parametrize("mode", [forward_ad.dual_level, lambda: FlopCounterMode(display=False)], ids=["dual", "flops"])
+def test_who_looks_on_is_shown_operators(served, mode):
+    module, x = fastrnn.LSTM(5, 6), torch.randn(4, 3, 5)
+    with torch.no_grad(), mode():
+        module(x)
+    assert True not in served
+
+
+@pytest.mark.parametrize("what", ["features", "hidden", "dtype", "weight", "complex"])
+def test_errors_are_those_of_the_longer_way(monkeypatch, what):
+    module, x = fastrnn.GRU(5, 6), torch.randn(4, 3, 5)
+    arguments = {
+        "features": (torch.randn(4, 3, 7),),
+        "hidden": (x, torch.zeros(1, 3, 7)),
+        "dtype": (x.double(),),
+        "weight": (x,),
+        "complex": (x.to(torch.complex64),),
+    }[what]
+    if what == "weight":
+        module.weight_hh_l0 = nn.Parameter(torch.zeros(18, 7))
+    texts = []
+    for context in (nullcontext, lambda: monkeypatch.context()):
+        with torch.no_grad(), context() as patch, pytest.raises((RuntimeError, ValueError)) as error:
+            if patch is not None:
+                patch.setattr(ops, "infer", None)
+            module(*arguments)
+        texts.append(str(error.value))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hidden", [20, 100, 300])  # weights by distance: the bounds of rows that are not packed differ
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 24, 25, 48, 49])
+def test_rows_on_both_sides_of_packing(dtype, hidden, rows):
+    module = fastrnn.LSTM(80, hidden).to(dtype)
+    truth = copy.deepcopy(module).double()
+    truth.__class__ = nn.LSTM
+    x = torch.randn(1, rows, 80).to(dtype)
+    with torch.no_grad():
+        found, expected = tensors(module(x)), tensors(truth(x.double()))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close([t.double() for t in found], expected, rtol=tolerance, atol=tolerance)
