@@ -1,9 +1,11 @@
 """Writes the tables of the documents: `python benchmarks/tables.py`, or with --check compares.
 
-Between `<!-- results: NAME.csv BACKEND -->` and `<!-- /results -->` stands a table of the newest rows of that file of
-results/ against torch.nn with that backend setting, of grid `cpu`; between `<!-- clients -->` and `<!-- /clients -->`
-that of results/clients.csv; between `<!-- deployed: NAME.csv N -->` and `<!-- /deployed -->` that of the rows
-of infer.py with N threads in that file of results/deployed/.
+A table stands between two comments, `<!-- KIND: … -->` and `<!-- /KIND -->`:
+
+results: NAME.csv BACKEND   the newest rows of results/NAME.csv against torch.nn with that backend, of grid `cpu`
+own: NAME.csv               those of the grids of cells and options that torch.nn does not have
+deployed: NAME.csv N        the rows of results/deployed/NAME.csv, which infer.py writes, with N threads
+clients                     results/clients.csv
 """
 
 from __future__ import annotations
@@ -17,13 +19,21 @@ from pathlib import Path
 import clients
 import deployed_report
 from plot import markdown
-from results import latest, read_rows
+from results import case_of, latest, read_rows
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
-PAGES = (DOCS / "benchmarks.md", DOCS / "clients.md", DOCS / "inference.md", HERE.parent / "README.md")
+OWN_GRIDS = ("own", "norm", "regularised", "heads", "slstm")
+PAGES = (
+    DOCS / "benchmarks.md",
+    DOCS / "clients.md",
+    DOCS / "inference.md",
+    DOCS / "cells.md",
+    HERE.parent / "README.md",
+)
 BLOCK = re.compile(r"<!-- results: (\S+) (\S+) -->\n.*?<!-- /results -->", re.DOTALL)
 CLIENTS = re.compile(r"<!-- clients -->\n.*?<!-- /clients -->", re.DOTALL)
+OWN = re.compile(r"<!-- own: (\S+) -->\n.*?<!-- /own -->", re.DOTALL)
 DEPLOYED = re.compile(r"<!-- deployed: (\S+) (\d+) -->\n.*?<!-- /deployed -->", re.DOTALL)
 
 
@@ -43,11 +53,35 @@ def with_tables(text: str) -> str:
         rows = [row for row in deployed_report.read(HERE / "results" / "deployed" / name) if row["threads"] == threads]
         return f"<!-- deployed: {name} {threads} -->\n{deployed_report.table(rows)}\n<!-- /deployed -->"
 
-    text = DEPLOYED.sub(deployed, BLOCK.sub(made, text))
+    def own(match: re.Match[str]) -> str:
+        return f"<!-- own: {match[1]} -->\n{_own_table(HERE / 'results' / match[1])}\n<!-- /own -->"
+
+    text = OWN.sub(own, DEPLOYED.sub(deployed, BLOCK.sub(made, text)))
     if not CLIENTS.search(text):
         return text
     table = clients.markdown(clients.read_rows(clients.RESULTS))
     return CLIENTS.sub(lambda _: f"<!-- clients -->\n{table}\n<!-- /clients -->", text)
+
+
+def _own_table(path: Path) -> str:
+    """A row for each layer and option, and for each of its shapes our time and the loops' over it."""
+    rows = [row for row in latest(read_rows(path)) if row["grid"] in OWN_GRIDS]
+    shapes = list(dict.fromkeys(case_of(row).shape.removesuffix(f" {row['option']}") for row in rows))
+    lines = ["| layer | " + " | ".join(f"{shape} | loop | compiled loop" for shape in shapes) + " |"]
+    lines.append("| --- |" + " ---: |" * 3 * len(shapes))
+    for cell, option in dict.fromkeys((row["cell"], row["option"]) for row in rows):
+        cells = []
+        for shape in shapes:
+            mine = [
+                r for r in rows if (r["cell"], r["option"]) == (cell, option) and case_of(r).shape.startswith(shape)
+            ]
+            of = {row["opponent"]: row for row in mine}
+            cells.append(f"{float(of['torch']['ours_ms_median']):.3g} ms")
+            cells += [f"{float(of[name]['ratio']):.2f}x" if name in of else "" for name in ("torch", "compiled-loop")]
+        lines.append(f"| {f'{cell} {option}'.strip()} | " + " | ".join(cells) + " |")
+    first = rows[-1]
+    place = f"{first['device']}, {first['threads']} thread, torch {first['torch']}, fastrnn {first['fastrnn']}"
+    return "\n".join([*lines, "", f"{place} ({first['commit']}), training in {first['dtype']}, {first['date'][:10]}."])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
