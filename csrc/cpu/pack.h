@@ -172,28 +172,30 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
 #pragma GCC unroll 8
   for (int i = 0; i < kColumns; ++i) column[i] = w + (i < valid ? i : valid - 1) * depth;
   V sum[kRows][kColumns];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) sum[r][i] = V(0);
   }
   const auto add = [&](int64_t k, const auto& load_at) __attribute__((always_inline)) {
-    V x[kRows];
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) x[r] = load_at(rows[r]);
+    V weights[kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) {
-      const V weights = load_at(column[i]);
+      weights[i] = load_at(column[i]);
       if (kFar) __builtin_prefetch(column[i] + kColumns * depth + k, 0, 2);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) sum[r][i] = multiply_add(x[r], weights, sum[r][i]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const V x = load_at(rows[r]);
+#pragma GCC unroll 8
+      for (int i = 0; i < kColumns; ++i) sum[r][i] = multiply_add(x, weights[i], sum[r][i]);
     }
   };
   int64_t k = 0;
   for (; k + kWidth <= depth; k += kWidth)
     add(k, [&](const S* p) { return Storage<S>::load(p + k); });
   if (k < depth) add(k, [&](const S* p) { return load(p + k, depth - k); });
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int first = 0; first < kColumns; first += 4) {
@@ -204,36 +206,39 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
   }
 }
 
+// As many rows as keep all sums with four columns in registers.
+constexpr int kUnpackedRows = kVectorRegisters > 16 ? 6 : 2;
+
+// tile[r][v] += rows[r] . column for `count` rows, at most kRows.
+template <class S, bool kFar, int kRows = kUnpackedRows>
+FASTRNN_HD void add_unpacked(int count, const S* const* rows, int64_t depth, const S* w,
+                             const Columns& c, Accumulate<S>* tile) {
+  if constexpr (kRows > 1) {
+    if (count < kRows) return add_unpacked<S, kFar, kRows - 1>(count, rows, depth, w, c, tile);
+  }
+  constexpr int kWidth = VecOf<S>::kWidth;
+  constexpr int kColumns = kVectorRegisters > 16 && kWidth > 4 && kRows < 4 ? 8 : 4;
+  for (int v = 0; v < c.vecs; ++v) {
+    for (int64_t lane = 0; lane < c.valid[v]; lane += kColumns) {
+      multiply_columns<S, kRows, kColumns, kFar>(
+          rows, depth, w + (c.first[v] + lane) * depth, int(smaller(kColumns, c.valid[v] - lane)),
+          tile + v * kWidth + lane, c.vecs * kWidth);
+    }
+  }
+}
+
 // tile[r][v] = init[v] + rows[r] . column, each column of the weights contiguous over k.
 template <class S, bool kFar>
 void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* w, const Columns& c,
                        const Accumulate<S>* init, Accumulate<S>* tile) {
-  constexpr int kWidth = VecOf<S>::kWidth, kMany = kVectorRegisters > 16 ? 4 : 2;
-  constexpr int kColumns = kVectorRegisters > 16 && kWidth > 4 ? 8 : 4;
-  const int64_t stride = c.vecs * kWidth;
+  const int64_t stride = c.vecs * VecOf<S>::kWidth;
   for (int r = 0; r < count; ++r) {
     for (int64_t i = 0; i < stride; ++i) tile[r * stride + i] = init[i];
   }
-  for (int v = 0; v < c.vecs; ++v) {
-    const auto each_group = [&](int columns, const auto& multiply) {
-      for (int64_t lane = 0; lane < c.valid[v]; lane += columns) {
-        multiply(w + (c.first[v] + lane) * depth, int(smaller(columns, c.valid[v] - lane)),
-                 tile + v * kWidth + lane);
-      }
-    };
-    int r = 0;
-    for (; r + kMany <= count; r += kMany) {
-      each_group(4, [&](const S* columns, int valid, Accumulate<S>* out) {
-        multiply_columns<S, kMany, 4, kFar>(rows + r, depth, columns, valid, out + r * stride,
-                                            stride);
-      });
-    }
-    for (; r < count; ++r) {
-      each_group(kColumns, [&](const S* columns, int valid, Accumulate<S>* out) {
-        multiply_columns<S, 1, kColumns, kFar>(rows + r, depth, columns, valid, out + r * stride,
-                                               stride);
-      });
-    }
+  for (int passes = (count + kUnpackedRows - 1) / kUnpackedRows, r = 0; passes > 0; --passes) {
+    const int some = (count - r + passes - 1) / passes;
+    add_unpacked<S, kFar>(some, rows + r, depth, w, c, tile + r * stride);
+    r += some;
   }
 }
 
