@@ -22,11 +22,21 @@ def _layer_call(layer: nn.Module) -> Call:
     """Of anything with the signature of torch's layers."""
 
     def call(x, states):
-        with torch.no_grad():
-            output, final = layer(x, states if len(states) > 1 else states[0])
+        output, final = layer(x, states if len(states) > 1 else states[0])
         return (output, *final) if isinstance(final, tuple) else (output, final)
 
     return call
+
+
+def _without_gradients(layer: nn.Module) -> Call:
+    """What a layer with parameters needs, and a frozen one does not."""
+    call = _layer_call(layer)
+
+    def without(x, states):
+        with torch.no_grad():
+            return call(x, states)
+
+    return without
 
 
 def _quantised(layer: nn.Module) -> Call:
@@ -34,7 +44,7 @@ def _quantised(layer: nn.Module) -> Call:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.LSTM, nn.GRU}, torch.qint8)
-    return _layer_call(wrapped[0])
+    return _without_gradients(wrapped[0])
 
 
 def _exported(layer: nn.Module, path: str) -> None:
@@ -102,10 +112,10 @@ SIDES: dict[str, Callable[[nn.Module], Call]] = {
     "frozen": lambda layer: _layer_call(fastrnn.freeze(layer)),
     "onnxruntime": _onnxruntime(quantised=False),
     "frozen-bf16": lambda layer: _layer_call(fastrnn.freeze(layer, torch.bfloat16)),
-    "torch": lambda layer: _layer_call(copy.deepcopy(layer)),
+    "torch": lambda layer: _without_gradients(copy.deepcopy(layer)),
     "frozen-int8": lambda layer: _layer_call(fastrnn.freeze(layer, torch.int8)),
     "torch-int8": _quantised,
-    "fastrnn": lambda layer: _layer_call(fastrnn.convert(layer)),
+    "fastrnn": lambda layer: _without_gradients(fastrnn.convert(layer)),
     "ort-int8": _onnxruntime(quantised=True),
     "openvino": _openvino,
 }

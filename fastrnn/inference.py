@@ -72,6 +72,7 @@ class FrozenLayer(nn.Module):
     weights: torch.dtype
     _skeleton: nn.RNNBase
     _packed: Tensor | None
+    _plain: bool  # whether calls may go to the kernels as they are
     _engine: Any  # a layer in the place of `_packed`
 
     def __init__(self, layer: nn.RNNBase, weights: torch.dtype | None = None) -> None:
@@ -116,6 +117,7 @@ class FrozenLayer(nn.Module):
             sizes = [self.num_layers, D, self.input_size, H, self.proj_size or H]
             packed = frozen.pack(cell.index, self.weights, sizes, slots)
         self._packed = packed
+        self._plain = packed is not None and self.dtype is torch.float32
         object.__setattr__(self, "_engine", engine)
 
     def _layer(self, dtype: torch.dtype) -> nn.RNNBase:
@@ -133,6 +135,10 @@ class FrozenLayer(nn.Module):
     ) -> tuple[Rows, States]:
         """See the class."""
         cell = ALL_CELLS[self.mode]
+        if self._plain and lengths is None:
+            found = frozen.call_plain(self._packed, cell.states, self.batch_first, input, hx)
+            if found is not None:
+                return found
         packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
         states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
         if data.dtype is not self.dtype and torch._C._is_any_autocast_enabled():
@@ -171,9 +177,13 @@ class FrozenLayer(nn.Module):
         Raises:
             ValueError: the layer is bidirectional, or ``x`` has other dimensions.
         """
+        cell = ALL_CELLS[self.mode]
         if not 1 <= x.dim() <= 2:
             raise ValueError(f"FrozenLayer.step: expected x of shape (B, I) or (I,), got {tuple(x.shape)}")
-        cell = ALL_CELLS[self.mode]
+        if self._plain:
+            output = frozen.step_plain(self._packed, cell.states, self.batch_first, x, state, out)
+            if output is not None:
+                return output
         return self._advance(x, as_states(cell, cell.layer, cell.layer.lower(), state), out)
 
     def initial_state(self, batch: int | None = None) -> States:

@@ -2,9 +2,6 @@
 // instruction set.
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
-#include <ATen/autocast_mode.h>
-#include <torch/csrc/autograd/forward_grad.h>
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <tuple>
@@ -200,28 +197,13 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
   return found;
 }
 
-// Whether torch has to record, cast or transform a call with these tensors.
-bool is_observed(const Tensors& tensors) {
-  if (at::GradMode::is_enabled()) {
-    for (const Tensor& t : tensors) {
-      if (t.requires_grad()) return true;
-    }
-  }
-  return at::autocast::is_autocast_enabled(at::kCPU) ||
-         c10::impl::tls_is_dispatch_key_included(
-             c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
-         torch::autograd::ForwardADLevel::try_get_by_idx(0);
-}
-
 // A whole stack without gradients: (output, *final states). `objects` are x, hx and flat weights.
 // Returns nothing for a call of another kind or with an error in it: the longer way, layer by layer
 // from Python, computes or reports it. That way takes longer than the kernels of a small call.
 std::optional<Tensors> infer(const pybind11::tuple& objects, int64_t cell, int64_t layers,
                              int64_t directions) {
   if (cell >= kCellCount || !are_plain(objects, false)) return std::nullopt;
-  Tensors tensors;
-  tensors.reserve(objects.size());
-  for (const pybind11::handle object : objects) tensors.push_back(THPVariable_Unpack(object.ptr()));
+  const Tensors tensors = unpack(objects);
   Tensor x = tensors[0];
   if (is_observed(tensors) || !x.is_cpu() || x.dim() != 3 || x.numel() == 0) return std::nullopt;
 

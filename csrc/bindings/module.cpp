@@ -1,15 +1,16 @@
 // fastrnn._C: the cells as data, the gate for tensors, and one submodule per backend that was
 // compiled.
 #include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "../cpu/user_cells.h"
-#include "frozen.h"
 #include "gate.h"
 #include "objects.h"
 
 void bind_cpu(pybind11::module_& m);
+void bind_frozen(pybind11::module_& m);
 #ifdef FASTRNN_WITH_CUDA
 void bind_cuda(pybind11::module_& m);
 #endif
@@ -21,6 +22,25 @@ bool fastrnn::are_plain(const pybind11::tuple& objects, bool optional) {
     if (!is_plain(THPVariable_Unpack(object.ptr()))) return false;
   }
   return true;
+}
+
+std::vector<at::Tensor> fastrnn::unpack(const pybind11::tuple& objects) {
+  std::vector<at::Tensor> tensors;
+  tensors.reserve(objects.size());
+  for (const pybind11::handle object : objects) tensors.push_back(THPVariable_Unpack(object.ptr()));
+  return tensors;
+}
+
+bool fastrnn::is_observed(const std::vector<at::Tensor>& tensors) {
+  if (at::GradMode::is_enabled()) {
+    for (const at::Tensor& t : tensors) {
+      if (t.requires_grad()) return true;
+    }
+  }
+  return at::autocast::is_autocast_enabled(at::kCPU) ||
+         c10::impl::tls_is_dispatch_key_included(
+             c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
+         torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 
 namespace {
@@ -78,19 +98,6 @@ py::dict add_cell(int64_t number, size_t address) {
       "rebuild it");
   cpu::add_user_cell(number, cell);
   return describe(cell.info);
-}
-
-void bind_frozen(py::module_& m) {
-  using NoGil = py::call_guard<py::gil_scoped_release>;
-  using py::arg;
-  m.def("pack_frozen", &fastrnn::pack_frozen, NoGil(), arg("cell"), arg("type"), arg("sizes"),
-        arg("weights"),
-        "The weights of a stack in packed form; type 0: float32, 1: bfloat16, 2: int8.");
-  m.def("frozen_forward", &fastrnn::frozen_forward, NoGil(), arg("packed"), arg("x"), arg("hx"),
-        arg("lengths"), arg("batch_sizes"), arg("batch_first"),
-        "A frozen stack over whole sequences: the output and the final states.");
-  m.def("frozen_advance", &fastrnn::frozen_advance, NoGil(), arg("packed"), arg("x"), arg("states"),
-        arg("out"), arg("batch_first"), "The next steps of a frozen stack, states in place.");
 }
 
 }  // namespace

@@ -32,6 +32,16 @@ def pack(cell: int, type: torch.dtype, sizes: Sequence[int], weights: Sequence[T
     return ext.load().cpu.pack_frozen(cell, _TYPES[type], list(sizes), list(weights))
 
 
+def call_plain(packed: Tensor, states: int, batch_first: bool, x, hx) -> tuple | None:
+    """A layer's call, if nothing in it is unusual or wrong: (output, hx)."""
+    return None if is_watched() else ext.load().cpu.call_frozen(packed, states, batch_first, x, hx)
+
+
+def step_plain(packed: Tensor, states: int, batch_first: bool, x, hx, out) -> Tensor | None:
+    """A layer's next steps likewise: the output. The states in ``hx`` move on in place."""
+    return ext.load().cpu.step_frozen(packed, states, batch_first, x, hx, out)
+
+
 def forward(
     packed: Tensor,
     x: Tensor,

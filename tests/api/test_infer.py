@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastrnn
-from fastrnn._kernels import ops
+from fastrnn._kernels import frozen, ops
 from fastrnn.registry import CELLS, OWN_CELLS
 
 pytestmark = compiled
@@ -131,3 +131,86 @@ def test_rows_on_both_sides_of_packing(dtype, hidden, rows):
         found, expected = tensors(module(x)), tensors(truth(x.double()))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close([t.double() for t in found], expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture
+def frozen_served(monkeypatch):
+    """Whether each call of a frozen layer was served by the entry for plain ones."""
+    found = []
+
+    def watch(entry):
+        def watched(*arguments):
+            result = entry(*arguments)
+            found.append(result is not None)
+            return result
+
+        return watched
+
+    for name in ("call_plain", "step_plain"):
+        monkeypatch.setattr(frozen, name, watch(getattr(frozen, name)))
+    return found
+
+
+def frozen_longer(monkeypatch, call, *arguments):
+    with monkeypatch.context() as patch:
+        for name in ("call_plain", "step_plain"):
+            patch.setattr(frozen, name, lambda *_: None)
+        return call(*arguments)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.mode)
+@pytest.mark.parametrize("weights", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_frozen_calls_have_the_same_bits(monkeypatch, frozen_served, cell, weights, batch_first):
+    module = fastrnn.freeze(layer(cell, 5, 17, 2, 1, batch_first=batch_first).eval(), weights)
+    rows = 4 if batch_first else 3
+    x, hx = torch.randn(4, 3, 5), states_of(cell, 2, rows, 17)
+    alone = [h[:, 0] for h in hx]
+    for arguments in ((x,), (x, given(hx)), (x[0],), (x[0], given(alone))):
+        found, expected = tensors(module(*arguments)), tensors(frozen_longer(monkeypatch, module, *arguments))
+        assert all(map(torch.equal, found, expected)) and len(found) == 1 + cell.states
+    for out in (None, torch.empty(3, 17)):
+        moved = states_of(cell, 2, 3, 17)
+        kept = [h.clone() for h in moved]
+        found = module.step(x[0], given(moved), out)
+        assert out is None or found is out
+        expected = frozen_longer(monkeypatch, module.step, x[0], given(kept))
+        assert all(map(torch.equal, (found, *moved), (expected, *kept)))
+    assert frozen_served == [True] * 6
+
+
+FROZEN_LONGER = {
+    "a list": lambda m, x: m(x, list(m.initial_state(3))),
+    "a tensor for two": lambda m, x: m(x, m.initial_state(3)[0]),
+    "one state of two": lambda m, x: m(x, m.initial_state(3)[:1]),
+    "a tuple for one": lambda m, x: fastrnn.freeze(nn.GRU(5, 6))(x, (torch.zeros(1, 3, 6),)),
+    "a tuple for one step": lambda m, x: fastrnn.freeze(nn.GRU(5, 6)).step(x[0], (torch.zeros(1, 3, 6),)),
+    "none for a step": lambda m, x: m.step(x[0], None),
+    "an array": lambda m, x: m(x.numpy()),
+    "features": lambda m, x: m(x[..., :4]),
+    "double": lambda m, x: m(x.double()),
+    "gradient": lambda m, x: m(x.requires_grad_()),
+    "a state's gradient": lambda m, x: m(x, tuple(h.requires_grad_() for h in m.initial_state(3))),
+    "out": lambda m, x: m.step(x[0], m.initial_state(3), torch.empty(3, 5)),
+    "meta": lambda m, x: m(x.to("meta")),
+    "vmap": lambda m, x: torch.vmap(lambda x: m(x)[0])(x[None]),
+    "autocast": lambda m, x: torch.autocast("cpu")(m)(x),
+    "bfloat16": lambda m, x: fastrnn.freeze(nn.LSTM(5, 6).bfloat16())(x),
+}
+
+
+@pytest.mark.parametrize("call", FROZEN_LONGER.values(), ids=FROZEN_LONGER)
+def test_other_frozen_calls_take_the_longer_way(monkeypatch, frozen_served, call):
+    module, x = fastrnn.freeze(nn.LSTM(5, 6)), torch.randn(4, 3, 5)
+
+    def outcome():
+        try:
+            return [t.detach().clone() for t in tensors(call(module, x.clone()))]
+        except Exception as error:
+            return [type(error), str(error)]
+
+    found, expected = outcome(), frozen_longer(monkeypatch, outcome)
+    assert True not in frozen_served
+    assert all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(found, expected, strict=True)
+    )
