@@ -119,14 +119,20 @@ GRIDS |= {
     "regularised": _options("LSTM", "recurrent_dropout=0.25", "zoneout=0.1", "weight_dropout=0.5"),
     "heads": _options("LSTM", "num_heads=2", "num_heads=4", "num_heads=8"),
     "slstm": _options("SLSTM", "forget_gate=exp", "num_heads=4"),
+    # cells that a user wrote; cifg.h is CIFGLSTM, which stands beside it
+    "own-cell": _grid(
+        OWN_SHAPES,
+        ("float32",),
+        ("CIFGLSTM", "benchmarks/cifg.h", "examples/cells/janet.h", "examples/cells/fastgrnn.h"),
+        ("training",),
+    ),
 }
-CPU_GRIDS = ("cpu", "tune", "infer", "stream", "own", "norm", "regularised", "heads", "slstm")
+OWN_GRIDS = ("own", "norm", "regularised", "heads", "slstm", "own-cell")
+CPU_GRIDS = ("cpu", "tune", "infer", "stream", *OWN_GRIDS)
 
 # What a reader of a grid's figures has to know besides the shapes.
 NOTES: dict[str, str] = {
-    **dict.fromkeys(
-        ("own", "norm", "regularised", "heads", "slstm"), "what torch.nn has not is a loop over PyTorch's operations"
-    ),
+    **dict.fromkeys(OWN_GRIDS, "what torch.nn has not is a loop over PyTorch's operations"),
     "rl": "torch.nn has no resets: it runs episodes side by side or a loop over steps, whichever is faster there",
 }
 

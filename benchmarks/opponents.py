@@ -12,7 +12,6 @@ from fastrnn.bench.case import Case, Side, build
 from fastrnn.bench.measure import Opponent, Refused
 from fastrnn.reference import split_weights
 from fastrnn.reference.scan import advance, input_gates
-from fastrnn.registry import ALL_CELLS
 
 OPPONENTS = ("torch", "compiled-loop", "flashrnn")
 
@@ -39,7 +38,7 @@ def opponent(name: str, case: Case) -> Opponent | None:
 def _compiled_loop(case: Case) -> type[nn.Module]:
     """What a PyTorch user would write: one GEMM for all inputs, then a Python loop over a torch.compile'd step."""
     torch.compiler.reset()  # or the shapes of earlier cases would use up its recompilations and leave this one eager
-    cell = next(cell for cell in ALL_CELLS.values() if cell.layer == case.cell)
+    cell = case.registered
     step = torch.compile(lambda weights, gates, states: advance(cell, weights, gates, states))
 
     class CompiledLoop(case.layer(fastrnn)):

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import clients
 import deployed_report
+from cases import OWN_GRIDS
 from plot import markdown
 from results import case_of, latest, read_rows
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
-OWN_GRIDS = ("own", "norm", "regularised", "heads", "slstm")
 PAGES = (
     DOCS / "benchmarks.md",
     DOCS / "clients.md",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
+from functools import partialmethod
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,16 +19,18 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import fastrnn
 
-from ..registry import ALL_CELLS
+from ..registry import ALL_CELLS, Cell
 
 MODES = ("forward", "training")
 WEIGHT_SEED, INPUT_SEED, LENGTH_SEED, RESET_SEED, DROP_SEED = 1, 2, 3, 4, 5
-_STATES = {cell.layer: ("h", "c", "n", "m")[: cell.states] for cell in ALL_CELLS.values()}
+_ROOT = Path(fastrnn.__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Case:
     """One shape of one cell in one mode.
+
+    ``cell`` is the name of a layer, or the header of a user's cell, from the folder in which the package stands.
 
     ``packed`` draws the B lengths uniformly from 1..T; ``resets`` is the share of all steps before which a row's state
     is set to zero, as where an episode ends. ``P`` is the width of a projected h, 0 for none. ``call`` says what is
@@ -79,9 +83,21 @@ class Case:
         return self.call == "step"
 
     @property
+    def registered(self) -> Cell:
+        """The cell as data."""
+        if self.is_own:
+            return fastrnn.load_cell(_ROOT / self.cell).registered
+        return next(cell for cell in ALL_CELLS.values() if cell.layer == self.cell)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a user wrote the cell."""
+        return self.cell.endswith(".h")
+
+    @property
     def states(self) -> tuple[str, ...]:
         """The names of the cell's states."""
-        return _STATES[self.cell]
+        return ("h", "c", "n", "m")[: self.registered.states]
 
     @property
     def state_sizes(self) -> list[tuple[int, ...]]:
@@ -102,7 +118,11 @@ class Case:
     def layer(self, space) -> type[nn.Module]:
         """Its class in ``space``, torch.nn or fastrnn; called with an input and states it gives output and states."""
         loop = space is nn and not self.is_torchs
-        made = getattr(fastrnn if loop else space, self.cell + ("Cell" if self.is_step else ""))
+        if self.is_own:
+            own = fastrnn.load_cell(_ROOT / self.cell)
+            made = type(own.name, (fastrnn.Layer,), {"__init__": partialmethod(fastrnn.Layer.__init__, own)})
+        else:
+            made = getattr(fastrnn if loop else space, self.cell + ("Cell" if self.is_step else ""))
         if self.is_step or (self.call and space is not nn):
             made = type(made.__name__, (_Called, made), {"called": self.call})
         return type(made.__name__, (_Loop, made), {}) if loop else made

@@ -21,10 +21,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..registry import ALL_CELLS
 from .case import Case, lengths_of
 
-_CELLS = {cell.layer: cell for cell in ALL_CELLS.values()}
 _PRODUCT = {"cpu": 1024, "cuda": 8192}
 _SMALLEST, _LARGEST = 2**17, 2**28
 """Bytes: reading less takes as long as the call itself; more is in no cache."""
@@ -47,7 +45,7 @@ class Work:
 def work_of(case: Case) -> Work:
     """What a case has to compute and to read at least."""
     training, out = case.mode == "training", case.P or case.H
-    cell, rows = _CELLS[case.cell], int(lengths_of(case).sum())
+    cell, rows = case.registered, int(lengths_of(case).sum())
     gates, heads = cell.gates * case.H, int(case.options.get("num_heads", 1))
     recurrent = (gates * out // heads if cell.recurrent else case.H) + case.P * case.H
     flops = once = 0
