@@ -153,8 +153,12 @@ class Frozen {
     call.order = order;
     call.threads = cpu::usable_threads(at::get_num_threads());
     const cpu::FrozenKernels& kernels = cpu::frozen_kernels();
-    const Tensor workspace =
-        empty_block({int64_t(kernels.workspace(call))}, at::TensorOptions(at::kByte));
+    const size_t bytes = kernels.workspace(call);
+    if (alignas(64) char small[8192]; bytes <= sizeof small) {  // of single steps
+      call.workspace = small;
+      return kernels.run(call);
+    }
+    const Tensor workspace = empty_block({int64_t(bytes)}, at::TensorOptions(at::kByte));
     call.workspace = workspace.mutable_data_ptr();
     kernels.run(call);
   }

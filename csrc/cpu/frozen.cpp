@@ -55,11 +55,12 @@ bool frozen_serves(int cell, FrozenType type, bool projected) {
 }
 
 FrozenDirection frozen_direction(const FrozenShape& s, int layer, int direction) {
-  const size_t first = place_direction(s, s.I, 0).w_hr.end;
-  const size_t later = place_direction(s, s.D * s.R, 0).w_hr.end;
-  size_t at = kHeaderBytes + size_t(direction) * (layer == 0 ? first : later);
-  if (layer > 0) at += size_t(s.D) * (first + size_t(layer - 1) * later);
-  return place_direction(s, layer == 0 ? s.I : s.D * s.R, at);
+  const auto inputs = [&](int of) { return of == 0 ? s.I : s.D * s.R; };
+  const auto bytes = [&](int of) { return place_direction(s, inputs(of), 0).w_hr.end; };
+  size_t at = kHeaderBytes;
+  if (layer > 0) at += size_t(s.D) * (bytes(0) + size_t(layer - 1) * bytes(1));
+  if (direction > 0) at += size_t(direction) * bytes(layer);
+  return place_direction(s, inputs(layer), at);
 }
 
 size_t frozen_bytes(const FrozenShape& s) {
