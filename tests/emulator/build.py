@@ -65,7 +65,7 @@ def link(name, sources, flags, *libraries):
 
 def compile_one(flags, source):
     target = kept(f"{source.stem}.o", [source], flags)
-    # The emulator tells the race detector by hand what its fibers do.
+    # The emulator tells the sanitizers by hand what its fibers and its memory are.
     own = [flag for flag in flags if source not in EMULATOR or not flag.startswith("-fsanitize")]
     return make(target, compiler(), *own, "-x", "c++", "-c", source, "-o")
 
@@ -101,11 +101,17 @@ def load():
     return loaded
 
 
-def race_program():
-    """The path of a program that runs some kernels under ThreadSanitizer."""
+SANITIZERS = {
+    "thread": ["-DFASTRNN_RACE_DETECTOR", "-fsanitize=thread"],
+    "address": ["-DFASTRNN_ADDRESS_SANITIZER", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+}
+
+
+def sanitized_program(sanitizer):
+    """The path of a program that runs some kernels under one of SANITIZERS."""
     layers = [CSRC / "cuda" / name for name in ("layer.cpp", "resident_sizes.cpp", "resident_layer.cpp")]
-    sources = [*layers, HERE / "race.cpp", *EMULATOR]
-    return link("race", sources, [*FLAGS, "-DFASTRNN_RACE_DETECTOR", "-fsanitize=thread"])
+    sources = [*layers, HERE / "sanitized.cpp", *EMULATOR]
+    return link("sanitized", sources, [*FLAGS, *SANITIZERS[sanitizer]])
 
 
 def far_program():

@@ -11,6 +11,20 @@
 #include <mutex>
 #include <vector>
 
+// With AddressSanitizer a block's shared memory ends where the launch said, and with the block.
+#ifdef FASTRNN_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+namespace {
+constexpr size_t kGuardLines = 1;  // from block to block
+}
+#else
+namespace {
+void __asan_poison_memory_region(const volatile void*, size_t) {}
+void __asan_unpoison_memory_region(const volatile void*, size_t) {}
+constexpr size_t kGuardLines = 0;
+}  // namespace
+#endif
+
 namespace emulator {
 
 constexpr unsigned kWarp = 32;
@@ -80,9 +94,15 @@ void run_blocks(const Launch& launch, unsigned together, const std::function<voi
   const dim3 &grid = launch.grid, &block = launch.block;
   const unsigned across = std::min(grid.x, last_blocks), first = grid.x - across;
   const unsigned blocks = across * grid.y * grid.z;
-  stride = (launch.shared_bytes + sizeof(Line) - 1) / sizeof(Line);
+  stride = (launch.shared_bytes + sizeof(Line) - 1) / sizeof(Line) + kGuardLines;
   shared.resize(stride * blocks);
   std::memset(static_cast<void*>(shared.data()), 0xff, shared.size() * sizeof(Line));  // NaN
+  const auto poison = [&](unsigned number, size_t from) {
+    auto* const begin = reinterpret_cast<unsigned char*>(shared.data() + stride * number);
+    __asan_poison_memory_region(begin + from, stride * sizeof(Line) - from);
+  };
+  for (unsigned number = 0; number < blocks; ++number) poison(number, launch.shared_bytes);
+  std::vector<unsigned> threads_left(blocks, block.x);
   std::vector<std::unique_ptr<Barrier>> barriers;
   std::vector<std::unique_ptr<Warp>> warps;
   for (unsigned i = 0; i < together; ++i) barriers.push_back(std::make_unique<Barrier>(block.x));
@@ -104,8 +124,10 @@ void run_blocks(const Launch& launch, unsigned together, const std::function<voi
                 0,
                 self().exchanges};
       body();
+      if (--threads_left[number] == 0) poison(number, 0);
     }
   });
+  __asan_unpoison_memory_region(shared.data(), shared.size() * sizeof(Line));
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compile
 def race(*arguments):
     """Runs under ThreadSanitizer; without address randomisation, which it cannot live with on some systems."""
     environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 exitcode=66"}
-    command = ["setarch", "-R", build.race_program(), *arguments]
+    command = ["setarch", "-R", build.sanitized_program("thread"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 

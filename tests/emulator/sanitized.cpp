@@ -1,8 +1,9 @@
-// Runs both passes of some kernels, with multiply-adds and with mma, for ThreadSanitizer to watch.
-// The numbers do not matter here, only who touches what when. The argument says which kernels
-// (step, cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets;
-// a second one leaves out a kind of barrier (block, cluster, grid), or it and more name single
-// barriers to leave out, as file.cuh:line.
+// Runs both passes of some kernels, with multiply-adds and with mma, for sanitizers to watch. The
+// numbers do not matter here, only who touches what when. The argument says which kernels (step,
+// cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets; a
+// second one plants a fault: an array that ends early (short) or begins between two values
+// (shifted), a kind of barrier that is left out (block, cluster, grid), or, with more, single
+// barriers, as file.cuh:line.
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -14,6 +15,8 @@ namespace {
 
 using namespace fastrnn;
 using namespace fastrnn::cuda;
+
+bool ends_early = false, is_shifted = false;  // the saved gates
 
 class NoLibrary : public Library {
   void product(const Matrix&, const Matrix&, const Matrix&, Transpose, bool) override {}
@@ -48,7 +51,9 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
 
   const auto scalars = [](int64_t count) { return std::vector<Scalar>(count); };
   auto gates = scalars(D * N * G * H), weights = scalars(G * H * H), states = scalars(D * B * H),
-       output = scalars(N * D * H), saved = scalars(D * N * 4 * H), hn = states, cn = states;
+       output = scalars(N * D * H), hn = states, cn = states;
+  auto saved = scalars(D * N * kCells[cell].saved * H - ends_early);
+  char* const saved_gates = reinterpret_cast<char*>(saved.data()) + is_shifted;
   auto cell_output = output;
   std::vector<A> cells(D * N * H), carried(D * B * H), direct = carried;
 
@@ -60,7 +65,7 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
   f.states.initial[0] = f.states.initial[1] = states.data();
   f.output = output.data();
   f.h_stride = D * H;
-  f.saved = saved.data();
+  f.saved = saved_gates;
   f.states.carried = cells.data();
   f.carried_rows = N;
   f.states.last[0] = hn.data();
@@ -78,7 +83,7 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
   for (int k = 0; k < 2; ++k) b.states.grad_last[k] = b.states.initial[k] = states.data();
   b.output = output.data();
   b.states.carried = cells.data();
-  b.saved = saved.data();
+  b.saved = saved_gates;
   b.grad_x_gates = grad_x_gates.data();
   b.grad_h_gates = kCells[cell].shared_gate_grad ? b.grad_x_gates : grad_h_gates.data();
   b.direct = direct.data();
@@ -110,11 +115,13 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
 
 int main(int count, char** arguments) {
   using emulator::Missing;
-  const std::string which = count > 1 ? arguments[1] : "", without = count > 2 ? arguments[2] : "";
-  emulator::missing = without == "block"     ? Missing::kBlock
-                      : without == "cluster" ? Missing::kCluster
-                      : without == "grid"    ? Missing::kGrid
-                                             : Missing::kNone;
+  const std::string which = count > 1 ? arguments[1] : "", fault = count > 2 ? arguments[2] : "";
+  ends_early = fault == "short";
+  is_shifted = fault == "shifted";
+  emulator::missing = fault == "block"     ? Missing::kBlock
+                      : fault == "cluster" ? Missing::kCluster
+                      : fault == "grid"    ? Missing::kGrid
+                                           : Missing::kNone;
   if (emulator::missing == Missing::kNone) {
     emulator::missing_places.assign(arguments + std::min(count, 2), arguments + count);
   }
