@@ -30,9 +30,10 @@ namespace emulator {
 constexpr unsigned kWarp = 32;
 
 // Operands alternate between two buffers, so one barrier per exchange is enough: nobody can write a
-// buffer again before everybody has passed the barrier of the exchange in between.
+// buffer again before everybody has passed the barrier of the exchange in between. Shuffles and mma
+// order no other memory.
 struct Warp {
-  Barrier barrier{kWarp};
+  Barrier barrier{kWarp, false};
   std::array<std::array<Fragments, kWarp>, 2> buffer;
 };
 

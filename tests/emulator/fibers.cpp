@@ -111,7 +111,7 @@ void give_way(bool waits) {
 
 uint64_t Barrier::arrive() {
   fruitless = 0;
-  __tsan_release(&order_[generation_ % 2]);
+  if (orders_memory_) __tsan_release(&order_[generation_ % 2]);
   const uint64_t token = generation_;
   if (++count_ == size_) {
     count_ = 0;
@@ -131,7 +131,7 @@ void Barrier::wait(uint64_t token) {
     waiting_ = running;
     run_next();
   }
-  __tsan_acquire(&order_[token % 2]);
+  if (orders_memory_) __tsan_acquire(&order_[token % 2]);
 }
 
 }  // namespace emulator

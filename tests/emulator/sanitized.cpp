@@ -1,9 +1,9 @@
 // Runs both passes of some kernels, with multiply-adds and with mma, for sanitizers to watch. The
 // numbers do not matter here, only who touches what when. The argument says which kernels (step,
-// cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets; a
-// second one plants a fault: an array that ends early (short) or begins between two values
-// (shifted), a kind of barrier that is left out (block, cluster, grid), or, with more, single
-// barriers, as file.cuh:line.
+// cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets, or what
+// is between two threads that share a value (shuffle, barrier). A second one plants a fault: an
+// array that ends early (short) or begins between two values (shifted), a kind of barrier that is
+// left out (block, cluster, grid), or, with more, single barriers, as file.cuh:line.
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -111,6 +111,24 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
          run(backward, library, nullptr).error == cudaSuccess;
 }
 
+// A value from one thread to another through shared memory. A shuffle in between orders nothing.
+__global__ void hand_over(float* to, bool waits) {
+  auto* const shared = reinterpret_cast<float*>(emulator::shared_memory());
+  if (threadIdx.x == 0) *shared = 1;
+  const float sum = emulator::shuffle_xor(1, 1);
+  if (waits) __syncthreads();
+  if (threadIdx.x == 1) *to = *shared + sum;
+}
+
+bool hands_over(bool waits) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(1);
+  config.blockDim = dim3(32);
+  config.dynamicSmemBytes = sizeof(float);
+  float value = 0;
+  return cudaLaunchKernelEx(&config, hand_over, &value, waits) == cudaSuccess && value == 2;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -126,6 +144,7 @@ int main(int count, char** arguments) {
     emulator::missing_places.assign(arguments + std::min(count, 2), arguments + count);
   }
   bool ran = which == "cta" || which == "cluster" || which == "grid" || which == "step";
+  if (which == "shuffle" || which == "barrier") ran = hands_over(which == "barrier");
   for (const bool masked : {false, true}) {
     // Nine rows and 17 units: two tiles of eight rows, two or three members.
     const auto resident = [&](const Team& team) {

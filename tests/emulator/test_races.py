@@ -19,7 +19,7 @@ def race(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
-@pytest.mark.parametrize("kernels", ["step", "cta", "cluster", "grid"])
+@pytest.mark.parametrize("kernels", ["step", "cta", "cluster", "grid", "barrier"])
 def test_the_race_detector_is_silent(kernels):
     done = race(kernels)
     assert done.returncode == 0 and done.stdout == "ran\n" and done.stderr == "", done.stderr[-3000:]
@@ -38,6 +38,11 @@ def test_the_race_detector_is_silent(kernels):
 )
 def test_the_race_detector_speaks_when_a_barrier_is_missing(kernels, without):
     done = race(kernels, without)
+    assert done.returncode == 66 and "data race" in done.stderr, done.stderr[-3000:]
+
+
+def test_a_shuffle_orders_no_memory():
+    done = race("shuffle")
     assert done.returncode == 66 and "data race" in done.stderr, done.stderr[-3000:]
 
 
