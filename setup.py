@@ -9,12 +9,14 @@ Environment: FASTRNN_CUDA=0|1, FASTRNN_PURE=1|0 (0: fail without a compiler), TO
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import setuptools
 
@@ -30,14 +32,7 @@ for name in ("FASTRNN_CUDA", "FASTRNN_PURE"):
     if os.environ.get(name, "") not in ("", "0", "1"):
         sys.exit(f"fastrnn: {name} must be 0, 1 or unset, got {os.environ[name]!r}")
 WANTED, PURE = os.environ.get("FASTRNN_CUDA"), os.environ.get("FASTRNN_PURE")
-TOOLKIT = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-
-
-def output_of(*command):
-    try:
-        return subprocess.check_output(command, stderr=subprocess.STDOUT, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+NVCC = SimpleNamespace(**runpy.run_path("fastrnn/_kernels/nvcc.py"))  # which load_cell has, too
 
 
 def find_compiler():
@@ -45,26 +40,9 @@ def find_compiler():
     if PURE == "1":
         return None, "FASTRNN_PURE=1 leaves it out"
     for name in (names := [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]):
-        if version := output_of(*shlex.split(name), "--version"):
+        if version := NVCC.output_of(*shlex.split(name), "--version"):
             return name, version.splitlines()[0]
     return None, f"no C++ compiler was found (tried {', '.join(names)})"
-
-
-def find_nvcc():
-    """(path of an nvcc of torch's CUDA version, None), or (None, why there is none)."""
-    # pip puts NVIDIA's own wheels, this nvcc among them, beside torch and in the version that torch asks for.
-    beside = sorted(map(str, Path(torch.__file__).parents[1].glob("nvidia/cu*/bin/nvcc")))
-    paths = (
-        [f"{TOOLKIT}/bin/nvcc"] if TOOLKIT else [*beside, shutil.which("nvcc") or "nvcc", "/usr/local/cuda/bin/nvcc"]
-    )
-    why = f"nvcc was not found in {f'{TOOLKIT}/bin' if TOOLKIT else 'PATH, /usr/local/cuda/bin or beside torch'}"
-    for path in paths:
-        release = re.search(r"release (\d+)\.(\d+)", output_of(path, "--version"))
-        if release and release[1] == torch.version.cuda.split(".")[0]:
-            return path, None
-        if release:
-            why = f"nvcc is {release[1]}.{release[2]} and torch {torch.__version__} has CUDA {torch.version.cuda}"
-    return None, why if TOOLKIT else f"{why}; pip install 'cuda-toolkit[nvcc,cccl]' brings one"
 
 
 def find_cuda():
@@ -75,12 +53,8 @@ def find_cuda():
         return None, "it was built with FASTRNN_CUDA=0"
     if torch.version.cuda is None:
         return None, f"torch {torch.__version__} is a build without CUDA"
-    nvcc, why = find_nvcc()
-    if nvcc is None:
-        return None, why
-    # nvcc on PATH may be a wrapper or a link far from its toolkit; only nvcc itself knows where its headers are.
-    top = re.search(r"TOP=(.*)", output_of(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull))
-    return TOOLKIT or os.path.realpath(top[1].strip() if top else Path(nvcc).parents[1]), None
+    nvcc, why = NVCC.find_nvcc()
+    return (NVCC.toolkit_of(nvcc), None) if nvcc else (None, why)
 
 
 def arch_list():
@@ -117,11 +91,9 @@ def extension():
     made = CUDAExtension("fastrnn._C", files, define_macros=[("FASTRNN_WITH_CUDA", None)], extra_compile_args=flags)
     # For a toolkit without cuBLAS and its kin: torch's wheels bring their headers.
     made.include_dirs += map(str, Path(torch.__file__).parents[1].glob("nvidia/cu*/include"))
-    # NVIDIA's wheels have libcudart.so.13 and no libcudart.so, which is what -lcudart looks for.
-    runtimes = sorted(Path(CUDA, "lib").glob("libcudart.so.*"))
-    if runtimes and not any(Path(CUDA, lib, "libcudart.so").exists() for lib in ("lib64", "lib")):
+    if runtime := NVCC.runtime_of(CUDA):
         made.libraries.remove("cudart")
-        made.extra_link_args.append(str(runtimes[-1]))
+        made.extra_link_args.append(runtime)
     return made
 
 

@@ -18,7 +18,7 @@ CSRC_MAY_INCLUDE = {
     "cells": {"common"},
     "cuda": {"common", "cells"},
     "cpu": {"common", "cells"},
-    "user": {"common", "cells", "cpu"},
+    "user": {"common", "cells", "cpu", "cuda"},
     "bindings": {"common", "cells", "cuda", "cpu"},
 }
 TORCH_HEADER = re.compile(r"(torch|ATen|c10|caffe2|pybind11)/|Python\.h")
@@ -34,8 +34,10 @@ FLOORS = [
         "_kernels.ops",
         "_kernels.frozen",
         "_kernels.gate",
+        "_kernels.nvcc",
         "_kernels.cell_errors",
         "_kernels.cell_library",
+        "_kernels.user_kernels",
     ],
     ["verdict.kept", "verdict.proof", "verdict.prove", "verdict.first_call"],
     ["_backends.choice", "_backends.dispatch", "_backends.aten", "_backends.autograd", "_backends.graph"],

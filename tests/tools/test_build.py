@@ -73,9 +73,10 @@ class Project:
             shutil.copy(ROOT / name, folder)
         (folder / "README.md").touch()
         kernels = ("csrc/bindings/a.cpp", "csrc/bindings/cuda_b.cpp", "csrc/cuda/inst/c.cu")
-        for source in ("fastrnn/__init__.py", "fastrnn/_backends/choice.json", *kernels):
+        for source in ("fastrnn/__init__.py", "fastrnn/_backends/choice.json", "fastrnn/_kernels/nvcc.py", *kernels):
             (folder / source).parent.mkdir(parents=True, exist_ok=True)
             (folder / source).touch()
+        shutil.copy(ROOT / "fastrnn/_kernels/nvcc.py", folder / "fastrnn/_kernels")
         (folder / "fastrnn/__init__.py").write_text("__version__ = '0.0.1'")
         self.script("bin/c++", "#!/bin/sh\necho 'stub c++ 1.0'\n")
         self.env = {
@@ -255,11 +256,13 @@ def test_a_wheel_holds_nothing_of_former_builds(project):
     assert done.returncode == 0, done.stderr
     (wheel,) = (project.folder / "dist").glob("*.whl")
     files = {Path(name).name.split(".")[0] for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fastrnn/")}
-    assert files == {"__init__", "_build_info", "_C", "choice"}
+    assert files == {"__init__", "_build_info", "_C", "choice", "nvcc"}
 
 
 def test_archive_and_wheel_have_the_headers_that_load_cell_compiles(project):
-    for name in ("cells/cell.h", "cells/cells.def", "cpu/isa/plain.cpp", "user/check.cpp", "cuda/step.cuh"):
+    names = ("cells/cell.h", "cells/cells.def", "cpu/isa/plain.cpp", "user/check.cpp", "user/library.cu")
+    names += ("cuda/step.cuh", "cuda/launch.h")
+    for name in (*names, "cuda/plan.cpp", "cuda/inst/lstm.cu"):
         (project.folder / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
         (project.folder / "csrc" / name).touch()
     (project.folder / "fastrnn/csrc").symlink_to("../csrc")
@@ -267,9 +270,7 @@ def test_archive_and_wheel_have_the_headers_that_load_cell_compiles(project):
         done = project.setup(command)
         assert done.returncode == 0, done.stderr
     (wheel,), (archive,) = ((project.folder / "dist").glob(pattern) for pattern in ("*.whl", "*.tar.gz"))
-    wanted = {
-        f"fastrnn/csrc/{name}" for name in ("cells/cell.h", "cells/cells.def", "cpu/isa/plain.cpp", "user/check.cpp")
-    }
+    wanted = {f"fastrnn/csrc/{name}" for name in names}
     assert {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fastrnn/csrc/")} == wanted
     with tarfile.open(archive) as packed:
         files = {member.name.partition("/")[2] for member in packed if member.isfile()}
@@ -333,7 +334,6 @@ def test_which_gpus_an_arch_list_serves(capability, archs, runs):
 
 def test_a_missing_extension_warns_once_and_no_more(project):
     package = project.folder / "fastrnn"
-    (package / "_kernels").mkdir()
     shutil.copy(ROOT / "fastrnn/_kernels/ext.py", package / "_kernels")
     facts = "python, torch, cuda, why_no_cuda, why_no_extension = 'x', '2.13.0', None, None, 'no compiler'"
     (package / "_build_info.py").write_text(facts)
