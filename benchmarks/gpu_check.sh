@@ -128,6 +128,7 @@ correctness() {
   for tool in racecheck initcheck synccheck; do part $tool 120 sanitize $tool & done
   for tier in cta cluster grid; do part tests-$tier 120 tests "$tier and not four_steps" & done
   gpu_tests=tests/cuda/test_gpu_wavefront.py part tests-wavefront 120 tests "test" &
+  gpu_tests=tests/cuda/test_gpu_own_cells.py part tests-own 120 tests "test" &
   part first-call 120 tests first_call & # a whole proof of one pair
   wait
 }

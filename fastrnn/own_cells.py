@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from ._backends import dispatch
-from ._kernels import cell_library, ext
+from ._kernels import cell_library, ext, user_kernels
 from ._kernels.cell_errors import Header
 from .layers import OwnLayer
 from .reference.recorded import step_of
@@ -41,14 +39,15 @@ class OwnCell:
         self.gates, self.states, self.initial = registered.gates, registered.states, registered.initial
         self.params, self.projects = registered.params, registered.projects
 
-    def check(self) -> bool:
-        """Compares the kernels with the reference, and both with differences, in float64, for first and second
-        derivatives by inputs, states and parameters of a small layer; takes seconds.
+    def check(self, device: str = "cpu") -> bool:
+        """Compares the kernels of a device, ``cpu`` or ``cuda``, with the reference, and both with differences, in
+        float64, for first and second derivatives by inputs, states and parameters of a small layer; takes seconds.
 
         States are near their initial values, parameters near 0. A kink (``relu_``, ``max_``) within 1e-6 of a value
         that occurs would show as a difference.
 
         Raises:
+            RuntimeError: the device has no kernels for the cell.
             AssertionError: the kernels and the reference differ.
             torch.autograd.gradcheck.GradcheckError: a derivative is wrong.
         """
@@ -58,7 +57,7 @@ class OwnCell:
             x = torch.randn(3, 2, 2, dtype=torch.float64)
             hx = [value + torch.rand(2, 2, 3, dtype=torch.float64) for value in self.initial]
         names, weights = zip(*layer.named_parameters())
-        inputs = [t.detach().requires_grad_() for t in (x, *hx, *weights)]
+        inputs = [t.detach().to(device).requires_grad_() for t in (x, *hx, *weights)]
 
         def run(x: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             hx, weights = tensors[: self.states], tensors[self.states :]
@@ -67,11 +66,11 @@ class OwnCell:
             return (output, *final) if self.states > 1 else (output, final)
 
         found = {}
-        for backend in ("cpu", "reference"):
+        for backend in (device, "reference"):
             with dispatch.backend(backend), torch.no_grad():
                 found[backend] = run(*inputs)
-        torch.testing.assert_close(found["cpu"], found["reference"], rtol=1e-9, atol=1e-9)
-        with dispatch.backend("cpu"):
+        torch.testing.assert_close(found[device], found["reference"], rtol=1e-9, atol=1e-9)
+        with dispatch.backend(device):
             return bool(torch.autograd.gradcheck(run, inputs) and torch.autograd.gradgradcheck(run, inputs))
 
     def __reduce__(self) -> tuple[Callable[..., OwnCell], tuple[str, str, str]]:
@@ -90,8 +89,9 @@ def load_cell(header: str | os.PathLike, name: str | None = None) -> OwnCell:
     ``$XDG_CACHE_HOME/fastrnn`` or ``~/.cache/fastrnn``, under ``cells``, by the header's text, the compiler and this
     package, so that the next process loads it at once. A header says what code runs: load those that you trust.
 
-    On other devices, for derivatives of higher order, ``torch.func`` and forward-mode AD the cell runs in operations of
-    torch, made of the same ``forward``.
+    On a GPU the first call within ``fastrnn.backend("cuda")`` has nvcc make the CUDA kernels, which are kept likewise.
+    Else, on other devices, for derivatives of higher order, ``torch.func`` and forward-mode AD the cell runs in
+    operations of torch, made of the same ``forward``.
 
     Args:
         header: the file.
@@ -118,34 +118,23 @@ def _load(path: str, text: str, name: str | None) -> OwnCell:
 
 
 def _add(header: Header) -> OwnCell:
-    """Builds the cell's library and makes the cell known to the extension, the registry and the reference."""
+    """Builds the cell's CPU kernels and makes the cell known to the extension, the registry and the reference."""
     extension = ext.load()
     if extension is None:
         raise RuntimeError(f"fastrnn.load_cell: the compiled extension is missing: {ext.reason}")
     # By content: graphs of torch.export and torch.compile find the same cell in another process.
     digest = hashlib.sha256(f"{header.name}\0{header.text}".encode()).hexdigest()
     number = FIRST_USER_CELL + int(digest, 16) % FIRST_USER_CELL
-    facts = extension.add_cell(number, _address_of(extension, header))
+    version = sys.modules["fastrnn"].__version__  # nothing here imports the package that imports it
+    folder, isa = kept.folder() / "cells", extension.cpu.isa()
+    address = cell_library.address_in(lambda: cell_library.build(header, isa, folder, version), "fastrnn_user_cell")
+    facts = extension.add_cell(number, address)
     graph, facts["mode"] = facts.pop("graph"), f"{header.name}-{digest[:8]}"
     cell = Cell(number, layer="Layer", step="", **facts)
     add_user_cell(cell)
     STEP[cell.mode] = step_of(graph, cell.gates)
+    user_kernels.offer(cell.mode, number, lambda gpus: cell_library.build_cuda(header, gpus, folder, version))
     return OwnCell(header, cell)
-
-
-def _address_of(extension: ModuleType, header: Header) -> int:
-    """Where the library of the cell says what it has. It stays loaded."""
-    version = sys.modules["fastrnn"].__version__  # nothing here imports the package that imports it
-    asked = header, extension.cpu.isa(), kept.folder() / "cells", version
-    library = cell_library.build(*asked)
-    try:
-        symbols = ctypes.CDLL(str(library))
-    except OSError:  # damaged
-        library.unlink()
-        symbols = ctypes.CDLL(str(cell_library.build(*asked)))
-    address = ctypes.cast(symbols.fastrnn_user_cell, ctypes.c_void_p).value
-    assert address is not None  # a symbol has one
-    return address
 
 
 class Layer(OwnLayer):

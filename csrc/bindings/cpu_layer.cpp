@@ -39,7 +39,7 @@ cpu::Dtype storage_type(const LayerArgs& args) {
 
 cpu::LayerShape shape_of(const LayerRows& rows) {
   const LayerArgs& args = rows.args;
-  return {args.spec.cell < cpu::kFirstUserCell ? args.spec.cell : 0,
+  return {args.spec.cell < kFirstUserCell ? args.spec.cell : 0,
           storage_type(args),
           rows.T,
           rows.B,
@@ -57,8 +57,9 @@ cpu::LayerShape shape_of(const LayerRows& rows) {
 }
 
 const cpu::Kernels& kernels_for(const LayerArgs& args, cpu::Dtype dtype) {
-  const cpu::UserCell* const added = cpu::find_user_cell(args.spec.cell);
-  if (!added) return cpu::kernels(dtype);
+  if (args.spec.cell < kFirstUserCell) return cpu::kernels(dtype);
+  const cpu::UserCell* const added = cpu::user_cells().find(args.spec.cell);
+  TORCH_CHECK(added, args.function, ": ", args.cell.mode, " was added without CPU kernels");
   return dtype == cpu::Dtype::kBfloat16 ? added->bfloat16 : added->others;
 }
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "../cuda/plan.h"
+#include "../cuda/user_cells.h"
 #include "cuda_layer.h"
 #include "cuda_tier.h"
 
@@ -61,6 +62,15 @@ void bind_cuda(py::module_& cuda) {
       py::arg("grads"), py::arg("x"), py::arg("given"), py::arg("hx"), py::arg("weights"),
       py::arg("results"), py::arg("spec"), py::arg("scalars"), py::arg("needs"),
       py::call_guard<py::gil_scoped_release>());
+  cuda.def(
+      "add_cell",
+      [](int64_t number, size_t address) {
+        UserCell cell{};
+        TORCH_CHECK(reinterpret_cast<OpenUserCell>(address)(kLayout, &cell),
+                    fastrnn::kOtherSources);
+        add_user_cell(number, cell);
+      },
+      py::arg("number"), py::arg("address"));
   cuda.def(
       "override_plan",
       [](bool fused, bool tensor_cores, int rows) {

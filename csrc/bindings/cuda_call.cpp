@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "../cuda/plan.h"
+#include "../cuda/user_cells.h"
 #include "cuda_context.h"
 
 namespace fastrnn::cuda {
@@ -87,7 +88,10 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
              lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
       schedule(offsets, this->spec.forwards) {
-  TORCH_CHECK(cell.statistics == 0, function, ": ", cell.mode, " has kernels for the CPU alone");
+  const int number = this->spec.cell;
+  const bool served =
+      number < kFirstUserCell ? cell.statistics == 0 : user_cells().find(number) != nullptr;
+  TORCH_CHECK(served, function, ": ", cell.mode, " has kernels for the CPU alone");
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }
 

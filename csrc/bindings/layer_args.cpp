@@ -2,8 +2,8 @@
 
 #include <ATen/ops/zeros.h>
 
+#include "../cells/user_cells.h"
 #include "../common/philox.h"
-#include "../cpu/user_cells.h"
 #include "gate.h"
 
 namespace fastrnn {
@@ -39,30 +39,19 @@ LayerSpec unpacked(const char* function, at::IntArrayRef spec) {
   return {int(spec[1]), Save(spec[2]), int(spec[3]), spec[4] != 0, spec[5]};
 }
 
-// The cell of a call: one of cells.def, or on the CPU one that was added.
-const CellInfo& cell_of(const char* function, int64_t cell, const at::Tensor& x) {
-  if (cell < cpu::kFirstUserCell) return cell_info(cell);
-  const cpu::UserCell* const added = cpu::find_user_cell(cell);
-  TORCH_CHECK(added, function, ": cell ", cell,
-              " is not loaded: call fastrnn.load_cell with its header first");
-  TORCH_CHECK(x.is_cpu(), function, ": ", added->info.mode, " has kernels for the CPU, got x on ",
-              x.device());
-  return added->info;
-}
-
 }  // namespace
 
 const CellInfo& cell_info(int64_t cell) {
-  TORCH_CHECK(cell >= 0 && cell < kCellCount, "fastrnn: cell must be in 0 .. ", kCellCount - 1,
-              ", got ", cell);
-  return kCells[cell];
+  const CellInfo* const found = find_info(cell);
+  TORCH_CHECK(found || cell < kFirstUserCell, "fastrnn: cell ", cell,
+              " is not loaded: call fastrnn.load_cell with its header first");
+  TORCH_CHECK(found, "fastrnn: cell must be in 0 .. ", kCellCount - 1, ", got ", cell);
+  return *found;
 }
 
 LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntArrayRef numbers,
                      at::ArrayRef<double> scalars_given, bool may_be_wide)
-    : function(function),
-      spec(unpacked(function, numbers)),
-      cell(cell_of(function, spec.cell, tensors.x)) {
+    : function(function), spec(unpacked(function, numbers)), cell(cell_info(spec.cell)) {
   const at::Tensor& x_given = tensors.x;
   const Tensors& hx_given = tensors.hx;
   TORCH_CHECK(tensors.given.size() == kGivens, function, ": given must hold ", int(kGivens),

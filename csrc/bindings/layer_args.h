@@ -16,7 +16,7 @@ namespace fastrnn {
 using Tensors = std::vector<at::Tensor>;
 using OptionalTensors = std::vector<std::optional<at::Tensor>>;
 
-// The cell at a position of cells.def; raises for a number that is none.
+// The cell at a position of cells.def, or a user's; raises for a number that is none.
 const CellInfo& cell_info(int64_t cell);
 
 // The tensors of a call as they are given.

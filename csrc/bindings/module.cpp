@@ -89,13 +89,11 @@ py::dict add_cell(int64_t number, size_t address) {
   namespace cpu = fastrnn::cpu;
   const cpu::Team team{&cpu::run_team, [](const cpu::Barrier& barrier) { barrier.wait(); }};
   cpu::UserCell cell{};
-  TORCH_CHECK(number >= cpu::kFirstUserCell,
-              "fastrnn: the number of an added cell must be at least ", cpu::kFirstUserCell,
+  TORCH_CHECK(number >= fastrnn::kFirstUserCell,
+              "fastrnn: the number of an added cell must be at least ", fastrnn::kFirstUserCell,
               ", got ", number);
-  TORCH_CHECK(
-      reinterpret_cast<cpu::OpenUserCell>(address)(cpu::kLayout, team, &cell),
-      "fastrnn: the headers beside this package are not those its extension was built from: "
-      "rebuild it");
+  TORCH_CHECK(reinterpret_cast<cpu::OpenUserCell>(address)(cpu::kLayout, team, &cell),
+              fastrnn::kOtherSources);
   cpu::add_user_cell(number, cell);
   return describe(cell.info);
 }

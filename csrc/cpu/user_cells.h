@@ -1,11 +1,7 @@
-// Cells that a user wrote, each compiled on the user's machine from these sources into a library of
-// its own (csrc/user): what a library and the extension give each other, and the cells by number.
+// What the library of a user's cell and the extension give each other (csrc/user/library.cpp).
 #pragma once
 
-#include <map>
-#include <mutex>
-
-#include "../cells/cell_info.h"
+#include "../cells/user_cells.h"
 #include "parallel.h"
 #include "params.h"
 
@@ -32,30 +28,14 @@ constexpr size_t kLayout = ((sizeof(ForwardParams) * 1021 + sizeof(BackwardParam
 // A library's one symbol, fastrnn_user_cell. Returns false where `layout` is not its own.
 using OpenUserCell = bool (*)(size_t layout, const Team& team, UserCell* cell);
 
-// Lower numbers are positions in cells.def.
-constexpr int64_t kFirstUserCell = int64_t(1) << 30;
-
-struct UserCells {
-  std::mutex mutex;
-  std::map<int64_t, UserCell> by_number;  // what is in it never moves and never goes
-};
-
-inline UserCells& user_cells() {
-  static UserCells cells;
+inline ByNumber<UserCell>& user_cells() {
+  static ByNumber<UserCell> cells;
   return cells;
 }
 
 inline void add_user_cell(int64_t number, const UserCell& cell) {
-  const std::lock_guard lock(user_cells().mutex);
-  user_cells().by_number.emplace(number, cell);
-}
-
-// Null where no such cell was added.
-inline const UserCell* find_user_cell(int64_t number) {
-  if (number < kFirstUserCell) return nullptr;
-  const std::lock_guard lock(user_cells().mutex);
-  const auto found = user_cells().by_number.find(number);
-  return found == user_cells().by_number.end() ? nullptr : &found->second;
+  user_infos().add(number, cell.info);
+  user_cells().add(number, cell);
 }
 
 }  // namespace fastrnn::cpu

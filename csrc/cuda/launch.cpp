@@ -1,11 +1,14 @@
 #include "launch.h"
 
 #include "dispatch.h"
+#include "user_cells.h"
 
 namespace fastrnn::cuda {
 
 cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, const ForwardStep& step,
                            cudaStream_t stream) {
+  if (const CellKernels* const own = user_kernels(cell, dtype))
+    return own->forward(kernel, step, stream);
   return with_cell(cell, [&](auto c) {
     return with_dtype(dtype, [&](auto s) {
       return forward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,
@@ -16,6 +19,8 @@ cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, cons
 
 cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
                             const BackwardStep& step, cudaStream_t stream) {
+  if (const CellKernels* const own = user_kernels(cell, dtype))
+    return own->backward(kernel, step, stream);
   return with_cell(cell, [&](auto c) {
     return with_dtype(dtype, [&](auto s) {
       return backward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,

@@ -15,8 +15,8 @@ struct StepKernel {
   int rows;           // fused: batch rows of a block; mma 8 or 32, multiply-adds 8, or fp32 16
 };
 
-// `cell` is a position in cells.def. cudaErrorInvalidValue if there is no such cell, type or
-// kernel.
+// `cell` is a position in cells.def, or a user's cell. cudaErrorInvalidValue if there is no such
+// cell, type or kernel.
 cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, const ForwardStep& step,
                            cudaStream_t stream);
 cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,

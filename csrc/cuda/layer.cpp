@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../cells/cell_info.h"
+#include "../cells/user_cells.h"
 
 namespace fastrnn::cuda {
 
@@ -30,7 +30,7 @@ std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& 
     form = std::string(kernel.tensor_cores ? "fused mma" : "fused fma") + ", " +
            std::to_string(kernel.rows) + " rows a block";
   }
-  return std::string(kCells[cell].mode) + " " + pass + " step (" + form + ", " +
+  return std::string(info_of(cell).mode) + " " + pass + " step (" + form + ", " +
          kNames[static_cast<int>(dtype)] + ") at position " + std::to_string(position) + " of " +
          std::to_string(steps) + " with B = " + std::to_string(s.batch) +
          ", H = " + std::to_string(s.hidden) + ", R = " + std::to_string(s.recurrent) +
@@ -51,7 +51,7 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
                        Library& library) {
   const Shape& s = step.shape;
   const Tick& tick = step.tick[d];
-  const int64_t scalar = bytes(layer.dtype), G = kCells[layer.cell].gates, R = s.recurrent;
+  const int64_t scalar = bytes(layer.dtype), G = info_of(layer.cell).gates, R = s.recurrent;
   const auto out = view(step.product, G * s.hidden, G * s.hidden, scalar);
   const auto out_h0 = step.product_h0 ? view(step.product_h0, out.cols, out.stride, scalar) : out;
   const auto h0 = view(step.states.initial[0], R, R, scalar);
@@ -63,7 +63,7 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
                     operand.rows(d * s.batch, tick.now.count), w_hh, Transpose::kRight, false);
     return;
   }
-  if (!kCells[layer.cell].recurrent) return;
+  if (!info_of(layer.cell).recurrent) return;
   const int64_t going = std::min(tick.before.count, tick.now.count);
   if (going > 0) {
     Matrix h = output.rows(tick.before.offset, going);
@@ -132,7 +132,7 @@ Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
   if (layer.resident.team.tier != Tier::kStep) return run_resident(layer, stream);
   BackwardStep step = layer.step;
   const Shape& s = step.shape;
-  const int64_t scalar = bytes(layer.dtype), K = kCells[layer.cell].gates * s.hidden,
+  const int64_t scalar = bytes(layer.dtype), K = info_of(layer.cell).gates * s.hidden,
                 R = s.recurrent;
   const bool projected = layer.w_hr[0] != nullptr;
   const auto product = view(step.product, R, R, scalar);
@@ -145,7 +145,7 @@ Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
     for (int d = 0; d < s.directions; ++d) {
       set_step(layer.schedule, d, position, step);
       const Tick& tick = step.tick[d];
-      if (layer.kernel.fused || !kCells[layer.cell].recurrent || tick.after.count == 0) continue;
+      if (layer.kernel.fused || !info_of(layer.cell).recurrent || tick.after.count == 0) continue;
       library.product(product.rows(d * s.batch, tick.after.count),
                       grad_gates.rows(d * s.total + tick.after.offset, tick.after.count),
                       view(layer.w_hh[d], R, R, scalar).rows(0, K), Transpose::kNeither, false);

@@ -1,6 +1,6 @@
 #include "plan.h"
 
-#include "../cells/cell_info.h"
+#include "../cells/user_cells.h"
 
 namespace fastrnn::cuda {
 
@@ -18,7 +18,7 @@ StepKernel plan(const PlanQuery& q) {
   const StepKernel library{false, false, 0};
   const bool half_width = q.dtype == Dtype::kBFloat16 || q.dtype == Dtype::kFloat16;
   const bool tf32 = q.dtype == Dtype::kFloat32 && q.tf32 && q.capability >= 80;
-  if (!kCells[q.cell].recurrent) return library;  // whose product there is none to make
+  if (!info_of(q.cell).recurrent) return library;  // whose product there is none to make
   // A fused step reads h as the output has it.
   if (q.masked && !q.backward) return library;
   // Turing's tensor cores know fp16 alone.
@@ -30,7 +30,7 @@ StepKernel plan(const PlanQuery& q) {
   if (q.batch > 8 && fused.tensor_cores) fused.rows = 32;
   if (q.batch > 8 && !fused.tensor_cores && q.dtype == Dtype::kFloat32) fused.rows = 16;
   const int64_t weights =
-      q.directions * kCells[q.cell].gates * q.hidden * q.recurrent * bytes(q.dtype);
+      q.directions * info_of(q.cell).gates * q.hidden * q.recurrent * bytes(q.dtype);
   const int64_t again = (q.batch + fused.rows - 1) / fused.rows - 1;
   return again * weights <= kRereadBytes ? fused : library;
 }

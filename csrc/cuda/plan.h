@@ -8,7 +8,7 @@
 namespace fastrnn::cuda {
 
 struct PlanQuery {
-  int cell;  // position in cells.def
+  int cell;  // position in cells.def, or a user's cell
   Dtype dtype;
   bool tf32;  // fp32 products may be rounded to tf32
   bool backward;

@@ -2,6 +2,7 @@
 // (fastrnn/_kernels/cell_library.py).
 #include "../cpu/isa/levels.h"
 #include "../cpu/user_cells.h"
+#include "own_cell.h"
 
 namespace fastrnn::cpu {
 namespace {
@@ -20,9 +21,7 @@ extern "C" __attribute__((visibility("default"))) bool fastrnn_user_cell(
     size_t layout, const fastrnn::cpu::Team& team, fastrnn::cpu::UserCell* cell) {
   if (layout != fastrnn::cpu::kLayout) return false;
   fastrnn::cpu::extension = team;
-  cell->info = fastrnn::kCells[0];
-  // Graphs are made with the states saved wherever there are some (fastrnn/_backends/graph.py).
-  cell->info.saves_carried = cell->info.states > 1;
+  cell->info = fastrnn::own_info();
   cell->others = fastrnn::cpu::FASTRNN_OTHERS();
   cell->bfloat16 = fastrnn::cpu::FASTRNN_BFLOAT16();
   return true;

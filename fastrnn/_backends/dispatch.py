@@ -22,7 +22,7 @@ import torch
 from torch._guards import detect_fake_mode
 
 from .. import reference
-from .._kernels import ops
+from .._kernels import ops, user_kernels
 from .._kernels.ops import is_compiling
 from .._spec import Call
 from ..registry import CELLS, OWN_CELLS, USER_CELLS
@@ -45,7 +45,7 @@ _environment = os.environ.get("FASTRNN_BACKEND") or None  # read once, when fast
 def _why_without_cuda(mode: str) -> str | None:
     """Why a cell has no CUDA kernels, or None if it has."""
     if mode in USER_CELLS:
-        return "a cell of fastrnn.load_cell has kernels for the CPU"
+        return user_kernels.why_not(mode)
     if mode in OWN_CELLS and OWN_CELLS[mode].statistics:
         return "a cell with layer normalisation has kernels for the CPU"
     return None
@@ -64,7 +64,8 @@ def why_not(backend: str, call: Call) -> list[str]:
             reasons.append("an argument is not an ordinary strided tensor")
     if call.dtype not in DTYPES[backend]:
         reasons.append(f"there is no kernel for {call.dtype}")
-    if backend == "cuda" and (without := _why_without_cuda(call.mode)):
+    # Of a user's cell only where there could be kernels: nothing looks for nvcc elsewhere.
+    if backend == "cuda" and not (reasons and call.mode in USER_CELLS) and (without := _why_without_cuda(call.mode)):
         reasons.append(without)
     if backend == "cuda" and call.B == 0:
         reasons.append("an empty batch launches nothing")
@@ -180,6 +181,8 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
         reasons = why_not(name, call)
         if reasons:
             raise RuntimeError(_refusal(name, reasons))
+        if name == "cuda" and input is not None and not ops.is_watched():
+            check_kernels(call.mode)
         return name
     if ops.is_watched():
         if ops.is_traced() and not call.extended:
@@ -239,6 +242,16 @@ def check_graph(backend: str) -> None:
             f"fastrnn.backend({name!r}) does not reach into a graph, which computes by {backend!r}: leave the block, "
             f"set FASTRNN_BACKEND={name} before fastrnn is imported, or call the model uncompiled"
         )
+
+
+def check_kernels(mode: str) -> None:
+    """Has the CUDA kernels of a user's cell compiled, where a call is about to need them.
+
+    Raises:
+        RuntimeError: they cannot be.
+    """
+    if mode in USER_CELLS and (without := user_kernels.why_not_added(mode)):
+        raise RuntimeError(_refusal("cuda", [without]))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from .. import reference
 from .._kernels import ext
 from .._kernels.ops import LIBRARY, layer_ops, missing
-from .._spec import EVERYTHING, STATES, W_HH, W_HR, W_IH, unpack
+from .._spec import CELL, EVERYTHING, STATES, W_HH, W_HR, W_IH, unpack
 from ..registry import cell_of
 from . import dispatch
 
@@ -31,6 +31,8 @@ def _forward(backend: str) -> Callable:
         dispatch.check_graph(backend)
         if hx[0].size(1) == 0:  # an empty batch launches nothing
             return _fake_forward(x, given, hx, weights, spec, scalars)
+        if backend == "cuda":
+            dispatch.check_kernels(cell_of(spec[CELL]).mode)
         return layer_ops(backend).forward(x, given, hx, weights, spec, scalars)
 
     return forward

@@ -1,4 +1,4 @@
-"""What a C++ compiler says of a user's cell, as one sentence that names the header and the line.
+"""What a compiler says of a user's cell, as one sentence that names the header and the line.
 
 ``csrc/user/check.cpp`` states what a header must have; what ``forward`` may not do stops the compiler while it runs
 ``forward`` on symbols (``csrc/cells/graph.h``).
@@ -12,7 +12,7 @@ from pathlib import Path
 OPERATIONS = "+ - * quotient max_ exp_ log_ tanh_ sigmoid_ log_sigmoid_ relu_ and constants A(0.5)"
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 """What a layer calls its other parameters."""
-_PLACE = r"^(.+?):(\d+):(?:\d+:)? *"
+_PLACE = r"^(.+?)[:(](\d+)\)?:(?:\d+:)? *"  # nvcc's have the line in brackets
 _ERROR = re.compile(_PLACE + r"(?:fatal )?error: (.*)$")
 _ASSERTION = re.compile(r"static assertion failed.*: ((kGates|kStates|kParams|kScalars|kNoise|kRecurrent|forward) .*)$")
 _PREAMBLE = re.compile(r"non-constant condition for static assertion|called in a constant expression")
@@ -128,7 +128,7 @@ def _not_there(header: Header, index: int, array: str, length: int) -> str:
 
 def _nearest(lines: list[str], index: int, header: Header) -> int | None:
     """The line of the header that led to an error elsewhere: GCC says so before the error, clang after it."""
-    place = re.compile(re.escape(header.path) + r":(\d+):")
+    place = re.compile(re.escape(header.path) + r"[:(](\d+)\)?:")
     for line in (*reversed(lines[:index]), *lines[index + 1 :]):
         if found := place.match(line):
             return int(found[1])

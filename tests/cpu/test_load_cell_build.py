@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_load_cell import SCALED
+from own_cells import SCALED
 
 import fastrnn
 from fastrnn._kernels import cell_library, ext, ops

@@ -20,7 +20,7 @@ LIMIT_S = 540
 FIRST = ["first-step", "first-cta", "first-cluster-8", "first-cluster-16", "first-grid"]
 STEP = {"memcheck", "tests-step"}
 RESIDENT = {"racecheck", "initcheck", "synccheck", "tests-cta", "tests-cluster", "tests-grid", "tests-wavefront"}
-RESIDENT |= {"first-call"}
+RESIDENT |= {"first-call", "tests-own"}
 CORRECTNESS = ["machine", "build", *FIRST, *sorted(STEP), *sorted(RESIDENT)]
 SIZES = [f"bench-sizes-{tier}" for tier in ("step", "cta", "cluster", "grid")]
 GRIDS = ["cudnn-best-auto", "rl-auto", "packed-auto", "decode-step", "long-auto", "odd-auto"]
@@ -161,13 +161,13 @@ def test_its_arguments_are_those_of_the_programs(rehearsal, monkeypatch, capsys)
 
 def test_every_choice_of_tests_has_tests(rehearsal):
     """Each -k of the script names tests; pytest matches its words with a part of a test's name, as here."""
-    files = ("tests/cuda/test_gpu.py", "tests/cuda/test_gpu_wavefront.py")
+    files = [f"tests/cuda/test_gpu{of}.py" for of in ("", "_wavefront", "_own_cells")]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only", *files]
     done = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True)
     names = [line for line in done.stdout.splitlines() if "::" in line]
     calls = [call for call in rehearsal.run("correctness").calls if " -k " in call]
     choices = {re.search(r"(tests/\S+) -k (.*)", call).groups() for call in calls}
-    assert len(choices) == 12
+    assert len(choices) == 13
     for file, words in choices:
         chosen = Expression.compile(words)
         assert any(chosen.evaluate(lambda word, name=name: word in name) for name in names if file in name), words

@@ -31,7 +31,7 @@ def compiler():
 
 def kept(name, sources, flags):
     """The path, kept between runs, of what is made of these sources and all headers with this compiler and flags."""
-    folders = [*(CSRC / folder for folder in ("common", "cells", "cuda", "bindings")), HERE]
+    folders = [*(CSRC / folder for folder in ("common", "cells", "cuda", "user", "bindings")), HERE]
     headers = [path for base in folders for path in base.rglob("*") if path.suffix in {".h", ".cuh", ".def"}]
     version = subprocess.check_output([compiler(), "--version"])
     digest = hashlib.sha256(repr((version, flags)).encode())
@@ -99,6 +99,18 @@ def load():
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
+
+
+def own_cell(text, name):
+    """The path of a library of a user's cell, for the module: `text` is the header that fastrnn.load_cell takes."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    header = kept(f"{name}-{digest}.h", [], [])
+    partial = header.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(text)
+    partial.replace(header)
+    told = {"OWN_HEADER": f'"{header}"', "OWN_CELL": name, "OWN_NAME": f'"{name}"', "CELLS": '"../user/cells.def"'}
+    flags = [*FLAGS, *(f"-DFASTRNN_{key}={value}" for key, value in told.items())]
+    return link(f"{name}.so", [CSRC / "user/library.cu"], flags, "-shared", module())
 
 
 SANITIZERS = {

@@ -60,6 +60,13 @@ def fp32_precision(name, matmul=None):
             knob.fp32_precision = value
 
 
+def check_error(name, got, want, precision, slack=1):
+    """That a tensor is within the budget of the result in float64."""
+    scale = max(want.norm().item(), 0.1 * math.sqrt(want.numel())) * ROUNDING[precision]
+    error = (got.double() - want).norm().item() / scale
+    assert error <= BUDGET[precision] * slack, f"{name}: {error:.1f} units of rounding"
+
+
 class Layer:
     """Random arguments of a layer call, and the results that the formulas give for them.
 
@@ -207,10 +214,7 @@ class Layer:
             pairs = [(got, want)] if isinstance(got, torch.Tensor) else list(zip(got, want, strict=True))
             for index, (g, w) in enumerate(pairs):
                 assert g.dtype == self.dtype and g.shape == w.shape, (name, index)
-                scale = max(w.norm().item(), 0.1 * math.sqrt(w.numel())) * ROUNDING[self.precision]
-                error = (g.double() - w).norm().item() / scale
-                allowed = BUDGET[self.precision] * oracle.SLACK[self.cell]
-                assert error <= allowed, f"{name}[{index}]: {error:.1f} units of rounding"
+                check_error(f"{name}[{index}]", g, w, self.precision, oracle.SLACK[self.cell])
         if "lengths" in self.timing:
             assert not any(t[~self.kept].any() for t in (output, found[2], *hn[len(self.hx) :]))
 

@@ -1,0 +1,48 @@
+// What the library of a user's cell gives the extension (csrc/user/library.cu): step kernels, which
+// serve every call.
+#pragma once
+
+#include "../cells/user_cells.h"
+#include "launch.h"
+#include "rebuild.h"
+
+namespace fastrnn::cuda {
+
+// The launchers of a cell in a storage type.
+struct CellKernels {
+  cudaError_t (*forward)(const StepKernel& kernel, const ForwardStep& step, cudaStream_t stream);
+  cudaError_t (*backward)(const StepKernel& kernel, const BackwardStep& step, cudaStream_t stream);
+  cudaError_t (*rebuild)(const Rebuild& rebuild, cudaStream_t stream);
+};
+
+struct UserCell {
+  CellInfo info;
+  CellKernels kernels[4];  // by Dtype
+};
+
+// Where it differs, the two were compiled from different sources.
+constexpr size_t kLayout = ((sizeof(ForwardStep) * 1021 + sizeof(BackwardStep)) * 1021 +
+                            sizeof(Rebuild) + sizeof(StepKernel)) *
+                               1021 +
+                           sizeof(UserCell) + sizeof(Graph);
+
+// A library's one symbol, fastrnn_user_kernels. Returns false where `layout` is not its own.
+using OpenUserCell = bool (*)(size_t layout, UserCell* cell);
+
+inline ByNumber<UserCell>& user_cells() {
+  static ByNumber<UserCell> cells;
+  return cells;
+}
+
+inline void add_user_cell(int64_t number, const UserCell& cell) {
+  user_infos().add(number, cell.info);
+  user_cells().add(number, cell);
+}
+
+// Null for a cell that is no user's, or has none.
+inline const CellKernels* user_kernels(int cell, Dtype dtype) {
+  const UserCell* const added = user_cells().find(cell);
+  return added ? &added->kernels[static_cast<int>(dtype)] : nullptr;
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,61 @@
+"""The CUDA kernels of users' cells, which are compiled when a call on a GPU first asks for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from . import cell_library, ext, nvcc
+
+_lock = threading.Lock()
+_sources: dict[str, tuple[int, Callable[[Sequence[tuple[int, int]]], Path]]] = {}
+_added: set[str] = set()
+_refused: dict[str, str] = {}
+
+
+def offer(mode: str, number: int, build: Callable[[Sequence[tuple[int, int]]], Path]) -> None:
+    """Makes a cell known by its mode and number; ``build(compute capabilities)`` makes the library of its kernels."""
+    _sources[mode] = number, build
+
+
+def why_not(mode: str) -> str | None:
+    """Why a cell that was offered has no CUDA kernels, as far as that is known without compiling; else None."""
+    if mode in _added:
+        return None
+    if mode in _refused:
+        return _refused[mode]
+    _, why = nvcc.find_nvcc()
+    return why and f"the kernels of a cell of fastrnn.load_cell are compiled here, and {why}"
+
+
+why_not._dynamo_marked_constant = True  # found while dynamo traces, and no part of the graph
+
+
+def why_not_added(mode: str) -> str | None:
+    """As :func:`why_not`, after compiling what was not compiled: for all GPUs that torch sees, which takes a while.
+
+    What failed once is not tried again.
+    """
+    if mode in _added:
+        return None
+    with _lock:
+        if mode not in _added and why_not(mode) is None:
+            try:
+                _add(mode)
+            except (OSError, RuntimeError, ValueError) as error:
+                _refused[mode] = str(error).partition("\n")[0]
+    return why_not(mode)
+
+
+def _add(mode: str) -> None:
+    number, build = _sources[mode]
+    capabilities = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+    if not capabilities:
+        raise RuntimeError("torch sees no GPU")
+    extension = ext.load()
+    address = cell_library.address_in(lambda: build(capabilities), "fastrnn_user_kernels")
+    extension.cuda.add_cell(number, address)
+    _added.add(mode)
