@@ -163,13 +163,30 @@ def lacking_nvcc() -> str | None:
     return nvcc.find_nvcc()[1]
 
 
+# What the extension's host compiler knows of a library: its layout, and the number of its cell's gates.
+HOST = """
+#include "{csrc}/cuda/user_cells.h"
+extern "C" int gates_of(fastrnn::cuda::OpenUserCell open, size_t more) {{
+  fastrnn::cuda::UserCell cell{{}};
+  const bool opened = open(fastrnn::cuda::kLayout + more, &cell);
+  for (const auto& kernels : cell.kernels)
+    if (opened && !(kernels.forward && kernels.backward && kernels.rebuild)) return -2;
+  return opened ? cell.info.gates : -1;
+}}
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(lacking_nvcc() is not None, reason=str(lacking_nvcc()))
-@pytest.mark.parametrize("name", ["janet", "fastgrnn"])
-def test_a_real_nvcc_makes_a_library_of_the_examples(tmp_path, name):
+@pytest.mark.parametrize("name, gates", [("janet", 2), ("fastgrnn", 1)])
+def test_a_real_nvcc_makes_a_library_of_the_examples(tmp_path, name, gates):
     path = ROOT / f"examples/cells/{name}.h"
     header = Header(str(path), path.read_text(), None)
     library = cell_library.build_cuda(header, [(8, 0), (9, 0)], tmp_path, "0.1")
+    (tmp_path / "host.cpp").write_text(HOST.format(csrc=ROOT / "csrc"))
+    include = f"-I{nvcc.toolkit_of(str(nvcc.find_nvcc()[0]))}/include"
+    host = [str(CXX), "-std=c++20", "-shared", "-fPIC", include, "host.cpp", "-o", "host.so"]
+    subprocess.run(host, cwd=tmp_path, check=True)
+    gates_of = ctypes.CDLL(str(tmp_path / "host.so")).gates_of
     opened = ctypes.CDLL(str(library)).fastrnn_user_kernels
-    opened.restype = ctypes.c_bool
-    assert not opened(ctypes.c_size_t(1), None)  # another layout than its own
+    assert [gates_of(opened, ctypes.c_size_t(more)) for more in (0, 1)] == [gates, -1]
