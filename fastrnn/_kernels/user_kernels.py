@@ -35,7 +35,7 @@ why_not._dynamo_marked_constant = True  # found while dynamo traces, and no part
 
 
 def why_not_added(mode: str) -> str | None:
-    """As :func:`why_not`, after compiling what was not compiled: for all GPUs that torch sees, which takes a while.
+    """As :func:`why_not`, after compiling what was not compiled, for all GPUs here that the extension serves.
 
     What failed once is not tried again.
     """
@@ -52,10 +52,10 @@ def why_not_added(mode: str) -> str | None:
 
 def _add(mode: str) -> None:
     number, build = _sources[mode]
-    capabilities = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-    if not capabilities:
-        raise RuntimeError("torch sees no GPU")
-    extension = ext.load()
-    address = cell_library.address_in(lambda: build(capabilities), "fastrnn_user_kernels")
-    extension.cuda.add_cell(number, address)
+    present = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    served = sorted(gpu for gpu in present if ext.why_not_device(gpu, ext.build.cuda_archs) is None)
+    if not served:
+        raise RuntimeError("torch sees no GPU that the extension was built for")
+    address = cell_library.address_in(lambda: build(served), "fastrnn_user_kernels")
+    ext.load().cuda.add_cell(number, address)
     _added.add(mode)

@@ -14,9 +14,11 @@ from own_cells import ROOT, SCALED, compiled, load
 from stand_in import CALL, X, gpu  # noqa: F401  a fixture of every test here
 
 import fastrnn
-from fastrnn._backends import dispatch
-from fastrnn._kernels import cell_library, ext, nvcc, user_kernels
+from fastrnn._backends import dispatch, graph
+from fastrnn._kernels import cell_library, ext, nvcc, ops, user_kernels
 from fastrnn._kernels.cell_errors import Header
+from fastrnn._spec import pack
+from fastrnn.registry import FIRST_USER_CELL
 
 CXX = next((name for name in ("g++", "c++") if shutil.which(name)), None)
 # It makes an object that has the symbol, or says what $FAKE_SAYS has; it writes down what it is asked.
@@ -62,8 +64,9 @@ def fake(tmp_path, monkeypatch):
     extension = types.SimpleNamespace(**vars(ext.load()) | {"cuda": made})
     monkeypatch.setattr(ext, "load", lambda: extension)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=0: ((9, 0), (8, 6))[index])
+    monkeypatch.setattr(ext, "build", types.SimpleNamespace(cuda_archs="8.0;9.0+PTX"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i=0: ((9, 0), (8, 6), (6, 1), (9, 0))[i])
     monkeypatch.setenv("CUDA_HOME", str(made.root))
     for kept in ("_added", "_refused"):
         monkeypatch.setattr(user_kernels, kept, type(getattr(user_kernels, kept))())
@@ -127,7 +130,8 @@ def test_nothing_is_compiled_before_backend_cuda_is_asked_for(cell, fake):
 def test_they_are_compiled_once_for_the_gpus_that_are_there(cell, fake, monkeypatch):
     assert choose(cell) == choose(cell) == "cuda"
     (command,) = fake.calls()
-    assert "arch=compute_86,code=sm_86" in command and "arch=compute_90,code=sm_90" in command
+    gpus = [word for word in command.split() if word.startswith("-gencode")]
+    assert gpus == ["-gencode=arch=compute_86,code=sm_86", "-gencode=arch=compute_90,code=sm_90"]
     assert " -ccbin " in command and "user/library.cu -o " in command
     assert fake.added == [cell.registered.index]
     monkeypatch.setattr(user_kernels, "_added", set())  # another process
@@ -157,6 +161,25 @@ def test_an_nvcc_that_fails_is_a_sentence_and_not_asked_again(cell, fake, tmp_pa
     assert said(cell).startswith(f"{tmp_path}/own.h:{line}: {text}")
 
 
+@compiled
+def test_graphs_have_them_compiled_when_they_run(cell, fake, monkeypatch):
+    number = cell.registered.index
+    monkeypatch.setattr(dispatch, "_environment", "cuda")
+    monkeypatch.setattr(graph, "layer_ops", lambda backend: ops.LayerOps(lambda *given: f"ran on {backend}", None))
+    assert dispatch._choose_for_graph(call_of(cell)) == "cuda" and fake.calls() == []
+    asked = X, [None] * 5, [torch.zeros(1, 1, 1)], [], pack(number, 0), []
+    assert graph._forward("cuda")(*asked) == "ran on cuda" and fake.added == [number]
+    monkeypatch.setattr(user_kernels, "_added", set())
+    monkeypatch.setenv("CUDA_HOME", "/nowhere")
+    with pytest.raises(RuntimeError, match="nvcc was not found in /nowhere/bin"):
+        graph._forward("cuda")(*asked)
+    with pytest.raises(RuntimeError, match="nvcc was not found in /nowhere/bin"):
+        dispatch._choose_for_graph(call_of(cell))
+    # What dynamo traces of the choice starts no program within the graph.
+    traced = torch.compile(lambda x: (x, user_kernels.why_not(cell.registered.mode)), backend="eager", fullgraph=True)
+    assert "nvcc was not found" in traced(X)[1]
+
+
 def lacking_nvcc() -> str | None:
     if torch.version.cuda is None:
         return "this torch has no CUDA"
@@ -176,13 +199,12 @@ extern "C" int gates_of(fastrnn::cuda::OpenUserCell open, size_t more) {{
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(lacking_nvcc() is not None, reason=str(lacking_nvcc()))
-@pytest.mark.parametrize("name, gates", [("janet", 2), ("fastgrnn", 1)])
-def test_a_real_nvcc_makes_a_library_of_the_examples(tmp_path, name, gates):
+@pytest.mark.parametrize("name, gpu_of, gates", [("janet", (8, 0), 2), ("fastgrnn", (9, 0), 1)])
+def test_a_real_nvcc_makes_a_library_of_the_examples(tmp_path, name, gpu_of, gates):
     path = ROOT / f"examples/cells/{name}.h"
     header = Header(str(path), path.read_text(), None)
-    library = cell_library.build_cuda(header, [(8, 0), (9, 0)], tmp_path, "0.1")
+    library = cell_library.build_cuda(header, [gpu_of], tmp_path, "0.1")
     (tmp_path / "host.cpp").write_text(HOST.format(csrc=ROOT / "csrc"))
     include = f"-I{nvcc.toolkit_of(str(nvcc.find_nvcc()[0]))}/include"
     host = [str(CXX), "-std=c++20", "-shared", "-fPIC", include, "host.cpp", "-o", "host.so"]
@@ -190,3 +212,6 @@ def test_a_real_nvcc_makes_a_library_of_the_examples(tmp_path, name, gates):
     gates_of = ctypes.CDLL(str(tmp_path / "host.so")).gates_of
     opened = ctypes.CDLL(str(library)).fastrnn_user_kernels
     assert [gates_of(opened, ctypes.c_size_t(more)) for more in (0, 1)] == [gates, -1]
+    if hasattr(ext.load(), "cuda"):
+        address = cell_library.address_in(lambda: library, "fastrnn_user_kernels")
+        ext.load().cuda.add_cell(FIRST_USER_CELL, address)  # which starts nothing on a GPU
