@@ -24,7 +24,7 @@ each_cell = pytest.mark.parametrize("name", STEPS)
 def cuda():
     assert ext.why_no_cuda() is None, ext.why_no_cuda()
     cuda = ext.load().cuda
-    with fastrnn.backend("cuda"):
+    with fastrnn.backend("cuda"), fp32_precision("ieee"):
         yield cuda
     cuda.follow_plan()
 
