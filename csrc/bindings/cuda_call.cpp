@@ -87,7 +87,6 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
              lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
       schedule(offsets, this->spec.forwards) {
-  TORCH_CHECK(cell.statistics == 0, function, ": ", cell.mode, " has kernels for the CPU alone");
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }
 
@@ -108,7 +107,7 @@ void override_plan(std::optional<StepKernel> kernel) {
 StepKernel Call::plan_for(bool backward, int capability) const {
   const StepKernel kernel = overriding;
   const bool masked = operand_mask.defined();
-  const bool is_free = cell.recurrent && !(backward ? projected : masked);
+  const bool is_free = cell.recurrent && cell.statistics == 0 && !(backward ? projected : masked);
   if (kernel.rows >= 0 && is_free) return kernel;
   return plan({spec.cell, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
                shape.directions, capability, masked});

@@ -1,6 +1,7 @@
 #include "../rebuild.h"
 
 #include "../dispatch.h"
+#include "../norm.cuh"
 #include "../update.cuh"
 
 namespace fastrnn::cuda {
@@ -63,8 +64,11 @@ cudaError_t launch_rebuild(int cell, Dtype dtype, const Rebuild& rebuild, cudaSt
   return with_cell(cell, [&](auto c) {
     using Cell = typename decltype(c)::type;
     return with_dtype(dtype, [&](auto s) {
-      if constexpr (Cell::kSaved > 0) {
-        return rebuild_layer<Cell, typename decltype(s)::type>(rebuild, stream);
+      using Scalar = typename decltype(s)::type;
+      if constexpr (Cell::kNorms > 0) {
+        return rebuild_rows<Cell, Scalar>(rebuild, stream);
+      } else if constexpr (Cell::kSaved > 0) {
+        return rebuild_layer<Cell, Scalar>(rebuild, stream);
       } else {
         return cudaErrorInvalidValue;
       }
