@@ -102,7 +102,7 @@ def _instances() -> dict[tuple[str, str], str]:
 
 def source_of(signature: str) -> str:
     """The file of csrc/cuda/inst that instantiates a kernel."""
-    for word, source in (("gather_projected", "projection"), ("rebuild_", "rebuild")):
+    for word, source in (("gather_projected", "projection"), ("mask_operand", "operand"), ("rebuild_", "rebuild")):
         if word in signature:
             return source
     if found := re.search(r"::store_(\w+)\(", signature):
