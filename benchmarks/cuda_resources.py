@@ -5,7 +5,8 @@
 Reads the machine code of the built extension, or of objects, for all architectures in it, with cuobjdump (from the CUDA
 toolkit, or from the triton that comes with torch). No GPU is needed. A register that was spilled shows as stack bytes.
 The dynamic shared memory of the resident kernels depends on the sizes of a call: see shared_bytes of plan_tiers.
-Exits with 1 if a resident kernel has a stack or a tensor core kernel no tensor core instruction.
+Exits with 1 if a resident kernel, or one that takes a row's norms, has a stack or a tensor core kernel no tensor core
+instruction.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def complaints(rows: list[dict]) -> list[str]:
         words = row["arguments"].split(", ")
         has_body = int(row["registers"]) >= 16  # else it is for newer devices: clusters, tensor cores of Ampere
         is_resident = row["kernel"].startswith("resident")
-        if is_resident and int(row["stack_bytes"]):
+        if (is_resident or row["kernel"].endswith("_row")) and int(row["stack_bytes"]):
             found.append(f"{where}: {row['stack_bytes']} bytes of stack")
         multiplies = is_resident or row["kernel"].endswith("_fused")
         if not multiplies or words[2] != "true" or not has_body:

@@ -145,6 +145,7 @@ speed() {
   bench decode-step 17 step --grid decode
   bench long-auto 20 auto --grid long
   bench odd-auto 17 auto --grid odd
+  bench norm-step 17 step --grid norm --device cuda
   if [ -d wheels ]; then
     part flashrnn 60 flashrnn
     find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends

@@ -12,6 +12,9 @@ namespace fastrnn::cuda {
 
 namespace {
 
+// Of grad_params: with norms a bias is no part of what its gate's gradient is of.
+int64_t bias_rows(const Call& call) { return call.cell.statistics > 0 ? 2 * call.cell.gates : 0; }
+
 // The arrays of the step kernels that only backward has.
 struct Buffers {
   at::Tensor grad_x_gates, grad_h_gates, direct, grad_params, grad_h0, product, grad_full,
@@ -32,8 +35,8 @@ struct Buffers {
       grad_carried.push_back(call.empty_accumulate({D, B, H}));
       if (call.lengths.defined() || call.carried_type) grad_carried.back().copy_(grad_last[k]);
     }
-    if (call.cell.params > 0)
-      grad_params = at::zeros({D, B, call.cell.params, H}, call.accumulate_options());
+    const int64_t rows = bias_rows(call) + call.cell.all_param_rows();
+    if (rows > 0) grad_params = at::zeros({D, B, rows, H}, call.accumulate_options());
     if (call.projected) {
       grad_full = call.empty({D, B, H});
       grad_projected = call.filled_by_steps({D, N, R});
@@ -60,15 +63,22 @@ OptionalTensors weight_gradients(const Call& call, const Buffers& b, const at::T
     const auto to = grads.begin() + d * call.slots();
     to[kWih] = product(b.grad_x_gates[d], x);
     if (call.cell.recurrent) to[kWhh] = product(b.grad_h_gates[d], operands(call, output, d));
-    if (call.biases) {
+    const auto of_units = [&](int64_t first, int64_t rows) {
+      return b.grad_params[d].narrow(1, first, rows).sum(0).flatten().to(call.x_type());
+    };
+    if (call.biases && bias_rows(call) > 0) {
+      to[kBih] = of_units(0, call.cell.gates);
+      to[kBhh] = of_units(call.cell.gates, call.cell.gates);
+    } else if (call.biases) {
       // torch sums a column in a fixed order, in float32 for the 16-bit types.
       const at::Tensor sum = b.grad_x_gates[d].sum(0);
       to[kBih] = sum;
       to[kBhh] = call.cell.shared_gate_grad ? sum.clone() : b.grad_h_gates[d].sum(0);
     }
     if (call.projected) to[kWhr] = product(b.grad_projected[d], full[d]);
-    for (int k = 0; k < call.cell.params; ++k)
-      to[kFirstParam + k] = b.grad_params[d].select(1, k).sum(0).to(call.x_type());
+    int64_t first = bias_rows(call);
+    for (int k = 0; k < call.cell.params; first += call.cell.param_rows(k++))
+      to[kFirstParam + k] = of_units(first, call.cell.param_rows(k));
   }
   return grads;
 }
@@ -102,6 +112,7 @@ layer_backward(const OptionalTensors& grads, const GivenTensors& tensors, const 
   p.saved = data(gates);
   p.operand_mask = data(call.operand_mask);
   p.given = data(r.given);
+  p.statistics = data(r.statistics);
   for (int k = 0; k < call.cell.states; ++k) {
     p.states.initial[k] = call.hx[k].data_ptr();
     if (k == 0 || !call.carried_type) p.states.grad_last[k] = r.grad_last[k].data_ptr();

@@ -89,9 +89,8 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
       schedule(offsets, this->spec.forwards) {
   const int number = this->spec.cell;
-  const bool served =
-      number < kFirstUserCell ? cell.statistics == 0 : user_cells().find(number) != nullptr;
-  TORCH_CHECK(served, function, ": ", cell.mode, " has kernels for the CPU alone");
+  TORCH_CHECK(number < kFirstUserCell || user_cells().find(number) != nullptr, function, ": ",
+              cell.mode, " has kernels for the CPU alone");
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }
 
@@ -112,7 +111,7 @@ void override_plan(std::optional<StepKernel> kernel) {
 StepKernel Call::plan_for(bool backward, int capability) const {
   const StepKernel kernel = overriding;
   const bool masked = operand_mask.defined();
-  const bool is_free = cell.recurrent && !(backward ? projected : masked);
+  const bool is_free = cell.recurrent && cell.statistics == 0 && !(backward ? projected : masked);
   if (kernel.rows >= 0 && is_free) return kernel;
   return plan({spec.cell, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
                shape.directions, capability, masked});

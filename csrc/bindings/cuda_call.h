@@ -8,7 +8,7 @@ namespace fastrnn::cuda {
 
 // Instead of what plan() says, for as long as it is set: for measuring one kernel against another
 // and for testing each. Process-wide. What has one form does not heed it: a projected LSTM's
-// backward, cells without W_hh, and a forward pass with an operand mask.
+// backward, cells without W_hh or with norms, and a forward pass with an operand mask.
 void override_plan(std::optional<StepKernel> kernel);
 
 // Of a call on these tensors; raises for a type without kernels.

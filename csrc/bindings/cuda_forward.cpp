@@ -30,7 +30,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
     last.push_back(call.lengths.defined() ? state.clone() : at::empty_like(state));
   for (int k = 1; call.spec.all_states && k < states; ++k)
     last.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
-  at::Tensor gates, carried, given, full, product, product_h0, operand;
+  at::Tensor gates, carried, given, statistics, emitting, full, product, product_h0, operand;
   const bool save_gates = save == Save::kEverything && call.cell.saved > 0;
   if (save_gates && call.cell.saved == call.cell.gates) {
     gates = x_gates;  // each unit's are read before its own are written
@@ -42,6 +42,10 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
     carried = call.empty_accumulate({s.directions, carried_rows, states - 1, s.hidden});
   if (save != Save::kNothing && call.zoned && call.cell.read_next > 0)
     given = call.empty_accumulate({s.directions, s.total, call.cell.read_next, s.hidden});
+  if (save != Save::kNothing && call.cell.statistics > 0)
+    statistics = call.empty_accumulate({s.directions, s.total, call.cell.statistics});
+  if (call.cell.norms_state())
+    emitting = call.empty_accumulate({s.directions, s.batch, 2, s.hidden});
   if (call.projected) full = call.filled_by_steps({s.directions, s.total, s.hidden});
   if (!kernel.fused && call.cell.recurrent) {
     const bool masked = call.operand_mask.defined();
@@ -66,6 +70,8 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   p.h_stride = call.projected ? s.hidden : s.directions * s.recurrent;
   p.saved = data(gates);
   p.given = data(given);
+  p.statistics = data(statistics);
+  p.emitting = data(emitting);
   for (int k = 0; k < states; ++k) {
     p.states.initial[k] = call.hx[k].data_ptr();
     p.states.last[k] = last[k].data_ptr();
@@ -89,7 +95,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   if (save != Save::kNothing) {
     if (gates.defined()) gates = gates.view({s.directions, s.total, call.cell.saved, s.hidden});
     if (!call.cell.saves_carried) carried = at::Tensor();
-    for (const at::Tensor& tensor : {gates, carried, given, full}) {
+    for (const at::Tensor& tensor : {gates, carried, given, statistics, full}) {
       if (tensor.defined()) saved.push_back(tensor);
     }
   }

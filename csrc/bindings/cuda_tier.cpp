@@ -117,7 +117,7 @@ void override_wavefront(std::optional<int64_t> chunks) {
 
 Team team_for(const Call& call, bool backward, const Context& context) {
   if (only_steps() || call.projected || call.zoned || !call.cell.recurrent ||
-      call.spec.cell >= kFirstUserCell || call.dtype == Dtype::kFloat64)
+      call.spec.cell >= kFirstUserCell || call.cell.statistics > 0 || call.dtype == Dtype::kFloat64)
     return kStepTeam;
   const Device device = context.device();
   const Shape& s = call.shape;

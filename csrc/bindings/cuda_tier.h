@@ -15,7 +15,8 @@ namespace fastrnn::cuda {
 // Resident kernels are chosen only while this says so, because no GPU has measured them yet.
 // "step": never. "auto": the first candidate of the plan that has room. "cta", "cluster", "grid":
 // the candidate of that tier, and an error if there is none or it has no room. Process-wide; does
-// not concern projected LSTMs, zoneout, cells without W_hh, users' cells and float64, which have
+// not concern projected LSTMs, zoneout, cells without W_hh or with norms, users' cells and float64,
+// which have
 // step kernels alone.
 void override_tier(const std::string& tier, const TeamWish& wish);
 

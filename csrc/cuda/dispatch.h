@@ -31,16 +31,12 @@ cudaError_t with_dtype(Dtype dtype, F f) {
   return cudaErrorInvalidValue;
 }
 
-// Calls f(Type<Cell>) for the cell at this position of cells.def; there are no kernels of cells
-// that normalise rows.
+// Calls f(Type<Cell>) for the cell at this position of cells.def.
 template <class F>
 cudaError_t with_cell(int cell, F f) {
   int position = 0;
-#define FASTRNN_CELL_ENTRY(type, mode)            \
-  if constexpr (type::kNorms == 0) {              \
-    if (cell == position) return f(Type<type>{}); \
-  }                                               \
-  ++position;
+#define FASTRNN_CELL_ENTRY(type, mode) \
+  if (cell == position++) return f(Type<type>{});
 #include "../cells/cells.def"
 #undef FASTRNN_CELL_ENTRY
   return cudaErrorInvalidValue;

@@ -10,9 +10,14 @@ cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, cons
   if (const CellKernels* const own = user_kernels(cell, dtype))
     return own->forward(kernel, step, stream);
   return with_cell(cell, [&](auto c) {
+    using Cell = typename decltype(c)::type;
     return with_dtype(dtype, [&](auto s) {
-      return forward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,
-                                                                                  stream);
+      using Scalar = typename decltype(s)::type;
+      if constexpr (Cell::kNorms > 0) {
+        return kernel.fused ? cudaErrorInvalidValue : forward_normed<Cell, Scalar>(step, stream);
+      } else {
+        return forward_step<Cell, Scalar>(kernel, step, stream);
+      }
     });
   });
 }
@@ -22,9 +27,14 @@ cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
   if (const CellKernels* const own = user_kernels(cell, dtype))
     return own->backward(kernel, step, stream);
   return with_cell(cell, [&](auto c) {
+    using Cell = typename decltype(c)::type;
     return with_dtype(dtype, [&](auto s) {
-      return backward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,
-                                                                                   stream);
+      using Scalar = typename decltype(s)::type;
+      if constexpr (Cell::kNorms > 0) {
+        return kernel.fused ? cudaErrorInvalidValue : backward_normed<Cell, Scalar>(step, stream);
+      } else {
+        return backward_step<Cell, Scalar>(kernel, step, stream);
+      }
     });
   });
 }

@@ -10,7 +10,8 @@ namespace fastrnn::cuda {
 
 // How the recurrent product of a step is made; plan.h chooses.
 struct StepKernel {
-  bool fused;         // the step's kernel makes the product itself; else it is given as `product`
+  bool fused;         // the step's kernel makes the product itself; else it is given as `product`.
+                      // Never of a cell that normalises its rows
   bool tensor_cores;  // fused: mma (16-bit types, or fp32 rounded to tf32); else multiply-adds
   int rows;           // fused: batch rows of a block; mma 8 or 32, multiply-adds 8, or fp32 16
 };
@@ -38,6 +39,11 @@ template <class Cell, class Scalar>
 cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& step, cudaStream_t stream);
 template <class Cell, class Scalar>
 cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& step, cudaStream_t stream);
+// The same of cells that normalise their rows (norm.cuh).
+template <class Cell, class Scalar>
+cudaError_t forward_normed(const ForwardStep& step, cudaStream_t stream);
+template <class Cell, class Scalar>
+cudaError_t backward_normed(const BackwardStep& step, cudaStream_t stream);
 template <class Scalar>
 cudaError_t mask_operand(const ForwardStep& step, cudaStream_t stream);
 template <class Scalar>

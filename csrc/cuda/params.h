@@ -51,7 +51,7 @@ struct ForwardStep {
   const void* w_hh[kMostDirections];  // (G*H, R) scalar
   const void* b_ih[kMostDirections];  // (G*H) scalar, or null
   const void* b_hh[kMostDirections];  // (G*H) scalar, or null
-  const void* params[kMostDirections][kMostParams];  // (H) scalar each, the cell's P
+  const void* params[kMostDirections][kMostParams];  // the cell's P, scalar: (H) each, gains (G*H)
   double scalars[kMostScalars];                      // the cell's
   const void* output;        // (N, D*R) scalar: earlier steps are read, h is where this one goes
   const void* operand_mask;  // (D, B, R) scalar: what h is multiplied with before W_hh; or null
@@ -68,6 +68,10 @@ struct ForwardStep {
   void* saved;               // (D, N, K, H) scalar, or null. May be x_gates when K == G
   void* given;  // (D, N, F, H) accumulate, with zoneout: the states that backward reads after the
                 // step, as the cell gave them; or null
+  // Of cells that normalise their rows; K is then kSavedWithNorms (cells/cell.h).
+  void* statistics;  // (D, N, 2 or 4) accumulate; null when not saved
+  void* emitting;    // (D, B, 2, H) accumulate, scratch, where a state is normalised: what h' is
+                     // made of, and the state, until its norm is known; else null
 };
 
 struct BackwardStep {
@@ -85,6 +89,7 @@ struct BackwardStep {
   const void* saved;         // (D, N, K, H) scalar, or null
   const void* operand_mask;  // as forward's
   const void* given;         // as forward left it, or null
+  const void* statistics;    // the same
   // Of these only grad_initial is written, for h alone: the others end in grad_carried. Where these
   // begin as grad_last, that is null.
   BackwardStates states;
@@ -97,7 +102,8 @@ struct BackwardStep {
   void* grad_h_gates;  // (D, N, G*H) scalar; is grad_x_gates where the cell shares them
   void* direct;        // (D, B, H) accumulate: gradient past the gates, h' to h; or null
   void* grad_carried[kMostStates];  // (D, B, H) accumulate, by state but for h: updated in place
-  void* grad_params;     // (D, B, P, H) accumulate, updated in place: begins as zero; or null
+  void* grad_params;     // (D, B, P, H) accumulate, updated in place: begins as zero; or null. With
+                         // norms b_ih and b_hh come first, and they and gains are G rows each
   void* grad_projected;  // (D, N, R) scalar: whole gradient of the projected h, or null
 };
 

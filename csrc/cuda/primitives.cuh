@@ -102,7 +102,8 @@ __device__ __forceinline__ uint32_t round_to_tf32(uint32_t bits) {
 #endif
 }
 
-__device__ __forceinline__ float shuffle_xor(float value, int mask) {
+template <class A>
+__device__ __forceinline__ A shuffle_xor(A value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
@@ -191,7 +192,10 @@ inline void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a
 
 inline uint32_t round_to_tf32(uint32_t bits) { return emulator::round_to_tf32(bits); }
 
-inline float shuffle_xor(float value, int mask) { return emulator::shuffle_xor(value, mask); }
+template <class A>
+A shuffle_xor(A value, int mask) {
+  return emulator::shuffle_xor(value, mask);
+}
 
 constexpr bool kHasClusters = true;
 inline void cluster_arrive(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
@@ -218,3 +222,27 @@ inline T load_fresh(const T* from) {
 }  // namespace fastrnn::cuda
 
 #endif
+
+namespace fastrnn::cuda {
+
+// The sums over a block of kWarps warps of each value, in a fixed order: every thread gets them.
+// Nothing else may touch `shared`, kWarps * kCount values, until the block's next barrier.
+template <int kWarps, int kCount, class A>
+__device__ __forceinline__ void block_sums(A (&values)[kCount], A* shared) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) values[k] += shuffle_xor(values[k], mask);
+    if (lane == 0) shared[k * kWarps + warp] = values[k];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    values[k] = shared[k * kWarps];
+#pragma unroll
+    for (int other = 1; other < kWarps; ++other) values[k] += shared[k * kWarps + other];
+  }
+}
+
+}  // namespace fastrnn::cuda

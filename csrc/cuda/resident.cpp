@@ -13,8 +13,9 @@ template <class F>
 cudaError_t with_kernel(int cell, Dtype dtype, Tier tier, F f) {
   return with_cell(cell, [&](auto c) {
     return with_dtype(dtype, [&](auto s) {
-      constexpr bool kRecurrent = decltype(c)::type::kRecurrent;
-      if constexpr (kRecurrent && !std::is_same_v<typename decltype(s)::type, double>) {
+      using Cell = typename decltype(c)::type;
+      constexpr bool kExists = Cell::kRecurrent && Cell::kNorms == 0;
+      if constexpr (kExists && !std::is_same_v<typename decltype(s)::type, double>) {
         switch (tier) {
           case Tier::kCta:
             return f(c, s, std::integral_constant<Tier, Tier::kCta>{});

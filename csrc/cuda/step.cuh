@@ -244,11 +244,11 @@ __global__ void __launch_bounds__(kStepThreads)
 
 template <class Params>
 cudaError_t launch(void (*kernel)(Params), unsigned blocks, int64_t directions, int shared_bytes,
-                   const Params& params, cudaStream_t stream) {
+                   const Params& params, cudaStream_t stream, int threads = kStepThreads) {
   if (blocks == 0) return cudaSuccess;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks, static_cast<unsigned>(directions));
-  config.blockDim = dim3(kStepThreads);
+  config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, params);

@@ -124,8 +124,9 @@ std::vector<Candidate> resident_candidates(const PlanQuery& q, const Device& dev
   const bool half_width = bytes(q.dtype) == 2;
   const bool tf32 = q.dtype == Dtype::kFloat32 && q.tf32 && device.capability >= 80;
   if (q.recurrent != q.hidden || q.dtype == Dtype::kFloat64) return found;
-  if (q.cell >= kFirstUserCell) return found;   // whose library has step kernels alone
-  if (!kCells[q.cell].recurrent) return found;  // without weights to keep
+  if (q.cell >= kFirstUserCell) return found;       // whose library has step kernels alone
+  if (!kCells[q.cell].recurrent) return found;      // without weights to keep
+  if (kCells[q.cell].statistics > 0) return found;  // a norm is over the units of all members
   if (q.zoned) return found;  // what it draws takes registers that the weights have
   // Turing's tensor cores know fp16 alone.
   if (q.dtype == Dtype::kBFloat16 && device.capability < 80) return found;

@@ -28,7 +28,7 @@ struct Candidate {
 
 // In the table's order. All fit into the device's shared memory, and into its SMs where they must
 // run at the same time, by the numbers; whether the compiled kernel does, the launcher knows.
-// Projected LSTMs, float64, zoneout, cells without W_hh and users' cells have none.
+// Projected LSTMs, float64, zoneout, cells without W_hh or with norms, and users' cells have none.
 std::vector<Candidate> resident_candidates(const PlanQuery& query, const Device& device,
                                            const TeamWish& wish = {});
 

@@ -109,11 +109,17 @@ struct ForwardUpdate {
   // bias(0, g) of x, bias(1, g) of h; params are the caller's to load.
   template <class Bias>
   FASTRNN_HD void compute(const ForwardStep& p, const A* product, Bias bias) {
-    A of_x[Cell::kGates], of_h[Cell::kGates], scalars[Cell::kScalars + 1];
+    A of_x[Cell::kGates], of_h[Cell::kGates];
     for (int g = 0; g < Cell::kGates; ++g) {
       of_x[g] = Storage<Scalar>::widen(x[g]) + bias(0, g);
       of_h[g] = product[g] + bias(1, g);
     }
+    run(p, of_x, of_h);
+  }
+
+  // The cell, on what it sees of x and h; params are the caller's to load.
+  FASTRNN_HD void run(const ForwardStep& p, const A* of_x, const A* of_h) {
+    A scalars[Cell::kScalars + 1];
     prev[0] = Storage<Scalar>::widen(h);
     if constexpr (!Cell::kRecurrent) prev[0] *= h_mask_;  // else the product's operand is masked
     load_scalars<Cell>(p, scalars);
@@ -136,6 +142,12 @@ struct ForwardUpdate {
 
   FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) const {
+    save_states(p, tick, m, d, b, unit);
+    save_gates(p, tick, d, b, unit);
+  }
+
+  FASTRNN_HD void save_states(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
+                              int64_t unit) const {
     const Shape& s = p.shape;
     const int64_t row = tick.now.offset + b, state = (d * s.batch + b) * s.hidden + unit;
     store<Scalar>(p.h[d], row * p.h_stride + unit, next[0]);
@@ -148,11 +160,15 @@ struct ForwardUpdate {
         store<Scalar>(p.states.sequence[k + 1], at, next[k + 1]);
       }
     });
-    if (p.saved) {
-      for (int k = 0; k < Cell::kSaved; ++k) {
-        const int64_t at = ((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit;
-        store<Scalar>(p.saved, at, saved[k]);
-      }
+  }
+
+  FASTRNN_HD void save_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+                             int64_t unit) const {
+    if (!p.saved) return;
+    const int64_t row = d * p.shape.total + tick.now.offset + b;
+    for (int k = 0; k < Cell::kSaved; ++k) {
+      const int64_t at = (row * kSavedWithNorms<Cell> + k) * p.shape.hidden + unit;
+      store<Scalar>(p.saved, at, saved[k]);
     }
   }
 
@@ -172,7 +188,8 @@ template <class Cell, class Scalar, bool kZones = false>
 struct BackwardUpdate {
   using A = Accumulate<Scalar>;
   using Raw = Array<Scalar, Scalar>;
-  static constexpr int kCarried = Cell::kCarried, P = Cell::kParams;
+  static constexpr int kCarried = Cell::kCarried;
+  static constexpr int P = Cell::kNorms > 0 ? 0 : Cell::kParams;  // norm.cuh has those of norms
   A prev[Cell::kStates], next[Cell::kStates], grad_next[Cell::kStates];
   A direct, params[P + 1], params_sum[P + 1];
   A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates], grad_params[P + 1];
@@ -188,7 +205,8 @@ struct BackwardUpdate {
     const int64_t row = tick.now.offset + b, before = tick.before.offset + b;
     const int64_t width = s.directions * s.hidden, column = d * s.hidden + unit;
     for (int k = 0; k < Cell::kSaved; ++k) {
-      saved_[k] = Raw(p.saved)[((d * s.total + row) * Cell::kSaved + k) * s.hidden + unit];
+      const int64_t at = (d * s.total + row) * kSavedWithNorms<Cell> + k;
+      saved_[k] = Raw(p.saved)[at * s.hidden + unit];
     }
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
       h_prev_ = Storage<Scalar>::narrow(0);
@@ -233,16 +251,21 @@ struct BackwardUpdate {
   // product: (grad_h_gates W_hh) of the step after, masked, or 0 where there is none or grad_full
   // has it. params are the caller's to load.
   FASTRNN_HD void compute(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) {
-    A saved[Cell::kSaved + 1], scalars[Cell::kScalars + 1], kept[Cell::kStates];
-    load_scalars<Cell>(p, scalars);
-    for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Storage<Scalar>::widen(saved_[k]);
+    A kept[Cell::kStates];
+    collect(p, d, b, unit, product, kept);
+    run(p, d, b, unit, kept);
+  }
+
+  // The first part of compute(): grad_next, all that reaches the states which the cell gave; `kept`
+  // is what zoneout takes past the cell.
+  FASTRNN_HD void collect(const BackwardStep& p, int d, int64_t b, int64_t unit, A product,
+                          A* kept) {
     prev[0] = Storage<Scalar>::widen(h_prev_);
     if constexpr (!Cell::kRecurrent) prev[0] = masked<Scalar>(p, d, b, unit, prev[0]);
     next[0] = kZones && p.given ? given_h_ : Storage<Scalar>::widen(h_next_);
     grad_next[0] += Storage<Scalar>::widen(grad_);
     grad_next[0] += product + direct;
-    const bool zoned = kZones && p.zoneout.on;
-    if (zoned) {
+    if (is_zoned(p)) {
       A keep[2];
       load_zones(p, d, b, unit, keep);
       for_each<Cell::kStates>([&](auto k) {
@@ -250,11 +273,20 @@ struct BackwardUpdate {
         grad_next[k] -= kept[k];
       });
     }
+  }
+
+  // The rest of compute().
+  FASTRNN_HD void run(const BackwardStep& p, int d, int64_t b, int64_t unit, const A* kept) {
+    A saved[Cell::kSaved + 1], scalars[Cell::kScalars + 1];
+    load_scalars<Cell>(p, scalars);
+    for (int k = 0; k < Cell::kSaved; ++k) saved[k] = saved_value(k);
     Cell::backward(saved, In<A>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
                    grad_h, grad_prev, grad_params);
     if constexpr (!Cell::kRecurrent) grad_prev[0] = masked<Scalar>(p, d, b, unit, grad_prev[0]);
-    if (zoned) for_each<Cell::kStates>([&](auto k) { grad_prev[k] += kept[k]; });
+    if (is_zoned(p)) for_each<Cell::kStates>([&](auto k) { grad_prev[k] += kept[k]; });
   }
+
+  FASTRNN_HD A saved_value(int k) const { return Storage<Scalar>::widen(saved_[k]); }
 
   FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) const {
@@ -286,8 +318,9 @@ struct BackwardUpdate {
   Scalar saved_[Cell::kSaved + 1], h_prev_, h_next_, grad_;
   A given_h_;  // with zoneout, where it is read: h after the step as the cell gave it
 
+  static FASTRNN_HD bool is_zoned(const BackwardStep& p) { return kZones && p.zoneout.on; }
   static FASTRNN_HD bool has_direct(const BackwardStep& p) {
-    return Cell::kDirectGrad || (kZones && p.zoneout.on);
+    return Cell::kDirectGrad || is_zoned(p);
   }
   // A state after the step as the cell gave it: `after`, or with zoneout what forward kept.
   template <int state>

@@ -25,7 +25,7 @@ from .. import reference
 from .._kernels import ops, user_kernels
 from .._kernels.ops import is_compiling
 from .._spec import Call
-from ..registry import CELLS, OWN_CELLS, USER_CELLS
+from ..registry import CELLS, USER_CELLS
 from ..verdict import first_call, proof
 from . import choice
 
@@ -46,8 +46,6 @@ def _why_without_cuda(mode: str) -> str | None:
     """Why a cell has no CUDA kernels, or None if it has."""
     if mode in USER_CELLS:
         return user_kernels.why_not(mode)
-    if mode in OWN_CELLS and OWN_CELLS[mode].statistics:
-        return "a cell with layer normalisation has kernels for the CPU"
     return None
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import fastrnn
 from fastrnn._backends import dispatch
-from fastrnn._kernels import ext
+from fastrnn._kernels import ext, ops
 from fastrnn._spec import Call
 from fastrnn.registry import OWN_CELLS
 
@@ -168,10 +168,11 @@ def test_gains_that_do_not_fit_are_refused(kind):
 
 
 @layers
-def test_on_a_gpu_operations_of_torch_compute_it(kind):
+def test_on_a_gpu_the_kernels_serve_where_they_are_asked_for(kind, monkeypatch):
     module = kind(3, 8)
     call = Call(module.mode, "cuda", torch.float32, 5, 4, 3, 8, extended=True)
-    assert "a cell with layer normalisation has kernels for the CPU" in dispatch.why_not("cuda", call)
+    monkeypatch.setattr(ops, "missing", lambda backend: None)
+    assert dispatch.why_not("cuda", call) == []
+    assert dispatch.ranking(call)[0] == "aten" and "proven against torch.nn" in dispatch._why_not_proven(call)
     assert dispatch.choose(call._replace(device="meta")) == "reference"
-    assert OWN_CELLS[module.mode].statistics
     assert fastrnn.explain(module, torch.randn(5, 4, 3)).backend in ("cpu", "reference")

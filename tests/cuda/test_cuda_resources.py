@@ -36,6 +36,9 @@ def test_the_program_sees_a_spill_and_a_product_without_tensor_cores():
     row |= {"registers": "255", "stack_bytes": "0", "shared_bytes": "0", "mma_instructions": "40"}
     assert cuda_resources.complaints([row]) == []
     assert "8 bytes of stack" in cuda_resources.complaints([row | {"stack_bytes": "8"}])[0]
+    normed = row | {"kernel": "backward_row", "arguments": "LayerNormLstm, float", "mma_instructions": "0"}
+    assert cuda_resources.complaints([normed]) == []
+    assert "8 bytes of stack" in cuda_resources.complaints([normed | {"stack_bytes": "8"}])[0]
     assert "no tensor core" in cuda_resources.complaints([row | {"mma_instructions": "0"}])[0]
     assert cuda_resources.complaints([row | {"mma_instructions": "0", "registers": "4"}]) == []  # has no body
     turing = row | {"mma_instructions": "0", "arch": "sm_75"}

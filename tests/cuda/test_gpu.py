@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False"),
 ]
 DEVICE = "cuda"
-CELLS = oracle.ON_CUDA
+CELLS = oracle.CELLS
 CASES = parameters(KERNELS)
 RESIDENT_CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
@@ -248,7 +248,7 @@ def test_other_lengths_and_resets_captured_in_a_graph(cuda, cell, fused):
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bfloat16", "float16"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_the_plan_chooses_against_the_formulas(cuda, cell, precision):
-    for shape, packed in (((12, 5, 24, 160), True), ((3, 70, 16, 96), False)):
+    for shape, packed in (((12, 5, 24, 160), True), ((3, 70, 16, 96), False), ((2, 3, 8, 300), True)):
         OnGpu(cell, precision, shape, 2, packed).check(cuda)
 
 

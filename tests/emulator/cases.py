@@ -303,8 +303,8 @@ def parameters(kernels):
         pytest.param(cell, kernel, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
         for name, kernel, precisions in kernels
         for precision in precisions
-        for cell in oracle.ON_CUDA
-        if cell in oracle.RECURRENT or name == "update"
+        for cell in oracle.CELLS
+        if cell in oracle.FUSED or name == "update"
     ]
 
 

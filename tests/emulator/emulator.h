@@ -122,9 +122,13 @@ const std::array<Fragments, 32>& exchange(const Fragments& mine);
 
 inline unsigned char* shared_memory() { return self().shared; }
 
-inline float shuffle_xor(float value, int mask) {
-  const auto& warp = exchange({{std::bit_cast<uint32_t>(value)}, {}});
-  return std::bit_cast<float>(warp[self().thread.x % 32 ^ mask].a[0]);
+template <class A>
+A shuffle_xor(A value, int mask) {
+  Fragments mine{};
+  std::memcpy(mine.a.data(), &value, sizeof value);
+  const auto& warp = exchange(mine);
+  std::memcpy(&value, warp[self().thread.x % 32 ^ mask].a.data(), sizeof value);
+  return value;
 }
 
 // Value i of the values packed into a word.

@@ -20,10 +20,10 @@ SLACK = (1, 1, 1, 1, 2, 1, 1, 1, 2, 5, 5)
 that hardly vary: with norms these formulas in float32 need twice the budget, too."""
 WITHOUT_W_HH = ("IND_RNN",)
 NORMED = ("LAYER_NORM_LSTM", "LAYER_NORM_GRU")
-# Cells with CUDA kernels; those of them with w_hh; those whose h may be projected.
-ON_CUDA = tuple(number for number, mode in enumerate(MODES) if mode not in NORMED)
-RECURRENT = tuple(number for number in ON_CUDA if MODES[number] not in WITHOUT_W_HH)
-PROJECTED = (0, 4, 5, 6, 7)
+# All; those whose CUDA kernels can make the product with w_hh themselves; those whose h may be projected.
+CELLS = tuple(range(len(MODES)))
+FUSED = tuple(number for number in CELLS if MODES[number] not in (*WITHOUT_W_HH, *NORMED))
+PROJECTED = (0, 4, 5, 6, 7, 9)
 
 
 def after_reset(cell, state):

@@ -1,9 +1,9 @@
 // Runs both passes of some kernels, with multiply-adds and with mma, for sanitizers to watch. The
 // numbers do not matter here, only who touches what when. The argument says which kernels (step,
-// cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets, or what
-// is between two threads that share a value (shuffle, barrier). A second one plants a fault: an
-// array that ends early (short) or begins between two values (shifted), a kind of barrier that is
-// left out (block, cluster, grid), or, with more, single barriers, as file.cuh:line.
+// norm, cta, cluster, grid), which run on packed rows and on padded ones with lengths and resets,
+// or what is between two threads that share a value (shuffle, barrier). A second one plants a
+// fault: an array that ends early (short) or begins between two values (shifted), a kind of barrier
+// that is left out (block, cluster, grid), or, with more, single barriers, as file.cuh:line.
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -51,11 +51,13 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
 
   const auto scalars = [](int64_t count) { return std::vector<Scalar>(count); };
   auto gates = scalars(D * N * G * H), weights = scalars(G * H * H), states = scalars(D * B * H),
-       output = scalars(N * D * H), hn = states, cn = states;
+       output = scalars(N * D * H), hn = states, cn = states, product = scalars(D * B * G * H);
   auto saved = scalars(D * N * kCells[cell].saved * H - ends_early);
   char* const saved_gates = reinterpret_cast<char*>(saved.data()) + is_shifted;
   auto cell_output = output;
   std::vector<A> cells(D * N * H), carried(D * B * H), direct = carried;
+  std::vector<A> statistics(D * N * 4), emitting(D * B * 2 * H);
+  std::vector<A> grad_params(D * B * (2 * G + kCells[cell].all_param_rows()) * H);
 
   LayerForward forward{cell, dtype, kernel, schedule, {}};
   ForwardStep& f = forward.step;
@@ -71,6 +73,9 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
   f.states.last[0] = hn.data();
   f.states.last[1] = cn.data();
   f.states.sequence[1] = masked ? cell_output.data() : nullptr;
+  f.product = product.data();
+  f.statistics = statistics.data();
+  f.emitting = emitting.data();
 
   auto grad_x_gates = gates, grad_h_gates = gates, grad_h0 = states;
   const auto grad_output = output;
@@ -89,9 +94,13 @@ bool race(bool masked, int cell, Dtype dtype, const StepKernel& kernel, Resident
   b.direct = direct.data();
   b.grad_carried[1] = carried.data();
   b.states.grad_initial[0] = grad_h0.data();
+  b.product = product.data();
+  b.statistics = statistics.data();
+  b.grad_params = grad_params.data();
   for (int d = 0; d < D; ++d) {
     f.w_hh[d] = b.w_hh_t[d] = weights.data();
     f.h[d] = output.data() + d * H;
+    for (int k = 0; k < kCells[cell].params; ++k) f.params[d][k] = b.params[d][k] = weights.data();
   }
 
   // W_hh with rows that begin on sixteen bytes.
@@ -143,7 +152,8 @@ int main(int count, char** arguments) {
   if (emulator::missing == Missing::kNone) {
     emulator::missing_places.assign(arguments + std::min(count, 2), arguments + count);
   }
-  bool ran = which == "cta" || which == "cluster" || which == "grid" || which == "step";
+  bool ran =
+      which == "cta" || which == "cluster" || which == "grid" || which == "step" || which == "norm";
   if (which == "shuffle" || which == "barrier") ran = hands_over(which == "barrier");
   for (const bool masked : {false, true}) {
     // Nine rows and 17 units: two tiles of eight rows, two or three members.
@@ -156,6 +166,7 @@ int main(int count, char** arguments) {
     if (which == "cta") ran = ran && resident({Tier::kCta, false, 8, 1, 24, 2, 1});
     if (which == "cluster") ran = ran && resident({Tier::kCluster, false, 8, 3, 8, 2, 1});
     if (which == "grid") ran = ran && resident({Tier::kGrid, false, 8, 2, 16, 1, 2});
+    if (which == "norm") ran = ran && race<float>(masked, 9, Dtype::kFloat32, {});
     if (which == "step") {
       ran = ran && race<double>(masked, 1, Dtype::kFloat64, {true, false, 8}) &&
             race<__nv_bfloat16>(masked, 0, Dtype::kBFloat16, {true, true, 8}) &&

@@ -1,11 +1,13 @@
 // In the place of inst/, for a program of its own: only some kernels, to keep the build short. GRUs
-// are float64 (step) or float32 (resident) with multiply-adds, LSTMs bfloat16 with mma.
+// are float64 (step) or float32 (resident) with multiply-adds, LSTMs bfloat16 with mma, and float32
+// with norms.
 #pragma once
 
 #include <utility>
 
 #include "../../csrc/cells/cell_info.h"
 #include "../../csrc/cuda/layer.h"
+#include "../../csrc/cuda/norm.cuh"
 #include "../../csrc/cuda/resident_cluster.cuh"
 #include "../../csrc/cuda/resident_cta.cuh"
 #include "../../csrc/cuda/resident_grid.cuh"
@@ -13,14 +15,16 @@
 
 namespace fastrnn::cuda {
 
-cudaError_t launch_forward(int, Dtype dtype, const StepKernel& kernel, const ForwardStep& step,
+cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, const ForwardStep& step,
                            cudaStream_t stream) {
+  if (kCells[cell].statistics > 0) return forward_normed<LayerNormLstm, float>(step, stream);
   return dtype == Dtype::kFloat64 ? forward_step<Gru, double>(kernel, step, stream)
                                   : forward_step<Lstm, __nv_bfloat16>(kernel, step, stream);
 }
 
-cudaError_t launch_backward(int, Dtype dtype, const StepKernel& kernel, const BackwardStep& step,
-                            cudaStream_t stream) {
+cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
+                            const BackwardStep& step, cudaStream_t stream) {
+  if (kCells[cell].statistics > 0) return backward_normed<LayerNormLstm, float>(step, stream);
   return dtype == Dtype::kFloat64 ? backward_step<Gru, double>(kernel, step, stream)
                                   : backward_step<Lstm, __nv_bfloat16>(kernel, step, stream);
 }

@@ -37,8 +37,8 @@ CASES = [
     pytest.param(cell, name, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
     for name in NAMES
     for precision in PRECISIONS[name]
-    for cell in oracle.ON_CUDA
-    if cell in oracle.RECURRENT or name == "update"
+    for cell in oracle.CELLS
+    if cell in oracle.FUSED or name == "update"
 ]
 
 

@@ -20,7 +20,7 @@ from emulator.cases import (
     timed_layers,
     zoned_layers,
 )
-from emulator.oracle import MODES, ON_CUDA, PROJECTED, RECURRENT
+from emulator.oracle import CELLS, FUSED, MODES, NORMED, PROJECTED
 from fastrnn._backends import graph
 from fastrnn._spec import STATES
 
@@ -87,7 +87,13 @@ def test_projections_with_lengths_resets_and_one_direction(cuda, fused, precisio
         layer.check(cuda)
 
 
-@pytest.mark.parametrize("cell", ON_CUDA)
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("cell", [MODES.index(mode) for mode in NORMED])
+def test_norms_of_more_units_than_a_block_has_threads(cuda, cell, precision):
+    Layer(cell, precision, (2, 3, 2, 270), 2, packed=True).check(cuda)
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_layers_without_biases(cuda, cell):
     for fused in (False, True):
         cuda.override_plan(fused=fused, rows=8 if fused else 0)
@@ -95,13 +101,13 @@ def test_layers_without_biases(cuda, cell):
 
 
 @pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS], ids=[name for name, *_ in KERNELS])
-@pytest.mark.parametrize("cell", ON_CUDA)
+@pytest.mark.parametrize("cell", CELLS)
 def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, kernel):
     cuda.override_plan(**kernel)
     Layer(cell, "float32", (3, 9, 2, 17), 2, packed=True).check_nothing_overwritten(cuda)
 
 
-@pytest.mark.parametrize("cell", ON_CUDA)
+@pytest.mark.parametrize("cell", CELLS)
 def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
     for packed in (False, True):
         layer = Layer(cell, "float32", (4, 5, 2, 17), 2, packed)
@@ -110,7 +116,7 @@ def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
         assert bool(saved) == ("RNN" not in MODES[cell])
 
 
-TIMED = [*itertools.product(ON_CUDA, (None,)), (0, 2), (4, 2)]  # cells, and a projection
+TIMED = [*itertools.product(CELLS, (None,)), (0, 2), (4, 2), (9, 2)]  # cells, and a projection
 
 
 @pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS[:4]], ids=[name for name, *_ in KERNELS[:4]])
@@ -144,7 +150,7 @@ def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, c
 
 @pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])
 def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
-    for cell in PROJECTED if projection else ON_CUDA:
+    for cell in PROJECTED if projection else CELLS:
         layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
         x, hx = layer.rows(layer.x), layer.hx
         for save in (1, STATES):
@@ -204,13 +210,7 @@ def test_a_call_that_makes_no_sense_says_why(cuda):
     assert f"cell must be in 0 .. {len(MODES) - 1}, got 99" in message(lambda layer: setattr(layer, "cell", 99))
 
 
-def test_a_cell_without_cuda_kernels_is_refused(cuda):
-    layer = Layer(MODES.index("LAYER_NORM_GRU"), "float32", (3, 4, 5, 6))
-    with pytest.raises(RuntimeError, match="LAYER_NORM_GRU has kernels for the CPU alone"):
-        layer.forward(cuda)
-
-
-@pytest.mark.parametrize("cell", RECURRENT)
+@pytest.mark.parametrize("cell", FUSED)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_step_is_rounded_to_tf32_only_where_matmul_is(cuda, cell, steps):
     """It may be a cell's, and torch's cells multiply as matmul does."""
@@ -253,6 +253,7 @@ PLAN |= {"batch": 16, "hidden": 512, "recurrent": 512, "directions": 1}
         ({"masked": True}, {"fused": False, "tensor_cores": False, "rows": 0}),
         ({"masked": True, "backward": True}, {"fused": True, "tensor_cores": True, "rows": 32}),
         ({"cell": MODES.index("IND_RNN")}, {"fused": False, "tensor_cores": False, "rows": 0}),
+        ({"cell": MODES.index("LAYER_NORM_GRU"), "batch": 8}, {"fused": False, "tensor_cores": False, "rows": 0}),
     ],
 )
 def test_plan(cuda, change, want):
@@ -262,7 +263,7 @@ def test_plan(cuda, change, want):
 def test_plan_only_chooses_kernels_that_exist(cuda):
     exist = [(kernel, DTYPE_NUMBER[DTYPES[p]], p == "tf32") for _, kernel, precisions in KERNELS for p in precisions]
     exist = {(k["fused"], k.get("tensor_cores", False), k.get("rows", 0), dtype) for k, dtype, _ in exist}
-    sizes = itertools.product(ON_CUDA, range(4), (False, True), (1, 8, 9, 64, 4096), (1, 33, 512, 4096), (75, 80, 120))
+    sizes = itertools.product(CELLS, range(4), (False, True), (1, 8, 9, 64, 4096), (1, 33, 512, 4096), (75, 80, 120))
     for cell, dtype, tf32, batch, hidden, capability in sizes:
         kernel = cuda.plan(cell, dtype, tf32, False, batch, hidden, hidden, 2, capability)
         assert (*kernel.values(), dtype) in exist

@@ -8,7 +8,7 @@ import pytest
 from emulator import build
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
-each_tier = pytest.mark.parametrize("kernels", ["step", "cta", "cluster", "grid"])
+each_tier = pytest.mark.parametrize("kernels", ["step", "norm", "cta", "cluster", "grid"])
 
 
 def run(*arguments):

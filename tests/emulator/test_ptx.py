@@ -36,6 +36,8 @@ CASES = [
     (80, "cta8", "float16", "PEEPHOLE_LSTM"),
     (90, "cluster8", "bfloat16", "CIFG_LSTM"),
     (80, "mma8", "float16", "SLSTM_EXP"),
+    (90, "update", "float64", "LAYER_NORM_LSTM"),
+    (80, "update", "float16", "LAYER_NORM_GRU"),
     (75, "update", "float32", "IND_RNN"),
     (75, "update", "bfloat16", "GRU"),
     (75, "mma8", "float16", "GRU"),

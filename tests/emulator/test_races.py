@@ -19,7 +19,7 @@ def race(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
-@pytest.mark.parametrize("kernels", ["step", "cta", "cluster", "grid", "barrier"])
+@pytest.mark.parametrize("kernels", ["step", "norm", "cta", "cluster", "grid", "barrier"])
 def test_the_race_detector_is_silent(kernels):
     done = race(kernels)
     assert done.returncode == 0 and done.stdout == "ran\n" and done.stderr == "", done.stderr[-3000:]
@@ -29,6 +29,7 @@ def test_the_race_detector_is_silent(kernels):
     "kernels, without",
     [
         ("step", "block"),
+        ("norm", "block"),
         ("cta", "block"),
         ("cluster", "block"),
         ("cluster", "cluster"),

@@ -24,7 +24,7 @@ from fastrnn._backends import dispatch
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-CELLS = oracle.RECURRENT
+CELLS = oracle.FUSED
 CASES = parameters(RESIDENT)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
@@ -242,6 +242,7 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
         ("H200", {"H": 2048, "B": 256, "backward": True}, []),
         ("H200", {"H": 64, "dtype": "float64"}, []),
         ("H200", {"H": 64, "cell": oracle.MODES.index("IND_RNN")}, []),
+        ("H200", {"H": 64, "cell": oracle.MODES.index("LAYER_NORM_LSTM")}, []),
         ("A100", {"H": 96}, ["cta 8 1 96 2 1", "grid 8 3 32 2 1"]),
         ("A100", {"H": 1024}, ["grid 8 43 24 2 1"]),
         ("A100", {"H": 2048}, []),

@@ -9,7 +9,7 @@ from fastrnn.registry import BY_NUMBER
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-CELLS = oracle.ON_CUDA
+CELLS = oracle.CELLS
 FORMS = [
     ("update", ["float64", "float32", "bfloat16"]),
     ("fma8", ["float64", "float32"]),
@@ -60,7 +60,8 @@ def test_gradients_of_a_projected_lstm_against_the_formulas(cuda, form, precisio
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(
-    "cell, projection", [(0, None), (0, 2), (1, None), (4, None), (4, 2), (5, None), (6, None), (7, 2)]
+    "cell, projection",
+    [(0, None), (0, 2), (1, None), (4, None), (4, 2), (5, None), (6, None), (7, 2), (9, None), (9, 2), (10, None)],
 )
 def test_gates_rebuilt_by_the_products_that_forward_made_are_the_same_to_the_bit(cuda, cell, projection, precision):
     prescribe(cuda, "update")
@@ -88,7 +89,7 @@ def test_the_results_are_the_same_and_the_gates_are_not_kept(cuda, cell, form):
         gates = "RNN" not in oracle.MODES[cell]
         assert [t.shape for t in saved] == [t.shape for t in kept[gates:]]
         given = "rates" in layer.timing and BY_NUMBER[cell].read_next > 0  # what zoneout keeps besides
-        assert len(saved) == (oracle.STATES[cell] > 1) + given
+        assert len(saved) == (oracle.STATES[cell] > 1) + given + (oracle.MODES[cell] in oracle.NORMED)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

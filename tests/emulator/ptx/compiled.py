@@ -87,7 +87,7 @@ def entries(source: str, architecture: int) -> dict[str, str]:
 
 
 TIERS = {"kCta": "1", "kCluster": "2", "kGrid": "3"}
-INSTANCE = re.compile(r"^FASTRNN_(?:INSTANTIATE|RESIDENT)\(\s*([^,)]+?)\s*(?:,\s*Tier::(\w+)\s*)?\)", re.M)
+INSTANCE = re.compile(r"^FASTRNN_(?:INSTANTIATE(?:_NORMED)?|RESIDENT)\(\s*([^,)]+?)\s*(?:,\s*Tier::(\w+)\s*)?\)", re.M)
 
 
 @functools.cache
@@ -102,7 +102,7 @@ def _instances() -> dict[tuple[str, str], str]:
 
 def source_of(signature: str) -> str:
     """The file of csrc/cuda/inst that instantiates a kernel."""
-    for word, source in (("gather_projected", "projection"), ("rebuild_saved", "rebuild")):
+    for word, source in (("gather_projected", "projection"), ("mask_operand", "operand"), ("rebuild_", "rebuild")):
         if word in signature:
             return source
     if found := re.search(r"::store_(\w+)\(", signature):

@@ -1,0 +1,4 @@
+#include "../../cells/layer_norm.h"
+#include "../norm.cuh"
+
+FASTRNN_INSTANTIATE_NORMED(fastrnn::LayerNormLstm)
