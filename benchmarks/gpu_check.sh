@@ -4,16 +4,19 @@
 #   benchmarks/gpu_check.sh correctness FOLDER    build, first steps of every tier, GPU tests by tier, sanitizers
 #   benchmarks/gpu_check.sh speed FOLDER          barriers, every tier forced, the grids, a profile by tier
 #
+# A third argument, a regular expression, names the parts to run: 'machine|build|first-.*'.
+#
 # The second needs the build of the first, in the same tree. FOLDER gets two files for a command: COMMAND.txt, how each
 # part ended, and COMMAND.tar.gz, all that the parts have left. Both are renewed after every part, so a command that is
 # cut off has the parts before. A part that fails or runs out of its time does not stop the others, except the build.
 # Needs torch with CUDA, nvcc of the same CUDA, ninja, pytest, tqdm and matplotlib; compute-sanitizer and ncu for their
 # parts; a FlashRNN wheel in wheels/ (optional) makes that opponent run.
 set -u
-usage="usage: benchmarks/gpu_check.sh correctness|speed FOLDER"
+usage="usage: benchmarks/gpu_check.sh correctness|speed FOLDER [PARTS]"
 cd "$(dirname "$0")/.."
 command=${1:?$usage}
 home=$(mkdir -p "${2:?$usage}" && cd "$2" && pwd)
+parts=${3:-.*}
 python=${PYTHON:-python3}
 out=$(mktemp -d)
 TORCH_EXTENSIONS_DIR=$(mktemp -d) # where FlashRNN compiles itself
@@ -27,6 +30,7 @@ export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}
 part() {
   local name=$1 seconds=$2 began=$SECONDS code
   shift 2
+  [[ $name =~ ^($parts)$ ]] || return 0
   # A shell of its own, because timeout can run no function of this one; it ends at the first failure.
   timeout --kill-after=5 "$seconds" bash -ec '"$@"' "$name" "$@" >"$out/$name.log" 2>&1
   code=$?
@@ -52,9 +56,14 @@ build() {
   FASTRNN_CUDA=1 MAX_JOBS=$(nproc) "$python" setup.py build_ext --inplace
 }
 
-# tests EXPRESSION: the GPU tests that it names, one line each as they end; a test that hangs says where.
+# tests EXPRESSION: the GPU tests that it names, one line each as they end; a test that hangs says where. Most of their
+# time goes into the formulas, on the CPU: where pytest-xdist is, several processes share a part but the first steps.
 tests() {
-  "$python" -m pytest -v -m gpu -p no:cacheprovider -o faulthandler_timeout=60 "$gpu_tests" -k "$1"
+  local workers=()
+  if [[ $1 != four_steps* ]] && "$python" -c 'import xdist' 2>/dev/null; then
+    workers=(-n $(($(nproc) / 4 + 1)))
+  fi
+  "$python" -m pytest -v -m gpu -p no:cacheprovider -o faulthandler_timeout=60 "${workers[@]}" "$gpu_tests" -k "$1"
 }
 
 # One tool of the sanitizer over the first steps of every tier, each allocation on its own.

@@ -80,9 +80,10 @@ class Rehearsal:
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)
 
-    def start(self, command, fail="", hang=""):
+    def start(self, command, parts=(), fail="", hang=""):
         environment = {"PATH": f"{self.folder}/bin", "CALLS": str(self.calls), "FAIL": fail, "HANG": hang}
-        words = [shutil.which("bash"), str(self.folder / "tree/benchmarks/gpu_check.sh"), command, str(self.out)]
+        script = self.folder / "tree/benchmarks/gpu_check.sh"
+        words = [shutil.which("bash"), str(script), command, str(self.out), *parts]
         return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def found(self, command):
@@ -126,6 +127,11 @@ def test_correctness_in_order_and_within_the_limit(rehearsal):
     )
     assert [call for call in run.calls if call.startswith("sanitizer")].count("sanitizer memcheck") == 1
     assert {f"{name}.log" for name in CORRECTNESS} < set(run.files)
+
+
+def test_only_the_parts_that_are_named(rehearsal):
+    run = rehearsal.run("correctness", parts=["build|first-(step|grid)"])
+    assert (run.status, list(run.ends)) == (0, ["build", "first-step", "first-grid"])
 
 
 def test_speed_in_order_and_within_the_limit(rehearsal):
