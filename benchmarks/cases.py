@@ -96,6 +96,8 @@ GRIDS: dict[str, tuple[Case, ...]] = {
     # a trained layer as it is deployed: infer.py measures these
     "infer": _grid(INFER_SHAPES, ("float32",), ("LSTM", "GRU"), ("forward",)),
     "stream": _grid(STREAM_SHAPES, ("float32",), ("LSTM", "GRU"), ("forward",)),
+    # small and deep, for which other libraries' persistent kernels have been published
+    "small": _grid(_plain(*((32, b, 64, 64) for b in (1, 16, 64, 256)), layers=4), ("float16",), ("LSTM",)),
     # one step at a time, as a sampler or an agent runs; nobody trains like that
     "decode": _grid(
         _plain(*((1, 1, h, h) for h in (256, 512, 768, 1024))), ("float32", "bfloat16"), modes=("forward",)

@@ -106,14 +106,15 @@ def check_capture(cuda, layer, other):
     assert all(map(torch.equal, captured, results(layer, cuda)))
 
 
+@pytest.mark.parametrize("precision", ["float16", "float32"])
 @pytest.mark.parametrize("name", FIRST)
-def test_four_steps(cuda, name):
+def test_four_steps(cuda, name, precision):
     """What a new device is asked first, in a process for each tier, and what the sanitizers look at."""
     tier = name.partition("-")[0]
     if tier != "step":
         prescribe(cuda, {"tier": tier} | ({} if tier == "cta" else {"rows": 8, "units": 8}))
     for cell in (0, 1):
-        OnGpu(cell, "float16", (4, 9, 16, FIRST[name]), 1).check(cuda)
+        OnGpu(cell, precision, (4, 9, 16, FIRST[name]), 1).check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
@@ -343,7 +344,7 @@ def test_modules_run_on_these_kernels(cuda):
     theirs = torch.nn.LSTM(24, 64, 2, bidirectional=True)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(7, 5, 24)
-    with fp32_precision("ieee"):
+    with fp32_precision("ieee"), fastrnn.backend("cuda"):
         output, want = ours(x.cuda())[0], theirs(x)[0]
         output.square().sum().backward()
     want.square().sum().backward()

@@ -22,7 +22,7 @@ STEP = {"memcheck", "tests-step"}
 RESIDENT = {"racecheck", "initcheck", "synccheck", "tests-cta", "tests-cluster", "tests-grid", "tests-wavefront"}
 RESIDENT |= {"first-call", "tests-own"}
 CORRECTNESS = ["machine", "build", *FIRST, *sorted(STEP), *sorted(RESIDENT)]
-SIZES = [f"bench-sizes-{tier}" for tier in ("step", "cta", "cluster", "grid")]
+SIZES = [f"bench-sizes-{tier}" for tier in ("step", "cluster", "grid")] + ["bench-small-step", "bench-small-cta"]
 GRIDS = ["cudnn-best-auto", "rl-auto", "packed-auto", "decode-step", "long-auto", "odd-auto", "norm-step"]
 FLASHRNN = ["flashrnn", "bench-long-flashrnn"]
 PROFILES = ["profile-step", "profile-cluster", "profile-grid"]
@@ -73,8 +73,8 @@ class Rehearsal:
             (folder / "bin" / name).symlink_to(shutil.which(name))
         stand_ins = {"python3": PYTHON, "nvcc": NVCC, "nvidia-smi": "#!/bin/sh\n"}
         stand_ins["timeout"] = TIMEOUT.format(timeout=shutil.which("timeout"))
-        # `compute-sanitizer --tool T --error-exitcode 99 --target-processes all COMMAND...`
-        stand_ins["compute-sanitizer"] = '#!/bin/sh\necho "sanitizer $2" >>"$CALLS"\nshift 6\nexec "$@"\n'
+        # `compute-sanitizer --tool T --error-exitcode 99 --target-processes all --print-limit 20 COMMAND...`
+        stand_ins["compute-sanitizer"] = '#!/bin/sh\necho "sanitizer $2" >>"$CALLS"\nshift 8\nexec "$@"\n'
         stand_ins["ncu"] = '#!/bin/sh\necho "ncu $*" >>"$CALLS"\n'
         for name, text in stand_ins.items():
             (folder / "bin" / name).write_text(text)
@@ -173,7 +173,7 @@ def test_every_choice_of_tests_has_tests(rehearsal):
     names = [line for line in done.stdout.splitlines() if "::" in line]
     calls = [call for call in rehearsal.run("correctness").calls if " -k " in call]
     choices = {re.search(r"(tests/\S+) -k (.*)", call).groups() for call in calls}
-    assert len(choices) == 13
+    assert len(choices) == 14
     for file, words in choices:
         chosen = Expression.compile(words)
         assert any(chosen.evaluate(lambda word, name=name: word in name) for name in names if file in name), words
