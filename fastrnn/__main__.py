@@ -24,7 +24,7 @@ environment:
   FASTRNN_CPU_CACHE_MB     freed memory that the CPU kernels keep for later calls (default: 256; 0: none)
   FASTRNN_CACHE_DIR        folder of what prove and tune keep (default: ~/.cache/fastrnn)
   FASTRNN_PROVE=0          first calls on a GPU prove nothing: torch computes them unless a verdict is there
-  FASTRNN_CUDA_TIER        auto, cta, cluster or grid: lets CUDA kernels run a whole sequence in one launch
+  FASTRNN_CUDA_TIER        step, auto, cta, cluster or grid: which CUDA kernels serve
 
 exit status: 0 all right, 1 something was wrong or failed, 2 wrong usage or nothing to do, 3 a pair of cell and dtype
 could not be judged (prove), 130 interrupted

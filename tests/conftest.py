@@ -37,7 +37,9 @@ def _seed():
 
 @pytest.fixture(scope="session")
 def _emulated():
-    return build.load()
+    emulated = build.load()
+    emulated.follow_plan()  # not what a GPU does by default
+    return emulated
 
 
 @pytest.fixture

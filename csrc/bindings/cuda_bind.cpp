@@ -24,7 +24,8 @@ py::dict as_dict(const StepKernel& kernel) {
 
 py::dict as_dict(const Candidate& candidate) {
   const Team& team = candidate.team;
-  return py::dict(py::arg("regime") = candidate.regime, py::arg("tier") = tier_name(team.tier),
+  return py::dict(py::arg("regime") = candidate.regime, py::arg("ahead") = candidate.ahead,
+                  py::arg("tier") = tier_name(team.tier),
                   py::arg("tensor_cores") = team.tensor_cores, py::arg("rows") = team.rows,
                   py::arg("members") = team.members, py::arg("units") = team.units,
                   py::arg("teams") = team.teams, py::arg("tiles") = team.tiles);

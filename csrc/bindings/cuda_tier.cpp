@@ -15,13 +15,13 @@ constexpr Team kStepTeam{Tier::kStep, false, 0, 0, 0, 0, 0};
 
 // What override_tier asked for; read by calls on any thread, hence in one word.
 struct Wanted {
-  int16_t tier;  // a Tier, or kAuto
+  int16_t tier;  // a Tier, kAuto or kMeasured
   int16_t rows;  // as TeamWish
   int32_t units;
 };
-constexpr int16_t kAuto = -1;
+constexpr int16_t kAuto = -1, kMeasured = -2;
 static_assert(std::atomic<Wanted>::is_always_lock_free);
-std::atomic<Wanted> wanted{Wanted{int16_t(Tier::kStep), 0, 0}};
+std::atomic<Wanted> wanted{Wanted{kMeasured, 0, 0}};
 std::atomic<int64_t> wished_chunks{-1};  // as override_wavefront; -1: nothing
 
 bool only_steps() { return wanted.load().tier == int16_t(Tier::kStep); }
@@ -34,9 +34,9 @@ void override_tier(const std::string& tier, const TeamWish& wish) {
     wanted = {int16_t(each), int16_t(wish.rows), wish.units};
     return;
   }
-  TORCH_CHECK(tier == "auto", "override_tier: tier must be step, auto, cta, cluster or grid, got ",
-              tier);
-  wanted = {kAuto, int16_t(wish.rows), wish.units};
+  TORCH_CHECK(tier == "auto" || tier == "measured",
+              "override_tier: tier must be measured, auto, step, cta, cluster or grid, got ", tier);
+  wanted = {tier == "auto" ? kAuto : kMeasured, int16_t(wish.rows), wish.units};
 }
 
 namespace {
@@ -46,9 +46,11 @@ namespace {
 int choose(const std::vector<Candidate>& candidates, const PlanQuery& query, const Wanted& setting,
            cudaError_t& against) {
   if (setting.tier == int16_t(Tier::kStep)) return -1;
+  if (setting.tier == kMeasured && query.capability != kMeasuredCapability) return -1;
+  const bool free = setting.tier == kAuto || setting.tier == kMeasured;
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Team& team = candidates[i].team;
-    if (setting.tier != kAuto && setting.tier != int16_t(team.tier)) continue;
+    if (free ? !candidates[i].ahead : setting.tier != int16_t(team.tier)) continue;
     const Shape shape{query.batch, 0, query.hidden, query.recurrent, query.directions};
     against = room_for(query.cell, query.dtype, team, shape, query.backward);
     if (against == cudaSuccess) return int(i);
@@ -99,6 +101,7 @@ struct Asked {
             stack.zoned};
   }
   Wavefront wavefront() const {
+    if (wanted.load().tier == kMeasured) return {1, 0, "no tier is asked for"};
     std::vector<Team> passes{Choice(query(false), device).team()};
     if (stack.grad) passes.push_back(Choice(query(true), device).team());
     const int64_t chunks = wished_chunks;
@@ -125,8 +128,7 @@ Team team_for(const Call& call, bool backward, const Context& context) {
                        s.recurrent, s.directions, device.capability},
                       device);
   TORCH_CHECK(
-      choice.chosen >= 0 || choice.setting.tier == kAuto ||
-          choice.setting.tier == int16_t(Tier::kStep),
+      choice.chosen >= 0 || choice.setting.tier < 0 || choice.setting.tier == int16_t(Tier::kStep),
       call.function, ": tier ", tier_name(Tier(choice.setting.tier)), " cannot serve ",
       call.cell.mode, backward ? " backward" : " forward", " with H = ", s.hidden,
       ", B = ", s.batch, " on this device",
@@ -136,7 +138,7 @@ Team team_for(const Call& call, bool backward, const Context& context) {
 
 Wavefront wavefront_for(const at::Tensor& like, const Stack& stack) {
   // Most calls are such, and none of them should pay for the question.
-  if (only_steps()) return {1, 0, "no tier is asked for"};
+  if (only_steps() || wanted.load().tier == kMeasured) return {1, 0, "no tier is asked for"};
   return Asked("fastrnn.cuda.wavefront", like, stack).wavefront();
 }
 

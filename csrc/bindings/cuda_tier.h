@@ -12,12 +12,11 @@
 
 namespace fastrnn::cuda {
 
-// Resident kernels are chosen only while this says so, because no GPU has measured them yet.
-// "step": never. "auto": the first candidate of the plan that has room. "cta", "cluster", "grid":
-// the candidate of that tier, and an error if there is none or it has no room. Process-wide; does
-// not concern projected LSTMs, zoneout, cells without W_hh or with norms, users' cells and float64,
-// which have
-// step kernels alone.
+// Which kernels serve calls. "measured", the default: as "auto" on GPUs of kMeasuredCapability,
+// "step" on others. "step": a launch a step. "auto": the first candidate of the plan that was ahead
+// of steps and has room. "cta", "cluster", "grid": the candidate of that tier, and an error if
+// there is none or it has no room. Process-wide; does not concern projected LSTMs, zoneout, cells
+// without W_hh or with norms, users' cells and float64, which have step kernels alone.
 void override_tier(const std::string& tier, const TeamWish& wish);
 
 // The team that serves the call; its tier is kStep if the step kernels do.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 #include "../cells/user_cells.h"
 
@@ -15,15 +16,24 @@ struct Regime {
   int min_capability;
   int min_bytes, max_bytes;  // of the storage type
   int64_t max_hidden;
+  int64_t most_forward, most_backward;  // B * H up to which it was ahead of a launch a step
 };
 
-// Bounds reckoned from the sizes of registers and shared memory, not measured.
+constexpr int64_t kAny = INT64_MAX;
+
+// max_hidden is reckoned from the sizes of registers and shared memory. The grid's most was
+// measured with a bfloat16 LSTM on an H200 (benchmarks/results/nvidia-h200): its tiles follow one
+// another, and backward exchanges B * H * members values a step.
 constexpr Regime kRegimes[] = {
-    {"small, 16-bit: one block a batch tile", Tier::kCta, 75, 2, 2, 96},
-    {"small, 32-bit: one block a batch tile", Tier::kCta, 75, 4, 4, 64},
-    {"medium: one cluster a batch tile", Tier::kCluster, 90, 2, 4, 1024},
-    {"large: a cooperative grid", Tier::kGrid, 80, 2, 4, 4096},
+    {"small, 16-bit: one block a batch tile", Tier::kCta, 75, 2, 2, 96, kAny, kAny},
+    {"small, 32-bit: one block a batch tile", Tier::kCta, 75, 4, 4, 64, kAny, kAny},
+    {"medium: one cluster a batch tile", Tier::kCluster, 90, 2, 4, 1024, kAny, kAny},
+    {"large: a cooperative grid", Tier::kGrid, 80, 2, 4, 4096, 65536, 16384},
 };
+
+// Of the SMs, the part in which clusters find room at the same time: on an H200 eight clusters of
+// sixteen blocks, or sixteen of eight, took two turns (benchmarks/results/nvidia-h200).
+constexpr double kClusterShare = 0.875;
 
 // Of the exchange of kGrid's backward, which grows with B * H * members.
 constexpr int64_t kMostExchange = int64_t{256} << 20;
@@ -108,8 +118,9 @@ struct Planner {
   std::optional<Team> best(Tier tier) const {
     if (wish.rows) return of(tier, wish.rows);
     const std::optional<Team> narrow = of(tier, 8);
+    const double room = device.sms * (tier == Tier::kCluster ? kClusterShare : 1);
     const bool crowded = narrow && (narrow->tiles > 1 ||
-                                    q.directions * narrow->teams * narrow->members > device.sms);
+                                    double(q.directions * narrow->teams * narrow->members) > room);
     if (!tensor_cores || tier == Tier::kCta || (narrow && !crowded)) return narrow;
     const std::optional<Team> wide = of(tier, 32);
     return wide ? wide : narrow;
@@ -135,8 +146,9 @@ std::vector<Candidate> resident_candidates(const PlanQuery& q, const Device& dev
     if (device.capability < regime.min_capability || bytes(q.dtype) < regime.min_bytes ||
         bytes(q.dtype) > regime.max_bytes || q.hidden > regime.max_hidden)
       continue;
+    const int64_t most = q.backward ? regime.most_backward : regime.most_forward;
     if (const std::optional<Team> team = planner.best(regime.tier))
-      found.push_back({regime.name, *team});
+      found.push_back({regime.name, *team, q.batch * q.hidden <= most});
   }
   return found;
 }

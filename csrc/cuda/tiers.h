@@ -21,9 +21,14 @@ struct TeamWish {
   int rows = 0, units = 0;
 };
 
+// Where resident kernels are chosen by themselves: an H200 has measured them
+// (benchmarks/results/nvidia-h200).
+constexpr int kMeasuredCapability = 90;
+
 struct Candidate {
   const char* regime;  // its name in the table
   Team team;
+  bool ahead;  // of a launch a step, by the table
 };
 
 // In the table's order. All fit into the device's shared memory, and into its SMs where they must

@@ -80,7 +80,7 @@ def stamp() -> dict[str, str]:
         CUDA=torch.version.cuda or "",
         cuDNN=str(torch.backends.cudnn.version() or ""),
         driver=driver.read_text().partition("\n")[0] if driver.exists() else "",
-        FASTRNN_CUDA_TIER=ops.TIER or "step",
+        FASTRNN_CUDA_TIER=ops.TIER or "measured",
     )
 
 

@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_or_falls_to_the_next_tier(cuda):
     cuda.override_tier("cta")
     with pytest.raises(RuntimeError, match=r"tier cta cannot serve LSTM forward with H = 104, B = 3 on this device"):
         layer.forward(cuda)
-    with pytest.raises(RuntimeError, match="tier must be step, auto, cta, cluster or grid, got warp"):
+    with pytest.raises(RuntimeError, match="tier must be measured, auto, step, cta, cluster or grid, got warp"):
         cuda.override_tier("warp")
 
 
@@ -160,7 +160,7 @@ def test_the_plan_names_what_serves_and_what_could(cuda):
     plan = cuda.plan_stack(like, 0, 16, 512, 512, 1)
     regime = "medium: one cluster a batch tile"
     first = {"tier": "cluster", "regime": regime, "teams": 2, "members": 16, "units": 32, "rows": 8, "tiles": 1}
-    assert plan["forward"]["resident"][0] == first | {"tensor_cores": True}
+    assert plan["forward"]["resident"][0] == first | {"tensor_cores": True, "ahead": True}
     assert plan["forward"]["step"] == cuda.plan(0, 2, False, False, 16, 512, 512, 1, 90)
     assert plan["forward"]["chosen"] == plan["backward"]["chosen"] == -1
     cuda.override_tier("auto")
@@ -255,6 +255,33 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
 )
 def test_plan(cuda, device, arguments, want):
     assert tiers(cuda, device, **arguments) == want
+
+
+@pytest.mark.parametrize(
+    "H, B, backward, want",
+    [
+        (512, 64, False, {"cluster": True, "grid": True}),
+        (1024, 64, False, {"grid": True}),
+        (1024, 128, False, {"grid": False}),
+        (1024, 16, True, {"grid": True}),
+        (1024, 64, True, {"grid": False}),
+    ],
+)
+def test_who_was_ahead_of_a_launch_a_step(cuda, H, B, backward, want):
+    found = cuda.plan_tiers(0, DTYPE_NUMBER[torch.bfloat16], False, backward, B, H, H, 1, **DEVICES["H200"])
+    assert {team["tier"]: team["ahead"] for team in found} == want
+
+
+def test_by_default_resident_kernels_serve_the_gpus_that_were_measured(cuda):
+    like = torch.empty(0, dtype=torch.bfloat16)
+
+    def chosen(B, H):
+        return cuda.plan_stack(like, 0, B, H, H, 1, layers=1, steps=9)["forward"]["chosen"]
+
+    cuda.override_tier("measured")
+    assert chosen(16, 512) == 0 and chosen(128, 2048) == -1
+    cuda.override_tier("step")
+    assert chosen(16, 512) == -1
 
 
 def wavefront(cuda, device, layers, T, grad=True, D=1, chunks=None, **arguments):
