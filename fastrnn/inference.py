@@ -72,7 +72,7 @@ class FrozenLayer(nn.Module):
     weights: torch.dtype
     _skeleton: nn.RNNBase
     _packed: Tensor | None
-    _plain: bool  # whether calls may go to the kernels as they are
+    _plain: Tensor | None  # the same, where calls may go to the kernels as they are
     _engine: Any  # a layer in the place of `_packed`
 
     def __init__(self, layer: nn.RNNBase, weights: torch.dtype | None = None) -> None:
@@ -117,7 +117,7 @@ class FrozenLayer(nn.Module):
             sizes = [self.num_layers, D, self.input_size, H, self.proj_size or H]
             packed = frozen.pack(cell.index, self.weights, sizes, slots)
         self._packed = packed
-        self._plain = packed is not None and self.dtype is torch.float32
+        self._plain = packed if self.dtype is torch.float32 else None
         object.__setattr__(self, "_engine", engine)
 
     def _layer(self, dtype: torch.dtype) -> nn.RNNBase:
@@ -135,8 +135,8 @@ class FrozenLayer(nn.Module):
     ) -> tuple[Rows, States]:
         """See the class."""
         cell = ALL_CELLS[self.mode]
-        if self._plain and lengths is None:
-            found = frozen.call_plain(self._packed, cell.states, self.batch_first, input, hx)
+        if self._plain is not None and lengths is None:
+            found = frozen.call_plain(self._plain, cell.states, self.batch_first, input, hx)
             if found is not None:
                 return found
         packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
@@ -180,8 +180,8 @@ class FrozenLayer(nn.Module):
         cell = ALL_CELLS[self.mode]
         if not 1 <= x.dim() <= 2:
             raise ValueError(f"FrozenLayer.step: expected x of shape (B, I) or (I,), got {tuple(x.shape)}")
-        if self._plain:
-            output = frozen.step_plain(self._packed, cell.states, self.batch_first, x, state, out)
+        if self._plain is not None:
+            output = frozen.step_plain(self._plain, cell.states, self.batch_first, x, state, out)
             if output is not None:
                 return output
         return self._advance(x, as_states(cell, cell.layer, cell.layer.lower(), state), out)
@@ -264,7 +264,7 @@ class FrozenLayer(nn.Module):
         self._pack()
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_engine")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_plain", "_engine")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)

@@ -220,9 +220,9 @@ FASTRNN_HD void add_unpacked(int count, const S* const* rows, int64_t depth, con
   constexpr int kColumns = kVectorRegisters > 16 && kWidth > 4 && kRows < 4 ? 8 : 4;
   for (int v = 0; v < c.vecs; ++v) {
     for (int64_t lane = 0; lane < c.valid[v]; lane += kColumns) {
-      multiply_columns<S, kRows, kColumns, kFar>(
-          rows, depth, w + (c.first[v] + lane) * depth, int(smaller(kColumns, c.valid[v] - lane)),
-          tile + v * kWidth + lane, c.vecs * kWidth);
+      multiply_columns<S, kRows, kColumns, kFar>(rows, depth, w + (c.first[v] + lane) * depth,
+                                                 int(smaller(kColumns, c.valid[v] - lane)),
+                                                 tile + v * kWidth + lane, c.vecs * kWidth);
     }
   }
 }
