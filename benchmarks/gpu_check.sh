@@ -93,7 +93,7 @@ barriers() {
 
 # What a user's GPU does once, shortened: every kind of call right and timed, and the verdict kept.
 prove() {
-  FASTRNN_CACHE_DIR=$out FASTRNN_CUDA_TIER=auto "$python" -m fastrnn prove --quick
+  FASTRNN_CACHE_DIR=$out "$python" -m fastrnn prove --quick
 }
 
 # profile NAME KERNELS TIER: where the time of the first kernels of that name goes, in an LSTM of 512 units.

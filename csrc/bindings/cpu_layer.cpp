@@ -58,9 +58,9 @@ cpu::LayerShape shape_of(const LayerRows& rows) {
 
 const cpu::Kernels& kernels_for(const LayerArgs& args, cpu::Dtype dtype) {
   if (args.spec.cell < kFirstUserCell) return cpu::kernels(dtype);
-  const cpu::UserCell* const added = cpu::user_cells().find(args.spec.cell);
-  TORCH_CHECK(added, args.function, ": ", args.cell.mode, " was added without CPU kernels");
-  return dtype == cpu::Dtype::kBfloat16 ? added->bfloat16 : added->others;
+  const cpu::UserCell* const own = added<cpu::UserCell>().find(args.spec.cell);
+  TORCH_CHECK(own, args.function, ": ", args.cell.mode, " was added without CPU kernels");
+  return dtype == cpu::Dtype::kBfloat16 ? own->bfloat16 : own->others;
 }
 
 const void* pointer(const Tensor& tensor) {

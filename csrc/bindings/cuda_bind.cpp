@@ -69,7 +69,7 @@ void bind_cuda(py::module_& cuda) {
         UserCell cell{};
         TORCH_CHECK(reinterpret_cast<OpenUserCell>(address)(kLayout, &cell),
                     fastrnn::kOtherSources);
-        add_user_cell(number, cell);
+        fastrnn::add_user_cell(number, cell);
       },
       py::arg("number"), py::arg("address"));
   cuda.def(

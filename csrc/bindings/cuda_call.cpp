@@ -89,7 +89,7 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
              resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
       schedule(offsets, this->spec.forwards) {
   const int number = this->spec.cell;
-  TORCH_CHECK(number < kFirstUserCell || user_cells().find(number) != nullptr, function, ": ",
+  TORCH_CHECK(number < kFirstUserCell || added<UserCell>().find(number) != nullptr, function, ": ",
               cell.mode, " has kernels for the CPU alone");
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
 }

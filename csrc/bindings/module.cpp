@@ -94,7 +94,7 @@ py::dict add_cell(int64_t number, size_t address) {
               ", got ", number);
   TORCH_CHECK(reinterpret_cast<cpu::OpenUserCell>(address)(cpu::kLayout, team, &cell),
               fastrnn::kOtherSources);
-  cpu::add_user_cell(number, cell);
+  fastrnn::add_user_cell(number, cell);
   return describe(cell.info);
 }
 

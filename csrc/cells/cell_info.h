@@ -24,7 +24,7 @@ struct CellInfo {
   bool can_project;  // h may be projected: neither pass reads it unit by unit
   int statistics;    // numbers of a row that backward needs of its norms; 0: there are none
 
-  constexpr bool norms_state() const { return statistics == 4; }
+  constexpr bool norms_state() const { return statistics == 4; }  // c' too, not the products alone
   // Parameter k is a tensor of so many H.
   constexpr int param_rows(int k) const { return statistics > 0 && k < 2 ? gates : 1; }
   constexpr int all_param_rows() const {

@@ -40,14 +40,23 @@ class ByNumber {
   std::map<int64_t, Value> values_;
 };
 
-inline ByNumber<CellInfo>& user_infos() {
-  static ByNumber<CellInfo> infos;
-  return infos;
+// What was added of users' cells: CellInfo, and what the libraries give each backend.
+template <class Value>
+ByNumber<Value>& added() {
+  static ByNumber<Value> values;
+  return values;
+}
+
+// `cell` is what a library gives a backend.
+template <class UserCell>
+void add_user_cell(int64_t number, const UserCell& cell) {
+  added<CellInfo>().add(number, cell.info);
+  added<UserCell>().add(number, cell);
 }
 
 // Null for a number that is no cell's.
 inline const CellInfo* find_info(int64_t cell) {
-  return cell >= 0 && cell < kCellCount ? &kCells[cell] : user_infos().find(cell);
+  return cell >= 0 && cell < kCellCount ? &kCells[cell] : added<CellInfo>().find(cell);
 }
 
 // For a number that is known to be a cell's.

@@ -28,14 +28,4 @@ constexpr size_t kLayout = ((sizeof(ForwardParams) * 1021 + sizeof(BackwardParam
 // A library's one symbol, fastrnn_user_cell. Returns false where `layout` is not its own.
 using OpenUserCell = bool (*)(size_t layout, const Team& team, UserCell* cell);
 
-inline ByNumber<UserCell>& user_cells() {
-  static ByNumber<UserCell> cells;
-  return cells;
-}
-
-inline void add_user_cell(int64_t number, const UserCell& cell) {
-  user_infos().add(number, cell.info);
-  user_cells().add(number, cell);
-}
-
 }  // namespace fastrnn::cpu

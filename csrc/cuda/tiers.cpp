@@ -21,7 +21,7 @@ struct Regime {
 
 constexpr int64_t kAny = INT64_MAX;
 
-// max_hidden is reckoned from the sizes of registers and shared memory. The grid's most was
+// max_hidden is reckoned from the sizes of registers and shared memory. The grid's two bounds were
 // measured with a bfloat16 LSTM on an H200 (benchmarks/results/nvidia-h200): its tiles follow one
 // another, and backward exchanges B * H * members values a step.
 constexpr Regime kRegimes[] = {
@@ -31,8 +31,8 @@ constexpr Regime kRegimes[] = {
     {"large: a cooperative grid", Tier::kGrid, 80, 2, 4, 4096, 65536, 16384},
 };
 
-// Of the SMs, the part in which clusters find room at the same time: on an H200 eight clusters of
-// sixteen blocks, or sixteen of eight, took two turns (benchmarks/results/nvidia-h200).
+// The share of the SMs that clusters can use at the same time. On an H200 eight clusters of sixteen
+// blocks, or sixteen of eight, took two turns (benchmarks/results/nvidia-h200).
 constexpr double kClusterShare = 0.875;
 
 // Of the exchange of kGrid's backward, which grows with B * H * members.

@@ -29,20 +29,10 @@ constexpr size_t kLayout = ((sizeof(ForwardStep) * 1021 + sizeof(BackwardStep)) 
 // A library's one symbol, fastrnn_user_kernels. Returns false where `layout` is not its own.
 using OpenUserCell = bool (*)(size_t layout, UserCell* cell);
 
-inline ByNumber<UserCell>& user_cells() {
-  static ByNumber<UserCell> cells;
-  return cells;
-}
-
-inline void add_user_cell(int64_t number, const UserCell& cell) {
-  user_infos().add(number, cell.info);
-  user_cells().add(number, cell);
-}
-
 // Null for a cell that is no user's, or has none.
 inline const CellKernels* user_kernels(int cell, Dtype dtype) {
-  const UserCell* const added = user_cells().find(cell);
-  return added ? &added->kernels[static_cast<int>(dtype)] : nullptr;
+  const UserCell* const own = added<UserCell>().find(cell);
+  return own ? &own->kernels[static_cast<int>(dtype)] : nullptr;
 }
 
 }  // namespace fastrnn::cuda

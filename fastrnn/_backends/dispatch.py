@@ -25,7 +25,7 @@ from .. import reference
 from .._kernels import ops, user_kernels
 from .._kernels.ops import is_compiling
 from .._spec import Call
-from ..registry import CELLS, USER_CELLS
+from ..registry import CELLS
 from ..verdict import first_call, proof
 from . import choice
 
@@ -42,13 +42,6 @@ _forced: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 _environment = os.environ.get("FASTRNN_BACKEND") or None  # read once, when fastrnn is imported
 
 
-def _why_without_cuda(mode: str) -> str | None:
-    """Why a cell has no CUDA kernels, or None if it has."""
-    if mode in USER_CELLS:
-        return user_kernels.why_not(mode)
-    return None
-
-
 def why_not(backend: str, call: Call) -> list[str]:
     """Everything that keeps ``backend`` from serving ``call``; empty if it can."""
     reasons = []
@@ -62,8 +55,8 @@ def why_not(backend: str, call: Call) -> list[str]:
             reasons.append("an argument is not an ordinary strided tensor")
     if call.dtype not in DTYPES[backend]:
         reasons.append(f"there is no kernel for {call.dtype}")
-    # Of a user's cell only where there could be kernels: nothing looks for nvcc elsewhere.
-    if backend == "cuda" and not (reasons and call.mode in USER_CELLS) and (without := _why_without_cuda(call.mode)):
+    # Only where there could be kernels: nothing looks for nvcc elsewhere.
+    if backend == "cuda" and not reasons and (without := user_kernels.why_not(call.mode)):
         reasons.append(without)
     if backend == "cuda" and call.B == 0:
         reasons.append("an empty batch launches nothing")
@@ -207,7 +200,7 @@ def _choose_for_graph(call: Call) -> str:
     """
     if _environment in ("cpu", "cuda") and _environment != call.device:
         raise RuntimeError(_refusal(_environment, [f"the tensors are on {call.device}"]))
-    if _environment == "cuda" and (without := _why_without_cuda(call.mode)):
+    if _environment == "cuda" and (without := user_kernels.why_not(call.mode)):
         raise RuntimeError(_refusal("cuda", [without]))
     if _environment == "aten" and call.extended:
         raise RuntimeError(_refusal("aten", why_not("aten", call)))
@@ -248,7 +241,7 @@ def check_kernels(mode: str) -> None:
     Raises:
         RuntimeError: they cannot be.
     """
-    if mode in USER_CELLS and (without := user_kernels.why_not_added(mode)):
+    if without := user_kernels.why_not_added(mode):
         raise RuntimeError(_refusal("cuda", [without]))
 
 

@@ -22,8 +22,9 @@ def offer(mode: str, number: int, build: Callable[[Sequence[tuple[int, int]]], P
 
 
 def why_not(mode: str) -> str | None:
-    """Why a cell that was offered has no CUDA kernels, as far as that is known without compiling; else None."""
-    if mode in _added:
+    """Why a user's cell has no CUDA kernels, as far as that is known without compiling; None if it may have some, and
+    for all other cells."""
+    if mode in _added or mode not in _sources:
         return None
     if mode in _refused:
         return _refused[mode]
@@ -39,7 +40,7 @@ def why_not_added(mode: str) -> str | None:
 
     What failed once is not tried again.
     """
-    if mode in _added:
+    if mode in _added or mode not in _sources:
         return None
     with _lock:
         if mode not in _added and why_not(mode) is None:

@@ -30,7 +30,7 @@ _ROOT = Path(fastrnn.__file__).parents[1]
 class Case:
     """One shape of one cell in one mode.
 
-    ``cell`` is the name of a layer, or the header of a user's cell, from the folder in which the package stands.
+    ``cell`` is the name of a layer, or the path of a user's header from the folder that holds the package.
 
     ``packed`` draws the B lengths uniformly from 1..T; ``resets`` is the share of all steps before which a row's state
     is set to zero, as where an episode ends. ``P`` is the width of a projected h, 0 for none. ``call`` says what is

@@ -66,6 +66,14 @@ def test_it_serves_single_steps(monkeypatch, served, cell):
     assert served == [True, True]
 
 
+def check_that_a_plain_call_is_served(served, call):
+    """Else that none is would say nothing."""
+    with torch.no_grad():
+        call()
+    assert served == [True]
+    served.clear()
+
+
 LONGER = {
     "gradients": lambda m, x: m(x),
     "a state's gradient": lambda m, x: m.requires_grad_(False)(
@@ -85,13 +93,16 @@ LONGER = {
 
 @pytest.mark.parametrize("call", LONGER.values(), ids=LONGER)
 def test_other_calls_take_the_longer_way(served, call):
-    call(fastrnn.LSTM(5, 6), torch.randn(4, 3, 5))
+    module, x = fastrnn.LSTM(5, 6), torch.randn(4, 3, 5)
+    check_that_a_plain_call_is_served(served, lambda: module(x))
+    call(module, x)
     assert True not in served
 
 
 @pytest.mark.parametrize("mode", [forward_ad.dual_level, lambda: FlopCounterMode(display=False)], ids=["dual", "flops"])
 def test_who_looks_on_is_shown_operators(served, mode):
     module, x = fastrnn.LSTM(5, 6), torch.randn(4, 3, 5)
+    check_that_a_plain_call_is_served(served, lambda: module(x))
     with torch.no_grad(), mode():
         module(x)
     assert True not in served
@@ -209,6 +220,7 @@ def test_other_frozen_calls_take_the_longer_way(monkeypatch, frozen_served, call
         except Exception as error:
             return [type(error), str(error)]
 
+    check_that_a_plain_call_is_served(frozen_served, lambda: module(x))
     found, expected = outcome(), frozen_longer(monkeypatch, outcome)
     assert True not in frozen_served
     assert all(

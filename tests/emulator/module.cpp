@@ -59,7 +59,9 @@ PYBIND11_MODULE(fastrnn_emulated, m) {
   m.def(
       "set_device",
       [](int sms, int shared_per_block, int cluster_sms) {
-        static std::map<std::array<int, 3>, int> devices;
+        const emulator::Device first{};  // which is there before the first call
+        static std::map<std::array<int, 3>, int> devices{
+            {{first.sms, first.shared_per_block, first.cluster_sms}, first.index}};
         const auto known = devices.emplace(std::array{sms, shared_per_block, cluster_sms},
                                            static_cast<int>(devices.size()));
         emulator::device = {.index = known.first->second,

@@ -234,6 +234,9 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
         ("H200", {"H": 96, "dtype": "float32"}, ["cluster 8 4 24 2 1", "grid 8 3 32 2 1"]),
         ("H200", {"H": 256}, ["cluster 8 8 32 2 1", "grid 8 8 32 2 1"]),
         ("H200", {"H": 256, "B": 256, "D": 2}, ["cluster 32 8 32 8 1", "grid 32 8 32 8 1"]),
+        # Clusters find room on seven eighths of the SMs: not for 128 blocks.
+        ("H200", {"H": 256, "B": 112}, ["cluster 8 8 32 14 1", "grid 8 8 32 14 1"]),
+        ("H200", {"H": 256, "B": 128}, ["cluster 32 8 32 4 1", "grid 8 8 32 16 1"]),
         ("H200", {"H": 512, "backward": True}, ["cluster 8 16 32 2 1", "grid 8 16 32 2 1"]),
         ("H200", {"H": 512, "dtype": "float32", "backward": True}, ["grid 8 16 32 2 1"]),
         ("H200", {"H": 768}, ["cluster 8 16 48 2 1", "grid 8 24 32 2 1"]),
