@@ -40,7 +40,7 @@ demo: build
 	$(BIN)/python -m fastrnn check --dtype float32
 # 1: what it has just called wrong is never chosen; 2: there is no GPU, or no kernels for it; 3: a later call tries again.
 	$(BIN)/python -m fastrnn prove || [ $$? -le 3 ]
-	$(BIN)/python examples/char_lm.py --epochs 5 --out runs/demo $(ARGS)
+	$(BIN)/python examples/char_lm.py --epochs 4 --out runs/demo $(ARGS)
 	$(BIN)/python benchmarks/demo.py --out runs/demo
 
 # Workers share the cores, so idle OpenMP threads must sleep rather than spin.
