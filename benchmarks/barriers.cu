@@ -4,9 +4,9 @@
 //
 // Prints `what,size,us`: cluster_barrier for a cluster of `size` blocks, grid_barrier for `size`
 // blocks, launch and graph_launch for one empty kernel in a stream and in a CUDA graph, as the time
-// from one to the next. The barriers are those of Link in csrc/cuda/resident_cluster.cuh and
-// resident_grid.cuh, with nothing between arriving and waiting. What the GPU does not have is
-// named on stderr and has no row; a call that fails ends the program with 1.
+// from one to the next. The barriers are those of csrc/cuda/primitives.cuh, with nothing between
+// arriving and waiting. What the GPU does not have is named on stderr and has no row; a call that
+// fails ends the program with 1.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -5,8 +5,9 @@
 Reads the machine code of the built extension, or of objects, for all architectures in it, with cuobjdump (from the CUDA
 toolkit, or from the triton that comes with torch). No GPU is needed. A register that was spilled shows as stack bytes.
 The dynamic shared memory of the resident kernels depends on the sizes of a call: see shared_bytes of plan_tiers.
-Exits with 1 if a resident kernel, or one that takes a row's norms, has a stack or a tensor core kernel no tensor core
-instruction.
+Exits with 1 if a resident kernel, or one that takes a row's norms, has a stack, a tensor core kernel no tensor core
+instruction, or a kernel of clusters a barrier of the cluster in its time loop (only what begins it may wait for the
+memory of the whole device and empty the L1 cache).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-FIELDS = ["arch", "kernel", "arguments", "registers", "stack_bytes", "shared_bytes", "mma_instructions", "waited_loads"]
+FIELDS = ["arch", "kernel", "arguments", "registers", "stack_bytes", "shared_bytes", "mma_instructions"]
+FIELDS += ["waited_loads", "cache_flushes"]
 TIERS = {"1": "cta", "2": "cluster", "3": "grid"}
 
 
@@ -71,11 +73,12 @@ def instructions(text: str) -> dict[tuple[str, str], list[str]]:
 
 
 def waited_loads(code: list[str]) -> int:
-    """Loads from global memory whose value is used before the wait of a cluster's barrier, which hides them no more."""
+    """Loads from global memory whose value is used between what a cluster's member sends and its wait for what the
+    others send, which hides them no more."""
     used, pending, arrived = 0, set(), False
     for line in code:
-        if "UCGABAR" in line:
-            arrived, pending = "ARV" in line, set()
+        if re.search(r"\b(STAS|SYNCS\.PHASECHK)\b", line):
+            arrived, pending = "STAS" in line, set()
         elif arrived and (match := re.match(r"(?:@!?U?P\d+ )?LDG\S* (R\d+)", line)):
             pending.add(match[1])
         elif arrived:
@@ -85,8 +88,9 @@ def waited_loads(code: list[str]) -> int:
 
 
 def facts(code: list[str]) -> list[int]:
-    """Tensor core instructions, and waited_loads."""
-    return [sum(bool(re.search(r"\bHMMA\b", line)) for line in code), waited_loads(code)]
+    """Tensor core instructions, waited_loads, and instructions that empty the L1 cache."""
+    products, flushes = (sum(name in line for line in code) for name in ("HMMA.", "CCTL.IVALL"))
+    return [products, waited_loads(code), flushes]
 
 
 def readable(signature: str) -> tuple[str, str]:
@@ -117,6 +121,8 @@ def complaints(rows: list[dict]) -> list[str]:
         is_resident = row["kernel"].startswith("resident")
         if (is_resident or row["kernel"].endswith("_row")) and int(row["stack_bytes"]):
             found.append(f"{where}: {row['stack_bytes']} bytes of stack")
+        if words[-1] == "cluster" and int(row["cache_flushes"]) > 1:
+            found.append(f"{where}: a barrier of the cluster in the time loop")
         multiplies = is_resident or row["kernel"].endswith("_fused")
         if not multiplies or words[2] != "true" or not has_body:
             continue

@@ -92,6 +92,9 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
   TORCH_CHECK(number < kFirstUserCell || added<UserCell>().find(number) != nullptr, function, ": ",
               cell.mode, " has kernels for the CPU alone");
   TORCH_CHECK(Context::serves(x), function, ": x is on the wrong device, ", x.device());
+  TORCH_CHECK(D * N < kMostRows, function,
+              ": expected fewer than 2^31 rows in all directions, got ", N, " rows and ", D,
+              " directions");
 }
 
 at::Tensor Call::empty(at::IntArrayRef sizes) const { return at::empty(sizes, options); }

@@ -8,10 +8,11 @@
 
 namespace fastrnn::cuda {
 
-// Rows offset .. offset + count of the N rows; row b of a step is row b of the batch.
+// Rows offset .. offset + count of the N rows; row b of a step is row b of the batch. Kernels count
+// rows in 32 bits (kMostRows).
 struct Rows {
-  int64_t offset;
-  int64_t count;
+  int32_t offset;
+  int32_t count;
 };
 
 // One step of one direction, with its neighbours in the order in which the direction visits time.

@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(kNormThreads, 1) rebuild_row(const __grid_cons
   for_mine(p.shape.hidden, [&](int64_t unit) {
     A seen[2][Cell::kGates], prev[Cell::kStates] = {}, next[Cell::kStates], saved[Cell::kSaved];
     gates.load(unit, seen);
-    Cell::forward(In<A>{seen[0], seen[1], prev, nullptr, nullptr}, next, saved);
+    Rounded<Cell, Scalar>::forward(In<A>{seen[0], seen[1], prev, nullptr, nullptr}, next, saved);
     for_each<Cell::kSaved>(
         [&](auto k) { store<Scalar>(gates.saved, k * p.shape.hidden + unit, saved[k]); });
   });

@@ -22,11 +22,26 @@ constexpr int64_t bytes(Dtype dtype) {
 
 struct Shape {
   int64_t batch;       // B
-  int64_t total;       // N
+  int64_t total;       // N; D * N is below kMostRows
   int64_t hidden;      // H
   int64_t recurrent;   // R
   int64_t directions;  // D
 };
+
+// A thread works out addresses in every step: of the row in 32 bits, and one multiplication to 64.
+// The bindings refuse more rows.
+constexpr int64_t kMostRows = int64_t{1} << 31;
+
+// Row b of a step, among the D * N of the direction `d`.
+FASTRNN_HD uint32_t row_of(const Shape& s, int d, const Rows& rows, int64_t b) {
+  return static_cast<uint32_t>(d) * static_cast<uint32_t>(s.total) + rows.offset +
+         static_cast<uint32_t>(b);
+}
+// Where column `column` of a row is, in an array of rows of `width` values.
+FASTRNN_HD int64_t place_in(uint32_t row, int64_t width, int64_t column) {
+  return static_cast<int64_t>(uint64_t{row} * static_cast<uint32_t>(width) +
+                              static_cast<uint32_t>(column));
+}
 
 // Of batch row b at a step with this tick.
 template <class Step>
@@ -35,8 +50,9 @@ FASTRNN_HD Moment moment_of(const Step& p, const Tick& tick, int d, int64_t b) {
     const Shape& s = p.shape;
     return Moment(p.moments[d * (s.total + 2 * s.batch) + s.batch + tick.now.offset + b]);
   }
-  const bool has = b < tick.now.count, going = b < tick.before.count;
-  const bool carried = b < tick.after.count;
+  const int row = static_cast<int>(b);
+  const bool has = row < tick.now.count, going = row < tick.before.count;
+  const bool carried = row < tick.after.count;
   return {has, going, !going, !carried, carried, carried && !has};
 }
 

@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 
 namespace fastrnn::cuda {
@@ -19,6 +20,13 @@ struct alignas(16) Quad {
 
 struct alignas(8) Pair {
   float value[2];
+};
+
+// In shared memory: counts the bytes that other blocks of the cluster send here. A phase ends once
+// one thread of the block has said how many it expects, before or after they come, and they are all
+// there; who waits for the phase sees what they brought. Phases are waited for by their parity.
+struct alignas(8) TransactionBarrier {
+  uint32_t word[2];
 };
 
 }  // namespace fastrnn::cuda
@@ -102,6 +110,25 @@ __device__ __forceinline__ uint32_t round_to_tf32(uint32_t bits) {
 #endif
 }
 
+// To some 22 bits; what is denormal is 0.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ __forceinline__ float reciprocal_approximate(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// The same value, of which the compiler knows nothing: what is made of it in a loop is made in
+// every turn, and takes no registers beyond it.
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 template <class A>
 __device__ __forceinline__ A shuffle_xor(A value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
@@ -120,30 +147,65 @@ __device__ __forceinline__ void cluster_wait() {
   __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+__device__ __forceinline__ uint32_t in_this_block(const void* mine) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(mine));
+}
 // The same place as `mine`, in the shared memory of the block with this rank.
 __device__ __forceinline__ uint32_t in_block(const void* mine, int rank) {
   uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;"
-      : "=r"(there)
-      : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(mine))), "r"(rank));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(in_this_block(mine)), "r"(rank));
   return there;
 }
-__device__ __forceinline__ void store_in_block(Quad* mine, int rank, const Quad& quad) {
-  asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(in_block(mine, rank)),
-               "r"(quad.word[0]), "r"(quad.word[1]), "r"(quad.word[2]), "r"(quad.word[3])
-               : "memory");
+// By one thread, before a barrier of the cluster.
+__device__ __forceinline__ void init(TransactionBarrier* barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(in_this_block(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
-__device__ __forceinline__ void store_in_block(Pair* mine, int rank, const Pair& pair) {
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(in_block(mine, rank)),
-               "f"(pair.value[0]), "f"(pair.value[1])
-               : "memory");
+__device__ __forceinline__ void expect(TransactionBarrier* barrier, unsigned bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(in_this_block(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+__device__ __forceinline__ void wait(TransactionBarrier* barrier, unsigned parity) {
+  unsigned over;
+  do {
+    asm volatile(
+        "{.reg .pred %%over; mbarrier.try_wait.parity.shared::cta.b64 %%over, [%1], %2; "
+        "selp.u32 %0, 1, 0, %%over;}"
+        : "=r"(over)
+        : "r"(in_this_block(barrier)), "r"(parity)
+        : "memory");
+  } while (!over);
+  __syncwarp();
+}
+// To the same places as `mine` and `barrier`, in the block with this rank.
+__device__ __forceinline__ void send(Quad* mine, int rank, const Quad& quad,
+                                     TransactionBarrier* barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(in_block(mine, rank)),
+      "r"(quad.word[0]), "r"(quad.word[1]), "r"(quad.word[2]), "r"(quad.word[3]),
+      "r"(in_block(barrier, rank))
+      : "memory");
+}
+__device__ __forceinline__ void send(Pair* mine, int rank, const Pair& pair,
+                                     TransactionBarrier* barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+          in_block(mine, rank)),
+      "f"(pair.value[0]), "f"(pair.value[1]), "r"(in_block(barrier, rank))
+      : "memory");
 }
 #else  // A kernel that asks for clusters has no body here, and plan() never chooses it.
 constexpr bool kHasClusters = false;
 __device__ __forceinline__ void cluster_arrive() { __trap(); }
 __device__ __forceinline__ void cluster_wait() { __trap(); }
+__device__ __forceinline__ void init(TransactionBarrier*) { __trap(); }
+__device__ __forceinline__ void expect(TransactionBarrier*, unsigned) { __trap(); }
+__device__ __forceinline__ void wait(TransactionBarrier*, unsigned) { __trap(); }
 template <class T>
-__device__ __forceinline__ void store_in_block(T*, int, const T&) {
+__device__ __forceinline__ void send(T*, int, const T&, TransactionBarrier*) {
   __trap();
 }
 #endif
@@ -190,6 +252,10 @@ inline void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a
   emulator::mma<Scalar>(d, {a0, a1, a2, a3}, {b0, b1});
 }
 
+inline int opaque(int value) { return value; }
+inline float exp2_approximate(float x) { return std::exp2(x); }
+inline float reciprocal_approximate(float x) { return 1.0f / x; }
+
 inline uint32_t round_to_tf32(uint32_t bits) { return emulator::round_to_tf32(bits); }
 
 template <class A>
@@ -204,9 +270,18 @@ inline void cluster_arrive(const char* file = __builtin_FILE(), int line = __bui
 inline void cluster_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   emulator::cluster_wait(file, line);
 }
+inline void init(TransactionBarrier* barrier) { *barrier = {}; }
+inline void expect(TransactionBarrier* barrier, unsigned bytes) {
+  emulator::Transactions(barrier->word).expect(bytes);
+}
+inline void wait(TransactionBarrier* barrier, unsigned parity, const char* file = __builtin_FILE(),
+                 int line = __builtin_LINE()) {
+  emulator::Transactions(barrier->word).wait(parity, file, line);
+}
 template <class T>
-inline void store_in_block(T* mine, int rank, const T& value) {
+inline void send(T* mine, int rank, const T& value, TransactionBarrier* barrier) {
   *emulator::in_block(mine, rank) = value;
+  emulator::Transactions(emulator::in_block(barrier, rank)->word).complete(sizeof value);
 }
 
 inline void release_add(unsigned* counter) { emulator::release_add(counter); }

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kRebuildThreads)
   }
   load_params<Cell, Scalar>(p, d, unit, params);
   load_scalars<Cell>(p, scalars);
-  Cell::forward(In<A>{x, h, prev, params, scalars}, next, saved);
+  Rounded<Cell, Scalar>::forward(In<A>{x, h, prev, params, scalars}, next, saved);
 #pragma unroll
   for (int k = 0; k < Cell::kSaved; ++k) {
     store<Scalar>(p.saved, (row * Cell::kSaved + k) * s.hidden + unit, saved[k]);

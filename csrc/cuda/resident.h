@@ -172,6 +172,9 @@ constexpr int max_units(Tier tier, int rows) {
   return rows == 32 ? 32 : tier == Tier::kCta ? 128 : 64;
 }
 
+// At the beginning of a block's shared memory: the transaction barriers of a cluster's member.
+FASTRNN_HD constexpr int link_bytes(Tier tier) { return tier == Tier::kCluster ? 16 : 0; }
+
 // Bytes of shared memory that a block takes; more than kMostSharedBytes has no device.
 constexpr int64_t kMostSharedBytes = 256 * 1024;
 struct CellSizes {

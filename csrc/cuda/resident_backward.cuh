@@ -24,14 +24,18 @@ struct ResidentBackward {
     const int d = me.d, stride = backward_stride(team, kGates, kBytes);
     const int quads = kRows * stride, width = stride * Product::kValues;
     const int octets = team.units / 8, floats = inbox_floats(team);
+    // 65536 / octets, rounded up: exact quotients of all octets of a layer, without a division.
+    const int inverse = (65535 + octets) / octets;
     const ProductLayout division = backward_layout(kGates, kBytes, team);
     const int tiles = kThroughMemory ? team.tiles : 1;
-    const Elements<kEach> elements(team, s.hidden - me.unit);
-    const Visits visits{p.offsets, p.steps, s.batch, d >= p.forwards};
+    const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
+    const Elements<kEach, (Cell::kStates > 2 || Cell::kParams > 0)> elements(team,
+                                                                             hidden - me.unit);
+    const Visits visits{p.offsets, static_cast<int>(p.steps), batch, d >= p.forwards};
 
-    // In shared memory: weights; gate gradients of the member; what it gets from all; the cell's
-    // parameters.
-    Quad* const weights = reinterpret_cast<Quad*>(shared_memory());
+    // In shared memory, after what the link has there: weights; gate gradients of the member; what
+    // it gets from all; the cell's parameters.
+    Quad* const weights = reinterpret_cast<Quad*>(shared_memory() + link_bytes(kTier));
     Quad* const operand = weights + division.shared_quads(kForm);
     // For two parities, the tiles and the owners; in shared memory, one tile and this owner.
     float* inbox = reinterpret_cast<float*>(operand + quads);
@@ -41,58 +45,63 @@ struct ResidentBackward {
       inbox = static_cast<float*>(p.exchange) +
               (int64_t{d} * team.teams + me.team) * 2 * tiles * owners * floats;
     }
-    const auto inbox_of = [&](int64_t parity, int tile, int owner) {
+    const auto inbox_of = [&](int parity, int tile, int owner) {
       return inbox + ((parity * tiles + tile) * owners + owner) * int64_t{floats};
     };
 
     const Scalar* w_hh_t = static_cast<const Scalar*>(p.weights[d]);
-    const Product product(division, weights, [&](int group, int half, int lane_unit, int k) {
-      const int64_t to = group * 16 + half * 8 + lane_unit, H = padded(s.hidden);
-      const int gate = k / team.units;
-      const int64_t unit = me.unit + k % team.units;
-      if (to >= s.hidden || gate >= kGates || unit >= H) return Quad{};
-      return *reinterpret_cast<const Quad*>(w_hh_t + (to * kGates + gate) * H + unit);
-    });
+    const int padded_hidden = static_cast<int>(padded(hidden));
+    const Product product(
+        division, weights,
+        [&](int group, int half, int lane_unit) -> const Scalar* {
+          const int to = group * 16 + half * 8 + lane_unit;
+          return to < hidden ? w_hh_t + int64_t{to} * kGates * padded_hidden : nullptr;
+        },
+        [&](int k) {
+          const int gate = k / team.units, unit = me.unit + k % team.units;
+          return gate < kGates && unit < padded_hidden ? gate * padded_hidden + unit : -1;
+        });
     for (int q = threadIdx.x; q < quads; q += kResidentThreads) operand[q] = Quad{};
     load_member_params<Cell, Scalar>(p.step, d, team.units, me.unit, params);
 
     Update update[kEach];
     Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
-    const auto load = [&](int64_t position, int tile) {
-      const Tick tick = visits.tick(position);
+    const auto load = [&](const Tick& tick, int tile) {
       moment = {};
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        const int b = me.batch + tile * kRows + elements.row(i);
         if (elements.has(i) && b < max(tick.now.count, tick.after.count))
           moment.add(i, moment_of(p.step, tick, d, b));
       }
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        const int b = me.batch + tile * kRows + elements.row(i);
         if (moment[i].visited())
-          update[i].load(p.step, tick, moment[i], d, b, me.unit + elements.unit[i]);
+          update[i].load(p.step, tick, moment[i], d, b, me.unit + elements.unit);
       }
     };
     Link<kTier> link(p.arrivals, team, me, 1);
     link.begin();
-    const int64_t end = p.steps - 1;
-    load(end, 0);
+    const int end = visits.steps - 1;
+    Tick tick = visits.tick(end);
+    load(tick, 0);
     // Position -1 has no rows of its own: there the last rows hand their gradient on to h0.
-    for (int64_t position = end;; --position) {
-      const int64_t now = position & 1, before = 1 - now;
+    for (int position = end;; --position) {
+      const int now = opaque(position & 1), before = 1 - now;
       for (int tile = 0; tile < tiles; ++tile) {
-        const int64_t first = me.batch + tile * kRows;
+        const int first = me.batch + tile * kRows;
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
-          const int row = elements.row[i], unit = elements.unit[i];
-          const int64_t b = first + row;
+          const int row = elements.row(i), unit = elements.unit;
+          const int b = first + row;
           if (!moment[i].visited()) continue;
           float total = 0;
           if (moment[i].carried()) {
+            const int place = opaque(row);
             const float* from = inbox_of(before, tile, kThroughMemory ? me.rank : 0) +
-                                (unit / 8 * kNs + row / 8) * kOctetFloats +
-                                octet_slot(unit / 8, unit % 8, row % 8);
+                                (unit / 8 * kNs + place / 8) * kOctetFloats +
+                                octet_slot(unit / 8, unit % 8, place % 8);
 #pragma unroll 4
             for (int member = 0; member < team.members; ++member) {
               const float* sum = from + member * octets * kNs * kOctetFloats;
@@ -106,21 +115,23 @@ struct ResidentBackward {
           }
           for_each<Cell::kParams>(
               [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
-          update[i].load_grad_sequences(p.step, visits.tick(position), d, b, me.unit + unit);
+          update[i].load_grad_sequences(p.step, tick, d, b, me.unit + unit);
           update[i].compute(p.step, d, b, me.unit + unit, total);
-          update[i].save(p.step, visits.tick(position), moment[i], d, b, me.unit + unit);
+          update[i].save(p.step, tick, moment[i], d, b, me.unit + unit);
 #pragma unroll
           for (int g = 0; g < kGates; ++g) {
             reinterpret_cast<Scalar*>(operand)[row * width + g * team.units + unit] =
                 as_operand<kTensorCores>(Storage<Scalar>::narrow(update[i].grad_h[g]));
           }
         }
-        if (rows_of_tile<kRows>(visits[position].count, first) > 0) {
+        if (rows_of_tile<kRows>(tick.now.count, first) > 0) {
           __syncthreads();
+          link.expect(floats * static_cast<int>(sizeof(float)));
+          const int ratio = opaque(inverse);
           product.run(operand, stride,
                       [&](int /*slice*/, int group, int half, int n, int unit, int pair, Pair sum) {
                         const int octet = group * 2 + half;
-                        const int owner = octet / octets, own = octet % octets;
+                        const int owner = octet * ratio >> 16, own = octet - owner * octets;
                         if (owner >= team.members) return;
                         float* to = inbox_of(now, tile, kThroughMemory ? owner : 0) +
                                     ((me.rank * octets + own) * kNs + n) * kOctetFloats +
@@ -129,13 +140,16 @@ struct ResidentBackward {
                       });
         }
         if (tiles > 1) {
-          if (tile + 1 < tiles) load(position, tile + 1);
+          if (tile + 1 < tiles) load(tick, tile + 1);
           __syncthreads();
         }
       }
       if (position < 0) break;
+      // What has come for this block says nothing of its warps that still multiply for others.
+      if constexpr (kTier == Tier::kCluster) __syncthreads();
       link.arrive();
-      load(position - 1, 0);
+      tick = {visits[position - 2], tick.before, tick.now};
+      load(tick, 0);
       link.wait();
     }
   }

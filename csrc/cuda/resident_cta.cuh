@@ -13,6 +13,7 @@ struct Link<Tier::kCta> {
   __device__ __forceinline__ void arrive() const {}
   __device__ __forceinline__ void wait() const { __syncthreads(); }
   __device__ __forceinline__ void publish(Quad*, int, int) const {}
+  __device__ __forceinline__ void expect(int) const {}
   __device__ __forceinline__ void send(Pair* to, int, const Pair& pair) const { *to = pair; }
 };
 

@@ -26,30 +26,35 @@ struct ResidentForward {
     const int quads = kRows * stride, width = stride * Product::kValues;
     const ProductLayout division =
         forward_layout(kGates, kBytes, team.units, static_cast<int>(s.hidden));
-    const int gate_floats = division.groups * kOctets * kNs * kOctetFloats;
+    const int slice_floats = division.groups * kOctets * kNs * kGates * kOctetFloats;
     const int tiles = kThroughMemory ? team.tiles : 1;
-    const Elements<kEach> elements(team, s.hidden - me.unit);
-    const Visits visits{p.offsets, p.steps, s.batch, d >= p.forwards};
+    const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
+    const int steps = static_cast<int>(p.steps);
+    const Elements<kEach, (Cell::kStates > 2 || Cell::kParams > 0)> elements(team,
+                                                                             hidden - me.unit);
+    const Visits visits{p.offsets, steps, batch, d >= p.forwards};
 
-    // In shared memory: weights; h, twice where members write it here; b_ih, b_hh and the cell's
-    // parameters; sums of the slices of K.
-    Quad* const weights = reinterpret_cast<Quad*>(shared_memory());
+    // In shared memory, after what the link has there: weights; h, twice where members write it
+    // here; b_ih, b_hh and the cell's parameters; sums of the slices of K.
+    Quad* const weights = reinterpret_cast<Quad*>(shared_memory() + link_bytes(kTier));
     Quad* const operand = weights + division.shared_quads(kForm);
-    float* const biases = reinterpret_cast<float*>(operand + (kThroughMemory ? 1 : 2) * quads);
-    float* const params = biases + bias_floats(team, kGates);
+    Pair* const biases = reinterpret_cast<Pair*>(operand + (kThroughMemory ? 1 : 2) * quads);
+    float* const params = reinterpret_cast<float*>(biases + kGates * team.units);
     float* const sums = params + params_floats(team, Cell::kParams);
     // kThroughMemory: h of the team's tiles, for one parity of the step and for the other.
     Quad* const shelf =
         static_cast<Quad*>(p.exchange) + (int64_t{d} * team.teams + me.team) * 2 * tiles * quads;
 
     const Scalar* w_hh = static_cast<const Scalar*>(p.weights[d]);
-    const Product product(division, weights, [&](int group, int half, int lane_unit, int k) {
-      const int own = (group * kOctets + half / kGates) * 8 + lane_unit;
-      const int64_t unit = me.unit + own, H = padded(s.hidden);
-      if (own >= team.units || unit >= s.hidden || k >= H) return Quad{};
-      const Scalar* row = w_hh + (half % kGates * s.hidden + unit) * H;
-      return *reinterpret_cast<const Quad*>(row + k);
-    });
+    const int padded_hidden = static_cast<int>(padded(hidden));
+    const Product product(
+        division, weights,
+        [&](int group, int half, int lane_unit) -> const Scalar* {
+          const int own = (group * kOctets + half / kGates) * 8 + lane_unit, unit = me.unit + own;
+          if (own >= team.units || unit >= hidden) return nullptr;
+          return w_hh + int64_t{half % kGates * hidden + unit} * padded_hidden;
+        },
+        [&](int k) { return k < padded_hidden ? k : -1; });
 
     // h0 in both buffers, because a row's first step may come at either parity.
     const Scalar* h0 =
@@ -58,25 +63,27 @@ struct ResidentForward {
       operand[q] = Quad{};
     }
     for (int i = threadIdx.x; i < kGates * team.units; i += kResidentThreads) {
-      const int64_t unit = me.unit + i % team.units, at = i / team.units * s.hidden + unit;
-      const bool biased = p.step.b_ih[d] && unit < s.hidden;
-      biases[i] = biased ? Array<Scalar>(p.step.b_ih[d])[at] : 0;
-      biases[kGates * team.units + i] = biased ? Array<Scalar>(p.step.b_hh[d])[at] : 0;
+      const int unit = me.unit + i % team.units;
+      const int64_t at = i / team.units * s.hidden + unit;
+      biases[i] = {};
+      if (p.step.b_ih[d] && unit < hidden)
+        biases[i] = {{Array<Scalar>(p.step.b_ih[d])[at], Array<Scalar>(p.step.b_hh[d])[at]}};
     }
     load_member_params<Cell, Scalar>(p.step, d, team.units, me.unit, params);
     __syncthreads();
     const auto put = [&](Quad* tile, int row, int64_t unit, Scalar value) {
       reinterpret_cast<Scalar*>(tile)[row * width + unit] = as_operand<kTensorCores>(value);
     };
-    const int64_t begin = kThroughMemory ? me.unit : 0;
-    const int64_t end = kThroughMemory ? min(me.unit + team.units, s.hidden) : s.hidden;
+    const int begin = kThroughMemory ? me.unit : 0;
+    const int end = kThroughMemory ? min(me.unit + team.units, hidden) : hidden;
     for (int row = threadIdx.x / kWarp; row < tiles * kRows; row += kResidentWarps) {
       if (me.batch + row >= s.batch) break;
       Quad* const tile = (kThroughMemory ? shelf : operand) + int64_t{row / kRows} * quads;
       const int64_t other = int64_t{kThroughMemory ? tiles : 1} * quads;
       const Moment first = moment_of(p.step, visits.tick(0), d, me.batch + row);
       if (first.has() && first.from_zero()) continue;
-      for (int64_t k = begin + threadIdx.x % kWarp; k < end; k += kWarp) {
+#pragma unroll 8
+      for (int k = begin + threadIdx.x % kWarp; k < end; k += kWarp) {
         const int64_t b = me.batch + row;
         const Scalar h = Storage<Scalar>::narrow(
             masked<Scalar>(p.step, d, b, k, Storage<Scalar>::widen(h0[b * s.hidden + k])));
@@ -90,18 +97,17 @@ struct ResidentForward {
     Update update[kEach];
     Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
     // kept: the states of the step before are still here.
-    const auto load = [&](int64_t position, int tile, bool kept) {
-      const Tick tick = visits.tick(position);
+    const auto load = [&](const Tick& tick, int tile, bool kept) {
       moment = {};
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        const int64_t b = me.batch + tile * kRows + elements.row[i];
-        if (elements.has(i) && b < s.batch) moment.add(i, moment_of(p.step, tick, d, b));
+        const int b = me.batch + tile * kRows + elements.row(i);
+        if (elements.has(i) && b < batch) moment.add(i, moment_of(p.step, tick, d, b));
       }
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        const int64_t b = me.batch + tile * kRows + elements.row[i];
-        const int64_t unit = me.unit + elements.unit[i];
+        const int b = me.batch + tile * kRows + elements.row(i);
+        const int unit = me.unit + elements.unit;
         if (!moment[i].has()) continue;
         update[i].load_gates(p.step, tick, d, b, unit);
         if (!kept || !moment[i].from_before()) {
@@ -113,22 +119,22 @@ struct ResidentForward {
         update[i].h = Storage<Scalar>::narrow(update[i].next[0]);
       }
     };
-    const auto save = [&](int64_t position, int tile) {
-      const Tick tick = visits.tick(position);
+    const auto save = [&](const Tick& tick, int tile) {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        const int64_t b = me.batch + tile * kRows + elements.row[i];
+        const int b = me.batch + tile * kRows + elements.row(i);
         if (!moment[i].has()) continue;
-        update[i].save(p.step, tick, moment[i], d, b, me.unit + elements.unit[i]);
+        update[i].save(p.step, tick, moment[i], d, b, me.unit + elements.unit);
       }
     };
 
-    load(0, 0, false);
-    for (int64_t position = 0; position < p.steps; ++position) {
-      const bool last = position + 1 == p.steps;
-      const int64_t now = position % 2, then = 1 - now;
+    Tick tick = visits.tick(0);
+    load(tick, 0, false);
+    for (int position = 0; position < steps; ++position) {
+      const bool last = position + 1 == steps;
+      const int now = opaque(position % 2), then = 1 - now;
       for (int tile = 0; tile < tiles; ++tile) {
-        const int rows = rows_of_tile<kRows>(visits[position].count, me.batch + tile * kRows);
+        const int rows = rows_of_tile<kRows>(tick.now.count, me.batch + tile * kRows);
         if (rows > 0) {
           const Quad* input = operand + now * quads;
           Quad* output = operand + then * quads;
@@ -144,30 +150,33 @@ struct ResidentForward {
           product.run(input, stride,
                       [&](int slice, int group, int half, int n, int unit, int pair, Pair sum) {
                         const int octet = group * kOctets + half / kGates;
-                        float* to = sums_of(sums, division, slice, half % kGates, octet, n);
+                        float* to =
+                            sums_of(sums, division, slice, octet, n) + half % kGates * kOctetFloats;
                         *reinterpret_cast<Pair*>(to + octet_slot(octet, unit, 2 * pair)) = sum;
                       });
           __syncthreads();
+          Pair bias[kGates];
+          const int column = min(elements.unit, team.units - 1);
+#pragma unroll
+          for (int g = 0; g < kGates; ++g) bias[g] = biases[g * team.units + column];
 #pragma unroll
           for (int i = 0; i < kEach; ++i) {
-            const int row = elements.row[i], unit = elements.unit[i];
+            const int row = elements.row(i), unit = elements.unit;
             if (!moment[i].has()) continue;
             float total[kGates] = {};
-            const float* from = sums_of(sums, division, 0, 0, unit / 8, row / 8) +
+            const float* from = sums_of(sums, division, 0, unit / 8, row / 8) +
                                 octet_slot(unit / 8, unit % 8, row % 8);
 #pragma unroll 1
-            for (int slice = 0; slice < division.slices; ++slice) {
+            for (int slice = 0; slice < division.slices; ++slice, from += slice_floats) {
 #pragma unroll
-              for (int g = 0; g < kGates; ++g, from += gate_floats) total[g] += *from;
+              for (int g = 0; g < kGates; ++g) total[g] += from[g * kOctetFloats];
             }
             for_each<Cell::kParams>(
                 [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
-            update[i].compute(p.step, total, [&](int of, int g) {
-              return biases[(of * kGates + g) * team.units + unit];
-            });
+            update[i].compute(p.step, total, [&](int of, int g) { return bias[g].value[of]; });
             if (!last) {
               // As the output has it, masked.
-              const int64_t b = me.batch + tile * kRows + row;
+              const int b = me.batch + tile * kRows + row;
               float h = moment[i].carried() ? update[i].next[0] : 0;
               if (p.step.operand_mask && moment[i].carried()) {
                 h = masked<Scalar>(p.step, d, b, me.unit + unit,
@@ -181,23 +190,25 @@ struct ResidentForward {
           }
         }
         if (tiles > 1) {
-          save(position, tile);
-          if (tile + 1 < tiles) load(position, tile + 1, false);
+          save(tick, tile);
+          if (tile + 1 < tiles) load(tick, tile + 1, false);
         }
       }
       if (!last) link.arrive();
-      if (tiles == 1) save(position, 0);
+      if (tiles == 1) save(tick, 0);
       if (last) break;
-      load(position + 1, 0, tiles == 1);
+      tick = {tick.now, tick.after, visits[position + 2]};
+      load(tick, 0, tiles == 1);
       link.wait();
     }
   }
 
  private:
+  // The sums of a slice for eight rows and eight units: one gate after the other.
   __device__ __forceinline__ static float* sums_of(float* sums, const ProductLayout& layout,
-                                                   int slice, int gate, int octet, int n) {
-    return sums +
-           (((slice * kGates + gate) * layout.groups * kOctets + octet) * kNs + n) * kOctetFloats;
+                                                   int slice, int octet, int n) {
+    const int octets = layout.groups * kOctets;
+    return sums + ((slice * octets + octet) * kNs + n) * kGates * kOctetFloats;
   }
 };
 

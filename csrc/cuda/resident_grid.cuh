@@ -27,6 +27,7 @@ struct Link<Tier::kGrid> {
     __syncthreads();
   }
   __device__ __forceinline__ void publish(Quad*, int, int) const {}
+  __device__ __forceinline__ void expect(int) const {}
   __device__ __forceinline__ void send(Pair* to, int, const Pair& pair) const { *to = pair; }
 };
 

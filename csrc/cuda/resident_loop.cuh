@@ -10,39 +10,47 @@ namespace fastrnn::cuda {
 // How a team of this tier meets; `words` is the width of what a member publishes in each row.
 // begin(): everybody is there, and sees what was written before.
 // arrive() ... wait(): the same at the end of a step, with work between the two that nobody else
-// waits for. send(): to the same place in a member's shared memory.
+// waits for. publish(): rows of this block's memory to the same places of the others'. send(): to
+// the same place in a member's shared memory; expect() says before how many bytes come here.
 template <Tier kTier>
 struct Link;
 
 // Shared by every thread of a block.
 struct Member {
-  int d, rank, team;    // direction, place in the team, the team's place in its direction
-  int64_t unit, batch;  // the first unit, the first batch row
+  int d, rank, team;  // direction, place in the team, the team's place in its direction
+  int unit, batch;    // the first unit, the first batch row
   FASTRNN_HD Member(const Team& t, uint3 block)
       : d(block.y),
         rank(static_cast<int>(block.x) % t.members),
         team(static_cast<int>(block.x) / t.members),
-        unit(int64_t{rank} * t.units),
-        batch(int64_t{team} * t.tiles * t.rows) {}
+        unit(rank * t.units),
+        batch(team * t.tiles * t.rows) {}
 };
 
-// The kEach pairs of a batch row of the tile and a unit of the member that a thread serves; threads
-// side by side have units side by side, as memory has.
-template <int kEach>
-struct Elements {
-  int row[kEach], unit[kEach];
-  unsigned there = 0;  // bit i: element i exists
+// The kEach pairs of a batch row of the tile and a unit of the member that a thread serves: one
+// unit, and rows that lie apart. Threads side by side have units side by side, as memory has.
+// kAnew: what depends on a row alone is worked out in every step, because a cell has more to hold.
+template <int kEach, bool kAnew>
+class Elements {
+ public:
+  int unit;
 
-  __device__ __forceinline__ Elements(const Team& team, int64_t units_left) {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int at = threadIdx.x + i * kResidentThreads;
-      row[i] = at / team.units;
-      unit[i] = at % team.units;
-      if (row[i] < team.rows && unit[i] < units_left) there |= 1u << i;
-    }
+  __device__ __forceinline__ Elements(const Team& team, int units_left) {
+    int across = 8;
+    while (across < team.units) across *= 2;
+    unit = threadIdx.x % across;
+    first_ = threadIdx.x / across;
+    apart_ = kResidentThreads / across;
+    count_ = unit < min(team.units, units_left) ? team.rows : 0;
   }
-  FASTRNN_HD bool has(int i) const { return there >> i & 1; }
+  __device__ __forceinline__ int row(int i) const {
+    const int row = first_ + i * apart_;
+    return kAnew ? opaque(row) : row;
+  }
+  __device__ __forceinline__ bool has(int i) const { return first_ + i * apart_ < count_; }
+
+ private:
+  int first_, apart_, count_;
 };
 
 // The moments of a thread's elements, in one register.
@@ -65,25 +73,26 @@ constexpr int kElements = max_units(kTier, kRows) * kRows / kResidentThreads;
 // Rows of the steps in the order in which a direction visits them.
 struct Visits {
   const int64_t* offsets;
-  int64_t steps, batch;
+  int steps, batch;
   bool backwards;
 
-  FASTRNN_HD Rows operator[](int64_t position) const {
+  FASTRNN_HD Rows operator[](int position) const {
     const bool exists = position >= 0 && position < steps;
-    const int64_t t = backwards ? steps - 1 - position : position;
+    const int t = backwards ? steps - 1 - position : position;
     if (!offsets) return {t * batch, exists ? batch : 0};
     if (!exists) return {0, 0};
-    return {offsets[t], offsets[t + 1] - offsets[t]};
+    const auto begin = static_cast<int32_t>(offsets[t]);
+    return {begin, static_cast<int32_t>(offsets[t + 1]) - begin};
   }
-  FASTRNN_HD Tick tick(int64_t position) const {
+  FASTRNN_HD Tick tick(int position) const {
     return {(*this)[position - 1], (*this)[position], (*this)[position + 1]};
   }
 };
 
 // Rows of the tile that begins at batch row `first`, of `count` in the step.
 template <int kRows>
-FASTRNN_HD int rows_of_tile(int64_t count, int64_t first) {
-  return static_cast<int>(count <= first ? 0 : count - first < kRows ? count - first : kRows);
+FASTRNN_HD int rows_of_tile(int count, int first) {
+  return count <= first ? 0 : count - first < kRows ? count - first : kRows;
 }
 
 // The cell's parameters of a member's units into shared memory, (P, units), which a thread meets

@@ -66,10 +66,11 @@ class ResidentProduct {
   static constexpr int kValues = sizeof(Quad) / sizeof(Scalar);
   static constexpr int kChunk = 4 * kValues;
 
-  // weight(group, half, unit of eight, k): kValues weights from k on, zero where there are none.
-  template <class Weight>
-  __device__ __forceinline__ ResidentProduct(const ProductLayout& layout, Quad* shared,
-                                             Weight weight)
+  // row(group, half, unit of eight): where a row of weights begins, or null where there is none.
+  // column(k): where in it the value k is, and kValues - 1 more, or below 0 beyond the last.
+  template <class Row, class Column>
+  __device__ __forceinline__ ResidentProduct(const ProductLayout& layout, Quad* shared, Row row,
+                                             Column column)
       : lane_(threadIdx.x % kWarp) {
     const int warp = threadIdx.x / kWarp;
     const bool sliced = layout.groups < kResidentWarps;
@@ -86,23 +87,48 @@ class ResidentProduct {
     chunk_max_ = layout.chunk_max();
     rest_ = shared + warp * layout.warp_pieces(kForm) * kHalves * kWarp + lane_;
 
+    const auto begin_of = [&](int g, int half) {
+      return row(group_ + g * stride_, half, lane_ / 4);
+    };
+    const auto place_of = [&](int c) {
+      return c < chunks_ ? column((chunk_ + c) * kChunk + lane_ % 4 * kValues) : -1;
+    };
+    const auto fetch = [](const Scalar* begin, int place) {
+      return begin && place >= 0 ? *reinterpret_cast<const Quad*>(begin + place) : Quad{};
+    };
+    // Loads are in flight together: what they bring is touched only where all have been issued.
+    int places[kRegChunks];
+#pragma unroll
+    for (int c = 0; c < kRegChunks; ++c) places[c] = place_of(c);
+#pragma unroll
+    for (int g = 0; g < kRegGroups; ++g) {
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+        const Scalar* begin = g < groups_ ? begin_of(g, half) : nullptr;
+#pragma unroll
+        for (int c = 0; c < kRegChunks; ++c) kept_[g][c][half] = fetch(begin, places[c]);
+      }
+    }
+#pragma unroll 1
+    for (int g = 0; g < groups_; ++g) {
+      const Scalar* begins[kHalves];
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) begins[half] = begin_of(g, half);
+#pragma unroll 4
+      for (int c = g < kRegGroups ? kRegChunks : 0; c < chunks_; ++c) {
+        const int place = place_of(c);
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half)
+          piece(g, c)[half * kWarp] = as_operand(fetch(begins[half], place));
+      }
+    }
 #pragma unroll
     for (int g = 0; g < kRegGroups; ++g) {
 #pragma unroll
       for (int c = 0; c < kRegChunks; ++c) {
 #pragma unroll
-        for (int half = 0; half < kHalves; ++half) {
-          kept_[g][c][half] = g < groups_ && c < chunks_ ? fetch(weight, g, c, half) : Quad{};
-        }
-      }
-    }
-#pragma unroll 1
-    for (int g = 0; g < groups_; ++g) {
-#pragma unroll 1
-      for (int c = g < kRegGroups ? kRegChunks : 0; c < chunks_; ++c) {
-        for (int half = 0; half < kHalves; ++half) {
-          piece(g, c)[half * kWarp] = fetch(weight, g, c, half);
-        }
+        for (int half = 0; half < kHalves; ++half)
+          kept_[g][c][half] = as_operand(kept_[g][c][half]);
       }
     }
   }
@@ -168,10 +194,7 @@ class ResidentProduct {
     return rest_ + at * kHalves * kWarp;
   }
 
-  template <class Weight>
-  __device__ __forceinline__ Quad fetch(Weight weight, int g, int c, int half) const {
-    Quad quad =
-        weight(group_ + g * stride_, half, lane_ / 4, (chunk_ + c) * kChunk + lane_ % 4 * kValues);
+  static __device__ __forceinline__ Quad as_operand(Quad quad) {
 #pragma unroll
     for (uint32_t& word : quad.word) word = Lane::operand(word);
     return quad;

@@ -15,14 +15,15 @@ int64_t shared_bytes(const CellSizes& cell, Dtype dtype, const Team& team, int64
     const ProductLayout layout = backward_layout(gates, scalar, team);
     const int64_t quads = layout.shared_quads(backward_form(gates, scalar, registers)) +
                           int64_t{team.rows} * backward_stride(team, gates, scalar);
-    return quads * kQuad +
+    return link_bytes(team.tier) + quads * kQuad +
            kFloat * ((here ? 2 : 0) * inbox_floats(team) + params_floats(team, params));
   }
   const ProductLayout layout = forward_layout(gates, scalar, team.units, static_cast<int>(hidden));
   const int64_t quads = layout.shared_quads(forward_form(gates, registers)) +
                         (here ? 2 : 1) * int64_t{team.rows} * forward_stride(team, scalar);
-  return quads * kQuad + kFloat * (bias_floats(team, gates) + params_floats(team, params) +
-                                   sums_floats(layout, gates, team.rows));
+  return link_bytes(team.tier) + quads * kQuad +
+         kFloat * (bias_floats(team, gates) + params_floats(team, params) +
+                   sums_floats(layout, gates, team.rows));
 }
 
 int64_t exchange_bytes(Dtype dtype, const Team& team, int64_t directions, bool backward) {

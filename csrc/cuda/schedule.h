@@ -30,8 +30,8 @@ class Schedule {
   // that range there are no rows, one step beyond the others.
   Rows rows(int direction, int64_t position) const {
     const int64_t t = time(direction, position);
-    if (t < 0 || t >= steps()) return {t < 0 ? -offsets_[1] : total(), 0};
-    return {offsets_[t], offsets_[t + 1] - offsets_[t]};
+    if (t < 0 || t >= steps()) return {static_cast<int32_t>(t < 0 ? -offsets_[1] : total()), 0};
+    return {static_cast<int32_t>(offsets_[t]), static_cast<int32_t>(offsets_[t + 1] - offsets_[t])};
   }
 
   Tick tick(int direction, int64_t position) const {

@@ -30,13 +30,13 @@ FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar, true>& update, const Backwar
 }
 
 // A block serves kRows batch rows and kUnits hidden units of direction blockIdx.y.
-template <int64_t kRows, int kUnits>
+template <int kRows, int kUnits>
 struct Tile {
-  int64_t row, unit;
+  int row, unit;
   __device__ __forceinline__ explicit Tile(int64_t width) {
-    const int64_t across = (width + kUnits - 1) / kUnits;
-    row = blockIdx.x / across * kRows;
-    unit = blockIdx.x % across * kUnits;
+    const unsigned across = (static_cast<unsigned>(width) + kUnits - 1) / kUnits;
+    row = static_cast<int>(blockIdx.x / across * kRows);
+    unit = static_cast<int>(blockIdx.x % across * kUnits);
   }
   static unsigned blocks(int64_t rows, int64_t width) {
     return static_cast<unsigned>((rows + kRows - 1) / kRows * ((width + kUnits - 1) / kUnits));
@@ -136,9 +136,9 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     const Scalar* weights = static_cast<const Scalar*>(p.w_hh_t[d]);
     Product::template run<kAligned>(
         [&](int half, int lane_unit) {
-          return weights + min(tile.unit + half * 8 + lane_unit, s.hidden - 1) * K;
+          return weights + min(int64_t{tile.unit} + half * 8 + lane_unit, s.hidden - 1) * K;
         },
-        [&](int row) { return grads + min(tile.row + row, tick.after.count - 1) * K; }, K);
+        [&](int row) { return grads + int64_t{min(tile.row + row, tick.after.count - 1)} * K; }, K);
   }
   __syncthreads();
 
@@ -337,7 +337,7 @@ cudaError_t mask_operand(const ForwardStep& p, cudaStream_t stream) {
 template <class Scalar>
 cudaError_t gather_projected(const BackwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
-  int64_t rows = 0;
+  int32_t rows = 0;
   for (int d = 0; d < s.directions; ++d) {
     rows = std::max({rows, p.tick[d].now.count, p.tick[d].after.count});
   }

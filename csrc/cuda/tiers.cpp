@@ -15,29 +15,35 @@ struct Regime {
   Tier tier;
   int min_capability;
   int min_bytes, max_bytes;  // of the storage type
-  int64_t max_hidden;
-  int64_t most_forward, most_backward;  // B * H up to which it was ahead of a launch a step
+  int64_t max_hidden;        // reckoned from the sizes of registers and shared memory
 };
 
-constexpr int64_t kAny = INT64_MAX;
-
-// max_hidden is reckoned from the sizes of registers and shared memory. The grid's two bounds were
-// measured with a bfloat16 LSTM on an H200 (benchmarks/results/nvidia-h200): its tiles follow one
-// another, and backward exchanges B * H * members values a step.
 constexpr Regime kRegimes[] = {
-    {"small, 16-bit: one block a batch tile", Tier::kCta, 75, 2, 2, 96, kAny, kAny},
-    {"small, 32-bit: one block a batch tile", Tier::kCta, 75, 4, 4, 64, kAny, kAny},
-    {"medium: one cluster a batch tile", Tier::kCluster, 90, 2, 4, 1024, kAny, kAny},
-    {"large: a cooperative grid", Tier::kGrid, 80, 2, 4, 4096, 65536, 16384},
+    {"small, 16-bit: one block a batch tile", Tier::kCta, 75, 2, 2, 96},
+    {"small, 32-bit: one block a batch tile", Tier::kCta, 75, 4, 4, 64},
+    {"medium: one cluster a batch tile", Tier::kCluster, 90, 2, 4, 1024},
+    {"large: a cooperative grid", Tier::kGrid, 80, 2, 4, 4096},
 };
 
-// The share of the SMs that clusters can use at the same time. On an H200 eight clusters of sixteen
-// blocks, or sixteen of eight, took two turns (benchmarks/results/nvidia-h200).
-constexpr double kClusterShare = 0.875;
+// What follows was measured with bfloat16 LSTMs on an H200 (benchmarks/results/nvidia-h200).
+// The share of the SMs that clusters can use at the same time: there was room for seven clusters of
+// sixteen blocks, fifteen of eight and thirty of four.
+constexpr double kClusterShare = 0.91;
+// Rows of a batch tile, and the most units of a member. Where there is no room for all teams at the
+// same time, a form whose steps take longer, but which takes fewer turns, may be quicker.
+struct ClusterForm {
+  int rows, units;
+};
+constexpr ClusterForm kClusterForms[] = {{8, 32}, {8, 64}, {32, 32}};
+// Turns times what a step took, in steps of eight rows and at most 32 units. Up to this it was
+// ahead of a launch a step, at 8 behind.
+constexpr double kMostClusterCost = 3.2;
+// The same of kGrid: B * H, and B * H * members, which its backward exchanges.
+constexpr int64_t kMostGridForward = 65536, kMostGridBackward = 524288;
 
 // Of the exchange of kGrid's backward, which grows with B * H * members.
 constexpr int64_t kMostExchange = int64_t{256} << 20;
-constexpr int kUnits = 32;  // of a member, where a smaller team would need more
+constexpr int kUnits = 32;  // of a member of kGrid, where a smaller team would need more
 
 // What a chunk of a wavefront costs beside its steps, in steps: what the host does for it and its
 // launches, the weights on their way to the chip. Reckoned from 50 to 100 us for the host and 1 us
@@ -81,15 +87,39 @@ struct Planner {
     return team;
   }
 
-  // The smallest cluster whose members have few units, or else the largest.
-  std::optional<Team> cluster(int rows) const {
+  // The smallest cluster whose members have `most` units at most, or else the largest.
+  std::optional<Team> cluster(int rows, int most) const {
     for (int members = 2; members <= device.max_cluster; members *= 2) {
       const int units = wish.units ? wish.units : units_of(q.hidden, members);
       const Team team = this->team(Tier::kCluster, rows, units);
-      const bool few = units <= kUnits || 2 * members > device.max_cluster;
+      const bool few = units <= most || 2 * members > device.max_cluster;
       if (few && team.members > 1 && team.members <= device.max_cluster && fits(team)) return team;
     }
     return {};
+  }
+
+  std::optional<Team> best_cluster() const {
+    std::optional<Team> best;
+    for (const ClusterForm& form : kClusterForms) {
+      if ((wish.rows && wish.rows != form.rows) || (form.rows > 8 && !tensor_cores)) continue;
+      const std::optional<Team> team = cluster(form.rows, form.units);
+      if (!team) continue;
+      if (!best || cluster_cost(*team) < cluster_cost(*best)) best = team;
+    }
+    return best;
+  }
+
+  double cluster_cost(const Team& team) const {
+    const auto room = static_cast<int64_t>(device.sms * kClusterShare / team.members);
+    const int64_t turns = tiles_of(q.directions * team.teams, std::max<int64_t>(room, 1));
+    return (team.rows > 8 ? 2.9 : team.units > 32 ? 1.6 : 1.0) * static_cast<double>(turns);
+  }
+
+  bool is_ahead(const Team& team) const {
+    if (team.tier == Tier::kCluster) return cluster_cost(team) <= kMostClusterCost;
+    if (team.tier != Tier::kGrid) return true;
+    return q.backward ? q.batch * q.hidden * team.members <= kMostGridBackward
+                      : q.batch * q.hidden <= kMostGridForward;
   }
 
   // The smallest team whose members have few units and that fits; as many teams as there is room
@@ -108,22 +138,19 @@ struct Planner {
     return {};
   }
 
-  std::optional<Team> of(Tier tier, int rows) const {
-    if (tier == Tier::kCta) return cta(rows);
-    return tier == Tier::kCluster ? cluster(rows) : grid(rows);
-  }
-
   // Tiles of eight rows while all of them find room at the same time, since a smaller tile is
   // quicker; then of 32, where the kernel exists and fits.
-  std::optional<Team> best(Tier tier) const {
-    if (wish.rows) return of(tier, wish.rows);
-    const std::optional<Team> narrow = of(tier, 8);
-    const double room = device.sms * (tier == Tier::kCluster ? kClusterShare : 1);
-    const bool crowded = narrow && (narrow->tiles > 1 ||
-                                    double(q.directions * narrow->teams * narrow->members) > room);
-    if (!tensor_cores || tier == Tier::kCta || (narrow && !crowded)) return narrow;
-    const std::optional<Team> wide = of(tier, 32);
+  std::optional<Team> best_grid() const {
+    if (wish.rows) return grid(wish.rows);
+    const std::optional<Team> narrow = grid(8);
+    if (!tensor_cores || (narrow && narrow->tiles == 1)) return narrow;
+    const std::optional<Team> wide = grid(32);
     return wide ? wide : narrow;
+  }
+
+  std::optional<Team> best(Tier tier) const {
+    if (tier == Tier::kCta) return cta(wish.rows ? wish.rows : 8);
+    return tier == Tier::kCluster ? best_cluster() : best_grid();
   }
 };
 
@@ -146,9 +173,8 @@ std::vector<Candidate> resident_candidates(const PlanQuery& q, const Device& dev
     if (device.capability < regime.min_capability || bytes(q.dtype) < regime.min_bytes ||
         bytes(q.dtype) > regime.max_bytes || q.hidden > regime.max_hidden)
       continue;
-    const int64_t most = q.backward ? regime.most_backward : regime.most_forward;
     if (const std::optional<Team> team = planner.best(regime.tier))
-      found.push_back({regime.name, *team, q.batch * q.hidden <= most});
+      found.push_back({regime.name, *team, planner.is_ahead(*team)});
   }
   return found;
 }

@@ -9,6 +9,7 @@
 #include "../common/philox.h"
 #include "dtype.cuh"
 #include "params.h"
+#include "rounded.cuh"
 
 namespace fastrnn::cuda {
 
@@ -20,6 +21,17 @@ FASTRNN_HD void load_params(const Step& p, int d, int64_t unit, To* params) {
 template <class Cell, class A, class Step>
 FASTRNN_HD void load_scalars(const Step& p, A* scalars) {
   for_each<Cell::kScalars>([&](auto k) { scalars[k] = static_cast<A>(p.scalars[k]); });
+}
+
+// Of unit `unit` of a batch row in (D, B, H), and in (N, D * H).
+FASTRNN_HD int64_t state_at(const Shape& s, int d, int64_t b, int64_t unit) {
+  const uint32_t row = d * static_cast<uint32_t>(s.batch) + static_cast<uint32_t>(b);
+  return place_in(row, s.hidden, unit);
+}
+FASTRNN_HD int64_t output_at(const Shape& s, int d, const Rows& rows, int64_t b, int64_t unit) {
+  const uint32_t hidden = static_cast<uint32_t>(s.hidden);
+  return place_in(row_of(s, 0, rows, b), s.directions * s.hidden,
+                  d * hidden + static_cast<uint32_t>(unit));
 }
 
 // A value of unit `unit` of h, or of its gradient, on its way through the operand mask.
@@ -75,9 +87,9 @@ struct ForwardUpdate {
   FASTRNN_HD void load_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
                              int64_t unit) {
     const Shape& s = p.shape;
-    const int64_t gates = (d * s.total + tick.now.offset + b) * Cell::kGates * s.hidden + unit;
-    const Raw x_gates(p.x_gates);
-    for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[gates + g * s.hidden];
+    const int64_t at = place_in(row_of(s, d, tick.now, b), Cell::kGates * s.hidden, unit);
+    const Scalar* x_gates = static_cast<const Scalar*>(p.x_gates) + at;
+    for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[g * static_cast<uint32_t>(s.hidden)];
   }
 
   FASTRNN_HD void load_states(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
@@ -88,14 +100,14 @@ struct ForwardUpdate {
     if constexpr (!Cell::kRecurrent) h_mask_ = masked<Scalar>(p, d, b, unit, A(1));
     if (m.from_zero()) return;
     const bool starts = m.from_initial();
-    const int64_t state = (d * s.batch + b) * s.hidden + unit;
+    const int64_t state = state_at(s, d, b, unit);
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
-      const int64_t before = (tick.before.offset + b) * s.directions * s.hidden + d * s.hidden;
-      h = starts ? Raw(p.states.initial[0])[state] : Raw(p.output)[before + unit];
+      const int64_t before = output_at(s, d, tick.before, b, unit);
+      h = starts ? Raw(p.states.initial[0])[state] : Raw(p.output)[before];
     }
     for_each<kCarried>([&](auto k) {
       prev[k + 1] = starts ? load_carried<Scalar>(p.states.initial[k + 1], p.states.wide, state)
-                           : Array<A>(p.states.carried)[carried_at(p, d, tick.before, b, k) + unit];
+                           : Array<A>(p.states.carried)[carried_at(p, d, tick.before, b, k, unit)];
     });
   }
 
@@ -123,7 +135,7 @@ struct ForwardUpdate {
     prev[0] = Storage<Scalar>::widen(h);
     if constexpr (!Cell::kRecurrent) prev[0] *= h_mask_;  // else the product's operand is masked
     load_scalars<Cell>(p, scalars);
-    Cell::forward(In<A>{of_x, of_h, prev, params, scalars}, next, saved);
+    Rounded<Cell, Scalar>::forward(In<A>{of_x, of_h, prev, params, scalars}, next, saved);
   }
 
   // With zoneout, between compute() and save().
@@ -149,27 +161,25 @@ struct ForwardUpdate {
   FASTRNN_HD void save_states(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                               int64_t unit) const {
     const Shape& s = p.shape;
-    const int64_t row = tick.now.offset + b, state = (d * s.batch + b) * s.hidden + unit;
-    store<Scalar>(p.h[d], row * p.h_stride + unit, next[0]);
+    const int64_t state = state_at(s, d, b, unit);
+    store<Scalar>(p.h[d], place_in(row_of(s, 0, tick.now, b), p.h_stride, unit), next[0]);
     if (m.ends() && p.states.last[0]) store<Scalar>(p.states.last[0], state, next[0]);
     for_each<kCarried>([&](auto k) {
-      store<A>(p.states.carried, carried_at(p, d, tick.now, b, k) + unit, next[k + 1]);
+      store<A>(p.states.carried, carried_at(p, d, tick.now, b, k, unit), next[k + 1]);
       if (m.ends()) store_carried<Scalar>(p.states.last[k + 1], p.states.wide, state, next[k + 1]);
-      if (p.states.sequence[k + 1]) {
-        const int64_t at = (row * s.directions + d) * s.hidden + unit;
-        store<Scalar>(p.states.sequence[k + 1], at, next[k + 1]);
-      }
+      if (p.states.sequence[k + 1])
+        store<Scalar>(p.states.sequence[k + 1], output_at(s, d, tick.now, b, unit), next[k + 1]);
     });
   }
 
   FASTRNN_HD void save_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
                              int64_t unit) const {
     if (!p.saved) return;
-    const int64_t row = d * p.shape.total + tick.now.offset + b;
-    for (int k = 0; k < Cell::kSaved; ++k) {
-      const int64_t at = (row * kSavedWithNorms<Cell> + k) * p.shape.hidden + unit;
-      store<Scalar>(p.saved, at, saved[k]);
-    }
+    const Shape& s = p.shape;
+    const int64_t at = place_in(row_of(s, d, tick.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
+    Scalar* to = static_cast<Scalar*>(p.saved) + at;
+    for (int k = 0; k < Cell::kSaved; ++k)
+      store<Scalar>(to, k * static_cast<uint32_t>(s.hidden), saved[k]);
   }
 
  private:
@@ -177,9 +187,12 @@ struct ForwardUpdate {
   A h_mask_;  // of a cell without W_hh
 
   static FASTRNN_HD int64_t carried_at(const ForwardStep& p, int d, const Rows& rows, int64_t b,
-                                       int k) {
-    const int64_t row = p.carried_rows == p.shape.total ? rows.offset + b : b;
-    return ((d * p.carried_rows + row) * kCarried + k) * p.shape.hidden;
+                                       int k, int64_t unit) {
+    const uint32_t first = p.carried_rows == p.shape.total ? rows.offset : 0;
+    const uint32_t row =
+        d * static_cast<uint32_t>(p.carried_rows) + first + static_cast<uint32_t>(b);
+    return place_in(row, kCarried * p.shape.hidden, unit) +
+           k * static_cast<uint32_t>(p.shape.hidden);
   }
 };
 
@@ -198,42 +211,42 @@ struct BackwardUpdate {
   FASTRNN_HD void load(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) {
     const Shape& s = p.shape;
-    const int64_t state = (d * s.batch + b) * s.hidden + unit;
+    const int64_t state = state_at(s, d, b, unit);
     direct = has_direct(p) && m.carried() ? Array<A>(p.direct)[state] : A(0);
     if (!m.has()) return;
 
-    const int64_t row = tick.now.offset + b, before = tick.before.offset + b;
-    const int64_t width = s.directions * s.hidden, column = d * s.hidden + unit;
-    for (int k = 0; k < Cell::kSaved; ++k) {
-      const int64_t at = (d * s.total + row) * kSavedWithNorms<Cell> + k;
-      saved_[k] = Raw(p.saved)[at * s.hidden + unit];
-    }
+    const Scalar* saved =
+        static_cast<const Scalar*>(p.saved) +
+        place_in(row_of(s, d, tick.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
+    for (int k = 0; k < Cell::kSaved; ++k) saved_[k] = saved[k * static_cast<uint32_t>(s.hidden)];
+    const int64_t here = output_at(s, d, tick.now, b, unit);
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
       h_prev_ = Storage<Scalar>::narrow(0);
-      if (m.from_before()) h_prev_ = Raw(p.output)[before * width + column];
+      if (m.from_before()) h_prev_ = Raw(p.output)[output_at(s, d, tick.before, b, unit)];
       if (m.from_initial()) h_prev_ = Raw(p.states.initial[0])[state];
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
-      h_next_ = Raw(p.output)[row * width + column];
-      if (kZones && p.given) given_h_ = given<0>(p, d * s.total + row, unit, A(0));
+      h_next_ = Raw(p.output)[here];
+      if (kZones && p.given) given_h_ = given<0>(p, row_of(s, d, tick.now, b), unit, A(0));
     }
     for_each<kCarried>([&](auto k) {
       constexpr int i = k + 1;
       const Array<A> carried(p.states.carried);
       if constexpr ((Cell::kBackwardPrev >> i & 1) != 0) {
-        prev[i] = m.from_before() ? carried[carried_at(p, d, before, k) + unit]
+        prev[i] = m.from_before() ? carried[carried_at(s, d, tick.before, b, k, unit)]
                   : m.from_initial()
                       ? load_carried<Scalar>(p.states.initial[i], p.states.wide, state)
                       : A(Cell::template kInitial<i>);
       }
       if constexpr ((Cell::kBackwardNext >> i & 1) != 0)
-        next[i] = given<i>(p, d * s.total + row, unit, carried[carried_at(p, d, row, k) + unit]);
+        next[i] = given<i>(p, row_of(s, d, tick.now, b), unit,
+                           carried[carried_at(s, d, tick.now, b, k, unit)]);
       grad_next[i] = m.ends() && p.states.grad_last[i] ? Array<Scalar>(p.states.grad_last[i])[state]
                                                        : Array<A>(p.grad_carried[i])[state];
     });
     for_each<P>(
         [&](auto k) { params_sum[k] = Array<A>(p.grad_params)[params_at(p, d, b, k) + unit]; });
-    grad_ = p.grad_full ? Raw(p.grad_full)[state] : Raw(p.grad_output)[row * width + column];
+    grad_ = p.grad_full ? Raw(p.grad_full)[state] : Raw(p.grad_output)[here];
     grad_next[0] = 0;
     if (!p.grad_full && m.ends()) grad_next[0] = Array<Scalar>(p.states.grad_last[0])[state];
   }
@@ -242,9 +255,9 @@ struct BackwardUpdate {
   FASTRNN_HD void load_grad_sequences(const BackwardStep& p, const Tick& tick, int d, int64_t b,
                                       int64_t unit) {
     for_each<kCarried>([&](auto k) {
-      const int64_t at = ((tick.now.offset + b) * p.shape.directions + d) * p.shape.hidden + unit;
       if (p.states.grad_sequence[k + 1])
-        grad_next[k + 1] += Array<Scalar>(p.states.grad_sequence[k + 1])[at];
+        grad_next[k + 1] +=
+            Array<Scalar>(p.states.grad_sequence[k + 1])[output_at(p.shape, d, tick.now, b, unit)];
     });
   }
 
@@ -280,8 +293,8 @@ struct BackwardUpdate {
     A saved[Cell::kSaved + 1], scalars[Cell::kScalars + 1];
     load_scalars<Cell>(p, scalars);
     for (int k = 0; k < Cell::kSaved; ++k) saved[k] = saved_value(k);
-    Cell::backward(saved, In<A>{nullptr, nullptr, prev, params, scalars}, next, grad_next, grad_x,
-                   grad_h, grad_prev, grad_params);
+    Rounded<Cell, Scalar>::backward(saved, In<A>{nullptr, nullptr, prev, params, scalars}, next,
+                                    grad_next, grad_x, grad_h, grad_prev, grad_params);
     if constexpr (!Cell::kRecurrent) grad_prev[0] = masked<Scalar>(p, d, b, unit, grad_prev[0]);
     if (is_zoned(p)) for_each<Cell::kStates>([&](auto k) { grad_prev[k] += kept[k]; });
   }
@@ -291,12 +304,13 @@ struct BackwardUpdate {
   FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
                        int64_t unit) const {
     const Shape& s = p.shape;
-    const int64_t row = d * s.total + tick.now.offset + b;
-    const int64_t state = (d * s.batch + b) * s.hidden + unit;
-    const int64_t gates = row * Cell::kGates * s.hidden + unit;
+    const int64_t state = state_at(s, d, b, unit);
+    const int64_t gates = place_in(row_of(s, d, tick.now, b), Cell::kGates * s.hidden, unit);
     for (int g = 0; g < Cell::kGates; ++g) {
-      store<Scalar>(p.grad_x_gates, gates + g * s.hidden, grad_x[g]);
-      if (!Cell::kSharedGateGrad) store<Scalar>(p.grad_h_gates, gates + g * s.hidden, grad_h[g]);
+      const uint32_t gate = g * static_cast<uint32_t>(s.hidden);
+      store<Scalar>(static_cast<Scalar*>(p.grad_x_gates) + gates, gate, grad_x[g]);
+      if (!Cell::kSharedGateGrad)
+        store<Scalar>(static_cast<Scalar*>(p.grad_h_gates) + gates, gate, grad_h[g]);
     }
     if (has_direct(p)) store<A>(p.direct, state, grad_prev[0]);
     // Zero where the state before was none of the step before's, nor an initial one.
@@ -310,8 +324,7 @@ struct BackwardUpdate {
 
   // In the place of compute() and save() for a row that has left its first step.
   FASTRNN_HD void leave(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) const {
-    store<Scalar>(p.states.grad_initial[0], (d * p.shape.batch + b) * p.shape.hidden + unit,
-                  product + direct);
+    store<Scalar>(p.states.grad_initial[0], state_at(p.shape, d, b, unit), product + direct);
   }
 
  private:
@@ -328,8 +341,10 @@ struct BackwardUpdate {
     if (!kZones || !p.given) return after;
     return Array<A>(p.given)[given_at<Cell, state>(row, p.shape.hidden) + unit];
   }
-  static FASTRNN_HD int64_t carried_at(const BackwardStep& p, int d, int64_t row, int k) {
-    return ((d * p.shape.total + row) * kCarried + k) * p.shape.hidden;
+  static FASTRNN_HD int64_t carried_at(const Shape& s, int d, const Rows& rows, int64_t b, int k,
+                                       int64_t unit) {
+    return place_in(row_of(s, d, rows, b), kCarried * s.hidden, unit) +
+           k * static_cast<uint32_t>(s.hidden);
   }
   static FASTRNN_HD int64_t params_at(const BackwardStep& p, int d, int64_t b, int k) {
     return ((d * p.shape.batch + b) * P + k) * p.shape.hidden;

@@ -33,13 +33,14 @@ def test_every_resident_kernel_is_in_the_table(rows):
 
 def test_the_program_sees_a_spill_and_a_product_without_tensor_cores():
     row = {"arch": "sm_90", "kernel": "resident_forward_kernel", "arguments": "Lstm, __half, true, 8, cluster"}
-    row |= {"registers": "255", "stack_bytes": "0", "shared_bytes": "0", "mma_instructions": "40"}
+    row |= {"registers": "255", "stack_bytes": "0", "shared_bytes": "0", "mma_instructions": "40", "cache_flushes": "1"}
     assert cuda_resources.complaints([row]) == []
     assert "8 bytes of stack" in cuda_resources.complaints([row | {"stack_bytes": "8"}])[0]
     normed = row | {"kernel": "backward_row", "arguments": "LayerNormLstm, float", "mma_instructions": "0"}
     assert cuda_resources.complaints([normed]) == []
     assert "8 bytes of stack" in cuda_resources.complaints([normed | {"stack_bytes": "8"}])[0]
     assert "no tensor core" in cuda_resources.complaints([row | {"mma_instructions": "0"}])[0]
+    assert "barrier of the cluster" in cuda_resources.complaints([row | {"cache_flushes": "2"}])[0]
     assert cuda_resources.complaints([row | {"mma_instructions": "0", "registers": "4"}]) == []  # has no body
     turing = row | {"mma_instructions": "0", "arch": "sm_75"}
     assert "no tensor core" in cuda_resources.complaints([turing])[0]
@@ -56,11 +57,12 @@ def test_names_are_the_projects():
 
 
 def test_loads_that_are_waited_for_are_counted():
-    """Those between arriving and waiting whose value is used there; R9 is used after the wait, R5 before arriving."""
-    code = ["LDG.E R5, desc[UR4][R2.64]", "FADD R6, R5, R5", "UCGABAR_ARV", "LDG.E.U16 R8, desc[UR4][R2.64]"]
-    code += ["@P0 LDG.E R9, desc[UR4][R2.64+0x4]", "IMAD.U32 R7, R8, 0x10000, RZ", "UCGABAR_WAIT", "FADD R1, R9, R7"]
+    """Those between sending and waiting whose value is used there; R9 is used after the wait, R5 before sending."""
+    code = ["LDG.E R5, desc[UR4][R2.64]", "FADD R6, R5, R5", "STAS.128 [R8.64], R4", "LDG.E.U16 R8, desc[UR4][R2.64]"]
+    code += ["@P0 LDG.E R9, desc[UR4][R2.64+0x4]", "IMAD.U32 R7, R8, 0x10000, RZ"]
+    code += ["SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [R14+URZ], R15", "CCTL.IVALL", "FADD R1, R9, R7"]
     assert cuda_resources.waited_loads(code) == 1
     lines = [f"        /*{i:04x}*/   {line} ;" for i, line in enumerate(code)]
     text = "\n".join(["arch = sm_90", "Function : k", *lines])
     assert cuda_resources.instructions(text) == {("sm_90", "k"): code}
-    assert cuda_resources.facts(["HMMA.16816.F32 R4, R8, R12, R4", *code]) == [1, 1]
+    assert cuda_resources.facts(["HMMA.16816.F32 R4, R8, R12, R4", *code]) == [1, 1, 1]

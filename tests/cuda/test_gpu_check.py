@@ -22,8 +22,9 @@ STEP = {"memcheck", "tests-step"}
 RESIDENT = {"racecheck", "initcheck", "synccheck", "tests-cta", "tests-cluster", "tests-grid", "tests-wavefront"}
 RESIDENT |= {"first-call", "tests-own"}
 CORRECTNESS = ["machine", "build", *FIRST, *sorted(STEP), *sorted(RESIDENT)]
-SIZES = [f"bench-sizes-{tier}" for tier in ("step", "cluster", "grid")] + ["bench-small-step", "bench-small-cta"]
-GRIDS = ["cudnn-best-auto", "rl-auto", "packed-auto", "decode-step", "long-auto", "odd-auto", "norm-step"]
+SIZES = [f"bench-sizes-{tier}" for tier in ("step", "cluster", "grid", "measured")]
+SIZES += [f"bench-small-{tier}" for tier in ("step", "cta", "measured")]
+GRIDS = [f"{grid}-measured" for grid in ("cudnn-best", "rl", "packed", "decode", "long", "odd", "norm")]
 FLASHRNN = ["flashrnn", "bench-long-flashrnn"]
 PROFILES = ["profile-step", "profile-cluster", "profile-grid"]
 SPEED = ["barriers", *SIZES, "prove", *(f"bench-{name}" for name in GRIDS), *FLASHRNN, *PROFILES]
@@ -144,7 +145,7 @@ def test_speed_in_order_and_within_the_limit(rehearsal):
     }
     assert list(calls) == [name for name in SPEED if name.startswith("bench")]
     for name, call in calls.items():
-        tier = name.rpartition("-")[2].replace("flashrnn", "auto")
+        tier = name.rpartition("-")[2].replace("flashrnn", "measured")
         assert call.startswith(f"python tier={tier} benchmarks/run.py --backend cuda ") and "--shuffle" in call
         assert 0 < int(re.search(r"--stop-after (\d+)", call)[1]) < limits[name]
         assert ("--opponent flashrnn" in call) == ("flashrnn" in name)
@@ -193,8 +194,8 @@ def test_a_tier_that_faults_or_hangs_is_told_and_the_others_run(rehearsal, fault
 
 def test_a_benchmark_that_hangs_keeps_its_rows(rehearsal):
     run = rehearsal.run("speed", hang="--grid packed")
-    assert run.status == 1 and run.ends == dict.fromkeys(SPEED, "0") | {"bench-packed-auto": "124"}
-    assert run.files["bench-packed-auto.csv"] == "a row\n"
+    assert run.status == 1 and run.ends == dict.fromkeys(SPEED, "0") | {"bench-packed-measured": "124"}
+    assert run.files["bench-packed-measured.csv"] == "a row\n"
 
 
 def test_a_command_that_is_cut_off_has_the_parts_before(rehearsal):

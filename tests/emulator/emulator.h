@@ -101,6 +101,29 @@ T* in_block(T* mine, unsigned rank) {
                               (reinterpret_cast<unsigned char*>(mine) - self().shared));
 }
 
+// A transaction barrier: the bytes that are expected and have not come; twice the phases that are
+// over, plus whether those of the phase are known.
+class Transactions {
+ public:
+  explicit Transactions(uint32_t (&word)[2]) : due_(word[0]), phase_(word[1]) {}
+  void expect(uint32_t bytes) {
+    phase_.fetch_add(1, std::memory_order_release);
+    count(bytes);
+  }
+  void complete(uint32_t bytes) { count(-bytes); }
+  void wait(unsigned parity, const char* file, int line) {
+    if (missing == Missing::kCluster || is_missing(file, line)) return;
+    while ((phase_.load(std::memory_order_acquire) >> 1 & 1) == parity) give_way(true);
+  }
+
+ private:
+  std::atomic_ref<uint32_t> due_, phase_;
+  void count(uint32_t bytes) {
+    if (due_.fetch_add(bytes, std::memory_order_acq_rel) + bytes != 0) return;
+    if (phase_.load(std::memory_order_acquire) % 2) phase_.fetch_add(1, std::memory_order_release);
+  }
+};
+
 inline void release_add(unsigned* counter) {
   if (missing != Missing::kGrid) std::atomic_ref(*counter).fetch_add(1, std::memory_order_release);
 }

@@ -1,7 +1,7 @@
-// Runs kernels on arrays of more than 2^32 rows. They lie in reserved address space, of which only
-// the pages that are touched exist; few rows are, far from the arrays' beginnings. The results must
-// be, bit for bit, those of the same rows in arrays of their own. The argument says which kernels:
-// step, cta, cluster, grid, or others.
+// Runs kernels on arrays of more than 2^32 values. They lie in reserved address space, of which
+// only the pages that are touched exist; few rows are, far from the arrays' beginnings. The results
+// must be, bit for bit, those of the same rows in arrays of their own. The argument says which
+// kernels: step, cta, cluster, grid, or others.
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -51,8 +51,8 @@ struct Layout {
   int64_t steps() const { return static_cast<int64_t>(offsets.size()); }
   Rows rows(int d, int64_t position) const {
     const int64_t t = d == 1 ? steps() - 1 - position : position;
-    if (t < 0 || t >= steps()) return {t < 0 ? -B : total, 0};
-    return {offsets[t], B};
+    if (t < 0 || t >= steps()) return {static_cast<int32_t>(t < 0 ? -B : total), 0};
+    return {static_cast<int32_t>(offsets[t]), static_cast<int32_t>(B)};
   }
 };
 
@@ -60,10 +60,11 @@ Layout side_by_side(int64_t first) {
   const int64_t B = first + kRows;
   return {B, first, {0, B, 2 * B}, 3 * B, false};
 }
-const Layout kNear = side_by_side(0), kBroad = side_by_side(int64_t{1} << 31);
-// The rows of the second step are on both sides of 2^31. To a resident kernel the steps seem to
-// have more than B rows, so these fill whole tiles.
-const Layout kLong{kRows, 0, {5, (int64_t{1} << 31) - 4, int64_t{3} << 31}, int64_t{1} << 33, true};
+const Layout kNear = side_by_side(0), kBroad = side_by_side(int64_t{1} << 28);
+// The gates of the second step's rows are on both sides of 2^32 values. To a resident kernel the
+// steps seem to have more than B rows, so these fill whole tiles.
+constexpr int64_t kMiddle = (int64_t{1} << 32) / (4 * kHidden) - 4;
+const Layout kLong{kRows, 0, {5, kMiddle, int64_t{3} << 28}, int64_t{15} << 26, true};
 
 template <class Scalar>
 Scalar value_of(unsigned seed) {

@@ -100,6 +100,17 @@ def test_weight_gradients_of_an_input_of_more_elements_than_32_bits_count():
         torch.testing.assert_close(whole, last)
 
 
+def test_more_rows_than_31_bits_count_are_refused_before_anything_is_computed(cuda):
+    """The kernels count rows in 32 bits. The input is one value, seen 2^31 times."""
+    x, T, many = torch.zeros(1, 1, 1), 2**16, 2**15
+    hx, weights = [torch.zeros(1, many, 1)], [torch.zeros(1, 1), torch.zeros(1, 1), None, None]
+    call = forward_arguments(CELLS["RNN_TANH"].index, x.expand(T, many, 1), None, hx, weights)
+    with pytest.raises(
+        RuntimeError, match=r"expected fewer than 2\^31 rows .*, got 2147483648 rows and 1"
+    ):
+        cuda.layer_forward(*call)
+
+
 @pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 @pytest.mark.parametrize("kernels", ["step", "cta", "cluster", "grid", "others"])
 def test_cuda_kernels_far_from_the_beginning_of_their_arrays(kernels):

@@ -29,6 +29,9 @@ SUMS = A + r")(%f\d+),\s?(%f\d+)", r"\1\3,\2"
 RANK = r"(mapa\S+\s+\S+\s+\S+,) %r\d+", r"\1 0"
 BARRIER = r"bar.sync\s+0;", ""
 CLUSTER_BARRIER = r"barrier.cluster.wait.acquire.aligned;", ""
+WAIT = r"mbarrier.try_wait.parity.shared::cta.b64 (%\w+), [^;]*;", r"setp.eq.u32 \1, 0, 0;"
+PARITY = r"(mbarrier.try_wait[^;]*\]), [^;]*;", r"\1, 0;"
+EXPECTED = r"(mbarrier.arrive.expect_tx[^;]*\]), [^;]*;", r"\1, 8;"
 ARRIVAL = r"red.release[^;]*;", ""
 LOOKS = r"\b67108864\b", "1"
 POLL = r"setp.gt.s32(\s+%p\d+, %r\d+, -1;\s+add.s32[^;]*;\s+@%p\d+ bra)", r"setp.ne.s32\1"
@@ -52,14 +55,17 @@ FAULTS = {
     "cluster: registers of b": (CLUSTER, FORWARD, B, 0, "together", "units of rounding"),
     "cluster: registers of b, backward": (CLUSTER, BACKWARD, B, 0, "together", "units of rounding"),
     "cluster: sums": (CLUSTER, BACKWARD, SUMS, 0, "together", "units of rounding"),
-    "cluster: rank": (CLUSTER, FORWARD, RANK, 0, "together", "units of rounding"),
-    "cluster: rank, backward": (CLUSTER, BACKWARD, RANK, 0, "together", "units of rounding"),
+    "cluster: rank": (CLUSTER, FORWARD, RANK, 0, "together", "the barrier is not in the block"),
+    "cluster: rank, backward": (CLUSTER, BACKWARD, RANK, 0, "together", "the barrier is not in the block"),
     "cluster: first block barrier": (CLUSTER, FORWARD, BARRIER, 0, "last warp", "units of rounding"),
     "cluster: second block barrier": (CLUSTER, FORWARD, BARRIER, 1, "last warp", "units of rounding"),
     "cluster: third block barrier": (CLUSTER, FORWARD, BARRIER, 2, "last warp", "units of rounding"),
     "cluster: block barrier, backward": (CLUSTER, BACKWARD, BARRIER, 0, "warps", "units of rounding"),
-    "cluster: first wait": (CLUSTER, FORWARD, CLUSTER_BARRIER, 0, "blocks", "arrives twice"),
-    "cluster: wait of a step": (CLUSTER, BACKWARD, CLUSTER_BARRIER, 1, "blocks", "arrives twice"),
+    "cluster: first wait": (CLUSTER, FORWARD, CLUSTER_BARRIER, 0, "blocks", "there is no barrier"),
+    "cluster: wait of a step": (CLUSTER, FORWARD, WAIT, 0, "blocks", "shared memory this is has left"),
+    "cluster: wait of a step, backward": (CLUSTER, BACKWARD, WAIT, 0, "warps", "arrives twice in a phase"),
+    "cluster: parity of a wait": (CLUSTER, FORWARD, PARITY, 0, "together", "no thread can go on: .*try_wait"),
+    "cluster: expected bytes": (CLUSTER, FORWARD, EXPECTED, 0, "together", "no thread can go on: .*try_wait"),
     "cluster: store": (CLUSTER, FORWARD, STORE, 0, "together", "units of rounding|global address"),
     "cluster: comparison": (CLUSTER, FORWARD, COMPARISON, 0, "together", "units of rounding|shared address"),
     "step: branch": (STEP, "forward_fused", BRANCH, 1, "together", "units of rounding|global address"),
@@ -71,7 +77,8 @@ FAULTS = {
     "grid: condition of the wait": (GRID, FORWARD, POLL, 0, "warps", "units of rounding"),
     "grid: block barrier": (GRID, FORWARD, BARRIER, 1, "warps", "units of rounding"),
     "grid: block barrier, backward": (GRID, BACKWARD, BARRIER, 2, "warps", "units of rounding"),
-    "cta: rounding to tf32": (CTA, FORWARD, ROUNDING, 0, "together", "units of rounding"),
+    # The first of a weight that stays in a register.
+    "cta: rounding to tf32": (CTA, FORWARD, ROUNDING, 64, "together", "units of rounding"),
     "cta: sums": (CTA, FORWARD, SUMS, 0, "together", "units of rounding"),
 }
 

@@ -222,6 +222,56 @@ def test_a_cluster(order):
             found(wait="")
 
 
+SEND = """
+    mov.u32 %r2, memory;
+    mov.u32 %r6, %ctaid.x;
+    xor.b32 %r7, %r6, 1;
+    setp.ne.s32 %p1, %r1, 0;
+    @%p1 bra $ready;
+    mbarrier.init.shared::cta.b64 [%r2], 1;
+    fence.mbarrier_init.release.cluster;
+    $ready:
+    barrier.cluster.arrive.release.aligned;
+    barrier.cluster.wait.acquire.aligned;
+    @%p1 bra $send;
+    mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], {bytes};
+    $send:
+    mapa.shared::cluster.u32 %r8, %r2, %r7;
+    shl.b32 %r9, %r1, 3;
+    add.s32 %r9, %r8, %r9;
+    mapa.shared::cluster.u32 %r8, %r2, {rank};
+    st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%r9+16], {{%r6, %r1}}, [{barrier}];
+    $again:
+    mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], {parity};
+    @!%p2 bra $again;
+    ld.shared.u32 %r5, [%r2+264];
+    mul.wide.u32 %rd3, %r6, 256;
+    add.s64 %rd3, %rd2, %rd3;
+    st.global.u32 [%rd3], %r5;
+    barrier.cluster.arrive.release.aligned;
+    barrier.cluster.wait.acquire.aligned;
+    ret;"""
+
+
+@pytest.mark.parametrize("order", ["together", "blocks", "warps", "last warp"])
+def test_what_is_sent_within_a_cluster(order):
+    """Each thread sends its block's rank and its own number; every one reads the rank that the last one has sent."""
+
+    def found(bytes=256, rank="%r7", barrier="%r8", parity=0):
+        body, out = SEND.format(bytes=bytes, rank=rank, barrier=barrier, parity=parity), np.zeros(64, np.uint64)
+        return launched(body, out, grid=(2, 1, 1), cluster=2, order=order)
+
+    assert (found() == np.repeat([1, 0], 32)).all()
+    with pytest.raises(PtxError, match=r"no thread can go on: 64 at line \d+: mbarrier.try_wait"):
+        found(bytes=264)
+    with pytest.raises(PtxError, match="the barrier is not in the block to which the bytes go"):
+        found(rank="%r6")
+    with pytest.raises(PtxError, match="there is no barrier"):
+        found(barrier="%r8+8")
+    with pytest.raises(PtxError, match=r"no thread can go on: .*mbarrier.try_wait"):
+        found(parity=1)  # of the phase before the first, which is over until the first is
+
+
 MEET = """
     mov.u32 %r6, %ctaid.x;
     setp.ne.s32 %p1, %r1, 0;
@@ -261,6 +311,14 @@ def test_a_grid_meets_or_says_who_waits(order):
         ("bar.sync 1;", "bar.sync 1: not implemented"),
         ("bar.sync 0, 16;", "bar.sync 0, 16: not implemented"),
         ("barrier.cluster.arrive.relaxed;", "not implemented"),
+        ("mbarrier.arrive.shared::cta.b64 _, [%r2];", "not implemented"),
+        ("fence.acq_rel.cluster;", "not implemented"),
+        ("mov.u32 %r2, memory;\nmbarrier.init.shared::cta.b64 [%r2], 2;", "expected a barrier of one arrival"),
+        (
+            "mov.u32 %r2, memory;\nmbarrier.init.shared::cta.b64 [%r2], 1;\n"
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 8;",
+            "arrives twice in a phase",
+        ),
         ("bar.warp.sync 1;", "not all threads of the warp are members"),
         ("max.bf16 %rs1, %rs1, %rs1;", "not implemented"),
         ("add.sat.s32 %r2, %r1, %r1;", "not implemented"),

@@ -233,10 +233,12 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
         ("H200", {"H": 64}, ["cta 8 1 64 2 1", "cluster 8 2 32 2 1", "grid 8 2 32 2 1"]),
         ("H200", {"H": 96, "dtype": "float32"}, ["cluster 8 4 24 2 1", "grid 8 3 32 2 1"]),
         ("H200", {"H": 256}, ["cluster 8 8 32 2 1", "grid 8 8 32 2 1"]),
-        ("H200", {"H": 256, "B": 256, "D": 2}, ["cluster 32 8 32 8 1", "grid 32 8 32 8 1"]),
-        # Clusters find room on seven eighths of the SMs: not for 128 blocks.
-        ("H200", {"H": 256, "B": 112}, ["cluster 8 8 32 14 1", "grid 8 8 32 14 1"]),
-        ("H200", {"H": 256, "B": 128}, ["cluster 32 8 32 4 1", "grid 8 8 32 16 1"]),
+        # There is room for fifteen clusters of eight: beyond, half as many members with twice the units, or more rows.
+        ("H200", {"H": 256, "B": 120}, ["cluster 8 8 32 15 1", "grid 8 8 32 15 1"]),
+        ("H200", {"H": 256, "B": 128}, ["cluster 8 4 64 16 1", "grid 8 8 32 16 1"]),
+        ("H200", {"H": 256, "B": 256}, ["cluster 32 8 32 8 1", "grid 32 8 32 8 1"]),
+        ("H200", {"H": 256, "B": 256, "D": 2}, ["cluster 8 4 64 32 1", "grid 32 8 32 8 1"]),
+        ("H200", {"H": 256, "B": 256, "dtype": "float32"}, ["cluster 8 8 32 32 1", "grid 8 8 32 16 2"]),
         ("H200", {"H": 512, "backward": True}, ["cluster 8 16 32 2 1", "grid 8 16 32 2 1"]),
         ("H200", {"H": 512, "dtype": "float32", "backward": True}, ["grid 8 16 32 2 1"]),
         ("H200", {"H": 768}, ["cluster 8 16 48 2 1", "grid 8 24 32 2 1"]),
@@ -266,8 +268,14 @@ def test_plan(cuda, device, arguments, want):
         (512, 64, False, {"cluster": True, "grid": True}),
         (1024, 64, False, {"grid": True}),
         (1024, 128, False, {"grid": False}),
+        (768, 64, False, {"cluster": True, "grid": True}),
+        (768, 128, False, {"cluster": False, "grid": False}),
+        (512, 64, True, {"cluster": True, "grid": True}),
+        (512, 128, True, {"cluster": True, "grid": False}),
         (1024, 16, True, {"grid": True}),
         (1024, 64, True, {"grid": False}),
+        (2048, 1, True, {"grid": True}),
+        (2048, 16, True, {"grid": False}),
     ],
 )
 def test_who_was_ahead_of_a_launch_a_step(cuda, H, B, backward, want):

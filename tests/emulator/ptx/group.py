@@ -6,10 +6,11 @@ import numpy as np
 
 from .memory import CLUSTER, Global, Params, Shared
 from .parse import PtxError
+from .transactions import TransactionMemory
 from .values import DTYPES
 
 
-class Group:
+class Group(TransactionMemory):
     """Values are arrays over the threads of the group, or scalars where all threads share them; none is changed in
     place. ``chosen`` is None where the group is all threads."""
 
@@ -17,6 +18,7 @@ class Group:
         self.resident, self.entry = resident, translation.entry
         self.instructions = translation.instructions
         self.memory, self.shared, self.params = memory, shared, params
+        self.barriers, self.cluster_window = {}, CLUSTER
         self.total = resident.count
         kinds = [DTYPES[translation.entry.type_of(name)] for name in translation.registers]
         self.poison = [np.bool_(True) if k == np.bool_ else np.frombuffer(b"\xff" * 8, k)[0] for k in kinds]

@@ -6,6 +6,7 @@ import re
 
 from . import mma
 from .parse import SIZES, Instruction, PtxError
+from .transactions import TransactionWriter
 from .values import DTYPES
 
 FLOATS = ("f32", "f64")
@@ -18,7 +19,7 @@ PLAIN = {"add": "{} + {}", "sub": "{} - {}", "and": "{} & {}", "or": "{} | {}", 
 SPECIAL = ("tid.x", "ntid.x", "ctaid.x", "ctaid.y", "ctaid.z", "nctaid.x", "nctaid.y", "nctaid.z", "laneid")
 
 
-class Writer:
+class Writer(TransactionWriter):
     """Writes the instructions of one block. A register is a Python variable of its declared type."""
 
     def __init__(self, translation, block) -> None:
@@ -319,15 +320,20 @@ class Writer:
                 self.write(name, _converted(f"w{i}", f"u{8 * SIZES[kind]}", kind), kind)
 
     def _st(self, one: Instruction, parts: list[str]) -> None:
+        if parts[0] == "async":
+            return self._send(one, parts[1:])
         space, remote, width, kind = self._access(one, parts)
         if space == "param":
             raise self.unknown(one)
         where = f"{self.address(one.operands[0], one)}, {SIZES[kind]}, {width}, {one.line}"
-        given = one.operands[1]
+        words = self.words(one.operands[1], kind, one)
+        return self.block.lines.append(f"S.store_{space}({where}, {words}{', True' * remote})")
+
+    def words(self, given: str, kind: str, one: Instruction) -> str:
+        """The values that are stored, as unsigned numbers."""
         names = [part.strip() for part in given[1:-1].split(",")] if given.startswith("{") else [given]
         unsigned = f"u{8 * SIZES[kind]}"
-        words = "".join(f"{_converted(self.read(name, kind, one), kind, unsigned)}, " for name in names)
-        self.block.lines.append(f"S.store_{space}({where}, ({words}){', True' * remote})")
+        return f"({''.join(f'{_converted(self.read(name, kind, one), kind, unsigned)}, ' for name in names)})"
 
     def _red(self, one: Instruction, parts: list[str]) -> None:
         if parts != ["release", "gpu", "global", "add", "u32"]:
