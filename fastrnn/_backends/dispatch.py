@@ -25,7 +25,7 @@ from .. import reference
 from .._kernels import ops, user_kernels
 from .._kernels.ops import is_compiling
 from .._spec import Call
-from ..registry import CELLS
+from ..registry import CELLS, USER_CELLS
 from ..verdict import first_call, proof
 from . import choice
 
@@ -85,11 +85,8 @@ def _reference_is_ahead(call: Call) -> bool:
 
 def _why_not_proven(call: Call) -> str | None:
     """Why the automatic choice does not put backend cuda first for a call on a GPU; None if it does."""
-    if call.mode not in CELLS:
-        return f"its kernels are proven against torch.nn, which has no {call.mode}: {proof.OPT_IN}"
-    if call.masked or call.zoned or call.directions > 2:
-        what = "recurrent_dropout" if call.masked else "zoneout" if call.zoned else "heads"
-        return f"its kernels are proven against torch.nn, which has no {what}: {proof.OPT_IN}"
+    if call.mode in USER_CELLS:
+        return f"no proof covers {call.mode}, a cell of yours: {proof.OPT_IN}"
     if ops.is_watched():  # sizes may be symbolic
         return proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, proof.variants_of(call))
     return proof.why_not(call)
@@ -100,14 +97,7 @@ def _is_unproven(call: Call, input: torch.Tensor | None) -> bool:
     ``input``, the pair is proven first."""
     if not _why_not_proven(call):
         return False
-    if (
-        input is None
-        or call.mode not in CELLS
-        or call.masked
-        or call.zoned
-        or call.directions > 2
-        or first_call.is_over(call.index, call.mode, call.dtype)
-    ):
+    if input is None or call.mode in USER_CELLS or first_call.is_over(call.index, call.mode, call.dtype):
         return True
     if detect_fake_mode((input,)) is not None or why_not("cuda", call):
         return True
@@ -209,7 +199,7 @@ def _choose_for_graph(call: Call) -> str:
     if call.foreign or call.dtype not in DTYPES["cpu"]:
         return "reference" if call.extended else "aten"
     if call.device == "cuda" and _environment is None:
-        if not call.transformed and call.mode in CELLS and not (call.masked or call.zoned):
+        if not call.transformed and call.mode not in USER_CELLS:
             _prove_for_graph(call.index, call.mode, call.dtype)
         if _why_not_proven(call):
             return "reference" if call.extended else "aten"
@@ -288,7 +278,7 @@ class Explanation:
 def _preference(call: Call, chosen: str, other: str) -> str:
     unproven = _why_not_proven(call) if other == "cuda" else None
     if unproven:
-        provable = call.mode in CELLS and not (call.masked or call.zoned)
+        provable = call.mode not in USER_CELLS
         return unproven + (first_call.outlook(call.index, call.mode, call.dtype) if provable else "")
     if other == "cpu" and (row := choice.torch_ahead(call)):
         return str(row)

@@ -36,7 +36,7 @@ class Case:
     is set to zero, as where an episode ends. ``P`` is the width of a projected h, 0 for none. ``call`` says what is
     called: "" the layer, "step" the one-step module, or our layer with what torch.nn does not have ("lengths",
     "all_states", "save"), held against torch.nn's without. ``option`` is one that torch.nn does not have, such as
-    "num_heads=4".
+    "num_heads=4", or several, with commas between them.
 
     What torch.nn does not have is held against the loop over PyTorch's operations that is written for it instead
     (:class:`_Loop`): the same formulas, recorded by autograd, in float64 the truth.
@@ -130,10 +130,11 @@ class Case:
     @property
     def options(self) -> dict[str, float | str]:
         """What its constructor is given besides the sizes."""
-        name, _, value = self.option.partition("=")
         more = {"nonlinearity": self.nonlinearity, "proj_size": self.P}
         more |= {} if self.is_step else {"num_layers": self.layers, "bidirectional": self.directions == 2}
-        more |= {name: _value(value)} if name else {}
+        for option in filter(None, self.option.split(",")):
+            name, _, value = option.partition("=")
+            more[name] = _value(value)
         return {name: value for name, value in more.items() if value}
 
 
@@ -168,7 +169,9 @@ class _Called:
         if self.called == "save":  # gates computed again in backward, as by themselves where they would be large
             return super().forward(x, hx, save="states")
         _, final, (states,) = super().forward(x, hx, all_states=True)
-        return states[0], (final[0], states[1][-1:]) if isinstance(final, tuple) else final
+        if not isinstance(final, tuple):
+            return states, final
+        return states[0], (final[0], *(state[-1:] for state in states[1:]))
 
 
 class Inputs(NamedTuple):
@@ -199,10 +202,12 @@ def make_weights(case: Case) -> dict[str, Tensor]:
     if not case.is_relu:
         return drawn
     damping, signs = min(1.0, 2 / case.H**0.5), 1 - 2 * (torch.arange(case.H) % 2)
-    return {
-        name: weight.abs() * (damping if "weight_hh" in name else 1) * signs.view(-1, *[1] * (weight.dim() - 1))
-        for name, weight in drawn.items()
-    }
+
+    def signed(name: str, weight: Tensor) -> Tensor:
+        units = (*weight.shape[:-1], 1) if weight.dim() > 1 else weight.shape  # with heads, of each head
+        return weight.abs() * (damping if "weight_hh" in name else 1) * signs.view(units)
+
+    return {name: signed(name, weight) for name, weight in drawn.items()}
 
 
 def build(cls, case: Case, device, weights: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None):

@@ -184,7 +184,7 @@ def _measure(case: Case, setting: Setting, opponent: Opponent | None) -> list[Me
         if ours.training:
             sides = {"ours_bytes": ours, "other_bytes": other}
             kept = {name: training_bytes(side, first, device) for name, side in sides.items()}
-        against = f"torch.nn by {other.writing}" if other is torchs and case.resets else ""
+        against = f"torch.nn by {other.writing}" if other is torchs and other.writing else ""
         times, launch_bound = _time(case, setting, (ours, other), first)
         least = floor_ms(case, device, setting.precision) if setting.floor else None
         rows = [Measurement("ok", "eager", served, against, found[0], *times, **kept, floor_ms=least)]

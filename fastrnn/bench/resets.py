@@ -1,4 +1,5 @@
-"""What a user of torch.nn does about episodes: its layers have no reset_mask.
+"""What a user of torch.nn does about episodes: its layers have no reset_mask. (The loop that is written for what it
+does not have at all takes one.)
 
 Two ways to write it, and torch.nn is timed with the one that is faster on the case and device at hand:
 
@@ -26,7 +27,7 @@ ROUNDS = 3  # calls of each writing, to find the faster
 def torch_class(case: Case, writing: str = "segments") -> type[nn.Module]:
     """torch.nn's class of the case's cell; with resets, one that is called with a reset_mask (B, T) besides."""
     layer = case.layer(nn)
-    if not case.resets:
+    if not (case.resets and case.is_torchs):
         return layer
     return type(f"{case.cell}By{writing.title()}", (WRITINGS[writing], layer), {"_mask": None})
 
@@ -41,7 +42,7 @@ class TorchSide(Side):
 
 def torch_side(case: Case, device, weights: dict[str, Tensor], first: Inputs) -> TorchSide:
     """torch.nn's side, by the faster writing where there are resets."""
-    if not case.resets:
+    if not (case.resets and case.is_torchs):
         return TorchSide(build(torch_class(case), case, device, weights), case)
     sides = [TorchSide(build(torch_class(case, name), case, device, weights), case, name) for name in WRITINGS]
     return min(sides, key=lambda side: _seconds(side, first, device))

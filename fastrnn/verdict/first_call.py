@@ -78,7 +78,7 @@ def _attempt(index: int, mode: str, dtype: str) -> str | None:
         proof.reread()
         _spent += time.monotonic() - began
     if reason and os.environ.get(VARIABLE) != "0":
-        _say(f"{mode} {dtype} stays with torch's own kernels in this process: {reason}")
+        _say(f"{mode} {dtype} stays with PyTorch in this process: {reason}")
     return reason
 
 

@@ -17,9 +17,10 @@ COMMAND = "python -m fastrnn prove"
 OPT_IN = "opt in with fastrnn.backend('cuda')"
 UNPROVEN = f"its kernels have not been proven on this GPU: make a first call, run {COMMAND}, or {OPT_IN}"
 RIGHT, WRONG, FAILED = "right", "wrong", "failed"
-VARIANTS = ("step", "plain", "layers", "directions", "packed", "projected", "extended")
-"""What a call can be: a cell's step, or a layer; of these several, both directions, packed, projected, or with what
-torch.nn does not have. A finding has the *speeds* (T, B, H, torch's time over ours) of those that could run."""
+VARIANTS = ("step", "plain", "layers", "directions", "packed", "projected", "extended", "masked", "zoned", "headed")
+"""What a call can be: a cell's step, or a layer; of these several, both directions, packed, projected, with what
+torch.nn does not have, and of that with a mask on h, zoneout, heads. A finding has the *speeds* (T, B, H, PyTorch's
+time over ours) of those that could run."""
 PRECISIONS = {"float32": ("ieee", "tf32")}
 """How the products of a dtype can be computed, where there is a choice."""
 
@@ -45,7 +46,7 @@ def kinds_of(mode: str, dtype: str, grads: tuple[bool, ...] = (False, True), pre
 def describe(finding: dict[str, Any]) -> str:
     """A finding in a line."""
     ratios = [ratio for speeds in finding["speeds"].values() for *_, ratio in speeds]
-    text = f", no slower than torch.nn at {sum(ratio >= 1 for ratio in ratios)} of {len(ratios)} shapes timed"
+    text = f", no slower than PyTorch at {sum(ratio >= 1 for ratio in ratios)} of {len(ratios)} shapes timed"
     detail = f": {finding['detail']}" if finding["detail"] else ""
     return finding["state"] + (text if finding["state"] == RIGHT else "") + detail
 
@@ -144,6 +145,7 @@ def is_open(index: int, mode: str, dtype: str) -> bool:
 def variants_of(call: Call) -> tuple[str, ...]:
     """The ``VARIANTS`` that a call is. Reads no size that may be symbolic."""
     several = call.layers > 1, call.directions > 1, call.packed, call.P, call.extended
+    several += call.masked, call.zoned, call.directions > 2
     applies = (call.step, not call.step, *(not call.step and it for it in several))
     return tuple(name for name, it in zip(VARIANTS, applies, strict=True) if it)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .._kernels import ops
-from ..registry import CELLS
+from ..registry import BY_NUMBER, CELLS
 from . import proof
 from .proof import COMMAND, FAILED, RIGHT, Gpu
 
@@ -40,8 +40,14 @@ SILENCE_S, WAIT_S = 90.0, 240.0
 """Seconds: after which a worker that says nothing is ended; to wait for the proofs of other processes."""
 QUICK_S, FULL_S = 0.02, 0.1
 """Seconds for each time taken."""
-# What most users run comes first: a run that is cut short keeps what it has found.
-PAIRS = tuple(f"{mode}:{dtype}" for dtype in ("float32", "bfloat16", "float16", "float64") for mode in CELLS)
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+# What most users run comes first: a run that is cut short keeps what it has found. Torch's cells before ours.
+PAIRS = tuple(
+    f"{cell.mode}:{dtype}"
+    for cells in (BY_NUMBER[: len(CELLS)], BY_NUMBER[len(CELLS) :])
+    for dtype in _DTYPES
+    for cell in cells
+)
 
 
 class Unjudged(Exception):
@@ -63,8 +69,8 @@ def prove_pair(
         proof.add(gpu, {})
         if limit is None or proof.is_open(index, mode, dtype):
             say(
-                f"proving the {mode} {dtype} kernels on {gpu.name} against torch.nn, once (kept in {path}; "
-                "FASTRNN_PROVE=0 leaves CUDA tensors to torch)"
+                f"proving the {mode} {dtype} kernels on {gpu.name} against PyTorch, once (kept in {path}; "
+                "FASTRNN_PROVE=0 leaves CUDA tensors to PyTorch)"
             )
             task = {"index": index, "mode": mode, "dtype": dtype, "quick": quick}
             found = _measure(task, limit or math.inf)
@@ -164,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     judged, for a reason that may pass, 130 if interrupted."""
     parser = argparse.ArgumentParser(
         prog=COMMAND,
-        description="Checks the CUDA kernels of every cell and dtype on a GPU against torch.nn, times both, and keeps "
+        description="Checks the CUDA kernels of every cell and dtype on a GPU against PyTorch, times both, and keeps "
         "what it finds: from then on calls on that GPU run on the kernels where they were right and no slower.",
     )
     parser.add_argument("--device", default="cuda:0", help="default: %(default)s")

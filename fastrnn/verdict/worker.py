@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import torch
 from ..bench.case import Case
 from ..bench.measure import Measurement, Setting, measure
 from ..bench.timing import Pace
-from ..registry import CELLS
+from ..registry import ALL_CELLS, Cell
 from . import proof
 from .proof import FAILED, RIGHT, WRONG
 from .prove import BROKEN, FULL_S, PASSING, QUICK_S
@@ -38,6 +39,9 @@ _CHECKED = (
     ("step", (1, 3, 5, 6), {"call": "step"}),
     ("extended", (9, 12, 31, 72), {"resets": 0.2}),
     ("extended", (11, 9, 24, 40), {"directions": 2, "packed": True, "call": "lengths"}),
+    ("masked", (9, 12, 31, 72), {"option": "recurrent_dropout=0.2"}),
+    ("zoned", (9, 12, 31, 72), {"option": "zoneout=0.2"}),
+    ("headed", (9, 12, 31, 72), {"option": "num_heads=4"}),
 )
 _CHECKED_MORE = (
     ("plain", (3, 256, 40, 1024), {}),  # a library product a step
@@ -76,15 +80,24 @@ class Shape(NamedTuple):
 
 def shapes_of(mode: str, dtype: str, quick: bool) -> Iterator[tuple[str, str, Shape]]:
     """All that is measured of a cell in a dtype, kind by kind: the kind, its precision and a shape."""
-    cell = CELLS[mode]
+    cell = ALL_CELLS[mode]
     checked, timed = _CHECKED + (() if quick else _CHECKED_MORE), _TIMED + (() if quick else _TIMED_MORE)
     rows = [(row, is_timed) for some, is_timed in ((checked, False), (timed, True)) for row in some]
     for precision, grad in product(proof.PRECISIONS.get(dtype, ("",)), (False, True)):
         (kind,) = proof.kinds_of(mode, dtype, (grad,), (precision,))
         fixed = {"dtype": dtype, "mode": "training" if grad else "forward", "nonlinearity": cell.nonlinearity or ""}
         for (variant, sizes, more), is_timed in rows:
-            if variant != "projected" or cell.projects:
-                yield kind, precision, Shape(variant, is_timed, Case(cell.layer, *sizes, **fixed, **more))
+            if (variant == "projected" and not cell.projects) or (variant == "headed" and not _has_heads(cell)):
+                continue
+            case = Case(cell.layer, *sizes, **fixed, **more)
+            if mode == "SLSTM_EXP":
+                case = replace(case, option=",".join(filter(None, ("forget_gate=exp", case.option))))
+            yield kind, precision, Shape(variant, is_timed, case)
+
+
+def _has_heads(cell: Cell) -> bool:
+    """Units that meet in no product, or in a norm of all of them, cannot be divided."""
+    return cell.recurrent and not cell.statistics
 
 
 def main(task: dict, device: torch.device, backend: str = "cuda") -> int:

@@ -50,7 +50,7 @@ def main() -> int:
     if "slowly" in what:
         time.sleep(1)
     if what in ("right", "slowly", "right, then a hang"):
-        speeds = {"plain": [[64, 32, 128, 1.5], [1, 1, 256, 0.5]]}
+        speeds = {"plain": [[64, 32, 128, 1.5], [1, 1, 256, 0.5]], "extended": []}
         for precision in ("ieee ", "tf32 ") if task["dtype"] == "float32" else ("",):
             for kind in ("forward", "training"):
                 name = f"{task['mode']} {task['dtype']} {precision}{kind}"

@@ -17,6 +17,7 @@ from stand_in import (  # noqa: F401
     CALL,
     FORWARD,
     GPU,
+    PLAIN,
     another_process,
     finding,
     first,
@@ -37,6 +38,7 @@ from fastrnn import _info, cells
 from fastrnn._backends import autograd, dispatch
 from fastrnn._call import stack
 from fastrnn._kernels import ops
+from fastrnn.registry import CELLS, USER_CELLS
 from fastrnn.verdict import first_call, proof, prove
 from fastrnn.verdict.proof import FAILED
 
@@ -49,13 +51,28 @@ def test_the_first_call_proves_its_pair_and_runs_on_the_kernels(monkeypatch, cap
     assert pairs() == ["LSTM:float16", "GRU:bfloat16"] and first() == "cuda"
     out, err = capfd.readouterr()
     assert out == "" and err.splitlines()[:3] == [
-        "fastrnn: proving the LSTM float16 kernels on Stand-in 3000 against torch.nn, once "
-        f"(kept in {proof.path_of(GPU)}; FASTRNN_PROVE=0 leaves CUDA tensors to torch)",
-        "fastrnn: LSTM float16 forward: right, no slower than torch.nn at 1 of 2 shapes timed",
-        "fastrnn: LSTM float16 training: right, no slower than torch.nn at 1 of 2 shapes timed",
+        "fastrnn: proving the LSTM float16 kernels on Stand-in 3000 against PyTorch, once "
+        f"(kept in {proof.path_of(GPU)}; FASTRNN_PROVE=0 leaves CUDA tensors to PyTorch)",
+        "fastrnn: LSTM float16 forward: right, no slower than PyTorch at 1 of 2 shapes timed",
+        "fastrnn: LSTM float16 training: right, no slower than PyTorch at 1 of 2 shapes timed",
     ]
     another_process(monkeypatch)
     assert first() == "cuda" and len(started()) == 2
+
+
+def test_what_torch_does_not_have_is_proven_too_but_for_cells_of_users(monkeypatch):
+    own = {"mode": "PEEPHOLE_LSTM", "extended": True}
+    assert first(**own, T=1) == first(**own) == "cuda" and pairs() == ["PEEPHOLE_LSTM:float16"]
+    asked = {"masked": True}, {"zoned": True}, {"directions": 4}
+    for more, variant in zip(asked, ("masked", "zoned", "headed"), strict=True):
+        known(speeds=PLAIN | {"directions": []})
+        assert first(**more, extended=True) == "reference"
+        assert f"{variant}, could not run or was not timed" in said(**more, extended=True)
+        known(speeds=PLAIN | {variant: [], "directions": []})
+        assert first(**more, extended=True) == "cuda"
+    monkeypatch.setitem(USER_CELLS, "MINE", CELLS["LSTM"])
+    assert first(mode="MINE", extended=True) == "reference" and len(started()) == 1
+    assert "no proof covers MINE, a cell of yours: opt in" in said(mode="MINE", extended=True)
 
 
 def test_a_pair_that_is_settled_costs_one_look(monkeypatch):
@@ -172,7 +189,7 @@ def test_a_proof_that_learns_nothing_leaves_the_pair_to_torch(monkeypatch, capfd
     monkeypatch.setenv("STAND_IN", what)
     assert first() == first() == first(grad=True) == "aten" and len(started()) == 1
     assert "; not proven by a first call: the process that measures ended with exit code " in said()
-    assert "stays with torch's own kernels in this process: the process that measures " in capfd.readouterr().err
+    assert "stays with PyTorch in this process: the process that measures " in capfd.readouterr().err
     assert isinstance(proof.read(GPU), str)
     monkeypatch.setenv("STAND_IN", "right")
     another_process(monkeypatch)

@@ -105,9 +105,7 @@ def test_more_rows_than_31_bits_count_are_refused_before_anything_is_computed(cu
     x, T, many = torch.zeros(1, 1, 1), 2**16, 2**15
     hx, weights = [torch.zeros(1, many, 1)], [torch.zeros(1, 1), torch.zeros(1, 1), None, None]
     call = forward_arguments(CELLS["RNN_TANH"].index, x.expand(T, many, 1), None, hx, weights)
-    with pytest.raises(
-        RuntimeError, match=r"expected fewer than 2\^31 rows .*, got 2147483648 rows and 1"
-    ):
+    with pytest.raises(RuntimeError, match=r"expected fewer than 2\^31 rows .*, got 2147483648 rows and 1"):
         cuda.layer_forward(*call)
 
 
