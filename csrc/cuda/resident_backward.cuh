@@ -29,8 +29,7 @@ struct ResidentBackward {
     const ProductLayout division = backward_layout(kGates, kBytes, team);
     const int tiles = kThroughMemory ? team.tiles : 1;
     const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
-    const Elements<kEach, (Cell::kStates > 2 || Cell::kParams > 0)> elements(team,
-                                                                             hidden - me.unit);
+    const Elements<Cell> elements(team, hidden - me.unit);
     const Visits visits{p.offsets, static_cast<int>(p.steps), batch, d >= p.forwards};
 
     // In shared memory, after what the link has there: weights; gate gradients of the member; what

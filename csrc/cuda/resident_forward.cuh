@@ -30,8 +30,7 @@ struct ResidentForward {
     const int tiles = kThroughMemory ? team.tiles : 1;
     const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
     const int steps = static_cast<int>(p.steps);
-    const Elements<kEach, (Cell::kStates > 2 || Cell::kParams > 0)> elements(team,
-                                                                             hidden - me.unit);
+    const Elements<Cell> elements(team, hidden - me.unit);
     const Visits visits{p.offsets, steps, batch, d >= p.forwards};
 
     // In shared memory, after what the link has there: weights; h, twice where members write it

@@ -27,10 +27,9 @@ struct Member {
         batch(team * t.tiles * t.rows) {}
 };
 
-// The kEach pairs of a batch row of the tile and a unit of the member that a thread serves: one
-// unit, and rows that lie apart. Threads side by side have units side by side, as memory has.
-// kAnew: what depends on a row alone is worked out in every step, because a cell has more to hold.
-template <int kEach, bool kAnew>
+// The pairs of a batch row of the tile and a unit of the member that a thread serves: one unit, and
+// rows that lie apart. Threads side by side have units side by side, as memory has.
+template <class Cell>
 class Elements {
  public:
   int unit;
@@ -45,7 +44,8 @@ class Elements {
   }
   __device__ __forceinline__ int row(int i) const {
     const int row = first_ + i * apart_;
-    return kAnew ? opaque(row) : row;
+    // What depends on a row alone is then worked out in every step, where a cell has more to hold.
+    return Cell::kStates > 2 || Cell::kParams > 0 ? opaque(row) : row;
   }
   __device__ __forceinline__ bool has(int i) const { return first_ + i * apart_ < count_; }
 
