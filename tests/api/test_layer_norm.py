@@ -174,7 +174,9 @@ def test_on_a_gpu_the_kernels_serve_where_they_are_asked_for(kind, monkeypatch):
     call = Call(module.mode, "cuda", torch.float32, 5, 4, 3, 8, extended=True)
     monkeypatch.setattr(ops, "missing", lambda backend: None)
     assert dispatch.why_not("cuda", call) == []
-    monkeypatch.setattr(proof, "gpu_at", lambda index: "no GPU to prove them on")
+    monkeypatch.setattr(proof, "why_not", lambda call: "no GPU to prove them on")
     assert dispatch.ranking(call)[0] == "aten" and dispatch._why_not_proven(call) == "no GPU to prove them on"
+    monkeypatch.setattr(proof, "why_not", lambda call: None)
+    assert dispatch.ranking(call)[0] == "cuda"
     assert dispatch.choose(call._replace(device="meta")) == "reference"
     assert fastrnn.explain(module, torch.randn(5, 4, 3)).backend in ("cpu", "reference")
