@@ -158,7 +158,7 @@ speed() {
   bench decode-measured 17 measured --grid decode
   bench long-measured 20 measured --grid long
   bench odd-measured 17 measured --grid odd
-  bench norm-measured 17 measured --grid norm --device cuda
+  bench own-measured 25 measured --grid own,norm,regularised,heads,slstm --device cuda
   if [ -d wheels ]; then
     part flashrnn 60 flashrnn
     find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends
