@@ -22,9 +22,9 @@ struct alignas(8) Pair {
   float value[2];
 };
 
-// In shared memory: counts the bytes that other blocks of the cluster send here. A phase ends once
-// one thread of the block has said how many it expects, before or after they come, and they are all
-// there; who waits for the phase sees what they brought. Phases are waited for by their parity.
+// Lies in shared memory and counts the bytes that blocks of the cluster send there. One thread says
+// in every phase how many bytes to expect, before or after they come. The phase ends when they have
+// all come, and who waits for it sees what they brought. A wait names the phase by its parity.
 struct alignas(8) TransactionBarrier {
   uint32_t word[2];
 };
@@ -122,8 +122,8 @@ __device__ __forceinline__ float reciprocal_approximate(float x) {
   return result;
 }
 
-// The same value, of which the compiler knows nothing: what is made of it in a loop is made in
-// every turn, and takes no registers beyond it.
+// The same value, of which the compiler knows nothing. So it does not keep what a loop makes of it
+// in registers from turn to turn.
 __device__ __forceinline__ int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
@@ -156,7 +156,7 @@ __device__ __forceinline__ uint32_t in_block(const void* mine, int rank) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(in_this_block(mine)), "r"(rank));
   return there;
 }
-// By one thread, before a barrier of the cluster.
+// One thread does this, before a barrier of the cluster.
 __device__ __forceinline__ void init(TransactionBarrier* barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(in_this_block(barrier)) : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -179,7 +179,8 @@ __device__ __forceinline__ void wait(TransactionBarrier* barrier, unsigned parit
   } while (!over);
   __syncwarp();
 }
-// To the same places as `mine` and `barrier`, in the block with this rank.
+// Both addresses are of this block; the value and the count go to the same places in the block with
+// this rank.
 __device__ __forceinline__ void send(Quad* mine, int rank, const Quad& quad,
                                      TransactionBarrier* barrier) {
   asm volatile(

@@ -144,7 +144,7 @@ struct ResidentBackward {
         }
       }
       if (position < 0) break;
-      // What has come for this block says nothing of its warps that still multiply for others.
+      // Other warps of this block may still read the operand, though all is here that it waits for.
       if constexpr (kTier == Tier::kCluster) __syncthreads();
       link.arrive();
       tick = {visits[position - 2], tick.before, tick.now};

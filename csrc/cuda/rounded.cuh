@@ -35,7 +35,7 @@ __device__ __forceinline__ Approximate exp_(Approximate x) {
 __device__ __forceinline__ Approximate sigmoid_(Approximate x) {
   return reciprocal_approximate(1.0f + exp2_approximate(x.value * -1.44269504f));
 }
-// The difference from 1 cancels where x is small; there the first terms of the series are right.
+// Near 0 the difference from 1 cancels, and the first terms of the series are right.
 __device__ __forceinline__ Approximate tanh_(Approximate x) {
   const float square = x.value * x.value;
   const float series = ((-17.0f / 315 * square + 2.0f / 15) * square - 1.0f / 3) * square;

@@ -25,8 +25,9 @@ constexpr Regime kRegimes[] = {
     {"large: a cooperative grid", Tier::kGrid, 80, 2, 4, 4096},
 };
 
-// What follows was measured with bfloat16 LSTMs on an H200 (benchmarks/results/nvidia-h200).
-// The share of the SMs that clusters can use at the same time: there was room for seven clusters of
+// The numbers below were measured with bfloat16 LSTMs on an H200 (benchmarks/results/nvidia-h200).
+//
+// Clusters can use this share of the SMs at the same time: there was room for seven clusters of
 // sixteen blocks, fifteen of eight and thirty of four.
 constexpr double kClusterShare = 0.91;
 // Rows of a batch tile, and the most units of a member. Where there is no room for all teams at the
@@ -35,10 +36,10 @@ struct ClusterForm {
   int rows, units;
 };
 constexpr ClusterForm kClusterForms[] = {{8, 32}, {8, 64}, {32, 32}};
-// Turns times what a step took, in steps of eight rows and at most 32 units. Up to this it was
-// ahead of a launch a step, at 8 behind.
+// A step of eight rows and at most 32 units costs 1, and every turn costs a step. Clusters were
+// ahead of a launch a step up to this cost, and behind at 8.
 constexpr double kMostClusterCost = 3.2;
-// The same of kGrid: B * H, and B * H * members, which its backward exchanges.
+// kGrid was ahead up to this B * H, and in backward up to this B * H * members, which it exchanges.
 constexpr int64_t kMostGridForward = 65536, kMostGridBackward = 524288;
 
 // Of the exchange of kGrid's backward, which grows with B * H * members.

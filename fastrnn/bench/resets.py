@@ -1,5 +1,6 @@
-"""What a user of torch.nn does about episodes: its layers have no reset_mask. (The loop that is written for what it
-does not have at all takes one.)
+"""What a user of torch.nn does about episodes: its layers have no reset_mask.
+
+A loop that stands in for a layer that torch.nn does not have takes a mask, and needs none of this.
 
 Two ways to write it, and torch.nn is timed with the one that is faster on the case and device at hand:
 

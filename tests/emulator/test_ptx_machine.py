@@ -188,40 +188,6 @@ def test_a_block_barrier_and_its_absence(order):
         assert (without[:32] == 0xFFFFFFFF).all()  # the poison
 
 
-PUSH = """
-    mov.u32 %r2, memory;
-    mov.u32 %r6, %ctaid.x;
-    xor.b32 %r7, %r6, 1;
-    mapa.shared::cluster.u32 %r8, %r2, {rank};
-    st.shared::cluster.u32 [%r8], %r6;
-    barrier.cluster.arrive.release.aligned;
-    {wait}
-    ld.shared.u32 %r5, [%r2];
-    mul.wide.u32 %rd3, %r6, 256;
-    add.s64 %rd3, %rd2, %rd3;
-    st.global.u32 [%rd3], %r5;
-    ret;"""
-WAIT = "barrier.cluster.wait.acquire.aligned;"
-
-
-@pytest.mark.parametrize("order", ["together", "blocks", "warps"])
-def test_a_cluster(order):
-    def found(rank="%r7", wait=WAIT):
-        body, out = PUSH.format(rank=rank, wait=wait), np.zeros(64, np.uint64)
-        return launched(body, out, grid=(2, 1, 1), cluster=2, order=order)
-
-    want = np.repeat([1, 0], 32)
-    assert (found() == want).all()
-    assert not (found(rank="%r6") == want).all()
-    with pytest.raises(PtxError, match=r"line \d+: mapa.*there is no block 2 in a cluster of 2"):
-        found(rank="2")
-    if order == "together":
-        assert (found(wait="") == want).all()
-    else:
-        with pytest.raises(PtxError, match="whose shared memory this is has left"):
-            found(wait="")
-
-
 SEND = """
     mov.u32 %r2, memory;
     mov.u32 %r6, %ctaid.x;
@@ -248,17 +214,18 @@ SEND = """
     mul.wide.u32 %rd3, %r6, 256;
     add.s64 %rd3, %rd2, %rd3;
     st.global.u32 [%rd3], %r5;
-    barrier.cluster.arrive.release.aligned;
-    barrier.cluster.wait.acquire.aligned;
+    {end}
     ret;"""
+END = "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;"
 
 
 @pytest.mark.parametrize("order", ["together", "blocks", "warps", "last warp"])
 def test_what_is_sent_within_a_cluster(order):
     """Each thread sends its block's rank and its own number; every one reads the rank that the last one has sent."""
 
-    def found(bytes=256, rank="%r7", barrier="%r8", parity=0):
-        body, out = SEND.format(bytes=bytes, rank=rank, barrier=barrier, parity=parity), np.zeros(64, np.uint64)
+    def found(**changes):
+        usual = {"bytes": 256, "rank": "%r7", "barrier": "%r8", "parity": 0, "end": END}
+        body, out = SEND.format(**usual | changes), np.zeros(64, np.uint64)
         return launched(body, out, grid=(2, 1, 1), cluster=2, order=order)
 
     assert (found() == np.repeat([1, 0], 32)).all()
@@ -268,8 +235,13 @@ def test_what_is_sent_within_a_cluster(order):
         found(rank="%r6")
     with pytest.raises(PtxError, match="there is no barrier"):
         found(barrier="%r8+8")
+    with pytest.raises(PtxError, match=r"line \d+: mapa.*there is no block 2 in a cluster of 2"):
+        found(rank="2")
     with pytest.raises(PtxError, match=r"no thread can go on: .*mbarrier.try_wait"):
         found(parity=1)  # of the phase before the first, which is over until the first is
+    ahead_leaves = "no thread can go on" if order == "together" else "whose shared memory this is has left"
+    with pytest.raises(PtxError, match=ahead_leaves):
+        found(parity=1, end="")
 
 
 MEET = """

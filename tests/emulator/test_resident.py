@@ -122,6 +122,14 @@ def test_weights_beyond_the_registers(cuda, cell):
             Layer(cell, precision, (2, 3, 2, hidden)).check(cuda)
 
 
+@pytest.mark.parametrize("tier", ["cluster", "grid"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_members_of_more_units_whose_threads_serve_several_rows(cuda, cell, tier):
+    for units, precision in ((64, "bfloat16"), (48, "float32")):
+        cuda.override_tier(tier, rows=8, units=units)
+        Layer(cell, precision, (3, 9, 2, 100), 2, packed=True).check(cuda)
+
+
 def test_a_sequence_longer_than_one_launch_can_carry_offsets_of(cuda):
     cuda.override_tier("cta")
     Layer(2, "float32", (501, 2, 1, 3), packed=True).check(cuda)

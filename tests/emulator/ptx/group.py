@@ -103,8 +103,8 @@ class Group(TransactionMemory):
         np.add.at(sums, place, value)
         array[once] = sums
 
-    def load_shared(self, address, size, width, line, remote=False):
-        array, index = self._shared(address, size, width, line, remote)
+    def load_shared(self, address, size, width, line):
+        array, index = self._shared(address, size, width, line, False)
         return tuple(array[index + i] for i in range(width))
 
     def store_shared(self, address, size, width, line, words, remote=False):

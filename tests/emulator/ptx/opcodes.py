@@ -295,26 +295,25 @@ class Writer(TransactionWriter):
     # Memory.
 
     def _access(self, one: Instruction, parts: list[str]):
-        """Space, whether it may be another block's, width, type."""
+        """Space, width, type."""
         space, *rest = parts
-        remote = space.endswith("::cluster")
         width = 1
         if rest[0] in ("v2", "v4"):
             width = int(rest.pop(0)[1])
-        if space.partition("::")[0] not in ("param", "global", "shared") or len(rest) != 1 or rest[0] not in DTYPES:
+        if space not in ("param", "global", "shared") or len(rest) != 1 or rest[0] not in DTYPES:
             raise self.unknown(one)
-        return space.partition("::")[0], remote, width, rest[0]
+        return space, width, rest[0]
 
     def _ld(self, one: Instruction, parts: list[str]) -> None:
         if parts[:3] == ["acquire", "gpu", "global"]:
             self.block.polls, parts = True, parts[2:]
         parts = [part for part in parts if part not in ("cg", "nc")]
-        space, remote, width, kind = self._access(one, parts)
+        space, width, kind = self._access(one, parts)
         where = f"{self.address(one.operands[1], one)}, {SIZES[kind]}, {width}, {one.line}"
         to = one.operands[0]
         names = [part.strip() for part in to[1:-1].split(",")] if to.startswith("{") else [to]
         temporary = ", ".join(f"w{i}" for i in range(width))
-        self.block.lines.append(f"{temporary}, = S.load_{space}({where}{', True' * remote})")
+        self.block.lines.append(f"{temporary}, = S.load_{space}({where})")
         for i, name in enumerate(names):
             if name != "_":
                 self.write(name, _converted(f"w{i}", f"u{8 * SIZES[kind]}", kind), kind)
@@ -322,12 +321,12 @@ class Writer(TransactionWriter):
     def _st(self, one: Instruction, parts: list[str]) -> None:
         if parts[0] == "async":
             return self._send(one, parts[1:])
-        space, remote, width, kind = self._access(one, parts)
+        space, width, kind = self._access(one, parts)
         if space == "param":
             raise self.unknown(one)
         where = f"{self.address(one.operands[0], one)}, {SIZES[kind]}, {width}, {one.line}"
         words = self.words(one.operands[1], kind, one)
-        return self.block.lines.append(f"S.store_{space}({where}, {words}{', True' * remote})")
+        return self.block.lines.append(f"S.store_{space}({where}, {words})")
 
     def words(self, given: str, kind: str, one: Instruction) -> str:
         """The values that are stored, as unsigned numbers."""

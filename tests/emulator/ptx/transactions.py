@@ -116,7 +116,7 @@ class TransactionWriter:
         space, how, *rest = parts
         if (space, how) != ("shared::cluster", "mbarrier::complete_tx::bytes") or rest[0] not in ("v2", "v4"):
             raise self.unknown(one)
-        _, _, width, kind = self._access(one, [space, *rest])
+        _, width, kind = self._access(one, ["shared", *rest])
         where, given, barrier = one.operands
         words = self.words(given, kind, one)
         given = f"{self.address(where, one)}, {SIZES[kind]}, {width}, {one.line}, {words}"
