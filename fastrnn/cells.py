@@ -29,7 +29,7 @@ from .layers import (
     split_rows,
 )
 from .modules import Device
-from .reference import Timing, scan
+from .reference import Schedule, scan
 from .registry import ALL_CELLS, CELLS, OWN_CELLS, Cell
 
 
@@ -131,9 +131,9 @@ def _step(
             return aten.step(cell, input, states, weights)
         final: Sequence[Tensor]
         if call.transformed or call.foreign or backend == "reference":
-            _, final = scan(cell.index, data, Timing(), hx, slots)
+            _, final = scan(cell.index, data, Schedule(), hx, slots)
         else:
-            _, final = layer(backend, cell.index, data, Timing(), hx, slots)
+            _, final = layer(backend, cell.index, data, Schedule(), hx, slots)
     except RuntimeError:
         check_call(cell, call, data, hx, slots)
         raise

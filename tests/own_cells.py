@@ -142,7 +142,7 @@ def make(cell, *sizes, **options):
 
 
 RESETS = torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) < 0.4
-TIMINGS = {
+SCHEDULES = {
     "plain": {},
     "lengths": {"lengths": torch.tensor([5, 0, 3, 1])},
     "resets": {"reset_mask": RESETS},
@@ -162,23 +162,25 @@ def evaluate(run, module, x, hx) -> dict[str, torch.Tensor]:
     return results | {f"gradient {k}": t for k, t in enumerate(found)}
 
 
-def loop_of(cell, step, timing="plain"):
+def loop_of(cell, step, schedule="plain"):
     """The layer of a cell as a loop in torch: the oracle's."""
 
     def loop(module, x, hx):
         formula = oracle.of_gates(cell.initial, cell.params, step)
-        return oracle.stack(module, x, listed(hx), cell=formula, **TIMINGS[timing])[:2]
+        return oracle.stack(module, x, listed(hx), cell=formula, **SCHEDULES[schedule])[:2]
 
     return loop
 
 
-def check_within_the_budget(cell, step, timing, precision, device="cpu"):
+def check_within_the_budget(cell, step, schedule, precision, device="cpu"):
     """Two layers in both directions on what is in force there, with all gradients, against a loop in float64."""
     dtype = DTYPES[precision]
     module, x = make(cell, 3, 17, 2, bidirectional=True).to(dtype), torch.randn(5, 4, 3).to(dtype)
     hx = [state.to(dtype) for state in listed(states_of(cell, 4, 4, 17))]
-    truth = evaluate(loop_of(cell, step, timing), copy.deepcopy(module).double(), x.double(), [h.double() for h in hx])
-    there = {name: t.to(device) for name, t in TIMINGS[timing].items()}
+    truth = evaluate(
+        loop_of(cell, step, schedule), copy.deepcopy(module).double(), x.double(), [h.double() for h in hx]
+    )
+    there = {name: t.to(device) for name, t in SCHEDULES[schedule].items()}
     found = evaluate(
         lambda *given: given[0](*given[1:], **there), module.to(device), x.to(device), [h.to(device) for h in hx]
     )

@@ -84,9 +84,9 @@ Call::Call(const char* function, const GivenTensors& tensors, at::IntArrayRef sp
       dtype(dtype_of(function, x)),
       tf32(uses_tf32(dtype, T)),
       shape{B, N, H, R, D},
-      course{T, this->spec.forwards,
-             lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
-             resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
+      row_schedule{T, this->spec.forwards,
+                   lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr,
+                   resets.defined() ? resets.const_data_ptr<bool>() : nullptr},
       schedule(offsets, this->spec.forwards) {
   const int number = this->spec.cell;
   TORCH_CHECK(number < kFirstUserCell || added<UserCell>().find(number) != nullptr, function, ": ",
@@ -104,7 +104,7 @@ at::Tensor Call::empty_accumulate(at::IntArrayRef sizes) const {
 }
 
 at::Tensor Call::filled_by_steps(at::IntArrayRef sizes) const {
-  return course.lengths ? at::zeros(sizes, options) : empty(sizes);
+  return row_schedule.lengths ? at::zeros(sizes, options) : empty(sizes);
 }
 
 void override_plan(std::optional<StepKernel> kernel) {
@@ -121,9 +121,10 @@ StepKernel Call::plan_for(bool backward, int capability) const {
 }
 
 at::Tensor Call::moments(cudaStream_t stream) const {
-  if (!course.masked()) return {};
+  if (!row_schedule.masked()) return {};
   at::Tensor made = at::empty({D, T + 2, B}, options.dtype(at::kByte));
-  const cudaError_t error = write_moments(made.mutable_data_ptr<uint8_t>(), course, B, D, stream);
+  const cudaError_t error =
+      write_moments(made.mutable_data_ptr<uint8_t>(), row_schedule, B, D, stream);
   TORCH_CHECK(error == cudaSuccess, function, ": ", Context::error_text(error),
               " in the launch that reads lengths and resets");
   return made;

@@ -24,7 +24,7 @@ struct Call : LayerArgs {
   Dtype dtype;
   bool tf32;
   Shape shape;
-  Course course;
+  RowSchedule row_schedule;
   Schedule schedule;
 
   at::Tensor x_rows() const { return x.view({N, I}); }

@@ -52,7 +52,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
     product = call.empty({s.directions, s.batch, GH});
     if (masked && memory.resident.team.tier == Tier::kStep)
       operand = call.empty({s.directions, s.batch, s.recurrent});
-    if (!masked && call.course.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
+    if (!masked && call.row_schedule.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
   }
 
   LayerForward layer{call.spec.cell, call.dtype, kernel, call.schedule, {}};

@@ -29,7 +29,7 @@ at::Tensor shifted(const Call& call, const at::Tensor& from, const at::Tensor& i
   };
   for (int64_t step = 0; step < call.schedule.steps(); ++step) {
     const int64_t position = call.schedule.time(direction, step);  // in the order of memory
-    const auto [before, now, after] = call.schedule.tick(direction, position);
+    const auto [before, now, after] = call.schedule.step_rows(direction, position);
     const int64_t going = std::min(before.count, now.count);
     if (going < now.count) {
       result.narrow(0, now.offset + going, now.count - going)
@@ -60,7 +60,7 @@ at::Tensor previous_states(const Call& call, const at::Tensor& states, int state
   const at::Tensor initial = call.hx[state][d];
   const int64_t width = states.size(1);
   at::Tensor before = shifted(call, states, initial, d).view(call.rows_shape(width));
-  const bool backwards = call.course.backwards(static_cast<int>(d));
+  const bool backwards = call.row_schedule.backwards(static_cast<int>(d));
   if (call.lengths.defined() && backwards) {
     before = at::where(times(call).eq(call.lengths.sub(1)).unsqueeze(2),
                        initial.to(states.scalar_type()), before);
@@ -103,7 +103,7 @@ void write_final_h(const Call& call, const at::Tensor& output, const at::Tensor&
   const at::Tensor last = call.lengths.sub(1).clamp(0, call.T - 1).view({1, call.B, 1});
   for (int64_t d = 0; d < call.D; ++d) {
     const at::Tensor steps = h.select(2, d);
-    const at::Tensor final = call.course.backwards(static_cast<int>(d))
+    const at::Tensor final = call.row_schedule.backwards(static_cast<int>(d))
                                  ? steps[0]
                                  : steps.gather(0, last.expand({1, call.B, call.R}))[0];
     hn[d].copy_(at::where(call.lengths.gt(0).unsqueeze(1), final, call.hx[0][d]));

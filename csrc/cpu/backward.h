@@ -1,6 +1,6 @@
 // Backward of one layer over a whole sequence: the time loop reversed, in a single parallel region.
 //
-// Each step multiplies the gate gradients of the step walked after it with the recurrent weights,
+// Each step multiplies the gate gradients of the step after it with the recurrent weights,
 // some units at a time, and finishes those units' cell gradients at once. What comes out are the
 // gate gradients of every row; the gradients of the input and of the weights are plain products of
 // those, left to the caller. Division among threads is as in forward.h. Where rows are normalised,
@@ -81,14 +81,14 @@ class Backward {
     A* sums;              // (batch slices, parts of Sums, padded H): over the slices' rows
   };
 
-  // What a thread knows while it walks its part of a direction.
+  // What a thread knows while it runs its part of a direction.
   struct Lane {
     int d;
-    Walk walk;
+    Schedule schedule;
     Range batch, blocks, outs;
     Barrier barrier;
     int64_t slice;
-    Rows<Op> later;   // gate gradients of the step walked before
+    Rows<Op> later;   // gate gradients of the step done before
     Rows<Op> grad_h;  // gradient of the projected h
     // With norms: what comes through a product to h of all rows, (slice rows, padded H); the
     // gradients of one row on their way, (2 G, padded H); sums of a step, (parts, padded H).
@@ -147,7 +147,7 @@ class Backward {
     A* const rows = norm_rows + thread * norm_rows_size();
     A* const grads = rows + slice_rows * units.padded();
     return {d,
-            Walk(s, d),
+            Schedule(s, d),
             {first_row, smaller(s.B, first_row + slice_rows)},
             part_of(units.count, plan.unit_slices, share.unit_slice),
             part_of(outs.count, plan.unit_slices, share.unit_slice),
@@ -161,13 +161,13 @@ class Backward {
   }
 
   S* grad_gates(const Lane& l, int64_t t, int64_t b) const {
-    return (S*)p.grad_gates + l.walk.row(t, b) * (E * depth);
+    return (S*)p.grad_gates + l.schedule.row(t, b) * (E * depth);
   }
   const S* in_output(const void* array, const Lane& l, int64_t t, int64_t b) const {
-    return (const S*)array + l.walk.outer_part(t, b) * s.R;
+    return (const S*)array + l.schedule.outer_part(t, b) * s.R;
   }
   S* grad_h_row(const Lane& l, int64_t t, int64_t b) const {
-    return (S*)p.grad_h + l.walk.row(t, b) * s.R;
+    return (S*)p.grad_h + l.schedule.row(t, b) * s.R;
   }
 
   Range within(const Lane& l, int64_t begin, int64_t end) const {
@@ -183,8 +183,8 @@ class Backward {
     load_states(l);
     int64_t after = -1;  // the step whose gate gradients are there already
     for (int64_t e = s.T - 1; e >= 0; --e) {
-      const int64_t t = l.walk.step(e);
-      const int64_t alive = l.walk.rows(t), fed = l.walk.rows(after);
+      const int64_t t = l.schedule.step(e);
+      const int64_t alive = l.schedule.rows(t), fed = l.schedule.rows(after);
       // Rows with a later step get its gradient; rows that end here have none; rows that do not
       // reach back to t (reverse direction of packed data) have arrived at their initial state.
       const Range both = within(l, 0, smaller(alive, fed)), ending = within(l, fed, alive);
@@ -220,7 +220,7 @@ class Backward {
   // What step t left for states that a reset keeps away from it.
   void drop_cut(const Lane& l, int64_t t) {
     const Scratch& m = scratch[l.d];
-    l.walk.for_cut(t, l.batch.begin, l.batch.end, [&](int64_t b) {
+    l.schedule.for_cut(t, l.batch.begin, l.batch.end, [&](int64_t b) {
       if (!projected) fill_units(m.grad_h + b * units.padded(), units, l.blocks, A(0));
       for (int k = 0; k < kCarried; ++k) fill_units(grad_carried(l.d, k, b), units, l.blocks, A(0));
     });
@@ -230,15 +230,15 @@ class Backward {
   // the state before it.
   void gather_later(Lane& l, int64_t after) {
     if (!kRecurrent) return;
-    const Range rows = within(l, 0, l.walk.rows(after));
+    const Range rows = within(l, 0, l.schedule.rows(after));
     for (int64_t b = rows.begin; b < rows.end; ++b) {
       l.later.set(b - l.batch.begin,
-                  l.walk.cut(after, b) ? zero_row : grad_gates(l, after, b) + (E - 1) * depth);
+                  l.schedule.cut(after, b) ? zero_row : grad_gates(l, after, b) + (E - 1) * depth);
     }
   }
 
   const S* mask_of(const Lane& l, int64_t b) const {
-    return s.operand_mask ? (const S*)s.operand_mask + l.walk.state(b) * s.R : nullptr;
+    return s.operand_mask ? (const S*)s.operand_mask + l.schedule.state(b) * s.R : nullptr;
   }
 
   // tile = gate gradients of the later step times the recurrent weights and the mask; zero without
@@ -306,12 +306,14 @@ class Backward {
   // during the product. Forced inline: GCC takes a function that only prefetches for one without
   // effects, and drops its calls.
   FASTRNN_HD void prefetch(const Lane& l, int64_t t, int64_t b, int64_t block) const {
-    const int64_t row = l.walk.row(t, b), j = units.unit(block, 0), before = l.walk.previous(t);
+    const int64_t row = l.schedule.row(t, b), j = units.unit(block, 0),
+                  before = l.schedule.previous(t);
     const int64_t H = s.H, width = units.vecs(block) * W;
     const S* const gates = (const S*)p.gates + row * K * H + j;
     for (int k = 0; k < K; ++k) prefetch_values(gates + k * H, width);
-    if (p.states.carried && !l.walk.first(t, b)) {
-      const A* const carried = (const A*)p.states.carried + l.walk.row(before, b) * kCarried * H;
+    if (p.states.carried && !l.schedule.first(t, b)) {
+      const A* const carried =
+          (const A*)p.states.carried + l.schedule.row(before, b) * kCarried * H;
       for (int k = 0; k < kCarried; ++k) prefetch_values(carried + k * H + j, width);
     }
     if (!projected) prefetch_values(in_output(p.grad_output, l, t, b) + j, width);
@@ -327,7 +329,7 @@ class Backward {
   // Rows whose first step was `after`: the gradient of their initial h.
   void arrive(const Lane& l, int64_t after, Range batch) {
     if (!p.states.grad_initial[0]) return;
-    const int64_t end = smaller(batch.end, l.walk.rows(after));
+    const int64_t end = smaller(batch.end, l.schedule.rows(after));
     sweep(l.outs, 0, [&](int64_t block, int64_t next) {
       const int vecs = outs.vecs(block);
       for_row_groups(batch.begin, end, row_limit<Op>(vecs), [&](int64_t b, int count) {
@@ -338,7 +340,7 @@ class Backward {
             const int64_t j = outs.unit(block, v), at = (b + r) * units.padded() + j;
             V grad = V::load(tile + (r * vecs + v) * W);
             if (!projected) grad = grad + V::load(scratch[l.d].grad_h + at);
-            store((S*)p.states.grad_initial[0] + l.walk.state(b + r) * s.R + j, grad, s.R - j);
+            store((S*)p.states.grad_initial[0] + l.schedule.state(b + r) * s.R + j, grad, s.R - j);
           }
         }
       });
@@ -347,7 +349,7 @@ class Backward {
 
   void load_states(const Lane& l) {
     for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-      const int64_t state = l.walk.state(b);
+      const int64_t state = l.schedule.state(b);
       if (!projected) {
         load((const S*)p.states.grad_last[0] + state * s.R + j, s.H - j)
             .store(scratch[l.d].grad_h + b * units.padded() + j);
@@ -364,7 +366,7 @@ class Backward {
     for (int k = 0; k < kCarried && p.states.grad_initial[k + 1]; ++k) {
       S* const to = (S*)p.states.grad_initial[k + 1];
       for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        store(to + l.walk.state(b) * s.H + j, V::load(grad_carried(l.d, k, b) + j), s.H - j);
+        store(to + l.schedule.state(b) * s.H + j, V::load(grad_carried(l.d, k, b) + j), s.H - j);
       });
     }
   }

@@ -43,7 +43,7 @@ void Backward<Cell, Op>::pack_gains(int d, Range blocks) {
 // Step e of the rows that have one: all products, then row by row.
 template <class Cell, class Op>
 void Backward<Cell, Op>::step_rows(const Lane& l, int64_t e, Range both, Range ending) {
-  const int64_t padded = units.padded(), first = l.batch.begin, t = l.walk.step(e);
+  const int64_t padded = units.padded(), first = l.batch.begin, t = l.schedule.step(e);
   const auto products = [&](int64_t b) { return l.products + (b - first) * padded; };
   sweep(l.blocks, e, [&](int64_t block, int64_t next) {
     const int64_t j = units.unit(block, 0), width = units.vecs(block) * W;
@@ -83,10 +83,10 @@ template <class Cell, class Op>
 void Backward<Cell, Op>::update_row(const Lane& l, int64_t t, int64_t b, const A* product,
                                     A* sums) {
   const Scratch& m = scratch[l.d];
-  const int64_t H = s.H, padded = units.padded(), at = b * padded, row = l.walk.row(t, b);
-  const int64_t before = l.walk.previous(t), state = l.walk.state(b);
-  const bool has_h = !projected, cut = l.walk.cut(t, b);
-  const bool follows = !cut && !l.walk.first(t, b);
+  const int64_t H = s.H, padded = units.padded(), at = b * padded, row = l.schedule.row(t, b);
+  const int64_t before = l.schedule.previous(t), state = l.schedule.state(b);
+  const bool has_h = !projected, cut = l.schedule.cut(t, b);
+  const bool follows = !cut && !l.schedule.first(t, b);
   const S* const gates = (const S*)p.gates + row * kKept * H;
   const A* const statistics = (const A*)p.statistics + row * Cell::kStatistics;
   // As in update(); of states besides h there is one at most.
@@ -94,18 +94,18 @@ void Backward<Cell, Op>::update_row(const Lane& l, int64_t t, int64_t b, const A
   const S* const h_before = cut ? nullptr : follows ? in_output(p.output, l, before, b) : h0;
   const S* const c0 = cut || kCarried == 0 ? nullptr : (const S*)p.states.initial[1] + state * H;
   const A* const c = p.states.carried ? (const A*)p.states.carried + row * H : nullptr;
-  const A* const c_before = c && follows ? c + (l.walk.row(before, b) - row) * H : nullptr;
+  const A* const c_before = c && follows ? c + (l.schedule.row(before, b) - row) * H : nullptr;
   const A* const given = p.given ? (const A*)p.given + row * F * H : c;
   const S* const grad_sequence =
       kCarried > 0 && p.states.grad_sequence[1]
-          ? (const S*)p.states.grad_sequence[1] + l.walk.outer_part(t, b) * H
+          ? (const S*)p.states.grad_sequence[1] + l.schedule.outer_part(t, b) * H
           : nullptr;
   A *const grad_h_sum = has_h ? m.grad_h + at : nullptr, *const grad_c_sum = m.grad_carried + at;
   const S* const grad_output = in_output(p.grad_output, l, t, b);
   S* const out = grad_gates(l, t, b);
   A* const grads = l.grads;
   const bool zoned = p.zoneout.on;
-  const Zones<V, A> zones(p.zoneout, l.walk, t, b);
+  const Zones<V, A> zones(p.zoneout, l.schedule, t, b);
   const auto add = [&](int64_t part, int64_t j, V value) {
     A* const to = sums + part * padded + j;
     (V::load(to) + value).store(to);

@@ -11,10 +11,10 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
                                 typename Sums::Step& sums) {
   const Scratch& m = scratch[l.d];
   const int n = units.vecs(block);
-  const int64_t H = s.H, at = b * units.padded(), row = l.walk.row(t, b);
-  const int64_t before = l.walk.previous(t), state = l.walk.state(b);
-  const bool has_h = !projected, cut = l.walk.cut(t, b);
-  const bool follows = !cut && !l.walk.first(t, b);
+  const int64_t H = s.H, at = b * units.padded(), row = l.schedule.row(t, b);
+  const int64_t before = l.schedule.previous(t), state = l.schedule.state(b);
+  const bool has_h = !projected, cut = l.schedule.cut(t, b);
+  const bool follows = !cut && !l.schedule.first(t, b);
   // Where the row's values begin, in locals: for all the compiler knows, the stores below change
   // members. Null where a state is not one of these.
   const S* const gates = (const S*)p.gates + row * K * H;
@@ -28,9 +28,9 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
   const A* const carried =
       p.states.carried ? (const A*)p.states.carried + row * kCarried * H : nullptr;
   const A* const carried_before =
-      carried && follows ? carried + (l.walk.row(before, b) - row) * kCarried * H : nullptr;
+      carried && follows ? carried + (l.schedule.row(before, b) - row) * kCarried * H : nullptr;
   const bool sequences = kCarried > 0 && p.states.grad_sequence[kCarried];
-  const int64_t outer = l.walk.outer_part(t, b) * H;
+  const int64_t outer = l.schedule.outer_part(t, b) * H;
   const int64_t apart = s.B * units.padded(), padded = units.padded();
   A* const grad_h_sum = has_h ? m.grad_h + at : nullptr;
   A* const grad_sums = m.grad_carried + at;
@@ -40,7 +40,7 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
   const S* const mask = kRecurrent ? nullptr : mask_of(l, b);
   const A* const given = p.given ? (const A*)p.given + row * F * H : nullptr;
   const bool zoned = p.zoneout.on;
-  const Zones<V, A> zones(p.zoneout, l.walk, t, b);
+  const Zones<V, A> zones(p.zoneout, l.schedule, t, b);
   for (int u = 0; u < n; ++u) {
     const int64_t j = units.unit(block, u), valid = H - j;
     V saved[K > 0 ? K : 1], prev[kStates], next[kStates], grad_next[kStates], grad_prev[kStates];
@@ -100,7 +100,7 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
 
 template <class Cell, class Op>
 void Backward<Cell, Op>::unproject(const Lane& l, int64_t e, Range both, Range ending) {
-  const int64_t t = l.walk.step(e);
+  const int64_t t = l.schedule.step(e);
   sweep(l.outs, e, [&](int64_t block, int64_t next) {
     const int vecs = outs.vecs(block);
     const auto add = [&](int64_t b, int v, V from_later) {
@@ -116,7 +116,7 @@ void Backward<Cell, Op>::unproject(const Lane& l, int64_t e, Range both, Range e
       }
     });
     for (int64_t b = ending.begin; b < ending.end; ++b) {
-      const S* grad_hn = (const S*)p.states.grad_last[0] + l.walk.state(b) * s.R;
+      const S* grad_hn = (const S*)p.states.grad_last[0] + l.schedule.state(b) * s.R;
       for (int v = 0; v < vecs; ++v) {
         const int64_t j = outs.unit(block, v);
         add(b, v, load(grad_hn + j, s.R - j));

@@ -78,10 +78,10 @@ class Forward {
     S* hidden;                   // (B, H): h before the projection, where it is not saved
   };
 
-  // What a thread knows while it walks its part of a direction.
+  // What a thread knows while it runs its part of a direction.
   struct Lane {
     int d;
-    Walk walk;
+    Schedule schedule;
     Range batch, blocks, outs;
     A* x_gates;
     S* masked;
@@ -195,23 +195,24 @@ class Forward {
   }
 
   S* output_row(const Lane& l, int64_t t, int64_t b) const {
-    return (S*)p.output + l.walk.outer_part(t, b) * s.R;
+    return (S*)p.output + l.schedule.outer_part(t, b) * s.R;
   }
 
   S* hidden_row(const Lane& l, int64_t t, int64_t b) const {
     if (!p.hidden) return scratch[l.d].hidden + b * s.H;
-    return (S*)p.hidden + l.walk.row(t, b) * s.H;
+    return (S*)p.hidden + l.schedule.row(t, b) * s.H;
   }
 
-  // h of row b before step t: the output of the step walked before, the initial state, or nothing.
+  // h of row b before step t: the output of the step before it in the schedule, the initial state,
+  // or nothing.
   const S* previous_h(const Lane& l, int64_t t, int64_t b) const {
-    if (l.walk.cut(t, b)) return zero_row;
-    if (l.walk.first(t, b)) return (const S*)p.states.initial[0] + l.walk.state(b) * s.R;
-    return output_row(l, l.walk.previous(t), b);
+    if (l.schedule.cut(t, b)) return zero_row;
+    if (l.schedule.first(t, b)) return (const S*)p.states.initial[0] + l.schedule.state(b) * s.R;
+    return output_row(l, l.schedule.previous(t), b);
   }
 
   const S* mask_of(const Lane& l, int64_t b) const {
-    return s.operand_mask ? (const S*)s.operand_mask + l.walk.state(b) * s.R : nullptr;
+    return s.operand_mask ? (const S*)s.operand_mask + l.schedule.state(b) * s.R : nullptr;
   }
 
   // A copy of h of row b with the mask on it.
@@ -230,14 +231,14 @@ class Forward {
   }
 
   Range rows_of(const Lane& l, int64_t t) const {
-    return {l.batch.begin, larger(l.batch.begin, smaller(l.batch.end, l.walk.rows(t)))};
+    return {l.batch.begin, larger(l.batch.begin, smaller(l.batch.end, l.schedule.rows(t)))};
   }
 
   void run_direction(int d, const Share& share, int thread) {
     const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
     int tile_rows = 0;
     Lane l{d,
-           Walk(s, d),
+           Schedule(s, d),
            {first_row, smaller(s.B, first_row + slice_rows)},
            part_of(units.count, plan.unit_slices, share.unit_slice),
            part_of(outs.count, plan.unit_slices, share.unit_slice),
@@ -257,7 +258,7 @@ class Forward {
       input_products(l, chunk);
       int64_t x_row = 0;
       for (int64_t e = chunk.begin; e < chunk.end; ++e) {
-        const int64_t t = l.walk.step(e);
+        const int64_t t = l.schedule.step(e);
         const Range rows = rows_of(l, t);
         gather_states(l, t, rows);
         if constexpr (kNormed) {
@@ -284,7 +285,7 @@ class Forward {
       l.h.set(b - rows.begin, s.operand_mask ? masked(l, b, h) : h);
     }
     if constexpr (kCarried > 0) {
-      l.walk.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
+      l.schedule.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
         for_each<kCarried>([&](auto k) {
           fill_units(carried(l.d, k, b), units, l.blocks, A(Cell::template kInitial<k + 1>));
         });
@@ -301,10 +302,10 @@ class Forward {
   void input_products(Lane& l, Range chunk) {
     int64_t rows = 0;
     for (int64_t e = chunk.begin; e < chunk.end; ++e) {
-      const int64_t t = l.walk.step(e);
+      const int64_t t = l.schedule.step(e);
       const Range batch = rows_of(l, t);
       for (int64_t b = batch.begin; b < batch.end; ++b) {
-        l.x.set(rows++, (const S*)p.x + l.walk.outer(t, b) * s.I);
+        l.x.set(rows++, (const S*)p.x + l.schedule.outer(t, b) * s.I);
       }
     }
     if constexpr (kNormed) return input_rows(l, chunk, rows);
@@ -355,7 +356,7 @@ class Forward {
     for (int k = 0; k < kCarried; ++k) {
       const S* const initial = (const S*)p.states.initial[k + 1];
       for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        load(initial + l.walk.state(b) * s.H + j, s.H - j).store(carried(l.d, k, b) + j);
+        load(initial + l.schedule.state(b) * s.H + j, s.H - j).store(carried(l.d, k, b) + j);
       });
     }
   }
@@ -365,15 +366,15 @@ class Forward {
     for (int k = 0; k < kCarried; ++k) {
       S* const last = (S*)p.states.last[k + 1];
       for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        store(last + l.walk.state(b) * s.H + j, V::load(carried(l.d, k, b) + j), s.H - j);
+        store(last + l.schedule.state(b) * s.H + j, V::load(carried(l.d, k, b) + j), s.H - j);
       });
     }
     const Range columns = projected
                               ? Range{outs.unit(l.outs.begin, 0), outs.unit(l.outs.end, 0)}
                               : Range{units.unit(l.blocks.begin, 0), units.unit(l.blocks.end, 0)};
     for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
-      const S* from = output_row(l, l.walk.last(b), b);
-      S* to = (S*)p.states.last[0] + l.walk.state(b) * s.R;
+      const S* from = output_row(l, l.schedule.last(b), b);
+      S* to = (S*)p.states.last[0] + l.schedule.state(b) * s.R;
       for (int64_t j = columns.begin; j < smaller(columns.end, s.R); ++j) to[j] = from[j];
     }
   }

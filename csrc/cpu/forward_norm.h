@@ -27,7 +27,7 @@ void Forward<Cell, Op>::products_of_rows(const Rows<Op>& rows, int64_t count, in
 template <class Cell, class Op>
 void Forward<Cell, Op>::normalise(const Lane& l, int64_t t, int64_t b, int side, A* row) const {
   const Scratch& m = scratch[l.d];
-  const int64_t H = s.H, at = l.walk.row(t, b);
+  const int64_t H = s.H, at = l.schedule.row(t, b);
   const A *const gains = m.gains[side], *const bias = side ? m.b_hh : m.b_ih;
   S* const saved = p.gates ? (S*)p.gates + (at * kKept + K + side * G) * H : nullptr;
   const Moments<A> found = moments<V, G>(row, H);
@@ -49,7 +49,7 @@ void Forward<Cell, Op>::input_rows(const Lane& l, Range chunk, int64_t count) co
   products_of_rows(l.x, count, 0, p.weights[l.d].w_ih, scratch[l.d].w_ih, l.x_gates);
   A* row = l.x_gates;
   for (int64_t e = chunk.begin; e < chunk.end; ++e) {
-    const int64_t t = l.walk.step(e);
+    const int64_t t = l.schedule.step(e);
     const Range batch = rows_of(l, t);
     for (int64_t b = batch.begin; b < batch.end; ++b, row += row_width())
       normalise(l, t, b, 0, row);
@@ -59,7 +59,7 @@ void Forward<Cell, Op>::input_rows(const Lane& l, Range chunk, int64_t count) co
 // As recur(), for all blocks.
 template <class Cell, class Op>
 void Forward<Cell, Op>::recur_rows(Lane& l, int64_t e, Range batch, int64_t x_row) {
-  const int64_t t = l.walk.step(e);
+  const int64_t t = l.schedule.step(e);
   products_of_rows(l.h, batch.size(), e, p.weights[l.d].w_hh, scratch[l.d].w_hh, l.h_gates);
   for (int64_t r = 0; r < batch.size(); ++r) {
     const int64_t b = batch.begin + r;
@@ -76,7 +76,7 @@ void Forward<Cell, Op>::recur_rows(Lane& l, int64_t e, Range batch, int64_t x_ro
 // The cell's step of a row up to the norm of its state 1.
 template <class Cell, class Op>
 void Forward<Cell, Op>::carry(Lane& l, int64_t t, int64_t b, const A* x_row, const A* h_row) const {
-  const int64_t H = s.H, row = l.walk.row(t, b);
+  const int64_t H = s.H, row = l.schedule.row(t, b);
   const A* const before = carried(l.d, 0, b);
   S* const gates = p.gates ? (S*)p.gates + row * kKept * H : nullptr;
   A *const emitting = l.emitting, *const state = l.state;

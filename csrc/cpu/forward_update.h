@@ -10,7 +10,7 @@ template <class Cell, class Op>
 void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row,
                                const A* x_tile, const A* h_tile) {
   const int n = units.vecs(block);
-  const int64_t H = s.H, row = l.walk.row(t, b);
+  const int64_t H = s.H, row = l.schedule.row(t, b);
   // Where the row's values begin, in locals: for all the compiler knows, the stores below change
   // members.
   const bool has_h = !projected;  // a projected h has another width; its cell does not read it
@@ -21,11 +21,11 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
   A* const kept = p.states.carried ? (A*)p.states.carried + row * kCarried * H : nullptr;
   S* const gates = K > 0 && p.gates ? (S*)p.gates + row * kKept * H : nullptr;
   const bool sequences = kCarried > 0 && p.states.sequence[kCarried];
-  const int64_t outer = l.walk.outer_part(t, b) * H;
+  const int64_t outer = l.schedule.outer_part(t, b) * H;
   const S* const mask = kRecurrent ? nullptr : mask_of(l, b);
   A* const given = p.given ? (A*)p.given + row * F * H : nullptr;
   const bool zoned = p.zoneout.on;
-  const Zones<V, A> zones(p.zoneout, l.walk, t, b);
+  const Zones<V, A> zones(p.zoneout, l.schedule, t, b);
   for (int u = 0; u < n; ++u) {
     const int64_t j = units.unit(block, u), valid = H - j;
     V x[G], h[G], prev[kStates], next[kStates], saved[K > 0 ? K : 1];
@@ -75,7 +75,7 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
 
 template <class Cell, class Op>
 void Forward<Cell, Op>::project(Lane& l, int64_t e, Range batch) {
-  const int64_t t = l.walk.step(e);
+  const int64_t t = l.schedule.step(e);
   for (int64_t b = batch.begin; b < batch.end; ++b) {
     l.hidden.set(b - batch.begin, hidden_row(l, t, b));
   }

@@ -1,6 +1,6 @@
 // A frozen stack over a whole sequence: one parallel region around all layers.
 //
-// A direction is walked as in forward.h: for a chunk of steps a thread computes the gate
+// A direction runs as in forward.h: for a chunk of steps a thread computes the gate
 // pre-activations that the input gives, then, step by step and block by block, the recurrent
 // product of a few rows and their cell update. Besides the output, an update writes h as the next
 // step's product reads it, in the operand's values.

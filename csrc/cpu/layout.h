@@ -5,7 +5,7 @@
 #include "parallel.h"
 #include "params.h"
 #include "plan.h"
-#include "walk.h"
+#include "schedule.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 

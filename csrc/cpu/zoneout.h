@@ -2,8 +2,8 @@
 #pragma once
 
 #include "../common/philox.h"
+#include "schedule.h"
 #include "storage.h"
-#include "walk.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -48,9 +48,9 @@ FASTRNN_HD void multiply_words(Words a, uint32_t b, Words* high, Words* low) {
 template <class V, class A>
 class Zones {
  public:
-  FASTRNN_HD Zones(const Zoneout& zoneout, const Walk& walk, int64_t t, int64_t b)
+  FASTRNN_HD Zones(const Zoneout& zoneout, const Schedule& schedule, int64_t t, int64_t b)
       : zoneout(zoneout),
-        key(zoneout.seeds ? uint64_t(zoneout.seeds[walk.state(b)]) : 0),
+        key(zoneout.seeds ? uint64_t(zoneout.seeds[schedule.state(b)]) : 0),
         step(uint32_t(zoneout.first_step + t)) {}
 
   // Of the units from j on: of h, and of the other states. Not inline, for few calls come here.

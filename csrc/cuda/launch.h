@@ -31,8 +31,8 @@ cudaError_t launch_mask_operand(Dtype dtype, const ForwardStep& step, cudaStream
 cudaError_t launch_gather_projected(Dtype dtype, const BackwardStep& step, cudaStream_t stream);
 
 // The moments of all rows at the steps -1 .. T: (D, T + 2, B), a byte each.
-cudaError_t write_moments(uint8_t* to, const Course& course, int64_t batch, int64_t directions,
-                          cudaStream_t stream);
+cudaError_t write_moments(uint8_t* to, const RowSchedule& schedule, int64_t batch,
+                          int64_t directions, cudaStream_t stream);
 
 // What inst/*.cu instantiate, one file a cell.
 template <class Cell, class Scalar>

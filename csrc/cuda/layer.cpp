@@ -40,7 +40,7 @@ std::string describe(const char* pass, int cell, Dtype dtype, const StepKernel& 
 // What a step knows of its time.
 template <class Step>
 void set_step(const Schedule& schedule, int d, int64_t position, Step& step) {
-  step.tick[d] = schedule.tick(d, position);
+  step.step_rows[d] = schedule.step_rows(d, position);
   step.time[d] = step.zoneout.first_step + schedule.time(d, position);
 }
 
@@ -50,7 +50,7 @@ void set_step(const Schedule& schedule, int d, int64_t position, Step& step) {
 void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d,
                        Library& library) {
   const Shape& s = step.shape;
-  const Tick& tick = step.tick[d];
+  const StepRows& step_rows = step.step_rows[d];
   const int64_t scalar = bytes(layer.dtype), G = info_of(layer.cell).gates, R = s.recurrent;
   const auto out = view(step.product, G * s.hidden, G * s.hidden, scalar);
   const auto out_h0 = step.product_h0 ? view(step.product_h0, out.cols, out.stride, scalar) : out;
@@ -59,19 +59,19 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
   const Matrix w_hh = view(step.w_hh[d], R, R, scalar).rows(0, G * s.hidden);
   if (step.operand) {
     const auto operand = view(step.operand, R, R, scalar);
-    library.product(out.rows(d * s.batch, tick.now.count),
-                    operand.rows(d * s.batch, tick.now.count), w_hh, Transpose::kRight, false);
+    library.product(out.rows(d * s.batch, step_rows.now.count),
+                    operand.rows(d * s.batch, step_rows.now.count), w_hh, Transpose::kRight, false);
     return;
   }
   if (!info_of(layer.cell).recurrent) return;
-  const int64_t going = std::min(tick.before.count, tick.now.count);
+  const int64_t going = std::min(step_rows.before.count, step_rows.now.count);
   if (going > 0) {
-    Matrix h = output.rows(tick.before.offset, going);
+    Matrix h = output.rows(step_rows.before.offset, going);
     h.data = static_cast<char*>(h.data) + d * R * scalar;
     h.cols = R;
     library.product(out.rows(d * s.batch, going), h, w_hh, Transpose::kRight, false);
   }
-  if (const int64_t starting = tick.now.count - going; starting > 0) {
+  if (const int64_t starting = step_rows.now.count - going; starting > 0) {
     const int64_t first = d * s.batch + going;
     library.product(out_h0.rows(first, starting), h0.rows(first, starting), w_hh, Transpose::kRight,
                     false);
@@ -82,19 +82,19 @@ void recurrent_product(const LayerForward& layer, const ForwardStep& step, int d
 cudaError_t project(const LayerForward& layer, const ForwardStep& step, int d, void* hn,
                     Library& library, cudaStream_t stream) {
   const Shape& s = step.shape;
-  const Tick& tick = step.tick[d];
+  const StepRows& step_rows = step.step_rows[d];
   const int64_t scalar = bytes(layer.dtype), R = s.recurrent;
   const auto output = view(step.output, s.directions * R, s.directions * R, scalar);
-  Matrix out = output.rows(tick.now.offset, tick.now.count);
+  Matrix out = output.rows(step_rows.now.offset, step_rows.now.count);
   out.data = static_cast<char*>(out.data) + d * R * scalar;
   out.cols = R;
   const auto h = view(step.h[d], s.hidden, step.h_stride, scalar);
-  library.product(out, h.rows(tick.now.offset, tick.now.count),
+  library.product(out, h.rows(step_rows.now.offset, step_rows.now.count),
                   view(layer.w_hr[d], s.hidden, s.hidden, scalar).rows(0, R), Transpose::kRight,
                   false);
-  const int64_t ending = tick.now.count - std::min(tick.after.count, tick.now.count);
+  const int64_t ending = step_rows.now.count - std::min(step_rows.after.count, step_rows.now.count);
   if (ending == 0 || layer.lengths) return cudaSuccess;
-  const int64_t first = tick.now.count - ending;
+  const int64_t first = step_rows.now.count - ending;
   return cudaMemcpy2DAsync(static_cast<char*>(hn) + (d * s.batch + first) * R * scalar, R * scalar,
                            static_cast<char*>(out.data) + first * out.stride * scalar,
                            out.stride * scalar, R * scalar, ending, cudaMemcpyDeviceToDevice,
@@ -144,16 +144,17 @@ Status run(const LayerBackward& layer, Library& library, cudaStream_t stream) {
        --position) {
     for (int d = 0; d < s.directions; ++d) {
       set_step(layer.schedule, d, position, step);
-      const Tick& tick = step.tick[d];
-      if (layer.kernel.fused || !info_of(layer.cell).recurrent || tick.after.count == 0) continue;
-      library.product(product.rows(d * s.batch, tick.after.count),
-                      grad_gates.rows(d * s.total + tick.after.offset, tick.after.count),
+      const StepRows& step_rows = step.step_rows[d];
+      if (layer.kernel.fused || !info_of(layer.cell).recurrent || step_rows.after.count == 0)
+        continue;
+      library.product(product.rows(d * s.batch, step_rows.after.count),
+                      grad_gates.rows(d * s.total + step_rows.after.offset, step_rows.after.count),
                       view(layer.w_hh[d], R, R, scalar).rows(0, K), Transpose::kNeither, false);
     }
     cudaError_t error = cudaSuccess;
     if (projected) error = launch_gather_projected(layer.dtype, step, stream);
     for (int d = 0; projected && d < s.directions && error == cudaSuccess; ++d) {
-      const Rows& now = step.tick[d].now;
+      const Rows& now = step.step_rows[d].now;
       if (now.count == 0) continue;
       library.product(grad_full.rows(d * s.batch, now.count),
                       grad_projected.rows(d * s.total + now.offset, now.count),

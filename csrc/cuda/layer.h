@@ -45,7 +45,7 @@ struct LayerForward {
   Dtype dtype;
   StepKernel kernel;
   const Schedule& schedule;
-  ForwardStep step;                  // all but the ticks
+  ForwardStep step;                  // all but step_rows
   void* w_hr[kMostDirections] = {};  // (R, H) scalar, of a projected LSTM
   bool lengths = false;  // rows have lengths: hn of a projected LSTM is left to the caller
   Resident resident = {};
@@ -56,7 +56,7 @@ struct LayerBackward {
   Dtype dtype;
   StepKernel kernel;
   const Schedule& schedule;
-  BackwardStep step;                 // all but the ticks
+  BackwardStep step;                 // all but step_rows
   void* w_hh[kMostDirections] = {};  // (G*H, R) scalar; read unless the kernel is fused
   void* w_hr[kMostDirections] =
       {};               // (R, H) scalar, of a projected LSTM: kernel.fused must be false

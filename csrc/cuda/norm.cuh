@@ -119,12 +119,12 @@ __global__ void __launch_bounds__(kNormThreads, 1)
   constexpr bool kEmits = Cell::kNorms == 3;
   const int d = blockIdx.y;
   const Shape& s = p.shape;
-  const Tick& tick = p.tick[d];
+  const StepRows& step_rows = p.step_rows[d];
   const int64_t b = blockIdx.x, state_row = d * s.batch + b;
-  if (b >= tick.now.count) return;
-  const Moment m = moment_of(p, tick, d, b);
+  if (b >= step_rows.now.count) return;
+  const Moment m = moment_of(p, step_rows, d, b);
   if (!m.has()) return;
-  const int64_t row = d * s.total + tick.now.offset + b;
+  const int64_t row = d * s.total + step_rows.now.offset + b;
   const void* product = m.from_initial() && p.product_h0 ? p.product_h0 : p.product;
   A* const statistics =
       p.statistics ? static_cast<A*>(p.statistics) + row * Cell::kStatistics : nullptr;
@@ -137,16 +137,16 @@ __global__ void __launch_bounds__(kNormThreads, 1)
   NormedGates<Cell, Scalar> gates(p, d, row, m.from_zero() ? nullptr : product, state_row);
   gates.normalise(sums);
   const auto finish = [&](ForwardUpdate<Cell, Scalar>& update, int64_t unit) {
-    if (p.zoneout.on) update.zone(p, tick, d, b, unit);
-    update.save_states(p, tick, m, d, b, unit);
+    if (p.zoneout.on) update.zone(p, step_rows, d, b, unit);
+    update.save_states(p, step_rows, m, d, b, unit);
   };
   for_mine(s.hidden, [&](int64_t unit) {
     A seen[2][Cell::kGates];
     ForwardUpdate<Cell, Scalar> update;
-    update.load_states(p, tick, m, d, b, unit);
+    update.load_states(p, step_rows, m, d, b, unit);
     gates.load(unit, seen);
     update.run(p, seen[0], seen[1]);
-    update.save_gates(p, tick, d, b, unit);
+    update.save_gates(p, step_rows, d, b, unit);
     if constexpr (kEmits) {
       emitting(0, unit) = update.next[0];
       emitting(1, unit) = update.next[1];
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kNormThreads, 1)
     for_mine(s.hidden, [&](int64_t unit) {
       A params[Cell::kParams];
       ForwardUpdate<Cell, Scalar> update;
-      if (p.zoneout.on) update.load_states(p, tick, m, d, b, unit);
+      if (p.zoneout.on) update.load_states(p, step_rows, m, d, b, unit);
       load_emit_params<Cell, Scalar>(p, d, unit, params);
       update.next[0] = Cell::emit(emitting(0, unit), norms[0](emitting(1, unit)), params);
       update.next[1] = emitting(1, unit);
@@ -197,11 +197,11 @@ struct NormedUnit {
 
   // All that reaches the unit's states, from outside and from what the step after has left, but
   // for what comes to a state through its norm.
-  FASTRNN_HD NormedUnit(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
-                        int64_t unit, A product, const Norm<A>& norm)
+  FASTRNN_HD NormedUnit(const BackwardStep& p, const StepRows& step_rows, Moment m, int d,
+                        int64_t b, int64_t unit, A product, const Norm<A>& norm)
       : unit(unit) {
-    update.load(p, tick, m, d, b, unit);
-    update.load_grad_sequences(p, tick, d, b, unit);
+    update.load(p, step_rows, m, d, b, unit);
+    update.load_grad_sequences(p, step_rows, d, b, unit);
     update.collect(p, d, b, unit, product, kept);
     if constexpr (kEmits) {
       A params[P], grad_given;
@@ -228,10 +228,10 @@ __global__ void __launch_bounds__(kNormThreads, 1)
   constexpr int G = Cell::kGates;
   const int d = blockIdx.y;
   const Shape& s = p.shape;
-  const Tick& tick = p.tick[d];
+  const StepRows& step_rows = p.step_rows[d];
   const int64_t b = blockIdx.x, H = s.hidden, state_row = d * s.batch + b;
   if (b >= backward_rows(p, d)) return;
-  const Moment m = moment_of(p, tick, d, b);
+  const Moment m = moment_of(p, step_rows, d, b);
   if (p.grad_full ? !m.has() : !m.visited()) return;
   const auto product = [&](int64_t unit) {
     if (p.grad_full || !m.carried()) return A(0);
@@ -240,13 +240,13 @@ __global__ void __launch_bounds__(kNormThreads, 1)
   if (m.leaves()) {
     for_mine(H, [&](int64_t unit) {
       BackwardUpdate<Cell, Scalar, true> update;
-      update.load(p, tick, m, d, b, unit);
+      update.load(p, step_rows, m, d, b, unit);
       update.leave(p, d, b, unit, product(unit));
     });
     return;
   }
 
-  const int64_t row = d * s.total + tick.now.offset + b;
+  const int64_t row = d * s.total + step_rows.now.offset + b;
   const A* const statistics = static_cast<const A*>(p.statistics) + row * Cell::kStatistics;
   const Scalar* const units =  // (2, G, H), the u of x and h
       static_cast<const Scalar*>(p.saved) + (row * kSavedWithNorms<Cell> + Cell::kSaved) * H;
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(kNormThreads, 1)
   NormGradient<A> to_state{}, to[2] = {{0, 0, statistics[0]}, {0, 0, statistics[1]}};
   RowSums<A> sums;
   const auto visit = [&](int64_t unit) {
-    return Unit(p, tick, m, d, b, unit, product(unit), norm_of_state);
+    return Unit(p, step_rows, m, d, b, unit, product(unit), norm_of_state);
   };
   // Calls f(side, g, grad, u, gain) for the gates of a unit: grad is of what the cell has seen.
   const auto for_gates = [&](const Unit& it, const auto& f) {
@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(kNormThreads, 1)
       (side == 0 ? it.update.grad_x : it.update.grad_h)[g] = to[side](grad * gain, u);
     });
     for_each<Unit::P>([&](auto k) { add(4 * G + k, it.grad_params[k]); });
-    it.update.save(p, tick, m, d, b, unit);
+    it.update.save(p, step_rows, m, d, b, unit);
   });
 }
 
@@ -338,7 +338,7 @@ cudaError_t launch_rows(void (*kernel)(Params), int64_t rows, const Params& para
 template <class Cell, class Scalar>
 cudaError_t forward_normed(const ForwardStep& p, cudaStream_t stream) {
   const int64_t last = p.shape.directions - 1;
-  const int64_t rows = std::max(p.tick[0].now.count, p.tick[last].now.count);
+  const int64_t rows = std::max(p.step_rows[0].now.count, p.step_rows[last].now.count);
   return launch_rows<Cell, Scalar>(forward_row<Cell, Scalar>, rows, p, stream);
 }
 

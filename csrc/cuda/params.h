@@ -10,7 +10,7 @@
 #include <cstdint>
 
 #include "../common/layer_spec.h"
-#include "course.h"
+#include "row_schedule.h"
 
 namespace fastrnn::cuda {
 
@@ -43,22 +43,22 @@ FASTRNN_HD int64_t place_in(uint32_t row, int64_t width, int64_t column) {
                               static_cast<uint32_t>(column));
 }
 
-// Of batch row b at a step with this tick.
+// Of batch row b at a step of these rows.
 template <class Step>
-FASTRNN_HD Moment moment_of(const Step& p, const Tick& tick, int d, int64_t b) {
+FASTRNN_HD Moment moment_of(const Step& p, const StepRows& step_rows, int d, int64_t b) {
   if (p.moments) {
     const Shape& s = p.shape;
-    return Moment(p.moments[d * (s.total + 2 * s.batch) + s.batch + tick.now.offset + b]);
+    return Moment(p.moments[d * (s.total + 2 * s.batch) + s.batch + step_rows.now.offset + b]);
   }
   const int row = static_cast<int>(b);
-  const bool has = row < tick.now.count, going = row < tick.before.count;
-  const bool carried = row < tick.after.count;
+  const bool has = row < step_rows.now.count, going = row < step_rows.before.count;
+  const bool carried = row < step_rows.after.count;
   return {has, going, !going, !carried, carried, carried && !has};
 }
 
 struct ForwardStep {
   Shape shape;
-  Tick tick[kMostDirections];
+  StepRows step_rows[kMostDirections];
   int64_t time[kMostDirections];  // of the step, from the beginning of the whole sequence on
   Zoneout zoneout;                // seeds on the device; never on in resident kernels
   // Read only.
@@ -92,8 +92,8 @@ struct ForwardStep {
 
 struct BackwardStep {
   Shape shape;
-  Tick tick[kMostDirections];     // the same ticks as forward's, visited last to first
-  int64_t time[kMostDirections];  // as forward's
+  StepRows step_rows[kMostDirections];  // as forward's, last to first
+  int64_t time[kMostDirections];        // as forward's
   Zoneout zoneout;
   // Read only.
   const uint8_t* moments;               // as forward's

@@ -50,13 +50,13 @@ FASTRNN_HD constexpr int64_t padded(int64_t hidden) { return (hidden + 7) / 8 * 
 
 template <class Step>
 struct Sequence {
-  Step step;  // all but the ticks, `product`, the weights, and what a projection needs
+  Step step;  // all but step_rows, `product`, the weights, and what a projection needs
   Team team;
   // Scalar, on sixteen bytes, zero from H to H' = padded(H). Forward: W_hh, (G, H, H'). Backward:
   // its transpose, (H, G, H').
   const void* weights[kMostDirections];
   int64_t steps;
-  int forwards;            // as in Course
+  int forwards;            // as in RowSchedule
   const int64_t* offsets;  // (T + 1), as in Schedule; null where every step has all B rows
   // Written, and read by other blocks; kGrid only. exchange_bytes() and arrival_bytes() say how
   // much; the launcher sets them to zero.

@@ -30,7 +30,7 @@ struct ResidentBackward {
     const int tiles = kThroughMemory ? team.tiles : 1;
     const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
     const Elements<Cell> elements(team, hidden - me.unit);
-    const Visits visits{p.offsets, static_cast<int>(p.steps), batch, d >= p.forwards};
+    const DeviceSchedule schedule{p.offsets, static_cast<int>(p.steps), batch, d >= p.forwards};
 
     // In shared memory, after what the link has there: weights; gate gradients of the member; what
     // it gets from all; the cell's parameters.
@@ -65,26 +65,26 @@ struct ResidentBackward {
 
     Update update[kEach];
     Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
-    const auto load = [&](const Tick& tick, int tile) {
+    const auto load = [&](const StepRows& step_rows, int tile) {
       moment = {};
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
-        if (elements.has(i) && b < max(tick.now.count, tick.after.count))
-          moment.add(i, moment_of(p.step, tick, d, b));
+        if (elements.has(i) && b < max(step_rows.now.count, step_rows.after.count))
+          moment.add(i, moment_of(p.step, step_rows, d, b));
       }
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
         if (moment[i].visited())
-          update[i].load(p.step, tick, moment[i], d, b, me.unit + elements.unit);
+          update[i].load(p.step, step_rows, moment[i], d, b, me.unit + elements.unit);
       }
     };
     Link<kTier> link(p.arrivals, team, me, 1);
     link.begin();
-    const int end = visits.steps - 1;
-    Tick tick = visits.tick(end);
-    load(tick, 0);
+    const int end = schedule.steps - 1;
+    StepRows step_rows = schedule.step_rows(end);
+    load(step_rows, 0);
     // Position -1 has no rows of its own: there the last rows hand their gradient on to h0.
     for (int position = end;; --position) {
       const int now = opaque(position & 1), before = 1 - now;
@@ -114,16 +114,16 @@ struct ResidentBackward {
           }
           for_each<Cell::kParams>(
               [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
-          update[i].load_grad_sequences(p.step, tick, d, b, me.unit + unit);
+          update[i].load_grad_sequences(p.step, step_rows, d, b, me.unit + unit);
           update[i].compute(p.step, d, b, me.unit + unit, total);
-          update[i].save(p.step, tick, moment[i], d, b, me.unit + unit);
+          update[i].save(p.step, step_rows, moment[i], d, b, me.unit + unit);
 #pragma unroll
           for (int g = 0; g < kGates; ++g) {
             reinterpret_cast<Scalar*>(operand)[row * width + g * team.units + unit] =
                 as_operand<kTensorCores>(Storage<Scalar>::narrow(update[i].grad_h[g]));
           }
         }
-        if (rows_of_tile<kRows>(tick.now.count, first) > 0) {
+        if (rows_of_tile<kRows>(step_rows.now.count, first) > 0) {
           __syncthreads();
           link.expect(floats * static_cast<int>(sizeof(float)));
           const int ratio = opaque(inverse);
@@ -139,7 +139,7 @@ struct ResidentBackward {
                       });
         }
         if (tiles > 1) {
-          if (tile + 1 < tiles) load(tick, tile + 1);
+          if (tile + 1 < tiles) load(step_rows, tile + 1);
           __syncthreads();
         }
       }
@@ -147,8 +147,8 @@ struct ResidentBackward {
       // Other warps of this block may still read the operand, though all is here that it waits for.
       if constexpr (kTier == Tier::kCluster) __syncthreads();
       link.arrive();
-      tick = {visits[position - 2], tick.before, tick.now};
-      load(tick, 0);
+      step_rows = {schedule[position - 2], step_rows.before, step_rows.now};
+      load(step_rows, 0);
       link.wait();
     }
   }

@@ -31,7 +31,7 @@ struct ResidentForward {
     const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
     const int steps = static_cast<int>(p.steps);
     const Elements<Cell> elements(team, hidden - me.unit);
-    const Visits visits{p.offsets, steps, batch, d >= p.forwards};
+    const DeviceSchedule schedule{p.offsets, steps, batch, d >= p.forwards};
 
     // In shared memory, after what the link has there: weights; h, twice where members write it
     // here; b_ih, b_hh and the cell's parameters; sums of the slices of K.
@@ -79,7 +79,7 @@ struct ResidentForward {
       if (me.batch + row >= s.batch) break;
       Quad* const tile = (kThroughMemory ? shelf : operand) + int64_t{row / kRows} * quads;
       const int64_t other = int64_t{kThroughMemory ? tiles : 1} * quads;
-      const Moment first = moment_of(p.step, visits.tick(0), d, me.batch + row);
+      const Moment first = moment_of(p.step, schedule.step_rows(0), d, me.batch + row);
       if (first.has() && first.from_zero()) continue;
 #pragma unroll 8
       for (int k = begin + threadIdx.x % kWarp; k < end; k += kWarp) {
@@ -96,21 +96,21 @@ struct ResidentForward {
     Update update[kEach];
     Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
     // kept: the states of the step before are still here.
-    const auto load = [&](const Tick& tick, int tile, bool kept) {
+    const auto load = [&](const StepRows& step_rows, int tile, bool kept) {
       moment = {};
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
-        if (elements.has(i) && b < batch) moment.add(i, moment_of(p.step, tick, d, b));
+        if (elements.has(i) && b < batch) moment.add(i, moment_of(p.step, step_rows, d, b));
       }
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
         const int unit = me.unit + elements.unit;
         if (!moment[i].has()) continue;
-        update[i].load_gates(p.step, tick, d, b, unit);
+        update[i].load_gates(p.step, step_rows, d, b, unit);
         if (!kept || !moment[i].from_before()) {
-          update[i].load_states(p.step, tick, moment[i], d, b, unit);
+          update[i].load_states(p.step, step_rows, moment[i], d, b, unit);
           continue;
         }
 #pragma unroll
@@ -118,22 +118,22 @@ struct ResidentForward {
         update[i].h = Storage<Scalar>::narrow(update[i].next[0]);
       }
     };
-    const auto save = [&](const Tick& tick, int tile) {
+    const auto save = [&](const StepRows& step_rows, int tile) {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
         if (!moment[i].has()) continue;
-        update[i].save(p.step, tick, moment[i], d, b, me.unit + elements.unit);
+        update[i].save(p.step, step_rows, moment[i], d, b, me.unit + elements.unit);
       }
     };
 
-    Tick tick = visits.tick(0);
-    load(tick, 0, false);
+    StepRows step_rows = schedule.step_rows(0);
+    load(step_rows, 0, false);
     for (int position = 0; position < steps; ++position) {
       const bool last = position + 1 == steps;
       const int now = opaque(position % 2), then = 1 - now;
       for (int tile = 0; tile < tiles; ++tile) {
-        const int rows = rows_of_tile<kRows>(tick.now.count, me.batch + tile * kRows);
+        const int rows = rows_of_tile<kRows>(step_rows.now.count, me.batch + tile * kRows);
         if (rows > 0) {
           const Quad* input = operand + now * quads;
           Quad* output = operand + then * quads;
@@ -189,15 +189,15 @@ struct ResidentForward {
           }
         }
         if (tiles > 1) {
-          save(tick, tile);
-          if (tile + 1 < tiles) load(tick, tile + 1, false);
+          save(step_rows, tile);
+          if (tile + 1 < tiles) load(step_rows, tile + 1, false);
         }
       }
       if (!last) link.arrive();
-      if (tiles == 1) save(tick, 0);
+      if (tiles == 1) save(step_rows, 0);
       if (last) break;
-      tick = {tick.now, tick.after, visits[position + 2]};
-      load(tick, 0, tiles == 1);
+      step_rows = {step_rows.now, step_rows.after, schedule[position + 2]};
+      load(step_rows, 0, tiles == 1);
       link.wait();
     }
   }

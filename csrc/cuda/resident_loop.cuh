@@ -70,8 +70,8 @@ class Moments {
 template <Tier kTier, int kRows>
 constexpr int kElements = max_units(kTier, kRows) * kRows / kResidentThreads;
 
-// Rows of the steps in the order in which a direction visits them.
-struct Visits {
+// The rows of the steps, in the order of a direction.
+struct DeviceSchedule {
   const int64_t* offsets;
   int steps, batch;
   bool backwards;
@@ -84,7 +84,7 @@ struct Visits {
     const auto begin = static_cast<int32_t>(offsets[t]);
     return {begin, static_cast<int32_t>(offsets[t + 1]) - begin};
   }
-  FASTRNN_HD Tick tick(int position) const {
+  FASTRNN_HD StepRows step_rows(int position) const {
     return {(*this)[position - 1], (*this)[position], (*this)[position + 1]};
   }
 };

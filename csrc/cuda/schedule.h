@@ -11,8 +11,8 @@ namespace fastrnn::cuda {
 
 class Schedule {
  public:
-  // `forwards` as in Course. offsets (T + 1): the rows of step t are offsets[t] .. offsets[t + 1],
-  // at least one and, as in a PackedSequence, never more than the step before had.
+  // `forwards` as in RowSchedule. offsets (T + 1): the rows of step t are offsets[t] .. offsets[t +
+  // 1], at least one and, as in a PackedSequence, never more than the step before had.
   Schedule(std::vector<int64_t> offsets, int forwards)
       : offsets_(std::move(offsets)), forwards_(forwards) {}
 
@@ -26,7 +26,7 @@ class Schedule {
     return backwards(direction) ? steps() - 1 - position : position;
   }
 
-  // The step that `direction` visits at `position`; it exists for 0 .. steps() - 1, and outside of
+  // The rows at `position` of `direction`, which exists for 0 .. steps() - 1, and outside of
   // that range there are no rows, one step beyond the others.
   Rows rows(int direction, int64_t position) const {
     const int64_t t = time(direction, position);
@@ -34,7 +34,7 @@ class Schedule {
     return {static_cast<int32_t>(offsets_[t]), static_cast<int32_t>(offsets_[t + 1] - offsets_[t])};
   }
 
-  Tick tick(int direction, int64_t position) const {
+  StepRows step_rows(int direction, int64_t position) const {
     return {rows(direction, position - 1), rows(direction, position),
             rows(direction, position + 1)};
   }

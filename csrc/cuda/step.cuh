@@ -11,10 +11,10 @@
 
 namespace fastrnn::cuda {
 
-// Rows that a step of backward visits: its own, and those that have just left their first step.
+// Rows that a step of backward works on: its own, and those that have just left their first step.
 // (A projected LSTM's leave in gather_projected.)
 FASTRNN_HD int64_t backward_rows(const BackwardStep& p, int d) {
-  const int64_t now = p.tick[d].now.count, after = p.tick[d].after.count;
+  const int64_t now = p.step_rows[d].now.count, after = p.step_rows[d].after.count;
   return p.grad_full || now > after ? now : after;
 }
 
@@ -24,9 +24,9 @@ FASTRNN_HD void finish(BackwardUpdate<Cell, Scalar, true>& update, const Backwar
   if (Cell::kRecurrent && !p.grad_full) product = masked<Scalar>(p, d, b, unit, product);
   if (m.leaves()) return update.leave(p, d, b, unit, product);
   load_params<Cell, Scalar>(p, d, unit, update.params);
-  update.load_grad_sequences(p, p.tick[d], d, b, unit);
+  update.load_grad_sequences(p, p.step_rows[d], d, b, unit);
   update.compute(p, d, b, unit, product);
-  update.save(p, p.tick[d], m, d, b, unit);
+  update.save(p, p.step_rows[d], m, d, b, unit);
 }
 
 // A block serves kRows batch rows and kUnits hidden units of direction blockIdx.y.
@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   using Product = BlockProduct<Scalar, Cell::kGates * kOctets, kRows, kTensorCores>;
   const int d = blockIdx.y;
   const Shape& s = p.shape;
-  const Tick& tick = p.tick[d];
+  const StepRows& step_rows = p.step_rows[d];
   const Tile<kRows, kUnits> tile(s.hidden);
-  if (tile.row >= tick.now.count) return;
+  if (tile.row >= step_rows.now.count) return;
 
   ForwardUpdate<Cell, Scalar> update[kEach];
   Moment moment[kEach];
@@ -64,14 +64,14 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kStepThreads;
     const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
-    if (at >= kRows * kUnits || b >= tick.now.count || unit >= s.hidden) continue;
-    moment[i] = moment_of(p, tick, d, b);
-    if (moment[i].has()) update[i].load(p, tick, moment[i], d, b, unit);
+    if (at >= kRows * kUnits || b >= step_rows.now.count || unit >= s.hidden) continue;
+    moment[i] = moment_of(p, step_rows, d, b);
+    if (moment[i].has()) update[i].load(p, step_rows, moment[i], d, b, unit);
   }
 
   const int64_t width = s.directions * s.recurrent;
   const Scalar* output =
-      static_cast<const Scalar*>(p.output) + tick.before.offset * width + d * s.recurrent;
+      static_cast<const Scalar*>(p.output) + step_rows.before.offset * width + d * s.recurrent;
   const Scalar* h0 = static_cast<const Scalar*>(p.states.initial[0]) + d * s.batch * s.recurrent;
   const Scalar* weights = static_cast<const Scalar*>(p.w_hh[d]);
   Product::template run<kAligned>(
@@ -81,8 +81,9 @@ __global__ void __launch_bounds__(kStepThreads, 1)
         return weights + (gate * s.hidden + min(unit, s.hidden - 1)) * s.recurrent;
       },
       [&](int row) {
-        const int64_t b = min(tile.row + row, tick.now.count - 1);
-        return moment_of(p, tick, d, b).from_before() ? output + b * width : h0 + b * s.recurrent;
+        const int64_t b = min(tile.row + row, step_rows.now.count - 1);
+        return moment_of(p, step_rows, d, b).from_before() ? output + b * width
+                                                           : h0 + b * s.recurrent;
       },
       s.recurrent);
   __syncthreads();
@@ -98,8 +99,8 @@ __global__ void __launch_bounds__(kStepThreads, 1)
           moment[i].from_zero() ? A(0) : Product::sum(u / 8 * Cell::kGates + g, row, u % 8);
     }
     update[i].compute(p, product);
-    if (p.zoneout.on) update[i].zone(p, tick, d, tile.row + row, tile.unit + u);
-    update[i].save(p, tick, moment[i], d, tile.row + row, tile.unit + u);
+    if (p.zoneout.on) update[i].zone(p, step_rows, d, tile.row + row, tile.unit + u);
+    update[i].save(p, step_rows, moment[i], d, tile.row + row, tile.unit + u);
   }
 }
 
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kStepThreads, 1)
   using Product = BlockProduct<Scalar, 2, kRows, kTensorCores>;
   const int d = blockIdx.y;
   const Shape& s = p.shape;
-  const Tick& tick = p.tick[d];
+  const StepRows& step_rows = p.step_rows[d];
   const int64_t rows = backward_rows(p, d);
   const Tile<kRows, kUnits> tile(s.hidden);
   if (tile.row >= rows) return;
@@ -124,21 +125,24 @@ __global__ void __launch_bounds__(kStepThreads, 1)
     const int at = threadIdx.x + i * kStepThreads;
     const int64_t b = tile.row + at / kUnits, unit = tile.unit + at % kUnits;
     if (at >= kRows * kUnits || b >= rows || unit >= s.hidden) continue;
-    moment[i] = moment_of(p, tick, d, b);
-    if (moment[i].visited()) update[i].load(p, tick, moment[i], d, b, unit);
+    moment[i] = moment_of(p, step_rows, d, b);
+    if (moment[i].visited()) update[i].load(p, step_rows, moment[i], d, b, unit);
   }
 
-  const bool carried = tile.row < tick.after.count;  // else no row of this block has a step after
+  const bool carried = tile.row < step_rows.after.count;  // of at least one row of this block
   if (carried) {
     const int64_t K = Cell::kGates * s.hidden;
     const Scalar* grads =
-        static_cast<const Scalar*>(p.grad_h_gates) + (d * s.total + tick.after.offset) * K;
+        static_cast<const Scalar*>(p.grad_h_gates) + (d * s.total + step_rows.after.offset) * K;
     const Scalar* weights = static_cast<const Scalar*>(p.w_hh_t[d]);
     Product::template run<kAligned>(
         [&](int half, int lane_unit) {
           return weights + min(int64_t{tile.unit} + half * 8 + lane_unit, s.hidden - 1) * K;
         },
-        [&](int row) { return grads + int64_t{min(tile.row + row, tick.after.count - 1)} * K; }, K);
+        [&](int row) {
+          return grads + int64_t{min(tile.row + row, step_rows.after.count - 1)} * K;
+        },
+        K);
   }
   __syncthreads();
 
@@ -158,19 +162,19 @@ __global__ void __launch_bounds__(kStepThreads)
   const Shape& s = p.shape;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
   const int64_t b = at / s.hidden, unit = at % s.hidden;
-  if (b >= p.tick[d].now.count) return;
-  const Moment m = moment_of(p, p.tick[d], d, b);
+  if (b >= p.step_rows[d].now.count) return;
+  const Moment m = moment_of(p, p.step_rows[d], d, b);
   if (!m.has()) return;
   ForwardUpdate<Cell, Scalar> update;
-  update.load(p, p.tick[d], m, d, b, unit);
+  update.load(p, p.step_rows[d], m, d, b, unit);
   const Array<Scalar> given(m.from_initial() && p.product_h0 ? p.product_h0 : p.product);
   Accumulate<Scalar> product[Cell::kGates] = {};
   for (int g = 0; Cell::kRecurrent && g < Cell::kGates && !m.from_zero(); ++g) {
     product[g] = given[((d * s.batch + b) * Cell::kGates + g) * s.hidden + unit];
   }
   update.compute(p, product);
-  if (p.zoneout.on) update.zone(p, p.tick[d], d, b, unit);
-  update.save(p, p.tick[d], m, d, b, unit);
+  if (p.zoneout.on) update.zone(p, p.step_rows[d], d, b, unit);
+  update.save(p, p.step_rows[d], m, d, b, unit);
 }
 
 template <class Cell, class Scalar>
@@ -181,10 +185,10 @@ __global__ void __launch_bounds__(kStepThreads)
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
   const int64_t b = at / s.hidden, unit = at % s.hidden;
   if (b >= backward_rows(p, d)) return;
-  const Moment m = moment_of(p, p.tick[d], d, b);
+  const Moment m = moment_of(p, p.step_rows[d], d, b);
   if (p.grad_full ? !m.has() : !m.visited()) return;
   BackwardUpdate<Cell, Scalar, true> update;
-  update.load(p, p.tick[d], m, d, b, unit);
+  update.load(p, p.step_rows[d], m, d, b, unit);
   const bool given = Cell::kRecurrent && !p.grad_full && m.carried();
   finish(update, p, m, d, b, unit,
          given ? Array<Scalar>(p.product)[(d * s.batch + b) * s.hidden + unit]
@@ -196,11 +200,11 @@ __global__ void __launch_bounds__(kStepThreads)
     gather_projected_rows(const __grid_constant__ BackwardStep p) {
   const int d = blockIdx.y;
   const Shape& s = p.shape;
-  const Tick& tick = p.tick[d];
+  const StepRows& step_rows = p.step_rows[d];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
   const int64_t b = at / s.recurrent, unit = at % s.recurrent;
-  if (b >= max(tick.now.count, tick.after.count)) return;
-  const Moment m = moment_of(p, tick, d, b);
+  if (b >= max(step_rows.now.count, step_rows.after.count)) return;
+  const Moment m = moment_of(p, step_rows, d, b);
   if (!m.visited()) return;
   const int64_t state = (d * s.batch + b) * s.recurrent + unit;
   Accumulate<Scalar> grad = 0;
@@ -213,7 +217,7 @@ __global__ void __launch_bounds__(kStepThreads)
     store<Scalar>(p.states.grad_initial[0], state, grad);
     return;
   }
-  const int64_t row = tick.now.offset + b;
+  const int64_t row = step_rows.now.offset + b;
   grad += Array<Scalar>(p.grad_output)[(row * s.directions + d) * s.recurrent + unit];
   store<Scalar>(p.grad_projected, (d * s.total + row) * s.recurrent + unit, grad);
 }
@@ -224,15 +228,15 @@ __global__ void __launch_bounds__(kStepThreads)
     mask_operand_rows(const __grid_constant__ ForwardStep p) {
   const int d = blockIdx.y;
   const Shape& s = p.shape;
-  const Tick& tick = p.tick[d];
+  const StepRows& step_rows = p.step_rows[d];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
   const int64_t b = at / s.recurrent, unit = at % s.recurrent;
-  if (b >= tick.now.count) return;
-  const Moment m = moment_of(p, tick, d, b);
+  if (b >= step_rows.now.count) return;
+  const Moment m = moment_of(p, step_rows, d, b);
   const int64_t state = (d * s.batch + b) * s.recurrent + unit;
   Accumulate<Scalar> h = 0;
   if (m.has() && m.from_before()) {
-    const int64_t row = (tick.before.offset + b) * s.directions + d;
+    const int64_t row = (step_rows.before.offset + b) * s.directions + d;
     h = masked<Scalar>(p, d, b, unit, Array<Scalar>(p.output)[row * s.recurrent + unit]);
   } else if (m.has() && m.from_initial()) {
     h = masked<Scalar>(p, d, b, unit, Array<Scalar>(p.states.initial[0])[state]);
@@ -240,7 +244,7 @@ __global__ void __launch_bounds__(kStepThreads)
   store<Scalar>(p.operand, state, h);
 }
 
-// The launchers. `rows` is the most that any direction visits; 0 rows need no launch.
+// The launchers. `rows` is the most that any direction has; 0 rows need no launch.
 
 template <class Params>
 cudaError_t launch(void (*kernel)(Params), unsigned blocks, int64_t directions, int shared_bytes,
@@ -286,7 +290,7 @@ cudaError_t with_tile(const StepKernel& kernel, F f) {
 template <class Cell, class Scalar>
 cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
-  const int64_t rows = std::max(p.tick[0].now.count, p.tick[s.directions - 1].now.count);
+  const int64_t rows = std::max(p.step_rows[0].now.count, p.step_rows[s.directions - 1].now.count);
   if (!kernel.fused || !Cell::kRecurrent) {
     const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
     return launch(forward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
@@ -329,7 +333,7 @@ cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& p, cudaS
 template <class Scalar>
 cudaError_t mask_operand(const ForwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
-  const int64_t rows = std::max(p.tick[0].now.count, p.tick[s.directions - 1].now.count);
+  const int64_t rows = std::max(p.step_rows[0].now.count, p.step_rows[s.directions - 1].now.count);
   const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.recurrent);
   return launch(mask_operand_rows<Scalar>, blocks, s.directions, 0, p, stream);
 }
@@ -339,7 +343,7 @@ cudaError_t gather_projected(const BackwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
   int32_t rows = 0;
   for (int d = 0; d < s.directions; ++d) {
-    rows = std::max({rows, p.tick[d].now.count, p.tick[d].after.count});
+    rows = std::max({rows, p.step_rows[d].now.count, p.step_rows[d].after.count});
   }
   const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.recurrent);
   return launch(gather_projected_rows<Scalar>, blocks, s.directions, 0, p, stream);

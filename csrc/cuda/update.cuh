@@ -72,10 +72,10 @@ struct ForwardUpdate {
   A prev[Cell::kStates], params[Cell::kParams + 1];
   A next[Cell::kStates], saved[Cell::kSaved + 1];
 
-  FASTRNN_HD void load(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
+  FASTRNN_HD void load(const ForwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
                        int64_t unit) {
-    load_gates(p, tick, d, b, unit);
-    load_states(p, tick, m, d, b, unit);
+    load_gates(p, step_rows, d, b, unit);
+    load_states(p, step_rows, m, d, b, unit);
     load_params<Cell, Scalar>(p, d, unit, params_in_memory_);
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t at = g * p.shape.hidden + unit;
@@ -84,16 +84,16 @@ struct ForwardUpdate {
     }
   }
 
-  FASTRNN_HD void load_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+  FASTRNN_HD void load_gates(const ForwardStep& p, const StepRows& step_rows, int d, int64_t b,
                              int64_t unit) {
     const Shape& s = p.shape;
-    const int64_t at = place_in(row_of(s, d, tick.now, b), Cell::kGates * s.hidden, unit);
+    const int64_t at = place_in(row_of(s, d, step_rows.now, b), Cell::kGates * s.hidden, unit);
     const Scalar* x_gates = static_cast<const Scalar*>(p.x_gates) + at;
     for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[g * static_cast<uint32_t>(s.hidden)];
   }
 
-  FASTRNN_HD void load_states(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
-                              int64_t unit) {
+  FASTRNN_HD void load_states(const ForwardStep& p, const StepRows& step_rows, Moment m, int d,
+                              int64_t b, int64_t unit) {
     const Shape& s = p.shape;
     for_each<Cell::kStates>([&](auto k) { prev[k] = A(Cell::template kInitial<k>); });
     h = Storage<Scalar>::narrow(prev[0]);
@@ -102,12 +102,13 @@ struct ForwardUpdate {
     const bool starts = m.from_initial();
     const int64_t state = state_at(s, d, b, unit);
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
-      const int64_t before = output_at(s, d, tick.before, b, unit);
+      const int64_t before = output_at(s, d, step_rows.before, b, unit);
       h = starts ? Raw(p.states.initial[0])[state] : Raw(p.output)[before];
     }
     for_each<kCarried>([&](auto k) {
-      prev[k + 1] = starts ? load_carried<Scalar>(p.states.initial[k + 1], p.states.wide, state)
-                           : Array<A>(p.states.carried)[carried_at(p, d, tick.before, b, k, unit)];
+      prev[k + 1] =
+          starts ? load_carried<Scalar>(p.states.initial[k + 1], p.states.wide, state)
+                 : Array<A>(p.states.carried)[carried_at(p, d, step_rows.before, b, k, unit)];
     });
   }
 
@@ -139,12 +140,13 @@ struct ForwardUpdate {
   }
 
   // With zoneout, between compute() and save().
-  FASTRNN_HD void zone(const ForwardStep& p, const Tick& tick, int d, int64_t b, int64_t unit) {
+  FASTRNN_HD void zone(const ForwardStep& p, const StepRows& step_rows, int d, int64_t b,
+                       int64_t unit) {
     A keep[2];
     load_zones(p, d, b, unit, keep);
     for_each<Cell::kStates>([&](auto k) {
       if constexpr ((Cell::kBackwardNext >> k & 1) != 0) {
-        const int64_t row = d * p.shape.total + tick.now.offset + b;
+        const int64_t row = d * p.shape.total + step_rows.now.offset + b;
         if (p.given) store<A>(p.given, given_at<Cell, k>(row, p.shape.hidden) + unit, next[k]);
       }
       const A kept = keep[k > 0];
@@ -152,31 +154,33 @@ struct ForwardUpdate {
     });
   }
 
-  FASTRNN_HD void save(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
+  FASTRNN_HD void save(const ForwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
                        int64_t unit) const {
-    save_states(p, tick, m, d, b, unit);
-    save_gates(p, tick, d, b, unit);
+    save_states(p, step_rows, m, d, b, unit);
+    save_gates(p, step_rows, d, b, unit);
   }
 
-  FASTRNN_HD void save_states(const ForwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
-                              int64_t unit) const {
+  FASTRNN_HD void save_states(const ForwardStep& p, const StepRows& step_rows, Moment m, int d,
+                              int64_t b, int64_t unit) const {
     const Shape& s = p.shape;
     const int64_t state = state_at(s, d, b, unit);
-    store<Scalar>(p.h[d], place_in(row_of(s, 0, tick.now, b), p.h_stride, unit), next[0]);
+    store<Scalar>(p.h[d], place_in(row_of(s, 0, step_rows.now, b), p.h_stride, unit), next[0]);
     if (m.ends() && p.states.last[0]) store<Scalar>(p.states.last[0], state, next[0]);
     for_each<kCarried>([&](auto k) {
-      store<A>(p.states.carried, carried_at(p, d, tick.now, b, k, unit), next[k + 1]);
+      store<A>(p.states.carried, carried_at(p, d, step_rows.now, b, k, unit), next[k + 1]);
       if (m.ends()) store_carried<Scalar>(p.states.last[k + 1], p.states.wide, state, next[k + 1]);
       if (p.states.sequence[k + 1])
-        store<Scalar>(p.states.sequence[k + 1], output_at(s, d, tick.now, b, unit), next[k + 1]);
+        store<Scalar>(p.states.sequence[k + 1], output_at(s, d, step_rows.now, b, unit),
+                      next[k + 1]);
     });
   }
 
-  FASTRNN_HD void save_gates(const ForwardStep& p, const Tick& tick, int d, int64_t b,
+  FASTRNN_HD void save_gates(const ForwardStep& p, const StepRows& step_rows, int d, int64_t b,
                              int64_t unit) const {
     if (!p.saved) return;
     const Shape& s = p.shape;
-    const int64_t at = place_in(row_of(s, d, tick.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
+    const int64_t at =
+        place_in(row_of(s, d, step_rows.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
     Scalar* to = static_cast<Scalar*>(p.saved) + at;
     for (int k = 0; k < Cell::kSaved; ++k)
       store<Scalar>(to, k * static_cast<uint32_t>(s.hidden), saved[k]);
@@ -208,7 +212,7 @@ struct BackwardUpdate {
   A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates], grad_params[P + 1];
 
   // The row has this step, or has just left its first one, and its gradient goes out to h0.
-  FASTRNN_HD void load(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
+  FASTRNN_HD void load(const BackwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
                        int64_t unit) {
     const Shape& s = p.shape;
     const int64_t state = state_at(s, d, b, unit);
@@ -217,30 +221,30 @@ struct BackwardUpdate {
 
     const Scalar* saved =
         static_cast<const Scalar*>(p.saved) +
-        place_in(row_of(s, d, tick.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
+        place_in(row_of(s, d, step_rows.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
     for (int k = 0; k < Cell::kSaved; ++k) saved_[k] = saved[k * static_cast<uint32_t>(s.hidden)];
-    const int64_t here = output_at(s, d, tick.now, b, unit);
+    const int64_t here = output_at(s, d, step_rows.now, b, unit);
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
       h_prev_ = Storage<Scalar>::narrow(0);
-      if (m.from_before()) h_prev_ = Raw(p.output)[output_at(s, d, tick.before, b, unit)];
+      if (m.from_before()) h_prev_ = Raw(p.output)[output_at(s, d, step_rows.before, b, unit)];
       if (m.from_initial()) h_prev_ = Raw(p.states.initial[0])[state];
     }
     if constexpr ((Cell::kBackwardNext & kStateH) != 0) {
       h_next_ = Raw(p.output)[here];
-      if (kZones && p.given) given_h_ = given<0>(p, row_of(s, d, tick.now, b), unit, A(0));
+      if (kZones && p.given) given_h_ = given<0>(p, row_of(s, d, step_rows.now, b), unit, A(0));
     }
     for_each<kCarried>([&](auto k) {
       constexpr int i = k + 1;
       const Array<A> carried(p.states.carried);
       if constexpr ((Cell::kBackwardPrev >> i & 1) != 0) {
-        prev[i] = m.from_before() ? carried[carried_at(s, d, tick.before, b, k, unit)]
+        prev[i] = m.from_before() ? carried[carried_at(s, d, step_rows.before, b, k, unit)]
                   : m.from_initial()
                       ? load_carried<Scalar>(p.states.initial[i], p.states.wide, state)
                       : A(Cell::template kInitial<i>);
       }
       if constexpr ((Cell::kBackwardNext >> i & 1) != 0)
-        next[i] = given<i>(p, row_of(s, d, tick.now, b), unit,
-                           carried[carried_at(s, d, tick.now, b, k, unit)]);
+        next[i] = given<i>(p, row_of(s, d, step_rows.now, b), unit,
+                           carried[carried_at(s, d, step_rows.now, b, k, unit)]);
       grad_next[i] = m.ends() && p.states.grad_last[i] ? Array<Scalar>(p.states.grad_last[i])[state]
                                                        : Array<A>(p.grad_carried[i])[state];
     });
@@ -252,12 +256,12 @@ struct BackwardUpdate {
   }
 
   // What is rarely there, and so waited for only there: after load(), before compute().
-  FASTRNN_HD void load_grad_sequences(const BackwardStep& p, const Tick& tick, int d, int64_t b,
-                                      int64_t unit) {
+  FASTRNN_HD void load_grad_sequences(const BackwardStep& p, const StepRows& step_rows, int d,
+                                      int64_t b, int64_t unit) {
     for_each<kCarried>([&](auto k) {
       if (p.states.grad_sequence[k + 1])
-        grad_next[k + 1] +=
-            Array<Scalar>(p.states.grad_sequence[k + 1])[output_at(p.shape, d, tick.now, b, unit)];
+        grad_next[k + 1] += Array<Scalar>(
+            p.states.grad_sequence[k + 1])[output_at(p.shape, d, step_rows.now, b, unit)];
     });
   }
 
@@ -301,11 +305,11 @@ struct BackwardUpdate {
 
   FASTRNN_HD A saved_value(int k) const { return Storage<Scalar>::widen(saved_[k]); }
 
-  FASTRNN_HD void save(const BackwardStep& p, const Tick& tick, Moment m, int d, int64_t b,
+  FASTRNN_HD void save(const BackwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
                        int64_t unit) const {
     const Shape& s = p.shape;
     const int64_t state = state_at(s, d, b, unit);
-    const int64_t gates = place_in(row_of(s, d, tick.now, b), Cell::kGates * s.hidden, unit);
+    const int64_t gates = place_in(row_of(s, d, step_rows.now, b), Cell::kGates * s.hidden, unit);
     for (int g = 0; g < Cell::kGates; ++g) {
       const uint32_t gate = g * static_cast<uint32_t>(s.hidden);
       store<Scalar>(static_cast<Scalar*>(p.grad_x_gates) + gates, gate, grad_x[g]);

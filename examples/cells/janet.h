@@ -1,5 +1,5 @@
-// JANET, an LSTM that has kept its forget gate alone, with the paper's beta of 1 (van der Westhuizen
-// and Lasenby 2018, "The unreasonable effectiveness of the forget gate").
+// JANET, an LSTM that has kept its forget gate alone, with the paper's beta of 1 (van der
+// Westhuizen and Lasenby 2018, "The unreasonable effectiveness of the forget gate").
 //   s = W_f x + b_f + U_f h,  h' = sigmoid(s) h + (1 - sigmoid(s - 1)) tanh(W_c x + b_c + U_c h)
 struct Janet {
   static constexpr const char* kGates[] = {"f", "c"};

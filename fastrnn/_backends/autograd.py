@@ -17,7 +17,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from .._kernels.gate import is_foreign, ordinary, with_strides
 from .._kernels.ops import LIBRARY, is_traced, is_transformed, is_watched, layer_ops
 from .._spec import ALL_STATES, CELL, EVERYTHING, SAVE, pack
-from ..reference import Timing, scan_gradients
+from ..reference import Schedule, scan_gradients
 
 
 class Layer(torch.autograd.Function):
@@ -57,8 +57,8 @@ def _gradients(ctx, backward: Callable, grads: Sequence[Tensor | None], wanted: 
         raise RuntimeError("fastrnn::layer_forward: expected save > 0 where gradients are asked for, got save = 0")
     if torch.is_grad_enabled() or is_transformed() or is_foreign((*kept, *grads), True):
         grads = [grad if grad is None else with_strides(grad) for grad in grads]
-        timing = Timing.of_call(given, spec, ctx.scalars)
-        return scan_gradients(spec[CELL], inputs, timing, end - 1, grads, wanted)
+        schedule = Schedule.of_call(given, spec, ctx.scalars)
+        return scan_gradients(spec[CELL], inputs, schedule, end - 1, grads, wanted)
     hx, weights = inputs[1:end], inputs[end:]
     needs = (wanted[0], True in wanted[1:end], True in wanted[end:])
     grad_x, grad_hx, grad_weights = backward(grads, inputs[0], given, hx, weights, results, spec, ctx.scalars, needs)
@@ -114,7 +114,7 @@ def layer(
     backend: str,
     cell: int,
     x: Tensor,
-    timing: Timing,
+    schedule: Schedule,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     all_states: bool = False,
@@ -129,10 +129,10 @@ def layer(
     if not watched and peek_interpreter_stack() is not None:
         # vmap's, and the tensors are ordinary ones. Layer has no rule for it and needs none.
         with temporarily_clear_interpreter_stack():
-            return layer(backend, cell, x, timing, hx, weights, all_states, save)
+            return layer(backend, cell, x, schedule, hx, weights, all_states, save)
     traced = watched and is_traced()  # what was traced may be trained
-    given, scalars, tensors = timing.given, timing.rates, (x, *hx, *weights)
-    spec = pack(cell, save if wanted or traced else 0, timing.forwards, all_states, timing.first_step)
+    given, scalars, tensors = schedule.given, schedule.rates, (x, *hx, *weights)
+    spec = pack(cell, save if wanted or traced else 0, schedule.forwards, all_states, schedule.first_step)
     if watched and backend != "reference":
         forward = _traced if traced else torch.ops.fastrnn.layer_forward
         output, after, _ = forward(x, given, hx, weights, spec, scalars)

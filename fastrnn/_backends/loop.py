@@ -13,10 +13,10 @@ from torch import Tensor
 from torch._higher_order_ops.scan import scan_op
 
 from .._spec import ALL_STATES, CELL
-from ..reference import Timing, split_weights
+from ..reference import Schedule, split_weights
 from ..reference.rows import Direction, upcast
 from ..reference.scan import advance, input_gates
-from ..reference.timing import Masks, visible
+from ..reference.schedule import Masks, visible
 from ..reference.zones import zones
 from ..registry import Cell, cell_of
 from .graph import _fake_forward
@@ -35,8 +35,8 @@ def layer_forward(
     Raises:
         RuntimeError: the call is packed.
     """
-    timing, cell = Timing.of_call(given, spec, scalars), cell_of(spec[CELL])
-    if timing.batch_sizes is not None:
+    schedule, cell = Schedule.of_call(given, spec, scalars), cell_of(spec[CELL])
+    if schedule.batch_sizes is not None:
         raise RuntimeError(
             "fastrnn.decompositions: expected a padded input, got a PackedSequence, whose rows differ in number from "
             "step to step: pad it and call the layer with lengths="
@@ -45,7 +45,7 @@ def layer_forward(
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     outputs, finals = [], []
     for d, group in enumerate(split_weights(weights, hx[0].size(0))):
-        rows, final = _direction(cell, x, timing, d, [h[d] for h in hx], group, bool(spec[ALL_STATES]))
+        rows, final = _direction(cell, x, schedule, d, [h[d] for h in hx], group, bool(spec[ALL_STATES]))
         outputs.append(rows)
         finals.append(final)
     output, *sequences = (torch.cat(sides, -1).to(dtype) for sides in zip(*outputs))
@@ -55,18 +55,18 @@ def layer_forward(
 
 
 def _direction(
-    cell: Cell, x: Tensor, timing: Timing, d: int, states: list[Tensor], group: Direction, all_states: bool
+    cell: Cell, x: Tensor, schedule: Schedule, d: int, states: list[Tensor], group: Direction, all_states: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The output, with the other states after each step where all are asked for, and the final states."""
-    steps, reverse = x.size(0), d >= timing.forwards
-    masks = Masks(timing, steps, reverse)
+    steps, reverse = x.size(0), d >= schedule.forwards
+    masks = Masks(schedule, steps, reverse)
     data = visible(x, masks.there)
-    rates: Sequence[Tensor | float] = timing.rates
-    if timing.seeds is not None and rates:
-        rates = zones(timing, steps, states[0].size(-1), d, x)
+    rates: Sequence[Tensor | float] = schedule.rates
+    if schedule.seeds is not None and rates:
+        rates = zones(schedule, steps, states[0].size(-1), d, x)
     # What a step reads of the sequence, and what is the same in all steps. The loop takes those that there are.
     moving = [input_gates(data, group, cell), masks.there, masks.fresh, *rates]
-    fixed = [None if timing.mask is None else timing.mask[d], group.w_hh, group.b_hh, group.w_hr, *group.params]
+    fixed = [None if schedule.mask is None else schedule.mask[d], group.w_hh, group.b_hh, group.w_hr, *group.params]
     moving_tensors, fixed_tensors = ([t for t in ts if isinstance(t, Tensor)] for ts in (moving, fixed))
 
     def step(*tensors: Tensor) -> list[Tensor]:

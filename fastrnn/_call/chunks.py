@@ -12,25 +12,25 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..reference import Timing
+from ..reference import Schedule
 
 
-def _part(timing: Timing, begin: int, end: int) -> Timing:
-    """What ``timing`` says about the steps from ``begin`` to ``end``."""
-    batch_sizes, lengths, resets, *_ = timing
-    return timing._replace(
+def _part(schedule: Schedule, begin: int, end: int) -> Schedule:
+    """What ``schedule`` says about the steps from ``begin`` to ``end``."""
+    batch_sizes, lengths, resets, *_ = schedule
+    return schedule._replace(
         batch_sizes=None if batch_sizes is None else batch_sizes[begin:end],
         lengths=None if lengths is None else (lengths - begin).clamp(0, end - begin),
         resets=None if resets is None else resets[:, begin:end],
-        first_step=timing.first_step + begin,
+        first_step=schedule.first_step + begin,
     )
 
 
 class Span(NamedTuple):
-    """A chunk of a sequence, ending before step ``end``: its rows of x, its timing, and how many batch rows have it."""
+    """A chunk of a sequence, ending before step ``end``: its rows of x, its schedule, how many batch rows have it."""
 
     x: Tensor
-    timing: Timing
+    schedule: Schedule
     end: int
     rows: int
 
@@ -45,9 +45,9 @@ class Span(NamedTuple):
         return [torch.cat([new, old[:, self.rows :]], 1) for new, old in zip(after, states)]
 
 
-def spans_of(x: Tensor, timing: Timing, chunks: int) -> list[Span]:
+def spans_of(x: Tensor, schedule: Schedule, chunks: int) -> list[Span]:
     """A sequence in chunks of about the same number of steps, first to last."""
-    batch_sizes = timing.batch_sizes
+    batch_sizes = schedule.batch_sizes
     T = x.size(0) if batch_sizes is None else batch_sizes.size(0)
     edges = [T * k // chunks for k in range(chunks + 1)]
     steps = [(begin, end) for begin, end in zip(edges, edges[1:]) if begin < end]
@@ -55,18 +55,18 @@ def spans_of(x: Tensor, timing: Timing, chunks: int) -> list[Span]:
     sizes = [end - begin if batch_sizes is None else int(batch_sizes[begin:end].sum()) for begin, end in steps]
     alive = [x.size(1) if batch_sizes is None else int(batch_sizes[begin]) for begin, _ in steps]
     return [
-        Span(data, _part(timing, begin, end), end, rows)
+        Span(data, _part(schedule, begin, end), end, rows)
         for data, (begin, end), rows in zip(x.split(sizes), steps, alive)
     ]
 
 
-def _crossing(timing: Timing, t: int, hx: list[Tensor], initial: Sequence[float]) -> list[Tensor]:
+def _crossing(schedule: Schedule, t: int, hx: list[Tensor], initial: Sequence[float]) -> list[Tensor]:
     """States of the reverse direction on their way over the edge before step ``t``: ``initial`` where it is reset."""
-    if timing.resets is None:
+    if schedule.resets is None:
         return hx
-    fresh = timing.resets[:, t]
-    if timing.lengths is not None:  # a row that has not begun yet keeps its initial state
-        fresh = fresh & (t < timing.lengths)
+    fresh = schedule.resets[:, t]
+    if schedule.lengths is not None:  # a row that has not begun yet keeps its initial state
+        fresh = fresh & (t < schedule.lengths)
     return [h.masked_fill(fresh[:, None], value) for h, value in zip(hx, initial)]
 
 
@@ -74,28 +74,28 @@ def in_chunks(
     run: Callable,
     chunks: int,
     x: Tensor,
-    timing: Timing,
+    schedule: Schedule,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     initial: Sequence[float],
 ) -> tuple[Tensor, list[Tensor]]:
-    """``run(x, timing, hx, weights)``, one chunk of time and one direction after another.
+    """``run(x, schedule, hx, weights)``, one chunk of time and one direction after another.
 
     ``run`` returns the output and the final states, then perhaps other sequences like the output; so does this. States
     are ``initial`` after a reset.
     """
-    spans, directions = spans_of(x, timing, chunks), hx[0].size(0)
+    spans, directions = spans_of(x, schedule, chunks), hx[0].size(0)
     per_direction = len(weights) // directions
     sequences, finals = [], []
     for d in range(directions):
-        reverse = d >= timing.forwards
+        reverse = d >= schedule.forwards
         group = list(weights[d * per_direction : (d + 1) * per_direction])
         states = [h[d : d + 1] for h in hx]
         pieces = []
         for span in reversed(spans) if reverse else spans:
             if reverse and span is not spans[-1]:
-                states = _crossing(timing, span.end, states, initial)
-            part, entering = span.timing.part(d, span.rows)._replace(forwards=int(not reverse)), span.entering(states)
+                states = _crossing(schedule, span.end, states, initial)
+            part, entering = span.schedule.part(d, span.rows)._replace(forwards=int(not reverse)), span.entering(states)
             output, after = checkpoint(
                 run, span.x, part, entering, group, use_reentrant=False, preserve_rng_state=False
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._kernels.ops import is_transformed, is_watched
-from ..reference import Timing
+from ..reference import Schedule
 
 
 class Asked(TypedDict, total=False):
@@ -36,7 +36,7 @@ class Extras(NamedTuple):
 
 class Drops(NamedTuple):
     """What a call drops, drawn for all its layers: ``mask`` (layers * D, B, R), ``seeds`` (layers * D, B), ``rates``;
-    each as in :class:`fastrnn.reference.Timing`."""
+    each as in :class:`fastrnn.reference.Schedule`."""
 
     mask: Tensor | None = None
     seeds: Tensor | None = None
@@ -48,9 +48,9 @@ class Drops(NamedTuple):
         seeds = [None] * layers if self.seeds is None else self.seeds.chunk(layers)
         return [Drops(*own, self.rates) for own in zip(masks, seeds)]
 
-    def on(self, timing: Timing) -> Timing:
-        """``timing`` with what a layer drops."""
-        return timing._replace(mask=self.mask, seeds=self.seeds, rates=self.rates)
+    def on(self, schedule: Schedule) -> Schedule:
+        """``schedule`` with what a layer drops."""
+        return schedule._replace(mask=self.mask, seeds=self.seeds, rates=self.rates)
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:

@@ -14,7 +14,7 @@ from .._kernels import ops
 from .._kernels.gate import for_scan, is_foreign
 from .._kernels.ops import is_watched
 from .._spec import EVERYTHING, STATES, slots_of
-from ..reference import Timing, scan
+from ..reference import Schedule, scan
 from ..registry import CELLS, OWN_CELLS, Cell
 from . import wavefront
 from .checks import check_call
@@ -28,7 +28,7 @@ _CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell", "Layer"} | _OWN)
 _AUTOCAST_TAKES = frozenset(
     t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_floating_point and t != torch.float64
 )
-_WHOLE = Timing()  # every row has every step
+_WHOLE = Schedule()  # every row has every step
 
 
 def is_autocast(input: Tensor) -> bool:
@@ -170,11 +170,11 @@ def _saves_states(call: dispatch.Call, cell: Cell, input: Tensor, extras: Extras
     return gates > torch.cuda.get_device_properties(input.device).total_memory // 8
 
 
-def _layer(call: dispatch.Call, backend: str, cell: Cell, input, timing, hx, weights, extras: Extras | None):
+def _layer(call: dispatch.Call, backend: str, cell: Cell, input, schedule, hx, weights, extras: Extras | None):
     cells = cell.states > 1 and extras is not None and extras.all_states
     # The reference where a mode may see tensors of other classes; and one step of it, which autograd records sooner.
     if call.transformed or call.foreign or (backend == "reference" and (call.T == 1 or is_watched())):
-        return scan(cell.index, input, timing, hx, weights, cells)
+        return scan(cell.index, input, schedule, hx, weights, cells)
     chunks, save = None if extras is None else extras.chunks, EVERYTHING
     if _saves_states(call, cell, input, extras):
         if backend == "cuda":
@@ -182,12 +182,12 @@ def _layer(call: dispatch.Call, backend: str, cell: Cell, input, timing, hx, wei
         elif chunks is None:
             chunks = 1
     if chunks is None or not call.grad:
-        return layer(backend, cell.index, input, timing, hx, weights, cells, save)
+        return layer(backend, cell.index, input, schedule, hx, weights, cells, save)
 
-    def chunk(input, timing, hx, weights):
-        return layer(backend, cell.index, input, timing, hx, weights, cells, save)
+    def chunk(input, schedule, hx, weights):
+        return layer(backend, cell.index, input, schedule, hx, weights, cells, save)
 
-    return in_chunks(chunk, chunks, input, timing, hx, weights, cell.initial)
+    return in_chunks(chunk, chunks, input, schedule, hx, weights, cell.initial)
 
 
 def is_checked_by(backend: str) -> bool:
@@ -218,20 +218,20 @@ def _plan_wavefront(call: dispatch.Call, input: Tensor, extras: Extras | None) -
     return ops.wavefront(input, call.mode, *sizes, call.layers, call.T, call.grad)
 
 
-def _run_wavefront(call, cell, input, timing, hx, weights, drops, dropout, extras, lanes: int, chunks: int):
+def _run_wavefront(call, cell, input, schedule, hx, weights, drops, dropout, extras, lanes: int, chunks: int):
     """As :func:`run`, on backend cuda, for layers of one direction."""
     all_states = extras is not None and extras.all_states
     save = STATES if _saves_states(call, cell, input, extras) else EVERYTHING
 
-    def chunk(input, timing, hx, weights):
-        return layer("cuda", cell.index, input, timing, hx, weights, all_states and cell.states > 1, save)
+    def chunk(input, schedule, hx, weights):
+        return layer("cuda", cell.index, input, schedule, hx, weights, all_states and cell.states > 1, save)
 
     count = len(weights) // call.layers
     states = [[h[index : index + 1] for h in hx] for index in range(call.layers)]
     groups = [weights[index * count : (index + 1) * count] for index in range(call.layers)]
     streams = wavefront.Lanes(input.device, lanes)
     finals, sequences = wavefront.run(
-        chunk, streams, lanes, chunks, input, timing, states, groups, dropout, all_states, drops
+        chunk, streams, lanes, chunks, input, schedule, states, groups, dropout, all_states, drops
     )
     hn = [torch.cat(states) for states in zip(*finals)]
     return sequences[-1][0], hn, sequences if all_states else []
@@ -303,18 +303,18 @@ def run(
     if foreign:
         input, hx, flat = for_scan(input, hx, flat)
         weights = slots_of(cell, flat, num_layers * directions)
-    timing = _WHOLE
+    schedule = _WHOLE
     if extras is not None:
-        timing = Timing(batch_sizes, extras.lengths, extras.resets)
+        schedule = Schedule(batch_sizes, extras.lengths, extras.resets)
     elif batch_sizes is not None:
-        timing = Timing(batch_sizes)
+        schedule = Schedule(batch_sizes)
     if heads > 1:
-        timing = timing._replace(forwards=heads)
+        schedule = schedule._replace(forwards=heads)
     if backend == "cuda" and num_layers > 1:
         lanes, chunks = _plan_wavefront(call, input, extras)
         if chunks:
             dropout = dropout if training else 0.0
-            return _run_wavefront(call, cell, input, timing, hx, weights, each, dropout, extras, lanes, chunks)
+            return _run_wavefront(call, cell, input, schedule, hx, weights, each, dropout, extras, lanes, chunks)
     per_layer, finals, sequences = len(weights) // num_layers, [], []
     for index in range(num_layers):
         states, group = hx, weights
@@ -322,9 +322,9 @@ def run(
             states = [h[index * directions : (index + 1) * directions] for h in hx]
             group = weights[index * per_layer : (index + 1) * per_layer]
         if each:
-            timing = each[index].on(timing)
+            schedule = each[index].on(schedule)
         try:
-            input, final = _layer(call, backend, cell, input, timing, states, group, extras)
+            input, final = _layer(call, backend, cell, input, schedule, states, group, extras)
         except RuntimeError:
             if late:
                 check_call(cell, call, input, hx, weights)

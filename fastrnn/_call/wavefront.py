@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from ..reference import Timing
+from ..reference import Schedule
 from .chunks import spans_of
 from .extras import Drops
 
@@ -78,22 +78,22 @@ def run(
     count: int,
     chunks: int,
     x: Tensor,
-    timing: Timing,
+    schedule: Schedule,
     hx: Sequence[Sequence[Tensor]],
     weights: Sequence[Sequence[Tensor | None]],
     dropout: float = 0.0,
     all_states: bool = False,
     drops: Sequence[Drops] = (),
 ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """``layer(x, timing, hx, weights)`` for every layer with its ``hx`` and ``weights`` and what it ``drops``,
+    """``layer(x, schedule, hx, weights)`` for every layer with its ``hx`` and ``weights`` and what it ``drops``,
     in time, on ``count`` lanes.
 
     ``layer`` returns the output and the final states, then perhaps other sequences like the output. Between layers
     ``dropout`` is applied. Returns the final states of every layer, and the sequences of every layer or, unless
     ``all_states``, of the last alone.
     """
-    top, width, spans = len(hx) - 1, len(hx[0]), spans_of(x, timing, chunks)
-    shared = [t for span in spans for t in (span.timing.lengths, span.timing.resets) if t is not None]
+    top, width, spans = len(hx) - 1, len(hx[0]), spans_of(x, schedule, chunks)
+    shared = [t for span in spans for t in (span.schedule.lengths, span.schedule.resets) if t is not None]
     inputs, states = [span.x for span in spans], [list(h) for h in hx]
     pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in hx]
     done: dict[tuple[int, int], object] = {}
@@ -111,7 +111,7 @@ def run(
         with lanes.on(lane):
             if k == 0:
                 states[l][1:] = [c.float() if c.element_size() == 2 else c for c in states[l][1:]]
-            part = drops[l].on(span.timing).part(0, span.rows) if drops else span.timing
+            part = drops[l].on(span.schedule).part(0, span.rows) if drops else span.schedule
             output, after = layer(inputs[k], part, span.entering(states[l]), weights[l])
             states[l] = span.leaving(after, states[l])
             if l == top or all_states:

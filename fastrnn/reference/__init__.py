@@ -18,10 +18,10 @@ from .layer import layer_backward, layer_forward, needs_scan
 from .products import outruns_torch
 from .rows import split_weights
 from .scan import scan, scan_gradients
-from .timing import Timing
+from .schedule import Schedule
 
 __all__ = [
-    "Timing",
+    "Schedule",
     "layer_backward",
     "layer_forward",
     "needs_scan",

@@ -11,11 +11,11 @@ from torch import Tensor
 from .._spec import unpack
 from ..registry import cell_of
 from .products import product, products_across
-from .rows import Direction, previous, resized, row_counts, split_weights, upcast, walk
+from .rows import Direction, previous, resized, row_counts, split_weights, step_order, upcast
 from .scan import scan, scan_gradients
+from .schedule import Schedule
 from .scratch import Scratch
 from .steps import BACKWARD, FORWARD
-from .timing import Timing
 
 
 def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | None) -> Tensor:
@@ -29,7 +29,7 @@ def _input_product(data: Tensor, weights: Direction, mode: str, out: Tensor | No
 
 @torch.inference_mode()  # each of its many small operations is a little quicker for it
 def _recurrence(run, initial: list[Tensor], final: list[Tensor], counts: list[int], order: range) -> None:
-    """Walks one direction from its first step to its last; fills ``run``'s buffers and ``final``."""
+    """Runs one direction from its first step to its last; fills ``run``'s buffers and ``final``."""
     state = tuple(s[: counts[order[0]]] for s in initial)
     for rows, steps in groupby(order, counts.__getitem__):
         state = tuple(resized(s, rows, *ends) for s, *ends in zip(state, initial, final))
@@ -52,7 +52,7 @@ def layer_forward(
 
     Args:
         x: (T, B, I), or (N, I) with ``batch_sizes``.
-        given: ``batch_sizes``, ``lengths``, ``resets``, ``mask``, ``seeds``, see :class:`Timing`; None for those that
+        given: ``batch_sizes``, ``lengths``, ``resets``, ``mask``, ``seeds``, see :class:`Schedule`; None for those that
             there are not.
         hx: initial states, (D, B, R) and, but for h, (D, B, H).
         weights: by slot, for each direction (``_spec``).
@@ -64,12 +64,12 @@ def layer_forward(
         state but h after each step, shaped like the output with D*H features; and the saved tensors.
     """
     _, cell, save, forwards, all_states, _ = unpack(spec)
-    timing = Timing.of_call(given, spec, scalars)
-    one_step = not save and timing.batch_sizes is None and x.size(0) == 1  # not worth the buffers
+    schedule = Schedule.of_call(given, spec, scalars)
+    one_step = not save and schedule.batch_sizes is None and x.size(0) == 1  # not worth the buffers
     if one_step or needs_scan(x, given, spec, scalars):
         with torch.no_grad():
-            return *scan(cell, x, timing, hx, weights, all_states), []
-    batch_sizes, mode, dtype = timing.batch_sizes, cell_of(cell).mode, x.dtype
+            return *scan(cell, x, schedule, hx, weights, all_states), []
+    batch_sizes, mode, dtype = schedule.batch_sizes, cell_of(cell).mode, x.dtype
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
     counts = row_counts(x, batch_sizes)
     directions, _, width = hx[0].shape
@@ -82,7 +82,7 @@ def layer_forward(
         columns = output[:, d * width : (d + 1) * width]
         gates = _input_product(data, group, mode, out=columns if cell_of(cell).gates == 1 else None)
         run = FORWARD[mode](gates, group, columns.split(counts), counts, save)
-        _recurrence(run, [s[d] for s in hx], [s[d] for s in finals], counts, walk(len(counts), d >= forwards))
+        _recurrence(run, [s[d] for s in hx], [s[d] for s in finals], counts, step_order(len(counts), d >= forwards))
         saved += run.saved
 
     output = output.view(*x.shape[:-1], directions * width)
@@ -90,7 +90,7 @@ def layer_forward(
 
 
 def _recurrence_backward(run, grad_output: Tensor, grad_final, grad_initial, counts: list[int], order: range) -> None:
-    """Walks one direction from its last step to its first; fills ``run``'s gradient buffers and ``grad_initial``."""
+    """Runs one direction from its last step to its first; fills ``run``'s gradient buffers and ``grad_initial``."""
     grad_rows = grad_output.split(counts)
     grads = tuple(g[: counts[order[0]]] for g in grad_final)
     for rows, steps in groupby(order, counts.__getitem__):
@@ -126,8 +126,8 @@ def needs_scan(x: Tensor, given: Sequence[Tensor | None], spec: Sequence[int], s
     _, cell, _, _, all_states, _ = unpack(spec)
     own = cell_of(cell)
     is_written = own.mode in FORWARD and not x.is_complex()  # the fast pair does not conjugate
-    timing = Timing.of_call(given, spec, scalars)
-    return timing.is_masked or timing.is_dropping or (all_states and own.states > 1) or not is_written
+    schedule = Schedule.of_call(given, spec, scalars)
+    return schedule.is_masked or schedule.is_dropping or (all_states and own.states > 1) or not is_written
 
 
 def layer_backward(
@@ -152,14 +152,14 @@ def layer_backward(
         The gradients of ``x``, ``hx`` and ``weights``, None for those not asked for.
     """
     _, cell, _, forwards, _, _ = unpack(spec)
-    timing = Timing.of_call(given, spec, scalars)
+    schedule = Schedule.of_call(given, spec, scalars)
     if needs_scan(x, given, spec, scalars):
         wanted = [needs[0], *[needs[1]] * len(hx), *[needs[2] and w is not None for w in weights]]
         with torch.no_grad():
-            found = scan_gradients(cell, [x, *hx, *weights], timing, len(hx), grads, wanted)
+            found = scan_gradients(cell, [x, *hx, *weights], schedule, len(hx), grads, wanted)
         states, rest = found[1 : 1 + len(hx)], found[1 + len(hx) :]
         return found[0], states if needs[1] else None, rest if needs[2] else None
-    batch_sizes, mode, dtype = timing.batch_sizes, cell_of(cell).mode, x.dtype
+    batch_sizes, mode, dtype = schedule.batch_sizes, cell_of(cell).mode, x.dtype
     output, *saved = results
     like = [output, *hx]
     grad_output, *grad_hn = (torch.zeros_like(t) if g is None else g for g, t in zip(grads, like))
@@ -178,7 +178,7 @@ def layer_backward(
         columns = slice(d * width, (d + 1) * width)
         initial = [s[d] for s in hx]
         kept = saved[d * per_direction : (d + 1) * per_direction]
-        order = walk(len(counts), not backwards)
+        order = step_order(len(counts), not backwards)
         with Scratch(data) as scratch:
             with torch.inference_mode():
                 run = BACKWARD[mode](kept, output[:, columns], initial, group, counts, backwards, scratch)

@@ -48,7 +48,7 @@ def row_counts(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
     return batch_sizes.tolist()
 
 
-def walk(steps: int, reverse: bool) -> range:
+def step_order(steps: int, reverse: bool) -> range:
     """The order in which a direction visits the steps."""
     return range(steps - 1, -1, -1) if reverse else range(steps)
 
@@ -80,7 +80,7 @@ def previous(sequence: Tensor, initial: Tensor, counts: Sequence[int], reverse: 
         rest = sequence[counts[0] :] if reverse else sequence[: len(sequence) - counts[0]]
         return torch.cat([rest, initial] if reverse else [initial, rest], out=scratch.empty(*sequence.shape))
     rows = sequence.split(counts)
-    order = walk(len(counts), reverse)
+    order = step_order(len(counts), reverse)
     pieces = [initial[: counts[order[0]]]]
     pieces += [resized(rows[before], counts[t], initial) for before, t in pairwise(order)]
     return torch.cat(pieces[::-1] if reverse else pieces, out=scratch.empty(*sequence.shape))

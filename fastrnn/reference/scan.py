@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ..registry import ALL_CELLS, Cell, cell_of
 from . import recorded
-from .rows import Direction, row_counts, split_weights, upcast, walk
-from .timing import Masks, Timing, visible
+from .rows import Direction, row_counts, split_weights, step_order, upcast
+from .schedule import Masks, Schedule, visible
 from .zones import zones
 
 EPSILON = 1e-5
@@ -112,7 +112,7 @@ def advance(
 def scan(
     cell: int,
     x: Tensor,
-    timing: Timing,
+    schedule: Schedule,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     all_states: bool = False,
@@ -124,19 +124,19 @@ def scan(
     own = cell_of(cell)
     dtype, dtypes = x.dtype, [h.dtype for h in hx]
     (x, *hx), weights = upcast([x, *hx]), upcast(weights)
-    counts = row_counts(x, timing.batch_sizes)
+    counts = row_counts(x, schedule.batch_sizes)
     outputs, finals = [], []
 
     for d, group in enumerate(split_weights(weights, hx[0].size(0))):
-        reverse = d >= timing.forwards
-        masks = Masks(timing, len(counts), reverse)
+        reverse = d >= schedule.forwards
+        masks = Masks(schedule, len(counts), reverse)
         data = visible(x, masks.there).flatten(0, -2)  # whatever stands past the end
         x_gates = input_gates(data, group, own).split(counts)
-        mask = None if timing.mask is None else upcast([timing.mask[d]])[0]
-        zoned = zones(timing, len(counts), hx[0].size(2), d, x) if timing.rates else []
+        mask = None if schedule.mask is None else upcast([schedule.mask[d]])[0]
+        zoned = zones(schedule, len(counts), hx[0].size(2), d, x) if schedule.rates else []
         states = tuple(s[d] for s in hx)  # all B rows; a step replaces those it has
         rows: list[tuple[Tensor, ...]] = [()] * len(counts)
-        for t in walk(len(counts), reverse):
+        for t in step_order(len(counts), reverse):
             count = counts[t]
             there, fresh = (None if m is None else m[t] for m in (masks.there, masks.fresh))
             keep = [k[t][:count] if isinstance(k[t], Tensor) else k[t] for k in zoned]
@@ -156,7 +156,7 @@ def scan(
 def scan_gradients(
     cell: int,
     inputs: Sequence[Tensor | None],
-    timing: Timing,
+    schedule: Schedule,
     states: int,
     grad_outputs: Sequence[Tensor | None],
     wanted: Sequence[bool],
@@ -168,12 +168,12 @@ def scan_gradients(
     """
     record = torch.is_grad_enabled()
     if peek_interpreter_stack() is not None:
-        return _transformed_gradients(cell, inputs, timing, states, grad_outputs, wanted)
+        return _transformed_gradients(cell, inputs, schedule, states, grad_outputs, wanted)
     with torch.enable_grad():
         # Each input gets an alias of its own: the gradients of a tensor passed twice (tied weights) must stay apart.
         aliases = [t if t is None else t.view_as(t) if record else t.detach().requires_grad_() for t in inputs]
         x, hx, weights = aliases[0], aliases[1 : 1 + states], aliases[1 + states :]
-        output, hn = scan(cell, x, timing, hx, weights, len(grad_outputs) > 1 + states)
+        output, hn = scan(cell, x, schedule, hx, weights, len(grad_outputs) > 1 + states)
         sources = [t for t, want in zip(aliases, wanted) if want]
         # c after a single step does not depend on a projection that alone is trained.
         ends = [(t, g) for t, g in zip([output, *hn], grad_outputs) if t.requires_grad and g is not None]
@@ -183,14 +183,14 @@ def scan_gradients(
     return [torch.zeros_like(t) if want and g is None else g for g, want, t in zip(found, wanted, inputs)]
 
 
-def _transformed_gradients(cell, inputs, timing, states, grad_outputs, wanted) -> list[Tensor | None]:
+def _transformed_gradients(cell, inputs, schedule, states, grad_outputs, wanted) -> list[Tensor | None]:
     """As :func:`scan_gradients`, within ``vmap`` and the other transforms of ``torch.func``."""
 
     def outputs(*sources: Tensor) -> tuple[Tensor, ...]:
         given = iter(sources)
         x, *tensors = [next(given) if want else t for t, want in zip(inputs, wanted)]
         cells = len(grad_outputs) > 1 + states
-        output, hn = scan(cell, x, timing, tensors[:states], tensors[states:], cells)
+        output, hn = scan(cell, x, schedule, tensors[:states], tensors[states:], cells)
         return output, *hn
 
     results, pull_back = torch.func.vjp(outputs, *(t for t, want in zip(inputs, wanted) if want))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .timing import Timing
+from .schedule import Schedule
 
 _WORD = 0xFFFFFFFF
 _BITS = 24  # of a word, which are compared with the rate
@@ -33,17 +33,17 @@ def philox(counter: list[Tensor], key: Tensor) -> list[Tensor]:
     return counter
 
 
-def zones(timing: Timing, steps: int, units: int, d: int, like: Tensor) -> list[Tensor | list[float]]:
+def zones(schedule: Schedule, steps: int, units: int, d: int, like: Tensor) -> list[Tensor | list[float]]:
     """In direction ``d``, for h and for the other states: how much of its value from before each unit keeps.
 
-    By step, (B, H). That is 0 or 1, or the rate where ``timing`` has no seeds.
+    By step, (B, H). That is 0 or 1, or the rate where ``schedule`` has no seeds.
     """
-    if timing.seeds is None:
-        return [[rate] * steps for rate in timing.rates]
-    seeds = timing.seeds[d]
-    step = torch.arange(timing.first_step, timing.first_step + steps, device=seeds.device)[:, None, None] & _WORD
+    if schedule.seeds is None:
+        return [[rate] * steps for rate in schedule.rates]
+    seeds = schedule.seeds[d]
+    step = torch.arange(schedule.first_step, schedule.first_step + steps, device=seeds.device)[:, None, None] & _WORD
     zero = torch.zeros_like(step)
     unit = torch.arange(units, device=seeds.device) + zero
     words = philox([unit, step, zero, zero], seeds[None, :, None])
-    thresholds = [int(rate * (1 << _BITS) + 0.5) for rate in timing.rates]
+    thresholds = [int(rate * (1 << _BITS) + 0.5) for rate in schedule.rates]
     return [((word >> (32 - _BITS)) < threshold).to(like.dtype) for word, threshold in zip(words, thresholds)]

@@ -49,10 +49,10 @@ def test_kernels_with_an_operand_mask_against_the_formulas(cell, precision):
 @compiled
 def test_a_mask_that_does_not_fit_is_refused():
     case, *_ = masked_layers(0, "float32")
-    case.timing["mask"] = case.timing["mask"][:, :, :5]
+    case.schedule["mask"] = case.schedule["mask"][:, :, :5]
     with pytest.raises(RuntimeError, match=r"operand_mask must have shape \[2, 9, 17\], got \[2, 9, 5\]"):
         case.forward(KERNELS)
-    case.timing["mask"] = torch.ones(2, 9, 17, dtype=torch.float64)
+    case.schedule["mask"] = torch.ones(2, 9, 17, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="operand_mask must be Float on cpu like x, got Double"):
         case.forward(KERNELS)
 
@@ -79,8 +79,8 @@ def test_recurrent_dropout_is_one_mask_a_sequence(cell, backend, asked):
         found_grads = gradients(found, inputs)
     torch.manual_seed(5)
     masks = F.dropout(torch.ones(4, 4, 6, dtype=torch.float64), P)
-    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, masks=masks, **timing))
+    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(oracle.stack(module, x, hx, masks=masks, **schedule))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
 

@@ -33,8 +33,8 @@ def test_heads_are_a_block_diagonal_matrix(cell, backend, asked, heads):
     with fastrnn.backend(backend):
         found = tensors(module(x, given(hx), all_states=True, **asked))
         found_grads = gradients(found, inputs)
-    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, **timing))
+    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(oracle.stack(module, x, hx, **schedule))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
 

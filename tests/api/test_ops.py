@@ -103,7 +103,7 @@ def test_fake_kernel_knows_the_saved_types(mode, dtype):
 
 def scanned(args):
     x, given, hx, weights, spec, _ = args
-    return reference.scan(spec[1], x, reference.Timing(*given), hx, weights, bool(spec[4]))
+    return reference.scan(spec[1], x, reference.Schedule(*given), hx, weights, bool(spec[4]))
 
 
 def sources(args):

@@ -166,8 +166,8 @@ def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked
         found = tensors(module(x, given(hx), all_states=True, **asked))
         inputs = [x, *hx, *module.parameters()]
         found_grads = gradients(found, inputs)
-    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, **timing))
+    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(oracle.stack(module, x, hx, **schedule))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
 

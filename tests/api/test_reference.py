@@ -163,7 +163,7 @@ def test_nothing_is_written_and_strides_are_free(name, cell, packed):
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_scan_computes_the_same(cell, packed):
     x, _, hx, weights, _, sizes = problem(cell, "reference", torch.float64, 2, packed)
-    output, hn = reference.scan(cell.index, x, reference.Timing(sizes), hx, slots_of(cell, weights, 2))
+    output, hn = reference.scan(cell.index, x, reference.Schedule(sizes), hx, slots_of(cell, weights, 2))
     exact, final = truth(cell, x, hx, weights, sizes, 2)
     close(output, exact, torch.float64, "output")
     for mine, end in zip(hn, final, strict=True):

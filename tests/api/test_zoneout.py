@@ -64,16 +64,16 @@ def test_every_instruction_set_draws_the_same(isa, precision):
 def test_what_does_not_fit_is_refused():
     def message(change):
         case, *_ = zoned_layers(0, "float32")
-        change(case.timing)
+        change(case.schedule)
         with pytest.raises(RuntimeError) as error:
             case.forward(KERNELS)
         return str(error.value)
 
-    assert "seeds must be int64 of shape (D, B) = (" in message(lambda timing: timing.update(seeds=torch.zeros(9)))
-    assert "got Long of shape [4]" in message(lambda timing: timing.update(seeds=torch.zeros(4, dtype=torch.long)))
-    assert "beside the rates of zoneout" in message(lambda timing: timing.update(rates=()))
-    assert "rates of zoneout must be in [0, 1], got 1.5" in message(lambda timing: timing.update(rates=(0.5, 1.5)))
-    assert "and two more with zoneout, got 3" in message(lambda timing: timing.update(rates=(0.5, 0.5, 0.5)))
+    assert "seeds must be int64 of shape (D, B) = (" in message(lambda schedule: schedule.update(seeds=torch.zeros(9)))
+    assert "got Long of shape [4]" in message(lambda schedule: schedule.update(seeds=torch.zeros(4, dtype=torch.long)))
+    assert "beside the rates of zoneout" in message(lambda schedule: schedule.update(rates=()))
+    assert "rates of zoneout must be in [0, 1], got 1.5" in message(lambda schedule: schedule.update(rates=(0.5, 1.5)))
+    assert "and two more with zoneout, got 3" in message(lambda schedule: schedule.update(rates=(0.5, 0.5, 0.5)))
 
 
 @each_cell
@@ -90,8 +90,8 @@ def test_layers_against_the_formulas(cell, backend, asked, training):
         found_grads = gradients(found, inputs)
     torch.manual_seed(5)
     seeds = torch.randint(2**63 - 1, (4, 4)) if training else None
-    timing = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, seeds=seeds, **timing))
+    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(oracle.stack(module, x, hx, seeds=seeds, **schedule))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
 

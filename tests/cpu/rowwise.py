@@ -13,7 +13,7 @@ from fastrnn.registry import Cell
 
 @dataclass
 class Call:
-    """A layer call: tensors of one type, and the timing. ``directions`` is "forward", "reverse" or "both"."""
+    """A layer call: tensors of one type, and the schedule. ``directions`` is "forward", "reverse" or "both"."""
 
     cell: Cell
     x: Tensor

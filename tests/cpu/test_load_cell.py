@@ -15,8 +15,8 @@ import torch
 from own_cells import (
     KEPT,
     ROOT,
+    SCHEDULES,
     STEPS,
-    TIMINGS,
     compiled,
     evaluate,
     listed,
@@ -54,14 +54,14 @@ def step(request):
 
 
 @backends
-@pytest.mark.parametrize("timing", TIMINGS)
-def test_two_layers_in_both_directions_against_a_loop(cell, step, backend, timing):
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_two_layers_in_both_directions_against_a_loop(cell, step, backend, schedule):
     module = make(cell, 3, 6, 2, bidirectional=True, proj_size=2 * cell.projects, dtype=torch.float64)
     hx = states_of(cell, 4, 4, 6, torch.float64, 2 * cell.projects)
     x = torch.randn(5, 4, 3, dtype=torch.float64)
-    truth = evaluate(loop_of(cell, step, timing), module, x, hx)
+    truth = evaluate(loop_of(cell, step, schedule), module, x, hx)
     with fastrnn.backend(backend):
-        found = evaluate(lambda module, x, hx: module(x, hx, **TIMINGS[timing]), module, x, hx)
+        found = evaluate(lambda module, x, hx: module(x, hx, **SCHEDULES[schedule]), module, x, hx)
     torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-11)
 
 

@@ -95,8 +95,8 @@ def check_capture(cuda, layer, other):
     with torch.cuda.graph(graph):
         captured = results(layer, cuda)
     for name in ("lengths", "resets"):
-        if name in layer.timing:
-            layer.timing[name].copy_(other.timing[name])
+        if name in layer.schedule:
+            layer.schedule[name].copy_(other.schedule[name])
     layer.x.copy_(other.x)
     for mine, others in zip(
         [layer.grad_output, *layer.grad_cells], [other.grad_output, *other.grad_cells], strict=True
@@ -228,8 +228,8 @@ def test_a_resident_kernel_captured_in_a_graph(cuda, wish):
 def masked(cell, precision, seed, H, make=OnGpu):
     lengths = torch.arange(9).add(seed).mul(5).remainder(8)
     resets = torch.arange(63).add(seed).mul(11).remainder(7).reshape(9, 7) == 0
-    timing = {"lengths": lengths.tolist(), "resets": resets, "cells": True}
-    return make(cell, precision, (7, 9, 24, H), 2, seed=seed, **timing)
+    schedule = {"lengths": lengths.tolist(), "resets": resets, "cells": True}
+    return make(cell, precision, (7, 9, 24, H), 2, seed=seed, **schedule)
 
 
 @EACH_TIER
@@ -286,13 +286,13 @@ def test_twenty_runs_agree_bit_for_bit(cuda, cell, kernel):
 
 
 def test_a_call_never_waits_for_the_gpu(cuda):
-    timing = {"lengths": [7, 0, 3, 5, 1], "resets": torch.arange(35).reshape(5, 7) % 3 == 0, "cells": True}
+    schedule = {"lengths": [7, 0, 3, 5, 1], "resets": torch.arange(35).reshape(5, 7) % 3 == 0, "cells": True}
     layers = [
         OnGpu(0, "float32", (7, 5, 24, 64), 2, packed=True),
-        OnGpu(0, "float32", (7, 5, 24, 64), 2, **timing),
-        OnGpu(0, "float32", (7, 5, 24, 64), 2, projection=8, **timing),
+        OnGpu(0, "float32", (7, 5, 24, 64), 2, **schedule),
+        OnGpu(0, "float32", (7, 5, 24, 64), 2, projection=8, **schedule),
         WithStates(0, "float32", (7, 5, 24, 64), 2, packed=True),
-        WithStates(0, "float32", (7, 5, 24, 64), 2, **timing),
+        WithStates(0, "float32", (7, 5, 24, 64), 2, **schedule),
     ]
     for layer in layers:
         results(layer, cuda)  # loads the kernels

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from emulator.cases import KERNELS, fp32_precision
-from own_cells import STEPS, TIMINGS, check_within_the_budget, compiled, load
+from own_cells import SCHEDULES, STEPS, check_within_the_budget, compiled, load
 
 import fastrnn
 from fastrnn._kernels import ext, nvcc
@@ -41,8 +41,8 @@ def test_every_kernel_against_a_loop(cuda, name, kernel, precision):
             pytest.skip("Turing's tensor cores know float16 alone")
         cuda.override_plan(**kernel)
     with fp32_precision("tf32" if precision == "tf32" else "ieee"):
-        for timing in TIMINGS:
-            check_within_the_budget(load(name), STEPS[name], timing, precision, "cuda")
+        for schedule in SCHEDULES:
+            check_within_the_budget(load(name), STEPS[name], schedule, precision, "cuda")
 
 
 @each_cell

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .lanes import CALLER, schedule
+from .lanes import CALLER, interleaving
 
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -112,7 +112,7 @@ class Capture(TorchDispatchMode):
         another can go on."""
         poison(self.made)
         steps = [step for index, step in enumerate(self.steps) if index != without]
-        for step in steps if last is None else schedule(steps, last):
+        for step in steps if last is None else interleaving(steps, last):
             step.run()
 
     def _add(self, what: str, run: Callable) -> None:

@@ -101,11 +101,11 @@ class Layer:
         self.random = torch.Generator().manual_seed(seed)
         self.lengths = sorted((1 + (b * 7 + seed) % T for b in range(B)), reverse=True) if packed else [T] * B
         self.lengths[0] = T
-        self.timing = {} if forwards is None else {"forwards": forwards}
+        self.schedule = {} if forwards is None else {"forwards": forwards}
         if lengths is not None:
-            self.lengths, self.timing["lengths"] = lengths, torch.tensor(lengths)
+            self.lengths, self.schedule["lengths"] = lengths, torch.tensor(lengths)
         if resets is not None:
-            self.timing["resets"] = torch.as_tensor(resets)
+            self.schedule["resets"] = torch.as_tensor(resets)
         self.cells = cells and oracle.STATES[cell] > 1
         self.batch_sizes = torch.tensor([sum(n > t for n in self.lengths) for t in range(T)]) if packed else None
         self.kept = torch.tensor([[t < n for n in self.lengths] for t in range(T)])
@@ -119,11 +119,11 @@ class Layer:
         sizes += oracle.param_sizes(cell, H)
         if masked:
             kept = torch.rand(D, B, R, generator=self.random) < 0.6
-            self.timing["mask"] = (kept / 0.6).to(self.dtype)
+            self.schedule["mask"] = (kept / 0.6).to(self.dtype)
         if rates:
-            self.timing |= {"rates": rates, "first_step": first_step}
+            self.schedule |= {"rates": rates, "first_step": first_step}
             if not expectation:
-                self.timing["seeds"] = torch.randint(2**63 - 1, (D, B), generator=self.random)
+                self.schedule["seeds"] = torch.randint(2**63 - 1, (D, B), generator=self.random)
         self.weights = [self.draw(*size) / math.sqrt(H) for _ in range(D) for size in sizes]
         if oracle.MODES[cell] in ("RNN_RELU", "IND_RNN") and biased:
             self.stay_off_the_kink(1 + recurrent)
@@ -153,7 +153,7 @@ class Layer:
 
     def to(self, device):
         """The same layer, all tensors but batch_sizes there."""
-        self.timing = {name: t.to(device) if isinstance(t, torch.Tensor) else t for name, t in self.timing.items()}
+        self.schedule = {name: t.to(device) if isinstance(t, torch.Tensor) else t for name, t in self.schedule.items()}
         for name in ("x", "grad_output", "kept", "kept_rows"):
             setattr(self, name, getattr(self, name).to(device))
         for name in ("hx", "weights", "grad_hn", "grad_cells"):
@@ -168,12 +168,12 @@ class Layer:
         """output, hn, grad_x, grad_hx, grad_weights in float64."""
         x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
         hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
-        timing = {"resets": self.timing.get("resets"), "forwards": self.timing.get("forwards", 1)}
-        if "mask" in self.timing:
-            timing["mask"] = self.timing["mask"].double()
-        if "rates" in self.timing:
-            timing["keep"] = self.keep
-        steps, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected, **timing)
+        schedule = {"resets": self.schedule.get("resets"), "forwards": self.schedule.get("forwards", 1)}
+        if "mask" in self.schedule:
+            schedule["mask"] = self.schedule["mask"].double()
+        if "rates" in self.schedule:
+            schedule["keep"] = self.keep
+        steps, hn = oracle.layer(self.cell, x, self.lengths, hx, weights, self.biased, self.projected, **schedule)
         wanted = [steps[0], *hn, *steps[1:][: len(self.grad_cells)]]
         grads = [g.double() for g in [self.grad_output, *self.grad_hn, *self.grad_cells]]
         pairs = [(w, g) for w, g in zip(wanted, grads, strict=True) if w.requires_grad]
@@ -184,14 +184,14 @@ class Layer:
 
     def keep(self, d, b, t):
         """What zoneout keeps of the units of row b in step t."""
-        rates, H = self.timing["rates"], self.hx[0].size(2)
-        if "seeds" not in self.timing:
+        rates, H = self.schedule["rates"], self.hx[0].size(2)
+        if "seeds" not in self.schedule:
             return rates
-        return oracle.kept(int(self.timing["seeds"][d, b]), t + self.timing["first_step"], H, rates)
+        return oracle.kept(int(self.schedule["seeds"][d, b]), t + self.schedule["first_step"], H, rates)
 
     def arguments(self, save=1):
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
-        return forward_arguments(self.cell, *inputs, int(save), **self.timing, all_states=self.cells)
+        return forward_arguments(self.cell, *inputs, int(save), **self.schedule, all_states=self.cells)
 
     def forward(self, cuda, save=1):
         self.save = save
@@ -215,7 +215,7 @@ class Layer:
             for index, (g, w) in enumerate(pairs):
                 assert g.dtype == self.dtype and g.shape == w.shape, (name, index)
                 check_error(f"{name}[{index}]", g, w, self.precision, oracle.SLACK[self.cell])
-        if "lengths" in self.timing:
+        if "lengths" in self.schedule:
             assert not any(t[~self.kept].any() for t in (output, found[2], *hn[len(self.hx) :]))
 
     def check_nothing_overwritten(self, cuda):

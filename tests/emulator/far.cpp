@@ -164,7 +164,7 @@ Moment moment_of_row(int d, int64_t t, int64_t row) {
   static const int64_t lengths[kRows] = {3, 0, 2, 1, 3, 3, 2, 3, 1, 0, 0, 3, 2, 2, 1, 3};
   static const bool resets[kRows * 3] = {false, true,  false, true, false,
                                          false, false, false, true};
-  return Course{3, 1, lengths, resets}.moment(d, t, row);
+  return RowSchedule{3, 1, lengths, resets}.moment(d, t, row);
 }
 
 template <class Scalar>
@@ -189,9 +189,9 @@ cudaError_t Run<Scalar>::steps(int cell, Dtype dtype, const StepKernel& kernel, 
   constexpr bool kForward = std::is_same_v<Step, ForwardStep>;
   cudaError_t error = cudaSuccess;
   for (int64_t i = 0; i < l_.steps() + !kForward && error == cudaSuccess; ++i) {
-    const int64_t position = kForward ? i : l_.steps() - 1 - i;
+    const int64_t at = kForward ? i : l_.steps() - 1 - i;
     for (int d = 0; d < kDirections; ++d)
-      step.tick[d] = {l_.rows(d, position - 1), l_.rows(d, position), l_.rows(d, position + 1)};
+      step.step_rows[d] = {l_.rows(d, at - 1), l_.rows(d, at), l_.rows(d, at + 1)};
     if constexpr (kForward) {
       error = launch_forward(cell, dtype, kernel, step, nullptr);
     } else {
@@ -355,9 +355,9 @@ bool same_others() {
     resets.data[(first + row) * 3 + 1] = row % 2;
   }
   emulator::last_blocks = 12;
-  const Course course{3, 1, lengths.data, resets.data};
-  const Course near{3, 1, lengths.data + first, resets.data + first * 3};
-  bool good = write_moments(moments.data, course, B, kDirections, nullptr) == cudaSuccess;
+  const RowSchedule row_schedule{3, 1, lengths.data, resets.data};
+  const RowSchedule near{3, 1, lengths.data + first, resets.data + first * 3};
+  bool good = write_moments(moments.data, row_schedule, B, kDirections, nullptr) == cudaSuccess;
   for (int64_t row = 0; row < kDirections * kRows; ++row) {
     const int64_t d = row / kRows, b = row % kRows;
     const unsigned found = moments.data[(d + 1) * count - kRows + b];

@@ -1,8 +1,8 @@
-"""The lanes of a wavefront without a GPU: they run at once and write down what was ordered, for any schedule to follow.
+"""The lanes of a wavefront without a GPU: they run at once and write down what was ordered, for any order to follow.
 
 What a program of lanes may count on: a lane runs in order, and a wait comes after its mark. Everything else is up to
-the device, so a program is right if every schedule that keeps these two finds all inputs made, and if the allocator was
-told of every tensor that a lane uses and another has made.
+the device, so a program is right if every interleaving that keeps these two finds all inputs made, and if the allocator
+was told of every tensor that a lane uses and another has made.
 """
 
 from __future__ import annotations
@@ -114,11 +114,11 @@ def lanes_of(log: Log) -> type:
     return Lanes
 
 
-def schedule(entries: list[Entry], last: int) -> Iterator[Entry]:
+def interleaving(entries: list[Entry], last: int) -> Iterator[Entry]:
     """The entries in the order of a device that holds lane ``last`` back for as long as another can go on.
 
-    An op that nothing orders after one of this lane's runs before it in this schedule. So over all choices of ``last``
-    every missing order shows.
+    An op that nothing orders after one of this lane's runs before it here. So over all choices of ``last`` every
+    missing order shows.
     """
     queues: dict[int, list[Entry]] = {}
     for entry in entries:
@@ -140,7 +140,7 @@ def schedule(entries: list[Entry], last: int) -> Iterator[Entry]:
 def made_too_late(entries: list[Entry], last: int) -> list[Entry]:
     """The ops that ran before their inputs were made, with lane ``last`` held back."""
     unmade, late = {memory for entry in entries for memory in entry.makes}, []
-    for entry in schedule(entries, last):
+    for entry in interleaving(entries, last):
         if entry.reads & unmade:
             late.append(entry)
         unmade -= entry.makes

@@ -28,12 +28,12 @@ std::vector<uint8_t> masked_rows(int64_t B, int64_t T, int64_t D) {
   const auto resets = std::make_unique<bool[]>(B * T);
   for (int64_t b = 0; b < B; ++b) lengths[b] = b % (T + 1);
   for (int64_t i = 0; i < B * T; i += 2) resets[i] = true;
-  const Course course{T, 1, lengths.data(), resets.get()};
+  const RowSchedule row_schedule{T, 1, lengths.data(), resets.get()};
   std::vector<uint8_t> moments;
   for (int d = 0; d < D; ++d) {
     for (int64_t t = -1; t <= T; ++t) {
       for (int64_t b = 0; b < B; ++b)
-        moments.push_back(static_cast<uint8_t>(course.moment(d, t, b).facts()));
+        moments.push_back(static_cast<uint8_t>(row_schedule.moment(d, t, b).facts()));
     }
   }
   return moments;

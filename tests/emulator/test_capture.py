@@ -82,8 +82,8 @@ def both(save):
 
 def inputs(layer):
     """All tensors but batch_sizes, which is the host's, and those that say where padding is."""
-    timing = [t for t in layer.timing.values() if isinstance(t, torch.Tensor)]
-    return [layer.x, *layer.hx, *layer.weights, layer.grad_output, *layer.grad_hn, *layer.grad_cells, *timing]
+    schedule = [t for t in layer.schedule.values() if isinstance(t, torch.Tensor)]
+    return [layer.x, *layer.hx, *layer.weights, layer.grad_output, *layer.grad_hn, *layer.grad_cells, *schedule]
 
 
 def capture(cuda, call, layer):

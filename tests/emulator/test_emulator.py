@@ -132,9 +132,9 @@ def test_what_holds_without_lengths_and_resets_holds_with_them(cuda, cell, proje
 
 @pytest.mark.parametrize("cell, projection", TIMED)
 def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, cell, projection):
-    def bits(**timing):
+    def bits(**schedule):
         layer = Layer(cell, "float32", (3, 3, 2, 7), 2, projection=projection)
-        layer.timing = {name: torch.tensor(value) for name, value in timing.items()}
+        layer.schedule = {name: torch.tensor(value) for name, value in schedule.items()}
         output, hn, saved = layer.forward(cuda)
         grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
         return [output, *hn, grad_x, *grad_hx, *grad_weights]
@@ -142,8 +142,8 @@ def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, c
     for fused in (False, True):
         cuda.override_plan(fused=fused, rows=8 if fused else 0)
         none = [[False] * 3] * 3
-        for timing in ({"lengths": [3, 3, 3]}, {"resets": none}, {"lengths": [3, 3, 3], "resets": none}):
-            assert all(map(torch.equal, bits(**timing), bits()))
+        for schedule in ({"lengths": [3, 3, 3]}, {"resets": none}, {"lengths": [3, 3, 3], "resets": none}):
+            assert all(map(torch.equal, bits(**schedule), bits()))
         wild, tame = ([-(2**63), 2**63 - 1, 2], [0, 3, 2])
         assert all(map(torch.equal, bits(lengths=wild), bits(lengths=tame)))
 

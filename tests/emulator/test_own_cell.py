@@ -5,7 +5,7 @@ import types
 
 import pytest
 import torch
-from own_cells import STEPS, TEXTS, TIMINGS, check_within_the_budget, compiled, listed, load, make, states_of
+from own_cells import SCHEDULES, STEPS, TEXTS, check_within_the_budget, compiled, listed, load, make, states_of
 
 import fastrnn
 from emulator import build
@@ -45,8 +45,8 @@ def cell(name, cuda, monkeypatch):
 def test_every_kernel_against_a_loop(cuda, cell, name, kernel, precision):
     cuda.override_plan(**kernel)
     with fp32_precision("tf32" if precision == "tf32" else "ieee"):
-        for timing in TIMINGS:
-            check_within_the_budget(cell, STEPS[name], timing, precision)
+        for schedule in SCHEDULES:
+            check_within_the_budget(cell, STEPS[name], schedule, precision)
 
 
 OPTIONS = {
@@ -68,7 +68,7 @@ def test_the_options_of_every_layer_as_in_the_reference(cuda, cell, option, aske
     for backend in ("cuda", "reference"):
         torch.manual_seed(3)
         with fastrnn.backend(backend):
-            output, final, *sequences = module(x, hx, **TIMINGS["both"], **asked)
+            output, final, *sequences = module(x, hx, **SCHEDULES["both"], **asked)
         results = [output, *listed(final)]
         grads = torch.autograd.grad(sum(t.sin().sum() for t in results), list(module.parameters()))
         found.append([*results, *sequences, *grads])

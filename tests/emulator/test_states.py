@@ -88,7 +88,7 @@ def test_the_results_are_the_same_and_the_gates_are_not_kept(cuda, cell, form):
         assert torch.equal(output, everything) and all(map(torch.equal, hn, hn_again))
         gates = "RNN" not in oracle.MODES[cell]
         assert [t.shape for t in saved] == [t.shape for t in kept[gates:]]
-        given = "rates" in layer.timing and BY_NUMBER[cell].read_next > 0  # what zoneout keeps besides
+        given = "rates" in layer.schedule and BY_NUMBER[cell].read_next > 0  # what zoneout keeps besides
         assert len(saved) == (oracle.STATES[cell] > 1) + given + (oracle.MODES[cell] in oracle.NORMED)
 
 

@@ -232,7 +232,7 @@ def recorded(cuda, log, cell, layers, chunks, sms, asked, dropout=0.5, dtype=tor
     return log.entries
 
 
-SCHEDULES = pytest.mark.parametrize(
+INTERLEAVINGS = pytest.mark.parametrize(
     "cell, layers, chunks, sms, asked",
     [
         (LSTM, 2, 2, 132, {}),
@@ -245,8 +245,8 @@ SCHEDULES = pytest.mark.parametrize(
 )
 
 
-@SCHEDULES
-def test_every_schedule_finds_its_inputs_made_and_every_wait_is_needed(cuda, log, cell, layers, chunks, sms, asked):
+@INTERLEAVINGS
+def test_every_interleaving_finds_its_inputs_made_and_every_wait_is_needed(cuda, log, cell, layers, chunks, sms, asked):
     entries = recorded(cuda, log, cell, layers, chunks, sms, asked)
     assert len({entry.lane for entry in entries}) == min(layers, sms) + 1
     assert is_ordered(entries)
@@ -256,7 +256,7 @@ def test_every_schedule_finds_its_inputs_made_and_every_wait_is_needed(cuda, log
         assert not is_ordered(entries[:index] + entries[index + 1 :]), entries[index]
 
 
-@SCHEDULES
+@INTERLEAVINGS
 def test_the_allocator_is_told_of_what_crosses_lanes_and_of_nothing_else(cuda, log, cell, layers, chunks, sms, asked):
     needed = crossing(recorded(cuda, log, cell, layers, chunks, sms, asked))
     assert {lane for lane, _ in needed} == {-1, *range(min(layers, sms))}

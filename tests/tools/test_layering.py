@@ -134,7 +134,7 @@ def test_launch_rule(source, is_fine):
         ("verdict.worker", "from .. import LSTM\nfrom ..bench.case import Case\nfrom . import proof", True),
         ("_info", "from ._build_info import torch", False),
         ("reference", "from .registry import CELLS\nimport torch", True),
-        ("reference.scan", "from ..registry import CELLS\nfrom .rows import walk", True),
+        ("reference.scan", "from ..registry import CELLS\nfrom .rows import step_order", True),
         ("reference.scan", "from .._kernels import ops", False),
         ("_kernels.ext", "from .. import registry", False),
         ("_backends.autograd", "from . import helpers", False),

@@ -28,12 +28,12 @@ constexpr Shape kShapes[] = {{1, 1, 1, 1},   {1, 3, 17, 33}, {3, 1, 33, 3},
 constexpr Division kDivisions[] = {{0, 0, 0}, {1, 2, 1}, {1, 1, 2}, {1, 3, 1},
                                    {1, 1, 3}, {2, 1, 1}, {1, 2, 2}, {2, 1, 2}};
 
-constexpr Timing kTimings[] = {{" order", true, false, false, true},
-                               {" resets", false, true, false, false},
-                               {" order resets reverse", true, true, true, true},
-                               {" resets reverse", false, true, true, true},
-                               {" order resets", true, true, false, false}};
-constexpr int kTimingCount = sizeof kTimings / sizeof *kTimings;
+constexpr Schedule kSchedules[] = {{" order", true, false, false, true},
+                                   {" resets", false, true, false, false},
+                                   {" order resets reverse", true, true, true, true},
+                                   {" resets reverse", false, true, true, true},
+                                   {" order resets", true, true, false, false}};
+constexpr int kScheduleCount = sizeof kSchedules / sizeof *kSchedules;
 
 struct Format {
   Dtype dtype;
@@ -289,13 +289,13 @@ int main(int argc, char** argv) {
               " B=" + std::to_string(shape.B) + " I=" + std::to_string(shape.I) +
               " H=" + std::to_string(shape.H) + " D=" + std::to_string(D) +
               (packed ? " packed" : "") + (projected ? " projected" : "");
-          const auto check_with = [&](const Timing& timing) {
-            check(make_layer(cell, shape, D, packed, projected, biases, timing), format,
-                  name + timing.name, options, &counts);
+          const auto check_with = [&](const Schedule& schedule) {
+            check(make_layer(cell, shape, D, packed, projected, biases, schedule), format,
+                  name + schedule.name, options, &counts);
           };
           check_with({});
           // Every case would take twice the time; 11 has no factor in common with the loops.
-          if (index % 11 < kTimingCount) check_with(kTimings[index % 11]);
+          if (index % 11 < kScheduleCount) check_with(kSchedules[index % 11]);
         }
       }
     }

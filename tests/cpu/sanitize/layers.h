@@ -1,4 +1,4 @@
-// The layers that the driver runs: small random numbers, and every kind of timing.
+// The layers that the driver runs: small random numbers, and every kind of schedule.
 #pragma once
 
 #include <algorithm>
@@ -33,13 +33,13 @@ inline void spoil_padding(const Layer& l, Values* values) {
 }
 
 // What a call may say of time: the rows' places, resets, a direction; and c of every step.
-struct Timing {
+struct Schedule {
   const char* name = "";
   bool order = false, resets = false, reverse = false, cells = false;
 };
 
 inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool projected, bool biases,
-                        const Timing& timing) {
+                        const Schedule& schedule) {
   std::mt19937 random(7);
   const int64_t R = projected ? (s.H + 1) / 2 : s.H, GH = kGateCount[cell] * s.H;
   Layer l{};
@@ -55,15 +55,15 @@ inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool proje
     if (projected) l.weights[d].w_hr = draw(&random, R * s.H, 24);
   }
   l.batch = s.B;
-  l.forwards = timing.reverse ? D - 1 : 1;
-  if (timing.order && s.B > 0) {
+  l.forwards = schedule.reverse ? D - 1 : 1;
+  if (schedule.order && s.B > 0) {
     l.batch = s.B + 2;
     l.order.resize(l.batch);
     std::iota(l.order.begin(), l.order.end(), 0);
     std::shuffle(l.order.begin(), l.order.end(), random);
     l.order.resize(s.B);
   }
-  if (timing.resets) {
+  if (schedule.resets) {
     l.resets = std::make_unique<bool[]>(l.rows());
     for (int64_t row = 0; row < l.rows(); ++row) l.resets[row] = random() % 3 == 0;
   }
@@ -74,7 +74,7 @@ inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool proje
   l.grad_hn = draw(&random, states * R, 64);
   if (cell == kLstm) {
     l.c0 = draw(&random, states * s.H, 64), l.grad_cn = draw(&random, states * s.H, 64);
-    if (timing.cells) l.grad_cells = draw(&random, N * D * s.H, 64);
+    if (schedule.cells) l.grad_cells = draw(&random, N * D * s.H, 64);
   }
   spoil_padding(l, &l.x), spoil_padding(l, &l.grad_output), spoil_padding(l, &l.grad_cells);
   return l;

@@ -56,7 +56,8 @@ struct Truth {
 
 inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 
-// One batch row in one direction: its steps in walking order, and what each left behind.
+// One batch row in one direction: its steps in the order of the direction, and what each left
+// behind.
 struct Row {
   struct Step {
     int64_t row, outer;     // among those that exist, and where the caller has it
@@ -76,7 +77,7 @@ inline Values affine(const Values& w, const Values& b, const double* v, int64_t 
   return result;
 }
 
-inline Row walk(const Layer& l, int d, int64_t b) {
+inline Row steps_of(const Layer& l, int d, int64_t b) {
   const Direction& w = l.weights[d];
   const int64_t H = l.H, GH = kGateCount[l.cell] * H;
   Row result;
@@ -158,7 +159,7 @@ inline void naive_forward(const Layer& l, Truth* out) {
   out->cell_sequence.assign(lstm ? l.outer_rows() * l.D * l.H : 0, NAN);
   for (int d = 0; d < l.D; ++d) {
     for (int64_t b = 0; b < l.B; ++b) {
-      const Row row = walk(l, d, b);
+      const Row row = steps_of(l, d, b);
       for (const Row::Step& s : row.steps) {
         const int64_t at = s.outer * l.D + d;
         for (int64_t j = 0; j < l.R; ++j) out->output[at * l.R + j] = s.h[j];
@@ -183,7 +184,7 @@ inline void naive_backward(const Layer& l, const Values& output, Truth* out) {
   for (int d = 0; d < l.D; ++d) {
     const Direction& w = l.weights[d];
     for (int64_t b = 0; b < l.B; ++b) {
-      const Row row = walk(l, d, b);
+      const Row row = steps_of(l, d, b);
       const int64_t state = l.state(d, b);
       const double* hn = l.grad_hn.data() + state * R;
       Values dh(hn, hn + R), dc(H, 0);

@@ -21,9 +21,9 @@ constexpr Shape kShapes[] = {{1, 1, 1, 1},   {2, 5, 3, 17}, {4, 3, 1, 1},
                              {2, 17, 1, 33}, {2, 0, 3, 3},  {3, 4, 17, 20}};
 constexpr Division kDivisions[] = {{1, 1, 1}, {1, 2, 1}, {1, 3, 1},
                                    {1, 1, 2}, {2, 1, 1}, {2, 2, 1}};
-constexpr Timing kTimings[] = {{"", false, false, false, false},
-                               {" order", true, false, false, true},
-                               {" resets reverse", false, true, true, true}};
+constexpr Schedule kSchedules[] = {{"", false, false, false, false},
+                                   {" order", true, false, false, true},
+                                   {" resets reverse", false, true, true, true}};
 constexpr Dtype kDtypes[] = {Dtype::kFloat64, Dtype::kFloat32, Dtype::kBfloat16, Dtype::kFloat16};
 constexpr double kTolerances[] = {1e-9, 1e-3, 3e-1, 3e-2};  // a narrow row multiplies rounding
 
@@ -154,14 +154,14 @@ int main(int argc, char** argv) {
     int index = 0;
     for (int type = 0; type < 4; ++type) {
       for (const Shape& shape : kShapes) {
-        for (const Timing& timing : kTimings) {
+        for (const Schedule& schedule : kSchedules) {
           const int D = 1 + index % 2;
           const bool packed = index % 3 == 1,
                      projected = info.can_project && index % 5 == 1 && shape.H > 1;
           const bool biases = ++index % 4 != 0;
           const int like = info.states > 1 ? kLstm : kGru;  // of the same sizes
-          check(make_layer(like, shape, D, packed, projected, biases, timing), cell, type,
-                std::string(info.mode) + " " + std::to_string(index) + timing.name);
+          check(make_layer(like, shape, D, packed, projected, biases, schedule), cell, type,
+                std::string(info.mode) + " " + std::to_string(index) + schedule.name);
         }
       }
     }

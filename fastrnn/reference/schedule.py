@@ -11,7 +11,7 @@ from torch import Tensor
 from .._spec import FIRST_STEP, FORWARDS
 
 
-class Timing(NamedTuple):
+class Schedule(NamedTuple):
     """What a layer call says about time. ``batch_sizes`` excludes ``lengths`` and ``resets``.
 
     ``batch_sizes``  (T,) int64 on the CPU: rows per step of a packed batch, not increasing
@@ -36,7 +36,7 @@ class Timing(NamedTuple):
     rates: tuple[float, ...] = ()
 
     @classmethod
-    def of_call(cls, given: Sequence[Tensor | None], spec: Sequence[int], scalars: Sequence[float]) -> Timing:
+    def of_call(cls, given: Sequence[Tensor | None], spec: Sequence[int], scalars: Sequence[float]) -> Schedule:
         """That of a layer call (``_spec``) of a cell without scalars of its own."""
         return cls(*given, spec[FORWARDS], spec[FIRST_STEP], tuple(scalars))
 
@@ -49,7 +49,7 @@ class Timing(NamedTuple):
     def is_dropping(self) -> bool:
         return self.mask is not None or bool(self.rates)
 
-    def part(self, d: int, rows: int) -> Timing:
+    def part(self, d: int, rows: int) -> Schedule:
         """With what is dropped of direction ``d`` and the first ``rows`` alone."""
         if not self.is_dropping:
             return self
@@ -65,13 +65,13 @@ class Masks:
     """The masks of a direction, (T, B, 1) or None: ``there``, the steps that a row has, and ``fresh``, those that start
     anew."""
 
-    def __init__(self, timing: Timing, steps: int, reverse: bool) -> None:
+    def __init__(self, schedule: Schedule, steps: int, reverse: bool) -> None:
         self.there = self.fresh = None
-        if timing.lengths is not None:
-            position = torch.arange(steps, device=timing.lengths.device).unsqueeze(1)
-            self.there = (position < timing.lengths).unsqueeze(-1)
-        if timing.resets is not None:
-            self.fresh = timing.resets.t().unsqueeze(-1)
+        if schedule.lengths is not None:
+            position = torch.arange(steps, device=schedule.lengths.device).unsqueeze(1)
+            self.there = (position < schedule.lengths).unsqueeze(-1)
+        if schedule.resets is not None:
+            self.fresh = schedule.resets.t().unsqueeze(-1)
             if reverse:  # what enters step t has passed the edge before step t + 1, unless the row begins at t
                 crossed = self.fresh if self.there is None else self.fresh & self.there
                 self.fresh = torch.cat([crossed[1:], torch.zeros_like(crossed[:1])])

@@ -1,5 +1,4 @@
-// The course of a batch through time: which rows a step has, where a row's state comes from and
-// where it goes.
+// Which rows a step has, where the state of a row comes from and where it goes.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +14,12 @@ struct Rows {
   int32_t count;
 };
 
-// One step of one direction, with its neighbours in the order in which the direction visits time.
+// One step of one direction, with its neighbours in the order of the direction.
 // Neighbours, and in backward the step itself, may lie outside of 0 .. T - 1 and have no rows;
 // their offset is one step beyond the others', except in the resident kernels on packed sequences.
-// Unless a Course masks rows, a row with b >= before.count starts here, from h0 and c0, and a row
-// with b >= after.count ends here.
-struct Tick {
+// Unless a RowSchedule masks rows, a row with b >= before.count starts here, from h0 and c0, and a
+// row with b >= after.count ends here.
+struct StepRows {
   Rows before, now, after;
 };
 
@@ -53,7 +52,7 @@ class Moment {
   unsigned facts_;
 };
 
-struct Course {
+struct RowSchedule {
   int64_t steps;           // T
   int forwards;            // so many directions run forwards in time, those that follow backwards
   const int64_t* lengths;  // (B), or null: row b has the steps before lengths[b], in 0 .. T

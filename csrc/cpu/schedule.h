@@ -1,4 +1,4 @@
-// The order in which a direction walks its steps, the rows of each step, and where a row lies.
+// The schedule of a direction: the order of its steps, the rows of each, and where a row lies.
 #pragma once
 
 #include "../common/host_device.h"
@@ -7,9 +7,9 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-class Walk {
+class Schedule {
  public:
-  Walk(const LayerShape& s, int d)
+  Schedule(const LayerShape& s, int d)
       : offsets(s.offsets),
         order(s.order),
         resets(s.resets),

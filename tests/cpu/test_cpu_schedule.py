@@ -80,8 +80,8 @@ def draw(layer: str, T, B, I, H, directions="forward", bias=True, lengths="none"
         signs = 1 - 2 * (torch.arange(rows) % 2)
         weights = [w.abs() * signs.view(-1, *[1] * (w.dim() - 1)) for w in weights]
         x, hx = x.abs(), [h.abs() for h in hx]
-    timing = draw_lengths(lengths, T, B), draw_resets(resets, T, B)
-    return Call(cell, x, hx, weights, *timing, directions, cells and cell.states == 2)
+    schedule = draw_lengths(lengths, T, B), draw_resets(resets, T, B)
+    return Call(cell, x, hx, weights, *schedule, directions, cells and cell.states == 2)
 
 
 def gradients_for(call: Call, dtype: torch.dtype) -> list[Tensor]:
@@ -210,8 +210,8 @@ def test_what_says_nothing_changes_nothing(layer, lengths, resets):
 @layers
 @pytest.mark.parametrize("directions", DIRECTIONS)
 def test_only_what_is_needed(layer, directions):
-    for timing in ({}, {"lengths": "with zeros"}, {"resets": "random"}, {"lengths": "random", "resets": "random"}):
-        call = draw(layer, 5, 9, 17, 33, directions, cells=True, **timing)
+    for schedule in ({}, {"lengths": "with zeros"}, {"resets": "random"}, {"lengths": "random", "resets": "random"}):
+        call = draw(layer, 5, 9, 17, 33, directions, cells=True, **schedule)
         incoming = gradients_for(call, torch.float32)
         grads = [tensor for name, tensor in run(call, incoming).items() if "gradient" in name]
         states = 1 + len(call.hx)
@@ -253,8 +253,8 @@ def test_arguments_of_any_strides(layer):
         return torch.stack([tensor, tensor], -1)[..., 0].transpose(0, -1).contiguous().transpose(0, -1)
 
     hx, weights = ([spread(t) for t in tensors] for tensors in (call.hx, call.weights))
-    timing = {"lengths": torch.stack([call.lengths] * 2, 1)[:, 0], "resets": call.resets.t().contiguous().t()}
-    strided = replace(call, x=spread(call.x), hx=hx, weights=weights, **timing)
+    schedule = {"lengths": torch.stack([call.lengths] * 2, 1)[:, 0], "resets": call.resets.t().contiguous().t()}
+    strided = replace(call, x=spread(call.x), hx=hx, weights=weights, **schedule)
     plain, ours = run(call, incoming), run(strided, [spread(grad) for grad in incoming])
     assert all(torch.equal(plain[name], ours[name]) for name in plain)
 
@@ -269,15 +269,15 @@ def refusals():
     yield {"resets": torch.zeros(B, T)}, r"resets must be Bool .* got Float"
 
 
-@pytest.mark.parametrize("timing, message", list(refusals()), ids=[str(i) for i in range(6)])
-def test_refusals(timing, message):
+@pytest.mark.parametrize("schedule, message", list(refusals()), ids=[str(i) for i in range(6)])
+def test_refusals(schedule, message):
     call = draw("GRU", 5, 3, 2, 4)
     inputs = call.cell.index, call.x, None, call.hx, call.weights
     output, _, saved = KERNELS.layer_forward(*forward_arguments(*inputs))
     with pytest.raises(RuntimeError, match=f"fastrnn._C.cpu.layer_forward: {message}"):
-        KERNELS.layer_forward(*forward_arguments(*inputs, **timing))
+        KERNELS.layer_forward(*forward_arguments(*inputs, **schedule))
     with pytest.raises(RuntimeError, match=f"fastrnn._C.cpu.layer_backward: {message}"):
-        arguments = backward_arguments(forward_arguments(*inputs, **timing), [output, *call.hx], output, saved)
+        arguments = backward_arguments(forward_arguments(*inputs, **schedule), [output, *call.hx], output, saved)
         KERNELS.layer_backward(*arguments)
 
 
