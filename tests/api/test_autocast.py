@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from support import build, cells, check, cotangents, device_of, like, name_of, one_step, tensors
+from support import build, cells, check, cotangents, device_of, like, name_of, one_step, tensors, under_autocast
 from support import twins as module_twins
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -45,29 +45,16 @@ def twins(cell, step, device):
 @lows
 @one_step
 def test_types_and_values(cell, low, step, any_backend):
-    """Every input type times every state type.
-
-    torch's padded LSTM is oneDNN's but for float16 inputs. oneDNN has no float16 on most machines and raises there;
-    ours computes in the low type.
-    """
-    device, works = device_of(any_backend), 0
+    """Every input type times every state type."""
+    device = device_of(any_backend)
     ours, theirs, truth = twins(cell, step, device)
     kinds = (torch.float32, *LOW)
     for dtype, state_dtype in itertools.product(kinds, (None, *kinds)):
         args = inputs(cell, step, dtype, state_dtype, device)
-        with torch.autocast(device, low):
-            mine = tensors(ours(*args))
-            onednn = cell.mode == "LSTM" and not step and device == "cpu" and dtype != torch.float16
-            try:
-                torchs = tensors(theirs(*args))
-            except RuntimeError:
-                assert onednn and low == torch.float16 and {t.dtype for t in mine} == {low}
-                continue
-        works += 1
+        mine, torchs = (under_autocast(module, low, *args) for module in (ours, theirs))
         exact = tensors(truth(*(like(truth, a) for a in args)))
         for triple in zip(mine, torchs, exact, strict=True):
             check(*triple, what=f"{dtype} input, {state_dtype} state")
-    assert works >= 2
 
 
 @cells
@@ -81,14 +68,7 @@ def test_gradients(cell, low, step, any_backend):
     for module in modules:
         double = module is modules[2]
         source = x.to(torch.float64 if double else torch.float32).requires_grad_()
-        with torch.autocast(device, low, enabled=not double):
-            try:
-                outputs = tensors(module(source))
-            except RuntimeError:  # as above: no LSTM in float16 by oneDNN, so its plain float16 must do
-                assert (module, cell.mode, step, low) == (modules[1], "LSTM", False, torch.float16)
-                plain = {name: p.to(low) for name, p in module.named_parameters()}
-                with torch.autocast(device, enabled=False):
-                    outputs = tensors(torch.func.functional_call(module, plain, (source.to(low),)))
+        outputs = tensors(module(source)) if double else under_autocast(module, low, source)
         sources = [source, *module.parameters()]
         results.append(torch.autograd.grad(outputs, sources, cotangents(outputs, low)))
     for name, mine, torchs, exact in zip(["input", *dict(modules[0].named_parameters())], *results):
@@ -102,13 +82,11 @@ def test_gradients(cell, low, step, any_backend):
 @cells
 def test_packed(cell, low, lengths, any_backend):
     """Rows of one length are a padded batch to torch's LSTM, which oneDNN takes then."""
-    if cell.mode == "LSTM" and low == torch.float16 and len(set(lengths)) == 1:
-        return  # oneDNN has no float16 on most machines
     device, lengths = device_of(any_backend), torch.tensor(lengths)
     ours, theirs, truth = twins(cell, False, device)
     x = inputs(cell, False, torch.float32, None, device)[0][: lengths.max(), : len(lengths)]
-    with torch.autocast(device, low):
-        mine, torchs = (tensors(m(pack_padded_sequence(x, lengths, enforce_sorted=False))) for m in (ours, theirs))
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    mine, torchs = (under_autocast(module, low, packed) for module in (ours, theirs))
     exact = tensors(truth(pack_padded_sequence(x.double(), lengths, enforce_sorted=False)))
     for triple in zip(mine, torchs, exact, strict=True):
         check(*triple)
@@ -164,8 +142,7 @@ def test_disabled_inside(cell, any_backend):
 def test_backend_sees_the_low_type(cell):
     with torch.autocast("cpu", torch.bfloat16):
         call = fastrnn.explain(build(fastrnn, cell, 4, 6), torch.randn(5, 3, 4)).call
-        expected = build(nn, cell, 4, 6)(torch.randn(5, 3, 4))[0].dtype
-    assert call.dtype == expected
+    assert call.dtype == under_autocast(build(nn, cell, 4, 6), torch.bfloat16, torch.randn(5, 3, 4))[0].dtype
 
 
 @cells
@@ -214,8 +191,8 @@ def test_a_cast_without_gradients_does_not_lose_later_ones(cell, step):
         x = torch.randn(*((3, 4) if step else (5, 3, 4)))
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                module(x)
-            outputs = tensors(module(x))
+                under_autocast(module, torch.bfloat16, x)
+            outputs = under_autocast(module, torch.bfloat16, x)
             sum(o.float().sum() for o in outputs).backward()
         grads.append([p.grad is not None for p in module.parameters()])
     assert grads[0] == grads[1]
