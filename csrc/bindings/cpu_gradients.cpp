@@ -12,16 +12,20 @@ namespace {
 
 using at::Tensor;
 
-// torch's float16 product on the CPU is several times slower than converting to float32 and back.
-Tensor for_product(const Tensor& tensor) {
-  return tensor.scalar_type() == at::kHalf ? tensor.to(at::kFloat) : tensor;
+// The type that products of a layer's dtype are computed in. torch's float16 product on the CPU is
+// several times slower than converting to float32 and back.
+at::ScalarType product_type(at::ScalarType dtype) {
+  const bool wide = dtype == at::kBFloat16 && !cpu::multiplies_bfloat16();
+  return dtype == at::kHalf || wide ? at::kFloat : dtype;
 }
+
+Tensor for_product(const Tensor& tensor) { return tensor.to(product_type(tensor.scalar_type())); }
 
 // Our own kernel for a product of (M, K) and (K, N) of a layer's dtype, or null where torch's
 // serves.
 cpu::ProductKernel kernel_for(at::ScalarType dtype, int64_t M, int64_t N, int64_t K) {
   if (dtype == at::kDouble) return nullptr;
-  const bool pairs = dtype == at::kBFloat16;  // float16 is multiplied in float32
+  const bool pairs = product_type(dtype) == at::kBFloat16;
   return cpu::product_kernel(pairs ? cpu::Dtype::kBfloat16 : cpu::Dtype::kFloat32, M * N, K);
 }
 
@@ -42,8 +46,7 @@ void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
     side.b = for_product(side.b);
     if (K == 0 && !add) side.sums.zero_();
   }
-  // Both sides are of the same types. The kernel rounds to the type that it reads, which float16 is
-  // not.
+  // Both sides are of the same types. The kernel rounds to the type that it reads.
   const bool rounds = last && sides[0].sums.scalar_type() != sides[0].result.scalar_type();
   const bool kernel_rounds =
       rounds && kernel && K > 0 && sides[0].result.scalar_type() == a.scalar_type();
@@ -75,7 +78,7 @@ void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
 Side side_of(const LayerArgs& args, const Tensor& b, int64_t rows, cpu::ProductKernel kernel) {
   const Tensor result = empty_block({rows, b.size(1)}, args.options);
   const at::ScalarType dtype = args.x.scalar_type();
-  if (dtype != at::kHalf && (dtype == at::kFloat || !kernel)) return {b, result, result};
+  if (product_type(dtype) == dtype && (dtype == at::kFloat || !kernel)) return {b, result, result};
   return {b, empty_block({rows, b.size(1)}, args.options.dtype(at::kFloat)), result};
 }
 
@@ -125,10 +128,10 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const int64_t K = grads.gates.size(3);
   // With few rows the kernel would spend on packing the weights what it saves.
   constexpr int64_t kManyRows = 32;
-  const bool own = dtype != at::kBFloat16 && rows.N >= kManyRows;
+  const at::ScalarType type = product_type(dtype);
+  const bool own = type != at::kBFloat16 && rows.N >= kManyRows;
   const cpu::ProductKernel kernel = own ? kernel_for(dtype, rows.N, args.I, K) : nullptr;
-  const auto options = dtype == at::kHalf ? args.options.dtype(at::kFloat) : args.options;
-  const Tensor sum = empty_block({rows.N, args.I}, options);
+  const Tensor sum = empty_block({rows.N, args.I}, args.options.dtype(type));
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d).select(1, 0);
     product(kernel, gates, false, {{args.weight(d, kWih), sum, sum}}, d > 0, false);

@@ -89,6 +89,14 @@ const Kernels& kernels(Dtype dtype) {
   return dtype == Dtype::kBfloat16 ? level.bfloat16 : level.others;
 }
 
+bool multiplies_bfloat16() {
+#if FASTRNN_X86_LEVELS
+  return isa() != "plain" && isa() != "avx2";
+#else
+  return true;
+#endif
+}
+
 ProductKernel product_kernel(Dtype dtype, int64_t results, int64_t depth) {
   const Level& level = levels()[current()];
   if (dtype == Dtype::kBfloat16) {
@@ -99,8 +107,10 @@ ProductKernel product_kernel(Dtype dtype, int64_t results, int64_t depth) {
     return pays ? level.bfloat16.product_bfloat16 : nullptr;
   }
 #if FASTRNN_X86_LEVELS
-  // torch's BLAS is MKL, which is fast in float32 on Intel's CPUs alone.
-  if (dtype == Dtype::kFloat32 && !__builtin_cpu_is("intel")) return level.others.product_float32;
+  // torch's BLAS is MKL, which is fast in float32 on Intel's CPUs alone, and elsewhere where no sum
+  // is longer than one product.
+  const bool pays = depth > 1 && !__builtin_cpu_is("intel");
+  if (dtype == Dtype::kFloat32 && pays) return level.others.product_float32;
 #endif
   return nullptr;
 }

@@ -76,7 +76,8 @@ inline Kernels make_kernels() {
                   [](const BackwardParams& p) { B::call(p, false); },
                   nullptr,
                   nullptr};
-  if constexpr (FASTRNN_LEVEL == 2) kernels.product_float32 = &run_product<Plain<float>>;
+  if constexpr (FASTRNN_LEVEL == 1 || FASTRNN_LEVEL == 2)
+    kernels.product_float32 = &run_product<Plain<float>>;
   if constexpr (FASTRNN_LEVEL >= 3) kernels.product_bfloat16 = &run_product<Bfloat16Operand>;
   return kernels;
 }
