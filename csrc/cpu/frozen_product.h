@@ -1,8 +1,8 @@
 // Products of a few rows with a panel of frozen weights (frozen.h).
 //
-// An operand says what the values of a row are, how a step of k adds to the sums, and how a vector
-// of activations becomes values. A panel's cache line has 16 units; narrower vectors take it in
-// parts.
+// An operand says what the values of a row are, how a step of k adds to the sums of V vectors of
+// weights, kStride bytes apart, and how a vector of activations becomes values. A panel's cache
+// line has 16 units; narrower vectors take it in parts.
 #pragma once
 
 #include "frozen.h"
@@ -33,8 +33,8 @@ struct FloatSums {
   using Sum = Vec<float>;
   static FASTRNN_HD Sum zero() { return Sum(0.0f); }
   static FASTRNN_HD Sum add(Sum a, Sum b) { return a + b; }
-  static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int g, float /*scale*/) {
-    return sum + Sum::load(p.bias + g * kFrozenLanes);
+  static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int at, float /*scale*/) {
+    return sum + Sum::load(p.bias + at);
   }
 };
 
@@ -44,14 +44,14 @@ struct FrozenFloat32 : FloatSums {
   static constexpr bool kConverts = false;  // whether rows of x become others
   static constexpr float kStateScale = 1;
 
-  template <int R, int G>
-  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+  template <int R, int V, int kStride>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Sum x(row[r][k]);
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g)
-        sum[r][g] = multiply_add(x, Sum::load((const float*)(w + g * kFrozenLine)), sum[r][g]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v)
+        sum[r][v] = multiply_add(x, Sum::load((const float*)(w + v * kStride)), sum[r][v]);
     }
   }
   static FASTRNN_HD float convert(const float* /*from*/, int64_t /*count*/, Value* /*to*/) {
@@ -68,23 +68,21 @@ struct FrozenWide : FloatSums {
   static constexpr float kStateScale = 1;
   using Bits = Vec<float>::Bits;
 
-  template <int R, int G>
-  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+  template <int R, int V, int kStride>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
     for_each<2>([&](auto half) {
-      Sum wide[G];
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) {
-        const Bits bits = (Bits)Sum::load((const float*)(w + g * kFrozenLine)).v;
-        wide[g] = Sum((Sum::Raw)(half == 0 ? bits << 16 : bits & int32_t(0xffff0000)));
-      }
+      Sum x[R];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Sum x(row[r][k + half]);
-#pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) sum[r][g] = multiply_add(x, wide[g], sum[r][g]);
+      for (int r = 0; r < R; ++r) x[r] = Sum(row[r][k + half]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const Bits bits = (Bits)Sum::load((const float*)(w + v * kStride)).v;
+        const Sum wide((Sum::Raw)(half == 0 ? bits << 16 : bits & int32_t(0xffff0000)));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r][v] = multiply_add(x[r], wide, sum[r][v]);
       }
-      // Load the weights again for the other half: both need too many registers.
-      asm volatile("" ::: "memory");
+      // The compiler loads the weights again for the other half: both need too many registers.
+      asm("" : "+r"(w));
     });
   }
   static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
@@ -102,17 +100,17 @@ struct FrozenDot : FloatSums {
   static constexpr bool kConverts = true;
   static constexpr float kStateScale = 1;
 
-  template <int R, int G>
-  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+  template <int R, int V, int kStride>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       int32_t pair;
       __builtin_memcpy(&pair, row[r] + k, sizeof pair);
       const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) {
-        const __m512bh weights = (__m512bh)_mm512_loadu_si512(w + g * kFrozenLine);
-        sum[r][g] = Sum((Sum::Raw)_mm512_dpbf16_ps((__m512)sum[r][g].v, x, weights));
+      for (int v = 0; v < V; ++v) {
+        const __m512bh weights = (__m512bh)_mm512_loadu_si512(w + v * kStride);
+        sum[r][v] = Sum((Sum::Raw)_mm512_dpbf16_ps((__m512)sum[r][v].v, x, weights));
       }
     }
   }
@@ -130,8 +128,8 @@ using FrozenBfloat16 = FrozenDot;
 using FrozenBfloat16 = FrozenWide;
 #endif
 
-// int8 weights and rows of uint8 around 128, four of k in 32 bits. The sums are exact, and so the
-// same on every instruction set.
+// int8 weights in -127 .. 127 and rows of uint8 around 128, four of k in 32 bits. The sums are
+// exact, and so the same on every instruction set.
 template <bool kVnni>
 struct FrozenInt8 {
   using Value = uint8_t;
@@ -145,23 +143,23 @@ struct FrozenInt8 {
   };
   static FASTRNN_HD Sum zero() { return {Bits{}}; }
   static FASTRNN_HD Sum add(Sum a, Sum b) { return {a.v + b.v}; }
-  static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int g, float scale) {
+  static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int at, float scale) {
     using V = Vec<float>;
-    const Bits offset = (Bits)V::load((const float*)(p.sums + g * kFrozenLanes)).v;
-    const V units = V::load(p.scales + g * kFrozenLanes) * V(scale);
-    return multiply_add(as_float(sum.v - offset), units, V::load(p.bias + g * kFrozenLanes));
+    if constexpr (!kSigned) sum.v -= (Bits)V::load((const float*)(p.sums + at)).v;
+    const V units = V::load(p.scales + at) * V(scale);
+    return multiply_add(as_float(sum.v), units, V::load(p.bias + at));
   }
 
-  template <int R, int G>
-  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[G]) {
+  template <int R, int V, int kStride>
+  static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       int32_t four;
       __builtin_memcpy(&four, row[r] + k, sizeof four);
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) {
-        const Bits weights = (Bits)Vec<float>::load((const float*)(w + g * kFrozenLine)).v;
-        sum[r][g].v = dot(sum[r][g].v, four, weights);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const Bits weights = (Bits)Vec<float>::load((const float*)(w + v * kStride)).v;
+        sum[r][v].v = dot(sum[r][v].v, four, weights);
       }
     }
   }
@@ -188,6 +186,9 @@ struct FrozenInt8 {
   }
 
  private:
+  // Whether dot() takes 128 off the values of a row; else their products with it are in `sums`.
+  static constexpr bool kSigned = FASTRNN_LEVEL == 1;
+
   // NaN becomes 128, which stands for 0.
   static FASTRNN_HD void store_rounded(Value* to, Vec<float> x) {
     constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves integers in the low bits
@@ -208,18 +209,7 @@ struct FrozenInt8 {
 #endif
   }
 
-#if FASTRNN_LEVEL >= 1
-  typedef int16_t Words __attribute__((vector_size(kVectorBytes)));
-  static FASTRNN_HD Bits multiply_pairs(Words a, Words b) {
-#if FASTRNN_LEVEL >= 2
-    return (Bits)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#else
-    return (Bits)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#endif
-  }
-#endif
-
-  // sum + the products of four unsigned values with the four weights of each lane.
+  // sum + the products of four values of a row with the four weights of each lane.
   static FASTRNN_HD Bits dot(Bits sum, int32_t four, Bits weights) {
 #if FASTRNN_LEVEL >= 2
     if constexpr (kVnni) {
@@ -231,12 +221,20 @@ struct FrozenInt8 {
       return (Bits)total;
     }
 #endif
-#if FASTRNN_LEVEL >= 1
+#if FASTRNN_LEVEL >= 2
     // In 16 bits: the even and the odd ones of the four.
+    typedef int16_t Words __attribute__((vector_size(kVectorBytes)));
     const Words even = ((Words)weights << 8) >> 8, odd = (Words)weights >> 8;
     const Words first = (Words)(Bits{} + (four & 0x00ff00ff));
     const Words second = (Words)(Bits{} + int32_t(uint32_t(four) >> 8 & 0x00ff00ff));
-    return sum + multiply_pairs(first, even) + multiply_pairs(second, odd);
+    return sum + (Bits)_mm512_madd_epi16((__m512i)first, (__m512i)even) +
+           (Bits)_mm512_madd_epi16((__m512i)second, (__m512i)odd);
+#elif FASTRNN_LEVEL == 1
+    // Magnitudes with weights of the product's sign. Two products of at most 127 * 127 fit 16 bits.
+    const __m256i x = _mm256_set1_epi32(four ^ int32_t(0x80808080));
+    const __m256i of_sign = _mm256_sign_epi8((__m256i)weights, x);
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), of_sign);
+    return sum + (Bits)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #else
     for_each<4>([&](auto i) {
       sum += ((weights << (24 - 8 * i)) >> 24) * int32_t(uint32_t(four) >> (8 * i) & 255);
@@ -246,34 +244,38 @@ struct FrozenInt8 {
   }
 };
 
-// As many rows as keep all sums, the weights of a step and a broadcast value in registers.
+// As many sums as fit the registers beside the weights of a step and a broadcast value.
+constexpr int kFrozenSums = kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3);
 constexpr int frozen_rows(int gates) {
-  const int fit = (kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3)) / gates;
+  const int fit = kFrozenSums / gates;
   return fit > 8 ? 8 : fit;
 }
 // Few sums would wait for each other: several of each then.
 constexpr int frozen_chains(int sums) { return sums >= 8 ? 1 : sums >= 3 ? 2 : 4; }
 
-// tile[r][g] = bias[g] + the products of rows[r] with the 16 units of gate g.
+// tile[r][g] = bias[g] + the products of rows[r] with the 16 units of gate g. Few rows take all
+// parts of a line at once: else each part reads the panel from a farther cache again.
 template <class Op, int G, int R>
 __attribute__((noinline)) void multiply_frozen(const FrozenRow<typename Op::Value>* rows,
                                                const FrozenPanel& whole, float* tile) {
   using Sum = typename Op::Sum;
-  constexpr int C = frozen_chains(R * G);
+  constexpr int kTogether = R * G * kParts <= kFrozenSums ? kParts : 1, V = G * kTogether;
+  constexpr int kStride = kTogether == 1 ? kFrozenLine : kVectorBytes;
+  constexpr int C = frozen_chains(R * V);
   const typename Op::Value* row[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) row[r] = rows[r].values;
-  for (int part = 0; part < kParts; ++part) {
+  for (int part = 0; part < kParts; part += kTogether) {
     const int lane = part * kFrozenWidth;
     const FrozenPanel p{whole.steps, whole.weights + part * kVectorBytes, whole.bias + lane,
                         whole.scales + lane, whole.sums + lane};
-    Sum sum[C][R][G];
+    Sum sum[C][R][V];
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) sum[c][r][g] = Op::zero();
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[c][r][v] = Op::zero();
       }
     }
     const char* w = p.weights;
@@ -281,20 +283,22 @@ __attribute__((noinline)) void multiply_frozen(const FrozenRow<typename Op::Valu
     for (; s + C <= p.steps; s += C) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        Op::template step<R, G>(row, (s + c) * Op::kValues, w, sum[c]);
+        Op::template step<R, V, kStride>(row, (s + c) * Op::kValues, w, sum[c]);
         w += G * kFrozenLine;
       }
     }
     for (; s < p.steps; ++s, w += G * kFrozenLine)
-      Op::template step<R, G>(row, s * Op::kValues, w, sum[0]);
+      Op::template step<R, V, kStride>(row, s * Op::kValues, w, sum[0]);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        Sum total = sum[0][r][v];
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) {
-        Sum total = sum[0][r][g];
-#pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) total = Op::add(total, sum[c][r][g]);
-        Op::finish(total, p, g, rows[r].scale).store(tile + (r * G + g) * kFrozenLanes + lane);
+        for (int c = 1; c < C; ++c) total = Op::add(total, sum[c][r][v]);
+        const int g = v / kTogether, from = v % kTogether * kFrozenWidth;  // of the line
+        Op::finish(total, p, g * kFrozenLanes + from, rows[r].scale)
+            .store(tile + (r * G + g) * kFrozenLanes + lane + from);
       }
     }
   }
