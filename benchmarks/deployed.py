@@ -72,7 +72,9 @@ def _onnxruntime(quantised: bool) -> Callable[[nn.Module], Call]:
                     raise Refused("ONNX Runtime quantises no GRU")
                 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-                quantize_dynamic(path, small := f"{folder}/int8.onnx", weight_type=QuantType.QInt8)
+                # Without VNNI its sums of two products in 16 bits overflow, unless weights have 7 bits.
+                narrow, small = not torch.cpu._is_vnni_supported(), f"{folder}/int8.onnx"
+                quantize_dynamic(path, small, weight_type=QuantType.QInt8, reduce_range=narrow)
                 path = small
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()

@@ -1,8 +1,9 @@
 """Time trained layers as people deploy them on a CPU: `python benchmarks/infer.py`. All sides take turns in a process.
 
 Grid `infer` calls a layer on a whole input with given states; grid `stream` calls it for one step after another, each
-with the state that the last one left (a frozen layer in place), and keeps the 99th percentile, too. Every side's error
-against float64 over 500 steps stands beside its times.
+with the state that the last one left (a frozen layer in place), and keeps the 99th percentile, too. Where sides take
+turns, each finds the caches full of the others' weights; `ms_alone` is the median where a side goes on alone, and
+`of_floor` is of that. Every side's error against float64 over 500 steps stands beside its times.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fastrnn.bench.timing import ClockRounds, Pace, interleave
 
 RESULTS = Path(__file__).resolve().parent / "results" / "deployed"
 ERROR_STEPS = 500
+WEIGHTS = {"bf16": "bfloat16", "int8": "int8"}
 COLUMNS = (
     *("device", "torch", "fastrnn", "isa", "commit", "grid", "threads", "cell", "T", "B", "I", "H", "layers"),
     *(
@@ -42,6 +44,7 @@ COLUMNS = (
         "ms_median",
         "ms_p99",
         "repeats",
+        "ms_alone",
         f"{BASE}_over_this",
         "of_floor",
         "max_error",
@@ -98,30 +101,33 @@ def _measure(grid: str, case: Case, args: argparse.Namespace, place: dict) -> li
         # Every side has to be the layer; int8's error is the largest there is reason for.
         row |= {"status": "ok" if most < 0.05 else "WRONG", "max_error": f"{most:.2e}", "mean_error": f"{mean:.2e}"}
         rows.append(row)
-        timed[name] = row, _stream(name, call, layer, states) if grid == "stream" else call
+        timed[name] = row, _stream(name, call, layer, x, states) if grid == "stream" else call
     sides = [lambda given, call=call: call(*given) for _, call in timed.values()]
     samples = interleave(sides, [(x, states)], Pace(args.seconds_per_case, 20, 20_000), ClockRounds())
-    medians = dict(zip(timed, map(statistics.median, samples)))
+    pace = Pace(args.seconds_per_case / 10, 20, 2_000)
+    singly = [interleave([side], [(x, states)], pace, ClockRounds())[0] for side in sides]
+    medians, alone = (dict(zip(timed, map(statistics.median, times))) for times in (samples, singly))
     for (name, (row, _)), times in zip(timed.items(), samples, strict=True):
         row |= {"ms_median": f"{medians[name]:.5f}", "repeats": len(times)}
         row |= {"ms_p99": f"{statistics.quantiles(times, n=100)[98]:.5f}"}
-        if not name.endswith("int8"):  # torch measures no peak of int8
-            dtype = "bfloat16" if name.endswith("bf16") else case.dtype
-            row["of_floor"] = f"{floor_ms(replace(case, dtype=dtype), torch.device('cpu')) / medians[name]:.3f}"
+        weights = next((dtype for end, dtype in WEIGHTS.items() if name.endswith(end)), case.dtype)
+        floor = floor_ms(replace(case, dtype=weights), torch.device("cpu"))
+        row |= {"ms_alone": f"{alone[name]:.5f}", "of_floor": f"{floor / alone[name]:.3f}"}
         if BASE in medians:
             row[COLUMN] = f"{medians[BASE] / medians[name]:.3f}"
     print(f"{time.strftime('%H:%M:%S')} {grid} {case}: " + " ".join(f"{n} {m * 1e3:.1f}" for n, m in medians.items()))
     return rows
 
 
-def _stream(name: str, call: Call, layer: nn.Module, states: tuple) -> Call:
+def _stream(name: str, call: Call, layer: nn.Module, x: torch.Tensor, states: tuple) -> Call:
     """One step, with the state of the step before."""
     if name.startswith("frozen"):
         weights = {"frozen": None, "frozen-bf16": torch.bfloat16, "frozen-int8": torch.int8}[name]
         frozen, state = fastrnn.freeze(layer, weights), tuple(h.clone() for h in states)
         kept = state if len(state) > 1 else state[0]
         out = torch.empty(state[0].size(1), layer.hidden_size)
-        return lambda x, _: frozen.step(x[0], kept, out)
+        now = x[0]
+        return lambda *_: frozen.step(now, kept, out)
     now = list(states)
 
     def step(x, _):

@@ -63,7 +63,9 @@ def floor_ms(case: Case, device: torch.device, precision: str = "") -> float:
     readings = 1 if device.type == "cuda" else work.readings
     seconds = work.recurrent * readings / bandwidth(work.recurrent, device, threads)
     seconds += work.once / bandwidth(work.once, device, threads)
-    return 1e3 * max(seconds, work.flops / peak(case.torch_dtype, precision, device, threads))
+    if case.torch_dtype.is_floating_point:  # torch has no product of int8 whose rate could be a peak
+        seconds = max(seconds, work.flops / peak(case.torch_dtype, precision, device, threads))
+    return 1e3 * seconds
 
 
 @functools.cache
