@@ -176,6 +176,14 @@ class Forward {
     }
   }
 
+  // As many rows as multiply_with() takes at once. Weights that are not packed meet as many as the
+  // tile has room for while they are near.
+  int row_group(int vecs) const {
+    constexpr int kUnpacked = Op::kMaxRows / kUnpackedRows * kUnpackedRows;
+    const int limit = row_limit<Op>(vecs);
+    return packed || limit > kUnpacked ? limit : kUnpacked;
+  }
+
   // tile = init + `count` rows from `first` on times the weights of one block; those of `next` come
   // nearer meanwhile.
   void multiply_with(const Rows<Op>& rows, int64_t first, int count, const void* w, Packed* panels,
@@ -310,7 +318,7 @@ class Forward {
     }
     if constexpr (kNormed) return input_rows(l, chunk, rows);
     sweep(l.blocks, 0, [&](int64_t block, int64_t next) {
-      for_row_groups(0, rows, row_limit<Op>(G * units.vecs(block)), [&](int64_t row, int count) {
+      for_row_groups(0, rows, row_group(G * units.vecs(block)), [&](int64_t row, int count) {
         multiply_with(l.x, row, count, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block, next,
                       scratch[l.d].b_ih + units.offset(block), x_gates_at(l, block, row));
       });
@@ -319,7 +327,7 @@ class Forward {
 
   void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next, int64_t x_row) {
     const int vecs = G * units.vecs(block);
-    for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
+    for_row_groups(0, batch.size(), row_group(vecs), [&](int64_t row, int count) {
       A tile[kTile] __attribute__((aligned(64)));
       const A* const bias = scratch[l.d].b_hh + units.offset(block);
       if constexpr (kRecurrent) {

@@ -12,7 +12,7 @@ void Forward<Cell, Op>::products_of_rows(const Rows<Op>& rows, int64_t count, in
                                          const void* w, Packed* panels, A* out) const {
   static_assert(widest_block(G) == 1);
   sweep({0, units.count}, e, [&](int64_t block, int64_t next) {
-    for_row_groups(0, count, row_limit<Op>(G), [&](int64_t row, int some) {
+    for_row_groups(0, count, row_group(G), [&](int64_t row, int some) {
       A tile[kTile] __attribute__((aligned(64)));
       multiply_with(rows, row, some, w, panels, units, block, next, zeros, tile);
       for (int r = 0; r < some; ++r) {

@@ -81,7 +81,7 @@ void Forward<Cell, Op>::project(Lane& l, int64_t e, Range batch) {
   }
   sweep(l.outs, e, [&](int64_t block, int64_t next) {
     const int vecs = outs.vecs(block);
-    for_row_groups(0, batch.size(), row_limit<Op>(vecs), [&](int64_t row, int count) {
+    for_row_groups(0, batch.size(), row_group(vecs), [&](int64_t row, int count) {
       A tile[kTile] __attribute__((aligned(64)));
       multiply_with(l.hidden, row, count, p.weights[l.d].w_hr, scratch[l.d].w_hr, outs, block, next,
                     zeros, tile);

@@ -208,37 +208,58 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
 
 // As many rows as keep all sums with four columns in registers.
 constexpr int kUnpackedRows = kVectorRegisters > 16 ? 6 : 2;
-
-// tile[r][v] += rows[r] . column for `count` rows, at most kRows.
-template <class S, bool kFar, int kRows = kUnpackedRows>
-FASTRNN_HD void add_unpacked(int count, const S* const* rows, int64_t depth, const S* w,
-                             const Columns& c, Accumulate<S>* tile) {
-  if constexpr (kRows > 1) {
-    if (count < kRows) return add_unpacked<S, kFar, kRows - 1>(count, rows, depth, w, c, tile);
-  }
-  constexpr int kWidth = VecOf<S>::kWidth;
-  constexpr int kColumns = kVectorRegisters > 16 && kWidth > 4 && kRows < 4 ? 8 : 4;
-  for (int v = 0; v < c.vecs; ++v) {
-    for (int64_t lane = 0; lane < c.valid[v]; lane += kColumns) {
-      multiply_columns<S, kRows, kColumns, kFar>(rows, depth, w + (c.first[v] + lane) * depth,
-                                                 int(smaller(kColumns, c.valid[v] - lane)),
-                                                 tile + v * kWidth + lane, c.vecs * kWidth);
-    }
-  }
+// So many rows leave registers for so many columns.
+template <class S>
+constexpr int unpacked_columns(int rows) {
+  return kVectorRegisters > 16 && VecOf<S>::kWidth > 4 && rows < 4 ? 8 : 4;
 }
 
-// tile[r][v] = init[v] + rows[r] . column, each column of the weights contiguous over k.
+// The products of `count` rows, at most kRows, with unpacked_columns(kRows).
+template <class S, int kColumns, bool kFar, int kRows = kUnpackedRows>
+FASTRNN_HD void add_unpacked(int count, const S* const* rows, int64_t depth, const S* w, int valid,
+                             Accumulate<S>* tile, int64_t stride) {
+  if constexpr (kRows > 1) {
+    if (count < kRows)
+      return add_unpacked<S, kColumns, kFar, kRows - 1>(count, rows, depth, w, valid, tile, stride);
+  }
+  if constexpr (kColumns <= unpacked_columns<S>(kRows))
+    multiply_columns<S, kRows, kColumns, kFar>(rows, depth, w, valid, tile, stride);
+}
+
+// tile[r][v] = init[v] + rows[r] . column, each column of the weights contiguous over k. Some
+// columns meet all rows before the next come, and only the first rows fetch these.
 template <class S, bool kFar>
 void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* w, const Columns& c,
                        const Accumulate<S>* init, Accumulate<S>* tile) {
-  const int64_t stride = c.vecs * VecOf<S>::kWidth;
+  constexpr int kWidth = VecOf<S>::kWidth;
+  const int64_t stride = c.vecs * kWidth;
   for (int r = 0; r < count; ++r) {
     for (int64_t i = 0; i < stride; ++i) tile[r * stride + i] = init[i];
   }
-  for (int passes = (count + kUnpackedRows - 1) / kUnpackedRows, r = 0; passes > 0; --passes) {
-    const int some = (count - r + passes - 1) / passes;
-    add_unpacked<S, kFar>(some, rows + r, depth, w, c, tile + r * stride);
-    r += some;
+  const int passes = (count + kUnpackedRows - 1) / kUnpackedRows;
+  const auto run = [&](auto columns) {
+    for (int v = 0; v < c.vecs; ++v) {
+      for (int64_t lane = 0; lane < c.valid[v]; lane += columns) {
+        const S* const from = w + (c.first[v] + lane) * depth;
+        const int valid = int(smaller(columns, c.valid[v] - lane));
+        for (int left = passes, r = 0; left > 0; --left) {
+          const int some = (count - r + left - 1) / left;
+          Accumulate<S>* const to = tile + r * stride + v * kWidth + lane;
+          if (kFar && r == 0) {
+            add_unpacked<S, columns, true>(some, rows + r, depth, from, valid, to, stride);
+          } else {
+            add_unpacked<S, columns, false>(some, rows + r, depth, from, valid, to, stride);
+          }
+          r += some;
+        }
+      }
+    }
+  };
+  const int most = (count + passes - 1) / passes;
+  if (unpacked_columns<S>(most) == 8) {
+    run(Index<8>());
+  } else {
+    run(Index<4>());
   }
 }
 
