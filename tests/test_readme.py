@@ -124,9 +124,9 @@ def test_the_tables_are_those_of_the_results(monkeypatch):
     import tables
 
     blocks = (
-        ("<!-- results:", 5, "| GRU |"),
+        ("<!-- results:", 6, "| GRU |"),
         ("<!-- clients -->", 1, "| `pfrl` |"),
-        ("<!-- deployed:", 2, "| OpenVINO |"),
+        ("<!-- deployed:", 3, "| OpenVINO |"),
         ("<!-- own:", 1, "| SLSTM num_heads=4 |"),
         ("<!-- deployed:", 1, "| OpenVINO |"),
     )

@@ -370,22 +370,7 @@ class Forward {
   }
 
   // A row's final h is the output of the last step it was alive in; the others stayed in scratch.
-  void store_states(const Lane& l) {
-    for (int k = 0; k < kCarried; ++k) {
-      S* const last = (S*)p.states.last[k + 1];
-      for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        store(last + l.schedule.state(b) * s.H + j, V::load(carried(l.d, k, b) + j), s.H - j);
-      });
-    }
-    const Range columns = projected
-                              ? Range{outs.unit(l.outs.begin, 0), outs.unit(l.outs.end, 0)}
-                              : Range{units.unit(l.blocks.begin, 0), units.unit(l.blocks.end, 0)};
-    for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
-      const S* from = output_row(l, l.schedule.last(b), b);
-      S* to = (S*)p.states.last[0] + l.schedule.state(b) * s.R;
-      for (int64_t j = columns.begin; j < smaller(columns.end, s.R); ++j) to[j] = from[j];
-    }
-  }
+  void store_states(const Lane& l);
 
   const ForwardParams& p;
   const LayerShape& s;

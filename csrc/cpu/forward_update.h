@@ -1,4 +1,5 @@
-// What forward does once pre-activations are there: the units of a row, and the projection.
+// What forward does once pre-activations are there: the units of a row, the
+// projection, the final states.
 #pragma once
 
 #include "forward.h"
@@ -94,6 +95,24 @@ void Forward<Cell, Op>::project(Lane& l, int64_t e, Range batch) {
       }
     });
   });
+}
+
+template <class Cell, class Op>
+void Forward<Cell, Op>::store_states(const Lane& l) {
+  for (int k = 0; k < kCarried; ++k) {
+    S* const last = (S*)p.states.last[k + 1];
+    for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
+      store(last + l.schedule.state(b) * s.H + j, V::load(carried(l.d, k, b) + j), s.H - j);
+    });
+  }
+  const Range columns = projected
+                            ? Range{outs.unit(l.outs.begin, 0), outs.unit(l.outs.end, 0)}
+                            : Range{units.unit(l.blocks.begin, 0), units.unit(l.blocks.end, 0)};
+  for (int64_t b = l.batch.begin; b < l.batch.end; ++b) {
+    const S* from = output_row(l, l.schedule.last(b), b);
+    S* to = (S*)p.states.last[0] + l.schedule.state(b) * s.R;
+    for (int64_t j = columns.begin; j < smaller(columns.end, s.R); ++j) to[j] = from[j];
+  }
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

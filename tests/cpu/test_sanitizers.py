@@ -24,7 +24,7 @@ KERNELS, DRIVER = ROOT / "csrc/cpu", ROOT / "tests/cpu/sanitize"
 CXX = shutil.which(os.environ.get("CXX", "g++"))
 COMMON = ["-std=c++20", "-g1", "-Wall", "-Wextra"]
 # -O0 for ASan: every access stays, and the kernels compile in two thirds of the time. -O1 for TSan, slow otherwise.
-# ASan runs every level; what they do with threads is the same text for all, so TSan gets three.
+# ASan runs every level of the machine. With threads they do the same: TSan runs three.
 ADDRESS = [*COMMON, "-O0", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREAD = [*COMMON, "-O1", "-fsanitize=thread", "-DFASTRNN_STD_THREADS"]
 LEVELS = {"address": ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16"), "thread": ("plain", "avx512", "amx_bf16")}
@@ -32,9 +32,21 @@ LEVELS = {"address": ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16"), "th
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CXX is None, reason="there is no g++")]
 
 
+def levels(kind: str) -> list[str]:
+    """What is built and run: those of this machine. The driver itself refuses to run nothing."""
+    if platform.machine() != "x86_64":
+        return ["plain"]
+    flags = set(re.search(r"flags\s*:(.*)", Path("/proc/cpuinfo").read_text())[1].split())
+    needs = {"plain": set(), "avx2": {"avx2", "fma", "f16c"}}
+    needs["avx512"] = needs["avx2"] | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+    needs["avx512_bf16"] = needs["avx512"] | {"avx512_bf16"}
+    needs["amx_bf16"] = needs["avx512_bf16"] | {"amx_bf16", "amx_tile"}
+    return [level for level in LEVELS[kind] if needs[level] <= flags]
+
+
 def key() -> str:
     """Of everything that a build depends on."""
-    text = hashlib.sha256(f"{CXX} {ADDRESS} {THREAD} {LEVELS}".encode())
+    text = hashlib.sha256(f"{CXX} {ADDRESS} {THREAD} {[levels(kind) for kind in LEVELS]}".encode())
     text.update(subprocess.check_output([CXX, "--version"]))
     for path in sorted([*(ROOT / "csrc").rglob("*"), *DRIVER.iterdir()]):
         if path.suffix in (".h", ".cpp", ".def") and "bindings" not in path.parts:
@@ -65,11 +77,9 @@ class Builds:
         with open(self.folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not made.exists():
-                sources = [KERNELS / "isa" / f"{level}.cpp" for level in LEVELS[kind]]
+                sources = [KERNELS / "isa" / f"{level}.cpp" for level in levels(kind)]
                 sources += [path for path in sorted(KERNELS.glob("*.cpp")) if path.stem not in ("plan", "parallel")]
-                sources += [DRIVER / f"{main}.cpp", DRIVER / "forced_plan.cpp"]
-                if kind == "thread":
-                    sources.append(DRIVER / "absent_levels.cpp")
+                sources += [DRIVER / f"{name}.cpp" for name in (main, "forced_plan", "absent_levels")]
                 with ThreadPoolExecutor(2) as pool:
                     objects = list(pool.map(lambda source: self.compile(source, flags), sources))
                 objects.append(self.compile(KERNELS / "parallel.cpp", [*flags, *extra]))
@@ -98,18 +108,6 @@ def builds() -> Builds:
         if done.returncode:
             pytest.skip(f"{CXX} {flags[-2]} makes no program that runs here: {done.stdout[-300:]}")
     return Builds()
-
-
-def levels(kind: str) -> list[str]:
-    """Of this machine, as far as the build has them. The driver itself refuses to run nothing."""
-    if platform.machine() != "x86_64":
-        return ["plain"]
-    flags = set(re.search(r"flags\s*:(.*)", Path("/proc/cpuinfo").read_text())[1].split())
-    needs = {"plain": set(), "avx2": {"avx2", "fma", "f16c"}}
-    needs["avx512"] = needs["avx2"] | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
-    needs["avx512_bf16"] = needs["avx512"] | {"avx512_bf16"}
-    needs["amx_bf16"] = needs["avx512_bf16"] | {"amx_bf16", "amx_tile"}
-    return [level for level in LEVELS[kind] if needs[level] <= flags]
 
 
 def check_driver(program: Path, kind: str, **environment: str) -> None:

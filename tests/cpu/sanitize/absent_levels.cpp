@@ -1,7 +1,10 @@
-// Stands for the instruction sets that a build leaves out to save time; never called.
+// Stands for the instruction sets that a build leaves out; never called. Where a build has a level,
+// the linker takes its definition.
 #include "../../../csrc/cpu/isa/levels.h"
 
 namespace fastrnn::cpu {
-Kernels avx2_kernels() { return {}; }
-Kernels avx512_bf16_kernels() { return {}; }
+[[gnu::weak]] Kernels avx2_kernels() { return {}; }
+[[gnu::weak]] Kernels avx512_kernels() { return {}; }
+[[gnu::weak]] Kernels avx512_bf16_kernels() { return {}; }
+[[gnu::weak]] Kernels amx_bf16_kernels() { return {}; }
 }  // namespace fastrnn::cpu
