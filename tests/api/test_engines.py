@@ -37,6 +37,8 @@ def step(model, x, lr: float = 0.1) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH"])  # relu's kink makes large errors of small ones
 def test_a_scaled_step_under_autocast(mode):
     """bfloat16, where torch has all layers on the CPU: the parameters after the step are within the budget."""
+    if mode == "LSTM" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("torch's LSTM has no bfloat16 under autocast on this CPU")
     cell = CELLS[mode]
     models = [Tagger(m) for m in twins(cell, 4, 6)]
     for model in models[:2]:
