@@ -83,7 +83,8 @@ def under_autocast(module: nn.Module, low: torch.dtype, *args) -> list[Tensor]:
                 assert theirs and "primitive descriptor" in str(error), error
     plain = {name: p.to(low) for name, p in module.named_parameters()}
     given = tree_map(lambda t: t.to(low) if isinstance(t, Tensor) and t.is_floating_point() else t, args)
-    return tensors(torch.func.functional_call(module, plain, given))
+    with torch.autocast(device, enabled=False):
+        return tensors(torch.func.functional_call(module, plain, given))
 
 
 def like(module: nn.Module, value):

@@ -20,8 +20,8 @@ bool set_isa(const std::string& name);
 
 const Kernels& kernels(Dtype dtype);
 
-// Whether torch's products of bfloat16 are worth their name: without AVX-512 they take 3 to 30
-// times as long as converting to float32 and back (benchmarks/NOTES.md).
+// Whether torch multiplies bfloat16 in less time than it converts to float32 and back: on x86 with
+// AVX-512 alone (benchmarks/NOTES.md).
 bool multiplies_bfloat16();
 
 // The kernel for products of a storage type with so many results, each a sum of `depth` products;

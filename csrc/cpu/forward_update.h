@@ -1,5 +1,5 @@
-// What forward does once pre-activations are there: the units of a row, the
-// projection, the final states.
+// What forward does once pre-activations are there: the units of a row, the projection,
+// the final states.
 #pragma once
 
 #include "forward.h"

@@ -206,24 +206,19 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
   }
 }
 
-// As many rows as keep all sums with four columns in registers.
-constexpr int kUnpackedRows = kVectorRegisters > 16 ? 6 : 2;
-// So many rows leave registers for so many columns.
-template <class S>
-constexpr int unpacked_columns(int rows) {
-  return kVectorRegisters > 16 && VecOf<S>::kWidth > 4 && rows < 4 ? 8 : 4;
-}
+// As many rows as keep all sums with four columns in registers, and with eight where they do.
+constexpr int kUnpackedRows = kVectorRegisters > 16 ? 6 : 2, kRowsOfEight = 3;
 
-// The products of `count` rows, at most kRows, with unpacked_columns(kRows).
-template <class S, int kColumns, bool kFar, int kRows = kUnpackedRows>
+// The products of `count` rows, at most kRows, with kColumns columns.
+template <class S, int kColumns, bool kFar,
+          int kRows = kColumns == 8 ? kRowsOfEight : kUnpackedRows>
 FASTRNN_HD void add_unpacked(int count, const S* const* rows, int64_t depth, const S* w, int valid,
                              Accumulate<S>* tile, int64_t stride) {
   if constexpr (kRows > 1) {
     if (count < kRows)
       return add_unpacked<S, kColumns, kFar, kRows - 1>(count, rows, depth, w, valid, tile, stride);
   }
-  if constexpr (kColumns <= unpacked_columns<S>(kRows))
-    multiply_columns<S, kRows, kColumns, kFar>(rows, depth, w, valid, tile, stride);
+  multiply_columns<S, kRows, kColumns, kFar>(rows, depth, w, valid, tile, stride);
 }
 
 // tile[r][v] = init[v] + rows[r] . column, each column of the weights contiguous over k. Some
@@ -255,12 +250,10 @@ void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* 
       }
     }
   };
-  const int most = (count + passes - 1) / passes;
-  if (unpacked_columns<S>(most) == 8) {
-    run(Index<8>());
-  } else {
-    run(Index<4>());
+  if constexpr (kVectorRegisters > 16 && kWidth > 4) {
+    if (count <= passes * kRowsOfEight) return run(Index<8>());
   }
+  run(Index<4>());
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

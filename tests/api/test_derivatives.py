@@ -198,6 +198,16 @@ def layer_on(cell, backend, lengths):
     return module, run, x
 
 
+def has_the_same_bits_without_gradients(run, x):
+    """Reentrant checkpointing runs forward under no_grad, where torch's own LSTM rounds otherwise on some CPUs."""
+    results = []
+    for recording in (True, False):
+        torch.manual_seed(3)
+        with torch.set_grad_enabled(recording):
+            results.append(run(x))
+    return all(map(torch.equal, *results))
+
+
 @cells
 @pytest.mark.parametrize("lengths", [None, [5, 3, 2]], ids=["padded", "packed"])
 @pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])
@@ -206,10 +216,9 @@ def test_checkpointing_gives_the_same_bits(cell, lengths, reentrant, any_backend
     module, run, x = layer_on(cell, any_backend, lengths)
     plain = gradients(module, run, x)
     again = gradients(module, lambda x: checkpoint(run, x, use_reentrant=reentrant), x)
-    # Reentrant checkpointing runs forward under no_grad, where torch's own LSTM has other bits on some CPUs.
-    theirs = any_backend == "aten" and cell.mode == "LSTM" and reentrant and lengths is None
-    same = (lambda a, b: torch.allclose(a, b, rtol=1e-5, atol=1e-6)) if theirs else torch.equal
-    assert all(map(same, plain, again))
+    ours = any_backend in ("reference", "cpu", "cuda")
+    exact = ours or not reentrant or has_the_same_bits_without_gradients(run, x)
+    assert all(map(torch.equal if exact else functools.partial(torch.allclose, rtol=1e-5, atol=1e-6), plain, again))
 
 
 @cells
