@@ -100,7 +100,7 @@ class Step(Tooling, nn.RNNCellBase):
         if foreign and hx is None:  # zeros made like a sparse input are sparse
             states = [with_strides(h) for h in states]
         own = cell.mode not in CELLS
-        if (foreign or autocasting) and is_left_to_torch(foreign, data.is_cpu, own):
+        if (foreign or autocasting) and is_left_to_torch(cell, data, foreign, own, step=True):
             after = aten.step(cell, data, states, weights)
         elif not autocasting:
             after = _step(cell, data, states, weights, foreign)
@@ -296,7 +296,7 @@ def explain_cell(module: Step, input: Tensor, hx: Tensor | Sequence[Tensor] | No
     data, states, weights = module._prepare(input, hx)
     foreign, autocasting = is_foreign((data, *states, *weights)), is_autocast(data)
     own = cell.mode not in CELLS
-    left = (foreign or autocasting) and is_left_to_torch(foreign, data.is_cpu, own)
+    left = (foreign or autocasting) and is_left_to_torch(cell, data, foreign, own, step=True)
     data, states, weights = autocast(cell.step, data, states, weights, foreign=foreign)
     hx = [h.unsqueeze(0) for h in states]
     call = describe(cell, data.unsqueeze(0), None, hx, weights, extended=own, step=True, foreign=foreign)

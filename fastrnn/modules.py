@@ -20,7 +20,7 @@ from ._backends import dispatch
 from ._call.checks import as_states
 from ._call.extras import check_extras
 from ._call.heads import join_states, split_states, split_weights
-from ._call.stack import autocast, describe, is_autocast, is_left_to_torch, is_mixed_step, is_ragged, is_recomputed, run
+from ._call.stack import autocast, describe, is_autocast, is_left_to_torch, is_ragged, is_recomputed, run
 from ._kernels.gate import is_foreign
 from ._kernels.ops import is_compiling
 from ._options import Options
@@ -360,7 +360,7 @@ def explain_layer(
         weights = split_weights(cell, weights, module.num_layers * directions, heads)
     foreign = is_foreign((data, *states, *weights))
     own = extras is not None or cell.mode not in CELLS or masked or zoned or heads > 1
-    left = (foreign or is_autocast(data)) and is_left_to_torch(foreign, is_mixed_step(cell, data), own)
+    left = (foreign or is_autocast(data)) and is_left_to_torch(cell, data, foreign, own)
     data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes), foreign)
     sizes = module.num_layers, directions * heads
     call = describe(cell, data, batch_sizes, states, weights, *sizes, own, foreign=foreign)

@@ -66,6 +66,11 @@ def tensors(result) -> list[Tensor]:
     return [t for part in result for t in tensors(part)]
 
 
+def is_bfloat16_in_onednn() -> bool:
+    """Whether oneDNN, and with it torch's autocast, has LSTMs in bfloat16 on this CPU."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def under_autocast(module: nn.Module, low: torch.dtype, *args) -> list[Tensor]:
     """The tensors in a module's result under autocast to ``low``.
 
@@ -75,7 +80,7 @@ def under_autocast(module: nn.Module, low: torch.dtype, *args) -> list[Tensor]:
     """
     device = next(module.parameters()).device.type
     theirs = type(module) is nn.LSTM and device == "cpu"
-    if not (theirs and tensors(args)[0].dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if not (theirs and tensors(args)[0].dtype == torch.bfloat16 and not is_bfloat16_in_onednn()):
         with torch.autocast(device, low):
             try:
                 return tensors(module(*args))

@@ -28,6 +28,10 @@ _CPU_AUTOCAST_LOW = frozenset({"RNN", "RNNCell", "Layer"} | _OWN)
 _AUTOCAST_TAKES = frozenset(
     t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_floating_point and t != torch.float64
 )
+# What oneDNN may lack for an LSTM on this CPU; torch's autocast gives it the call all the same.
+_LACKING = {torch.float16, torch.bfloat16} if torch.backends.mkldnn.is_available() else set()
+if _LACKING and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    _LACKING.remove(torch.bfloat16)
 _WHOLE = Schedule()  # every row has every step
 
 
@@ -79,22 +83,21 @@ def _is_low_on_cpu(name: str, input: Tensor, hx: Sequence[Tensor], ragged: bool)
     return name in _CPU_AUTOCAST_LOW
 
 
-def is_left_to_torch(foreign: bool, step: bool, own: bool = False) -> bool:
+def is_left_to_torch(cell: Cell, input: Tensor, foreign: bool, own: bool = False, step: bool = False) -> bool:
     """Whether torch's operators take a call as it stands, that has ``foreign`` tensors or is under autocast.
 
     They know what to do with such tensors. Without the extension they alone can cast a weight once for a whole block of
-    autocast. And they multiply in the low type where they mix types, which a single ``step`` on the CPU spends its time
-    on: here it would be computed in the wider type as a whole. ``own`` says that torch has nothing to compute it with.
+    autocast. And they multiply in the low type where they mix types, which a single step on the CPU spends its time
+    on: here it would be computed in the wider type as a whole. ``own`` says that torch has nothing to compute it with,
+    ``step`` that the call is a module's for one step.
     """
-    if not (foreign or step) and (ops.has_extension() or torch.get_autocast_dtype("cpu") == torch.float16):
-        return False  # oneDNN has no float16 on most machines
-    transformed = ops.is_transformed(foreign)
-    return not (own or transformed or is_watched()) and dispatch.forced() in (None, "aten")
-
-
-def is_mixed_step(cell: Cell, input: Tensor) -> bool:
-    """Whether torch mixes types in a layer's call under autocast that is a single step on the CPU."""
-    return cell.mode == "GRU" and input.is_cpu and input.dim() == 3 and input.size(0) == 1
+    mixed = input.is_cpu and (step or (cell.mode == "GRU" and input.dim() == 3 and input.size(0) == 1))
+    if ops.has_extension() and not (foreign or mixed):
+        return False
+    if own or ops.is_transformed(foreign) or is_watched() or dispatch.forced() not in (None, "aten"):
+        return False
+    by_onednn = cell.mode == "LSTM" and input.is_cpu and not step
+    return not (by_onednn and is_autocast(input) and torch.get_autocast_dtype("cpu") in _LACKING)
 
 
 def _is_projected(hx: Sequence[Tensor]) -> bool:
@@ -265,7 +268,7 @@ def run(
     foreign = is_foreign((input, *hx, *weights) if batch_sizes is None else (input, batch_sizes, *hx, *weights))
     autocasting = is_autocast(input)
     own = extras is not None or cell.mode not in CELLS or drops is not None or heads > 1
-    if (foreign or autocasting) and is_left_to_torch(foreign, is_mixed_step(cell, input), own):
+    if (foreign or autocasting) and is_left_to_torch(cell, input, foreign, own):
         options = num_layers, directions, dropout, training, foreign
         return *aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if autocasting:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from cases import GRIDS
-from support import forward_arguments
+from support import forward_arguments, is_bfloat16_in_onednn
 from torch import nn
 
 import fastrnn
@@ -43,7 +43,7 @@ def test_kept_for_backward(case):
         with fastrnn.backend("cpu"):
             counts[name] = saved_bytes(side, make_inputs(case, "cpu")[0])
     # Without oneDNN torch's LSTM keeps h and c as they enter each step; the kernels keep what leaves the last one, too.
-    plain = case.cell == "LSTM" and case.dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    plain = case.cell == "LSTM" and case.dtype == "bfloat16" and not is_bfloat16_in_onednn()
     ends = 4 * case.layers * case.directions * case.B * case.H if plain else 0
     assert 0 < counts["ours"] <= counts["torch"] + ends, counts
 
