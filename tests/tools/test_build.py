@@ -36,9 +36,12 @@ gpus = {gpus!r}
 cuda = SimpleNamespace(device_count=lambda: len(gpus), get_device_capability=lambda index: gpus[index])
 
 class BuildExtension(build_ext):
+    use_ninja = True
+
     def build_extension(self, ext):
         print("CUDA_HOME", os.environ.get("CUDA_HOME"))
         print("linking", ext.libraries, ext.extra_link_args)
+        print("with", ext.extra_objects)
         for source in ext.sources:
             print("compiling", source)
             if source.endswith(os.environ.get("STUB_FAILS_ON") or "nothing"):
@@ -61,6 +64,14 @@ case "$*" in
   --version) echo "Cuda compilation tools, release {release}, V{release}.88" ;;
   *--dryrun*) echo "#$ TOP={top}/bin/.." >&2 ;;
 esac
+"""
+
+
+CXX = """#!/bin/sh
+[ "$1" = --version ] && echo "stub c++ 1.0" && exit
+echo "$@" >> compiled
+for last; do :; done
+touch "$last"
 """
 
 
@@ -134,6 +145,25 @@ def test_cpp_only_with_a_cpu_torch(project):
     assert (facts.cuda, facts.cuda_archs) == (None, None)
     assert facts.why_no_cuda == "torch 2.13.0+cpu is a build without CUDA"
     assert "a.cpp" in facts.output and "cuda_b.cpp" not in facts.output and "c.cu" not in facts.output
+
+
+def test_kernels_are_compiled_once_for_every_torch(project):
+    project.script("csrc/cpu/isa/k.cpp", "")
+    project.script("bin/c++", CXX)
+    project.env["PATH"] += f":{Path(sys.executable).parent}"
+    log = project.folder / "compiled"
+    for torch_version, env in (("2.13.0+cpu", {}), ("2.14.1+cpu", {}), ("2.14.1+cpu", {"CFLAGS": "-DMORE"})):
+        project.torch(torch_version)
+        output = project.facts(FASTRNN_PURE="0", **env).output
+        assert "with ['build/kernels/cpu/isa/k.o']\ncompiling csrc/bindings/a.cpp\n" in output
+    assert ["-DMORE" in line for line in log.read_text().splitlines()] == [False, True]
+
+
+def test_a_kernel_that_does_not_compile_is_named(project):
+    project.script("csrc/cpu/isa/k.cpp", "")
+    project.script("bin/c++", CXX.replace("touch", "echo 'csrc/cpu/isa/k.cpp:3:1: error: no such thing' >&2; exit 1 #"))
+    project.env["PATH"] += f":{Path(sys.executable).parent}"
+    assert "the build failed with: csrc/cpu/isa/k.cpp:3:1: error: no such thing" in project.refusal(FASTRNN_PURE="0")
 
 
 def test_cuda_where_torch_and_nvcc_have_it(project):
