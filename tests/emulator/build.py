@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 KERNELS = [*sorted(CSRC.glob("cuda/inst/*.cu")), *sorted(CSRC.glob("cuda/*.cpp"))]
 EMULATOR = [HERE / "emulator.cpp", HERE / "fibers.cpp"]
-# Unoptimised, because most of the time goes into compiling.
+# Unoptimised, because most of the time goes into compiling, but for the module, which most tests run.
 FLAGS = ["-std=c++20", "-O0", "-g1", "-pthread", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 FLAGS += ["-Wno-maybe-uninitialized"]  # of a thread without a row: it uses nothing that it has not loaded
 FLAGS += ["-fno-strict-aliasing", f"-I{HERE / 'include'}", f"-I{HERE}"]
@@ -82,7 +82,7 @@ def module():
     from torch.utils.cpp_extension import include_paths
 
     includes = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_paths()["include"]]]
-    flags = [*FLAGS, *includes, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
+    flags = [*FLAGS, "-O1", *includes, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
     bindings = [p for p in sorted(CSRC.glob("bindings/cuda_*.cpp")) if p.name != "cuda_context.cpp"]
     bindings += [CSRC / "bindings/layer_args.cpp", CSRC / "bindings/gate.cpp"]
     sources = [*bindings, HERE / "module.cpp", HERE / "context.cpp", *KERNELS, *EMULATOR]

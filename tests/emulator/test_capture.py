@@ -165,7 +165,8 @@ def needless(graph, want):
         if (child := os.fork()) == 0:
             with contextlib.suppress(BaseException):
                 faulthandler.disable()
-                signal.setitimer(signal.ITIMER_PROF, 1)  # of the processor's time, however busy the machine is
+                signal.setitimer(signal.ITIMER_PROF, 1)  # of the processor's time, however busy the machine is,
+                signal.alarm(20)  # and for a lock whose memory was overwritten
                 graph.replay(without=index)
                 os._exit(0 if same(graph.results, want) else 1)
             os._exit(1)

@@ -27,6 +27,9 @@ from fastrnn._spec import STATES
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
 CASES = parameters(KERNELS)
+CASES_OF_FOUR_BYTES = parameters(
+    [(name, kernel, [p for p in precisions if p in ("float32", "tf32")]) for name, kernel, precisions in KERNELS]
+)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
@@ -100,11 +103,10 @@ def test_layers_without_biases(cuda, cell):
         Layer(cell, "float64", (3, 3, 2, 17), 2, biased=False).check(cuda)
 
 
-@pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS], ids=[name for name, *_ in KERNELS])
-@pytest.mark.parametrize("cell", CELLS)
-def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, kernel):
+@pytest.mark.parametrize("cell, kernel, precision", CASES_OF_FOUR_BYTES)
+def test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
-    Layer(cell, "float32", (3, 9, 2, 17), 2, packed=True).check_nothing_overwritten(cuda)
+    Layer(cell, precision, (3, 9, 2, 17), 2, packed=True).check_nothing_overwritten(cuda)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -116,21 +118,20 @@ def test_without_save_the_results_are_the_same_and_nothing_is_kept(cuda, cell):
         assert bool(saved) == ("RNN" not in MODES[cell])
 
 
-TIMED = [*itertools.product(CELLS, (None,)), (0, 2), (4, 2), (9, 2)]  # cells, and a projection
-
-
-@pytest.mark.parametrize("kernel", [kernel for _, kernel, _ in KERNELS[:4]], ids=[name for name, *_ in KERNELS[:4]])
-@pytest.mark.parametrize("cell, projection", TIMED)
-def test_what_holds_without_lengths_and_resets_holds_with_them(cuda, cell, projection, kernel):
+@pytest.mark.parametrize("cell, kernel, precision", CASES_OF_FOUR_BYTES)
+def test_what_holds_without_lengths_and_resets_holds_with_them(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
-    for layer in list(timed_layers(cell, "float32", projection=projection))[:3]:
+    layers = list(timed_layers(cell, precision))[:3]
+    if cell in PROJECTED:
+        layers += list(timed_layers(cell, precision, projection=2))[:3]
+    for layer in layers:
         layer.check_nothing_overwritten(cuda)
         layer.check_needs(cuda)
         (output, hn, _), (again, hn_again, nothing) = layer.forward(cuda), layer.forward(cuda, save=0)
         assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
 
 
-@pytest.mark.parametrize("cell, projection", TIMED)
+@pytest.mark.parametrize("cell, projection", [*((cell, None) for cell in CELLS), *((cell, 2) for cell in PROJECTED)])
 def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, cell, projection):
     def bits(**schedule):
         layer = Layer(cell, "float32", (3, 3, 2, 7), 2, projection=projection)
