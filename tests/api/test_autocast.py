@@ -19,7 +19,7 @@ from support import (
     one_step,
     tensors,
     under_autocast,
-)  # fmt: skip
+)
 from support import twins as module_twins
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
