@@ -132,10 +132,10 @@ def test_onnx_by_way_of_torchs_modules(cell, tmp_path):
 class Asking(nn.Module):
     """A layer of any cell, called with states, and with what fastrnn's layers take besides."""
 
-    def __init__(self, cell, **options):
+    def __init__(self, cell, layers=2, **options):
         super().__init__()
         kind = {"forget_gate": "exp"} if cell.mode == "SLSTM_EXP" else {}
-        self.rnn = build(fastrnn, cell, 4, 6, 2, bidirectional=True, **kind, **options)
+        self.rnn = build(fastrnn, cell, 4, 6, layers, bidirectional=True, **kind, **options)
 
     def forward(self, x, hx, lengths=None, reset_mask=None):
         return self.rnn(x, tuple(hx) if len(hx) > 1 else hx[0], lengths=lengths, reset_mask=reset_mask)
@@ -145,7 +145,7 @@ def states_of(cell, module, batch):
     """Random ones, double."""
     rnn = module.rnn
     widths = (rnn.proj_size or rnn.hidden_size, *[rnn.hidden_size] * (cell.states - 1))
-    hx = [torch.randn(4, batch, width, dtype=torch.float64) for width in widths]
+    hx = [torch.randn(2 * rnn.num_layers, batch, width, dtype=torch.float64) for width in widths]
     if cell.mode.startswith("SLSTM"):
         hx[2] = hx[2].abs() + 1
     return hx
@@ -192,7 +192,7 @@ OPTIONS = {
 def test_loops_of_core_aten(mode, names, options):
     """Against the formulas in double, at other sizes than the traced ones, forwards and backwards in time."""
     cell = ALL_CELLS[mode]
-    module = Asking(cell, **options).double().eval()
+    module = Asking(cell, 2 if mode == "LSTM" else 1, **options).double().eval()
     hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
     program = exported(module, torch.randn(5, 3, 4, dtype=torch.float64), hx, asked)
     assert foreign(program) == {"fastrnn"}
