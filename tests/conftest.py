@@ -69,3 +69,10 @@ def own_backend(request):
     """As ``any_backend``, but for torch's own layers: for what these do not have."""
     with fastrnn.backend(request.param):
         yield request.param
+
+
+@pytest.fixture(params=[name for name in available() if name != "aten"])
+def own_kernels(request):
+    """As ``own_backend``, but for the automatic choice: each once, for what takes long."""
+    with fastrnn.backend(request.param):
+        yield request.param

@@ -95,9 +95,9 @@ def test_batch_first(cell, own_backend):
 
 @asked
 @kinds
-def test_gradcheck(cell, options, asked, own_backend):
-    module = exact_module(cell, own_backend, 2, 5, **options)
-    x = torch.randn(T, B, 2, dtype=torch.float64, device=device_of(own_backend), requires_grad=True)
+def test_gradcheck(cell, options, asked, own_kernels):
+    module = exact_module(cell, own_kernels, 2, 5, **options)
+    x = torch.randn(T, B, 2, dtype=torch.float64, device=device_of(own_kernels), requires_grad=True)
     names = list(dict(module.named_parameters()))
 
     def call(x, *weights):

@@ -1,6 +1,7 @@
 """Analytical gradients against numerical ones in float64, first and second order.
 
 The small problems are checked entry by entry of the Jacobian, the others along random directions (``fast_mode``).
+Those of torch's own layers are torch's to check; one test here has them take part.
 """
 
 from __future__ import annotations
@@ -52,26 +53,26 @@ def problem(cell, backend, *, lengths=None, **options):
 
 @cells
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_layer(cell, backend, variant):
+def test_layer(cell, own_kernels, variant):
     options = VARIANTS[variant]
     if "proj_size" in options and cell.mode != "LSTM":
         options = {key: value for key, value in options.items() if key != "proj_size"}
     if cell.nonlinearity == "relu" and options.get("bias") is False:
         options = {}  # without biases there is no keeping relu away from its kink
-    function, inputs = problem(cell, backend, **options)
+    function, inputs = problem(cell, own_kernels, **options)
     assert gradcheck(function, inputs, fast_mode=len(inputs) > 12)
     assert gradgradcheck(function, inputs, fast_mode=True)
 
 
 @cells
-def test_second_order_entry_by_entry(cell, backend):
-    function, inputs = problem(cell, backend)
+def test_second_order_entry_by_entry(cell, own_kernels):
+    function, inputs = problem(cell, own_kernels)
     assert gradgradcheck(function, inputs)
 
 
 @cells
-def test_step(cell, backend):
-    device = device_of(backend)
+def test_step(cell, own_kernels):
+    device = device_of(own_kernels)
     module = build(fastrnn, cell, 2, 2, step=True, device=device, dtype=torch.float64)
     if cell.nonlinearity == "relu":
         with torch.no_grad():
@@ -97,9 +98,9 @@ def test_forward_mode(cell):
 
 
 @cells
-def test_tensor_used_twice(cell, backend):
+def test_tensor_used_twice(cell, own_kernels):
     """Weights in both directions, one tensor as every state: the gradients of each use are kept apart."""
-    function, inputs = problem(cell, backend, num_layers=2, bidirectional=True)
+    function, inputs = problem(cell, own_kernels, num_layers=2, bidirectional=True)
     x, state, weights = inputs[0], inputs[1], inputs[1 + cell.states :]
     half = len(weights) // 4
     wide = list(weights[2 * half : 3 * half])
@@ -139,9 +140,9 @@ SUBSETS = {"plain": {}, "LSTM": {"proj_size": 1}}
 
 @pytest.mark.parametrize("T", [1, 3])
 @pytest.mark.parametrize("variant, cell", [(v, c) for v in SUBSETS for c in CELLS.values() if v in ("plain", c.mode)])
-def test_second_order_of_every_subset(variant, cell, T, backend):
+def test_second_order_of_every_subset(variant, cell, T, own_kernels):
     """Whatever alone wants gradients: torch's second derivatives, by its own graph in float64."""
-    device, options = device_of(backend), SUBSETS[variant]
+    device, options = device_of(own_kernels), SUBSETS[variant]
     ours = build(fastrnn, cell, 2, 2, **options, device=device, dtype=torch.float64)
     theirs = build(nn, cell, 2, 2, **options, device=device, dtype=torch.float64)
     theirs.load_state_dict(ours.state_dict())
@@ -170,6 +171,6 @@ def test_second_order_of_every_subset(variant, cell, T, backend):
 
 @cells
 @pytest.mark.parametrize("variant", ["plain", "two layers, both ways", "packed, both ways"])
-def test_batched_gradients(cell, backend, variant):
-    function, inputs = problem(cell, backend, **VARIANTS[variant])
+def test_batched_gradients(cell, own_kernels, variant):
+    function, inputs = problem(cell, own_kernels, **VARIANTS[variant])
     assert gradcheck(function, inputs, fast_mode=True, check_batched_grad=True)

@@ -106,9 +106,9 @@ def as_function(module, args):
 
 @names
 @pytest.mark.parametrize("order", [1, 2], ids=["gradcheck", "gradgradcheck"])
-def test_gradcheck(name, order, backend):
+def test_gradcheck(name, order, own_kernels):
     """Numerical derivatives in float64, along a random direction per input (fast_mode), as torch's own suite does."""
-    device = device_of(backend)
+    device = device_of(own_kernels)
     # The options alternate with periods of 2, 4, 8 …: an odd stride meets every value of each, and is faster.
     for sample in list(samples(name, torch.float64, device, True))[:: 3 if order == 1 else 5]:
         module = construct(fastrnn, name, sample, torch.float64, device, True)
