@@ -12,6 +12,7 @@ from emulator.report import pytest_terminal_summary  # noqa: F401  pytest finds 
 from support import available
 
 import fastrnn
+from fastrnn.registry import ALL_CELLS
 
 # Here and in all that the tests start: no call proves the kernels unless a test is about that.
 os.environ["FASTRNN_PROVE"] = "0"
@@ -22,6 +23,23 @@ torch.set_num_threads(1)
 # At the first backward autograd counts the devices. A test may have pretended by then that there is a GPU
 # (FakeTensorMode on a torch with CUDA), and no forked child could run backward any more (test_cpu_threads.py).
 torch.ones(1, requires_grad=True).sum().backward()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cells", help="leave out tests that are given another cell than these: LSTM,GRU")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not (chosen := config.getoption("--cells")):
+        return
+    others, left_out = set(ALL_CELLS) - set(chosen.split(",")), []
+    for item in items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        cell = given.get("cell", given.get("mode"))
+        if getattr(cell, "mode", cell) in others:
+            left_out.append(item)
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_configure(config):

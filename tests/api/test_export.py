@@ -93,7 +93,7 @@ def test_saved_and_loaded(tmp_path):
 
 @pytest.mark.skipif(compiler() is None, reason="torch's Inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_aot_inductor_package(frozen, tmp_path):
     """Compiled ahead of time; whoever loads the package imports fastrnn first, which brings the operator."""
     ours, theirs, truth = models(LAYERS[0], 4, 6, 2)
@@ -206,7 +206,7 @@ def test_loops_of_core_aten(mode, names, options):
         torch.testing.assert_close(found, [output, *final], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=name_of)
 def test_a_program_without_fastrnn(dtype, tmp_path):
     """Loaded by a process that never imports it."""
     ours, theirs, truth = models(LAYERS[0], 4, 6, 2, bidirectional=True, batch_first=True)
