@@ -144,7 +144,7 @@ void bind_cuda(py::module_& cuda) {
   cuda.def(
       "plan_wavefront",
       [](const std::vector<std::tuple<std::string, int, int>>& passes, int sms, int64_t directions,
-         int64_t layers, int64_t steps, std::optional<int64_t> chunks) {
+         int64_t layers, int64_t steps, bool in_graph, std::optional<int64_t> chunks) {
         std::vector<Team> teams;
         for (const auto& [tier, members, count] : passes) {
           Team team{Tier::kStep, false, 0, members, 0, count, 1};
@@ -152,8 +152,9 @@ void bind_cuda(py::module_& cuda) {
             if (tier == tier_name(each)) team.tier = each;
           teams.push_back(team);
         }
-        return as_tuple(plan_wavefront(teams, {0, sms, 0, 0}, directions, layers, steps, chunks));
+        return as_tuple(
+            plan_wavefront(teams, {0, sms, 0, 0}, directions, layers, steps, in_graph, chunks));
       },
       py::arg("passes"), py::arg("sms"), py::arg("directions"), py::arg("layers"), py::arg("steps"),
-      py::arg("chunks") = py::none());
+      py::arg("in_graph") = false, py::arg("chunks") = py::none());
 }

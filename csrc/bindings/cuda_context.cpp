@@ -73,6 +73,12 @@ bool Context::serves(const at::Tensor& tensor) { return tensor.is_cuda(); }
 
 cudaStream_t Context::stream() const { return at::cuda::getCurrentCUDAStream(); }
 
+bool Context::is_captured() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream(), &status) == cudaSuccess &&
+         status != cudaStreamCaptureStatusNone;
+}
+
 Library& Context::blas() const { return state_->library; }
 
 Device Context::device() const {

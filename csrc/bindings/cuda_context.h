@@ -21,6 +21,7 @@ class Context {
 
   static bool serves(const at::Tensor& tensor);
   cudaStream_t stream() const;
+  bool is_captured() const;  // into a CUDA graph
   Library& blas() const;
   Device device() const;
   static const char* error_text(cudaError_t error);

@@ -101,12 +101,13 @@ struct Asked {
             stack.zoned};
   }
   Wavefront wavefront() const {
-    if (wanted.load().tier == kMeasured) return {1, 0, "no tier is asked for"};
+    if (wanted.load().tier == kMeasured && device.capability != kMeasuredCapability)
+      return {1, 0, "no tier is asked for"};
     std::vector<Team> passes{Choice(query(false), device).team()};
     if (stack.grad) passes.push_back(Choice(query(true), device).team());
     const int64_t chunks = wished_chunks;
     return plan_wavefront(passes, device, stack.directions, stack.layers, stack.steps,
-                          chunks < 0 ? std::nullopt : std::optional(chunks));
+                          context.is_captured(), chunks < 0 ? std::nullopt : std::optional(chunks));
   }
 };
 
@@ -137,8 +138,7 @@ Team team_for(const Call& call, bool backward, const Context& context) {
 }
 
 Wavefront wavefront_for(const at::Tensor& like, const Stack& stack) {
-  // Most calls are such, and none of them should pay for the question.
-  if (only_steps() || wanted.load().tier == kMeasured) return {1, 0, "no tier is asked for"};
+  if (only_steps()) return {1, 0, "no tier is asked for"};
   return Asked("fastrnn.cuda.wavefront", like, stack).wavefront();
 }
 

@@ -49,22 +49,27 @@ struct Array {
       return Storage<Scalar>::widen(data[i]);
     }
   }
+  FASTRNN_HD To operator[](const Place& place) const { return Array(place.in(data))[int64_t{0}]; }
 };
 
 template <class Scalar>
 FASTRNN_HD void store(void* p, int64_t i, Accumulate<Scalar> value) {
   static_cast<Scalar*>(p)[i] = Storage<Scalar>::narrow(value);
 }
+template <class Scalar>
+FASTRNN_HD void store(void* p, const Place& place, Accumulate<Scalar> value) {
+  *place.in(static_cast<Scalar*>(p)) = Storage<Scalar>::narrow(value);
+}
 
 // A state besides h where one call takes it over from another: accumulate if `wide`, else scalar.
 template <class Scalar>
-FASTRNN_HD Accumulate<Scalar> load_carried(const void* p, bool wide, int64_t i) {
-  return wide ? Array<Accumulate<Scalar>>(p)[i] : Array<Scalar>(p)[i];
+FASTRNN_HD Accumulate<Scalar> load_carried(const void* p, bool wide, const Place& place) {
+  return wide ? Array<Accumulate<Scalar>>(p)[place] : Array<Scalar>(p)[place];
 }
 
 template <class Scalar>
-FASTRNN_HD void store_carried(void* p, bool wide, int64_t i, Accumulate<Scalar> value) {
-  wide ? store<Accumulate<Scalar>>(p, i, value) : store<Scalar>(p, i, value);
+FASTRNN_HD void store_carried(void* p, bool wide, const Place& place, Accumulate<Scalar> value) {
+  wide ? store<Accumulate<Scalar>>(p, place, value) : store<Scalar>(p, place, value);
 }
 
 }  // namespace fastrnn::cuda

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../common/layer_spec.h"
 #include "row_schedule.h"
@@ -28,20 +29,27 @@ struct Shape {
   int64_t directions;  // D
 };
 
-// A thread works out addresses in every step: of the row in 32 bits, and one multiplication to 64.
-// The bindings refuse more rows.
+// Rows are counted in 32 bits. The bindings refuse more.
 constexpr int64_t kMostRows = int64_t{1} << 31;
 
 // Row b of a step, among the D * N of the direction `d`.
-FASTRNN_HD uint32_t row_of(const Shape& s, int d, const Rows& rows, int64_t b) {
-  return static_cast<uint32_t>(d) * static_cast<uint32_t>(s.total) + rows.offset +
-         static_cast<uint32_t>(b);
+FASTRNN_HD int row_of(const Shape& s, int d, const Rows& rows, int b) {
+  return d * static_cast<int>(s.total) + rows.offset + b;
 }
-// Where column `column` of a row is, in an array of rows of `width` values.
-FASTRNN_HD int64_t place_in(uint32_t row, int64_t width, int64_t column) {
-  return static_cast<int64_t>(uint64_t{row} * static_cast<uint32_t>(width) +
-                              static_cast<uint32_t>(column));
-}
+
+// A value in an array of rows of `width` values. A thread works out many of these in every step:
+// each is two multiply-adds to 64 bits, and neighbouring columns differ by a constant.
+struct Place {
+  int row, width, column;
+
+  template <class T>
+  FASTRNN_HD T* in(T* array) const {
+    constexpr int kBytes = sizeof(T);
+    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<Byte*>(array) + int64_t{row} * (width * kBytes) +
+                                int64_t{column} * kBytes);
+  }
+};
 
 // Of batch row b at a step of these rows.
 template <class Step>

@@ -82,7 +82,7 @@ constexpr int weight_registers(Tier tier, int gates, int states, int params, boo
   const bool many = states > 2;  // of which a thread holds more, as of parameters
   if (tier == Tier::kCta) {
     if (!tensor_cores) return backward || many ? 48 : 64;
-    return backward ? (params ? 48 : 64) : (many ? 64 : 80);
+    return backward && !params ? 64 : 48;
   }
   const bool cluster = tier == Tier::kCluster;
   if (rows == 32 && !backward) return many ? (cluster ? 32 : 16) : (cluster ? 48 : 32);

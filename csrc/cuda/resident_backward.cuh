@@ -9,7 +9,7 @@ template <class Cell, class Scalar, bool kTensorCores, int kRows, Tier kTier>
 struct ResidentBackward {
   static constexpr int kGates = Cell::kGates, kBytes = sizeof(Scalar);
   static constexpr int kNs = kRows / 8;
-  static constexpr int kEach = kElements<kTier, kRows>;
+  static constexpr int kEach = kThreadRows<kTier, kRows>, kUnits = kThreadUnits<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
   static constexpr ProductForm kForm = backward_form(
       kGates, kBytes,
@@ -29,7 +29,7 @@ struct ResidentBackward {
     const ProductLayout division = backward_layout(kGates, kBytes, team);
     const int tiles = kThroughMemory ? team.tiles : 1;
     const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
-    const Elements<Cell> elements(team, hidden - me.unit);
+    const Elements<Cell, kUnits> elements(team, hidden - me.unit);
     const DeviceSchedule schedule{p.offsets, static_cast<int>(p.steps), batch, d >= p.forwards};
 
     // In shared memory, after what the link has there: weights; gate gradients of the member; what
@@ -63,21 +63,26 @@ struct ResidentBackward {
     for (int q = threadIdx.x; q < quads; q += kResidentThreads) operand[q] = Quad{};
     load_member_params<Cell, Scalar>(p.step, d, team.units, me.unit, params);
 
-    Update update[kEach];
-    Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
+    Update update[kEach][kUnits];
+    Moments<kEach> moment;  // of the thread's rows, in the tile and the step that were loaded last
     const auto load = [&](const StepRows& step_rows, int tile) {
       moment = {};
+      const Uniform all(p.step, step_rows, batch);
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
         if (elements.has(i) && b < max(step_rows.now.count, step_rows.after.count))
-          moment.add(i, moment_of(p.step, step_rows, d, b));
+          moment.add(i, all.is ? all.moment : moment_of(p.step, step_rows, d, b));
       }
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
-        if (moment[i].visited())
-          update[i].load(p.step, step_rows, moment[i], d, b, me.unit + elements.unit);
+        if (!moment[i].visited()) continue;
+#pragma unroll
+        for (int k = 0; k < kUnits; ++k) {
+          if (elements.has_unit(k))
+            update[i][k].load(p.step, step_rows, moment[i], d, b, me.unit + elements.unit + k);
+        }
       }
     };
     Link<kTier> link(p.arrivals, team, me, 1);
@@ -95,32 +100,59 @@ struct ResidentBackward {
           const int row = elements.row(i), unit = elements.unit;
           const int b = first + row;
           if (!moment[i].visited()) continue;
-          float total = 0;
+          float total[kUnits] = {};
           if (moment[i].carried()) {
             const int place = opaque(row);
-            const float* from = inbox_of(before, tile, kThroughMemory ? me.rank : 0) +
-                                (unit / 8 * kNs + place / 8) * kOctetFloats +
-                                octet_slot(unit / 8, unit % 8, place % 8);
+            const float* from[kUnits];
+#pragma unroll
+            for (int k = 0; k < kUnits; ++k) {
+              from[k] = inbox_of(before, tile, kThroughMemory ? me.rank : 0) +
+                        (unit / 8 * kNs + place / 8) * kOctetFloats +
+                        octet_slot(unit / 8, unit % 8 + k, place % 8);
+            }
 #pragma unroll 4
             for (int member = 0; member < team.members; ++member) {
-              const float* sum = from + member * octets * kNs * kOctetFloats;
-              total += kThroughMemory ? load_fresh(sum) : *sum;
+#pragma unroll
+              for (int k = 0; k < kUnits; ++k) {
+                const float* sum = from[k] + member * octets * kNs * kOctetFloats;
+                total[k] += kThroughMemory ? load_fresh(sum) : *sum;
+              }
             }
           }
-          if (moment[i].carried()) total = masked<Scalar>(p.step, d, b, me.unit + unit, total);
+          // A second unit that does not exist is computed, and goes nowhere.
+          const int first_unit = me.unit + unit;
+          if (p.step.operand_mask && moment[i].carried()) {
+#pragma unroll
+            for (int k = 0; k < kUnits; ++k) {
+              if (elements.has_unit(k))
+                total[k] = masked<Scalar>(p.step, d, b, first_unit + k, total[k]);
+            }
+          }
           if (moment[i].leaves()) {
-            update[i].leave(p.step, d, b, me.unit + unit, total);
+#pragma unroll
+            for (int k = 0; k < kUnits; ++k) {
+              if (elements.has_unit(k)) update[i][k].leave(p.step, d, b, first_unit + k, total[k]);
+            }
             continue;
           }
-          for_each<Cell::kParams>(
-              [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
-          update[i].load_grad_sequences(p.step, step_rows, d, b, me.unit + unit);
-          update[i].compute(p.step, d, b, me.unit + unit, total);
-          update[i].save(p.step, step_rows, moment[i], d, b, me.unit + unit);
 #pragma unroll
-          for (int g = 0; g < kGates; ++g) {
-            reinterpret_cast<Scalar*>(operand)[row * width + g * team.units + unit] =
-                as_operand<kTensorCores>(Storage<Scalar>::narrow(update[i].grad_h[g]));
+          for (int k = 0; k < kUnits; ++k) {
+            Update& of = update[i][k];
+            for_each<Cell::kParams>(
+                [&](auto n) { of.params[n] = params[n * team.units + unit + k]; });
+            if (elements.has_unit(k))
+              of.load_grad_sequences(p.step, step_rows, d, b, first_unit + k);
+            of.compute(p.step, d, b, first_unit + k, total[k]);
+          }
+#pragma unroll
+          for (int k = 0; k < kUnits; ++k) {
+            if (!elements.has_unit(k)) continue;
+            update[i][k].save(p.step, step_rows, moment[i], d, b, first_unit + k);
+#pragma unroll
+            for (int g = 0; g < kGates; ++g) {
+              reinterpret_cast<Scalar*>(operand)[row * width + g * team.units + unit + k] =
+                  as_operand<kTensorCores>(Storage<Scalar>::narrow(update[i][k].grad_h[g]));
+            }
           }
         }
         if (rows_of_tile<kRows>(step_rows.now.count, first) > 0) {

@@ -10,7 +10,7 @@ struct ResidentForward {
   static constexpr int kGates = Cell::kGates, kOctets = octets_of_group(kGates);
   static constexpr int kBytes = sizeof(Scalar);
   static constexpr int kNs = kRows / 8;
-  static constexpr int kEach = kElements<kTier, kRows>;
+  static constexpr int kEach = kThreadRows<kTier, kRows>, kUnits = kThreadUnits<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
   static constexpr ProductForm kForm = forward_form(
       kGates,
@@ -30,7 +30,7 @@ struct ResidentForward {
     const int tiles = kThroughMemory ? team.tiles : 1;
     const int hidden = static_cast<int>(s.hidden), batch = static_cast<int>(s.batch);
     const int steps = static_cast<int>(p.steps);
-    const Elements<Cell> elements(team, hidden - me.unit);
+    const Elements<Cell, kUnits> elements(team, hidden - me.unit);
     const DeviceSchedule schedule{p.offsets, steps, batch, d >= p.forwards};
 
     // In shared memory, after what the link has there: weights; h, twice where members write it
@@ -93,29 +93,36 @@ struct ResidentForward {
     Link<kTier> link(p.arrivals, team, me, team.units / Product::kValues);
     link.begin();
 
-    Update update[kEach];
-    Moments<kEach> moment;  // of the elements, in the tile and the step that were loaded last
+    Update update[kEach][kUnits];
+    Moments<kEach> moment;  // of the thread's rows, in the tile and the step that were loaded last
     // kept: the states of the step before are still here.
     const auto load = [&](const StepRows& step_rows, int tile, bool kept) {
       moment = {};
+      const Uniform all(p.step, step_rows, batch);
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
-        if (elements.has(i) && b < batch) moment.add(i, moment_of(p.step, step_rows, d, b));
+        if (elements.has(i) && b < batch)
+          moment.add(i, all.is ? all.moment : moment_of(p.step, step_rows, d, b));
       }
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
-        const int unit = me.unit + elements.unit;
         if (!moment[i].has()) continue;
-        update[i].load_gates(p.step, step_rows, d, b, unit);
-        if (!kept || !moment[i].from_before()) {
-          update[i].load_states(p.step, step_rows, moment[i], d, b, unit);
-          continue;
-        }
 #pragma unroll
-        for (int k = 1; k < Cell::kStates; ++k) update[i].prev[k] = update[i].next[k];
-        update[i].h = Storage<Scalar>::narrow(update[i].next[0]);
+        for (int k = 0; k < kUnits; ++k) {
+          if (!elements.has_unit(k)) continue;
+          const int unit = me.unit + elements.unit + k;
+          Update& to = update[i][k];
+          to.load_gates(p.step, step_rows, d, b, unit);
+          if (!kept || !moment[i].from_before()) {
+            to.load_states(p.step, step_rows, moment[i], d, b, unit);
+            continue;
+          }
+#pragma unroll
+          for (int state = 1; state < Cell::kStates; ++state) to.prev[state] = to.next[state];
+          to.h = Storage<Scalar>::narrow(to.next[0]);
+        }
       }
     };
     const auto save = [&](const StepRows& step_rows, int tile) {
@@ -123,7 +130,11 @@ struct ResidentForward {
       for (int i = 0; i < kEach; ++i) {
         const int b = me.batch + tile * kRows + elements.row(i);
         if (!moment[i].has()) continue;
-        update[i].save(p.step, step_rows, moment[i], d, b, me.unit + elements.unit);
+#pragma unroll
+        for (int k = 0; k < kUnits; ++k) {
+          if (elements.has_unit(k))
+            update[i][k].save(p.step, step_rows, moment[i], d, b, me.unit + elements.unit + k);
+        }
       }
     };
 
@@ -154,34 +165,52 @@ struct ResidentForward {
                         *reinterpret_cast<Pair*>(to + octet_slot(octet, unit, 2 * pair)) = sum;
                       });
           __syncthreads();
-          Pair bias[kGates];
-          const int column = min(elements.unit, team.units - 1);
+          // A second unit that does not exist is computed, and goes nowhere.
+          Pair bias[kUnits][kGates];
+          const int column = min(elements.unit, team.units - kUnits);
 #pragma unroll
-          for (int g = 0; g < kGates; ++g) bias[g] = biases[g * team.units + column];
+          for (int k = 0; k < kUnits; ++k) {
+#pragma unroll
+            for (int g = 0; g < kGates; ++g) bias[k][g] = biases[g * team.units + column + k];
+          }
 #pragma unroll
           for (int i = 0; i < kEach; ++i) {
             const int row = elements.row(i), unit = elements.unit;
             if (!moment[i].has()) continue;
-            float total[kGates] = {};
-            const float* from = sums_of(sums, division, 0, unit / 8, row / 8) +
-                                octet_slot(unit / 8, unit % 8, row % 8);
-#pragma unroll 1
-            for (int slice = 0; slice < division.slices; ++slice, from += slice_floats) {
+            float total[kUnits][kGates] = {};
+            const float* from[kUnits];
 #pragma unroll
-              for (int g = 0; g < kGates; ++g) total[g] += from[g * kOctetFloats];
+            for (int k = 0; k < kUnits; ++k) {
+              from[k] = sums_of(sums, division, 0, unit / 8, row / 8) +
+                        octet_slot(unit / 8, unit % 8 + k, row % 8);
             }
-            for_each<Cell::kParams>(
-                [&](auto k) { update[i].params[k] = params[k * team.units + unit]; });
-            update[i].compute(p.step, total, [&](int of, int g) { return bias[g].value[of]; });
-            if (!last) {
+#pragma unroll 1
+            for (int slice = 0; slice < division.slices; ++slice) {
+#pragma unroll
+              for (int k = 0; k < kUnits; ++k) {
+#pragma unroll
+                for (int g = 0; g < kGates; ++g) total[k][g] += from[k][g * kOctetFloats];
+                from[k] += slice_floats;
+              }
+            }
+#pragma unroll
+            for (int k = 0; k < kUnits; ++k) {
+              Update& of = update[i][k];
+              for_each<Cell::kParams>(
+                  [&](auto n) { of.params[n] = params[n * team.units + unit + k]; });
+              of.compute(p.step, total[k], [&](int side, int g) { return bias[k][g].value[side]; });
+            }
+#pragma unroll
+            for (int k = 0; k < kUnits; ++k) {
+              if (last || !elements.has_unit(k)) continue;
               // As the output has it, masked.
               const int b = me.batch + tile * kRows + row;
-              float h = moment[i].carried() ? update[i].next[0] : 0;
+              float h = moment[i].carried() ? update[i][k].next[0] : 0;
               if (p.step.operand_mask && moment[i].carried()) {
-                h = masked<Scalar>(p.step, d, b, me.unit + unit,
+                h = masked<Scalar>(p.step, d, b, me.unit + unit + k,
                                    Storage<Scalar>::widen(Storage<Scalar>::narrow(h)));
               }
-              put(output, row, me.unit + unit, Storage<Scalar>::narrow(h));
+              put(output, row, me.unit + unit + k, Storage<Scalar>::narrow(h));
             }
           }
           if (!last) {

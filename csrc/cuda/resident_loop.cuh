@@ -27,20 +27,22 @@ struct Member {
         batch(team * t.tiles * t.rows) {}
 };
 
-// The pairs of a batch row of the tile and a unit of the member that a thread serves: one unit, and
-// rows that lie apart. Threads side by side have units side by side, as memory has.
-template <class Cell>
+// What a thread serves of a tile and a member: units side by side, in rows that lie apart. Threads
+// side by side have units side by side, as memory has.
+template <class Cell, int kUnits>
 class Elements {
  public:
-  int unit;
+  int unit;  // the first
 
   __device__ __forceinline__ Elements(const Team& team, int units_left) {
     int across = 8;
     while (across < team.units) across *= 2;
-    unit = threadIdx.x % across;
+    across /= kUnits;
+    unit = threadIdx.x % across * kUnits;
     first_ = threadIdx.x / across;
     apart_ = kResidentThreads / across;
-    count_ = unit < min(team.units, units_left) ? team.rows : 0;
+    units_ = min(team.units, units_left) - unit;
+    count_ = units_ > 0 ? team.rows : 0;
   }
   __device__ __forceinline__ int row(int i) const {
     const int row = first_ + i * apart_;
@@ -48,12 +50,13 @@ class Elements {
     return Cell::kStates > 2 || Cell::kParams > 0 ? opaque(row) : row;
   }
   __device__ __forceinline__ bool has(int i) const { return first_ + i * apart_ < count_; }
+  __device__ __forceinline__ bool has_unit(int k) const { return k == 0 || k < units_; }
 
  private:
-  int first_, apart_, count_;
+  int first_, apart_, count_, units_;
 };
 
-// The moments of a thread's elements, in one register.
+// The moments of a thread's rows, in one register.
 template <int kEach>
 class Moments {
  public:
@@ -67,8 +70,24 @@ class Moments {
   unsigned facts_ = 0;
 };
 
+// Units and the most rows that a thread serves. Two units share addresses and wait for less, but
+// where there is a thread for each unit, most often, one is quicker.
 template <Tier kTier, int kRows>
-constexpr int kElements = max_units(kTier, kRows) * kRows / kResidentThreads;
+constexpr int kThreadUnits = kTier == Tier::kCta || kRows == 32 ? 2 : 1;
+template <Tier kTier, int kRows>
+constexpr int kThreadRows =
+    max_units(kTier, kRows) / kThreadUnits<kTier, kRows> * kRows / kResidentThreads;
+
+// What a row of the tile does in a step, where all rows of the batch do the same: most often.
+struct Uniform {
+  bool is;
+  Moment moment;
+  template <class Step>
+  FASTRNN_HD Uniform(const Step& p, const StepRows& step_rows, int batch)
+      : is(!p.moments && step_rows.before.count == batch && step_rows.now.count == batch &&
+           step_rows.after.count == batch),
+        moment(Moment::kHas | Moment::kBefore | Moment::kCarried) {}
+};
 
 // The rows of the steps, in the order of a direction.
 struct DeviceSchedule {

@@ -8,10 +8,11 @@
 
 namespace fastrnn::cuda {
 
-// Where the sum for a row is among the eight rows and eight units of an octet. Both a lane's pair
-// of rows and thirty-two units of one row then lie in different banks, or nearly.
+// Where the sum for a row is among the eight rows and eight units of an octet. In different banks
+// lie the pairs of rows that half a warp writes, and every second unit of two rows in four octets.
 FASTRNN_HD int octet_slot(int octet, int unit, int row) {
-  return unit * 8 + ((row / 2) ^ ((unit / 4 + 2 * octet) & 3)) * 2 + row % 2;
+  const int odd = unit & 1;
+  return odd * 32 + (unit >> 1 ^ odd * 2) * 8 + (row >> 1 ^ (octet & 3)) * 2 + (row & 1);
 }
 
 // The multiply-adds of a lane, whose four partial sums over a chunk are added at the end so that a

@@ -46,10 +46,11 @@ constexpr int64_t kMostGridForward = 65536, kMostGridBackward = 524288;
 constexpr int64_t kMostExchange = int64_t{256} << 20;
 constexpr int kUnits = 32;  // of a member of kGrid, where a smaller team would need more
 
-// What a chunk of a wavefront costs beside its steps, in steps: what the host does for it and its
-// launches, the weights on their way to the chip. Reckoned from 50 to 100 us for the host and 1 us
-// for a step, not measured.
-constexpr int64_t kChunkSteps = 64;
+// What a chunk of a wavefront costs beside its steps, in steps: the launches, the weights on their
+// way to the chip, in training the products that give the weights' gradients. In a CUDA graph an
+// H100 took the least time with as many chunks as these make. Without a graph the host is slower
+// than that, and kChunkSteps is reckoned.
+constexpr int64_t kChunkSteps = 64, kGraphForwardSteps = 7, kGraphTrainingSteps = 24;
 // Blocks of resident kernels on an SM at the same time: registers and shared memory were dealt out
 // as if there were one. Not asked of the device.
 constexpr int kBlocksPerSm = 1;
@@ -181,7 +182,8 @@ std::vector<Candidate> resident_candidates(const PlanQuery& q, const Device& dev
 }
 
 Wavefront plan_wavefront(const std::vector<Team>& passes, const Device& device, int64_t directions,
-                         int64_t layers, int64_t steps, std::optional<int64_t> wished) {
+                         int64_t layers, int64_t steps, bool in_graph,
+                         std::optional<int64_t> wished) {
   const auto none = [](const char* why) { return Wavefront{1, 0, why}; };
   if (layers < 2) return none("there is one layer");
   if (directions != 1)
@@ -197,13 +199,20 @@ Wavefront plan_wavefront(const std::vector<Team>& passes, const Device& device, 
   if (lanes < 2) return none("two layers do not find room at the same time");
   if (wished) return {static_cast<int>(lanes), std::min(*wished, steps), nullptr};
 
-  const int64_t most = steps / kChunkSteps;  // chunks of all lanes that the host can keep up with
-  lanes = std::min(lanes, most / 2);
-  if (lanes < 2) return none("the sequence is too short for chunks");
   // So many layers take chunks + lanes - 1 times the length of a chunk and its cost: the root makes
   // that least.
-  const auto least = static_cast<int64_t>(std::sqrt(static_cast<double>((lanes - 1) * most)));
-  const int64_t chunks = std::min(least, most / lanes);
+  const auto least = [&](int64_t cost) {
+    return static_cast<int64_t>(std::sqrt(static_cast<double>((lanes - 1) * steps) / cost));
+  };
+  int64_t chunks = 0;
+  if (in_graph) {
+    chunks = least(passes.size() > 1 ? kGraphTrainingSteps : kGraphForwardSteps);
+  } else {
+    const int64_t most = steps / kChunkSteps;  // chunks of all lanes that the host can keep up with
+    lanes = std::min(lanes, most / 2);
+    if (lanes >= 2) chunks = std::min(least(kChunkSteps), most / lanes);
+  }
+  if (chunks < 2) return none("the sequence is too short for chunks");
   return {static_cast<int>(lanes), chunks, nullptr};
 }
 

@@ -46,9 +46,10 @@ struct Wavefront {
 };
 
 // `passes` has the resident teams of the passes that will run, forward alone or backward too; a
-// pass without one has a team of tier kStep. `wished` chunks instead of the reckoned number, if
-// there is any; fewer than two are none.
+// pass without one has a team of tier kStep. `in_graph`: the launches are being captured. `wished`
+// chunks instead of the reckoned number, if there is any; fewer than two are none.
 Wavefront plan_wavefront(const std::vector<Team>& passes, const Device& device, int64_t directions,
-                         int64_t layers, int64_t steps, std::optional<int64_t> wished = {});
+                         int64_t layers, int64_t steps, bool in_graph,
+                         std::optional<int64_t> wished = {});
 
 }  // namespace fastrnn::cuda

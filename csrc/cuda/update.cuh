@@ -15,7 +15,7 @@ namespace fastrnn::cuda {
 
 // The cell's parameters of a unit, and the numbers of the call.
 template <class Cell, class Scalar, class Step, class To>
-FASTRNN_HD void load_params(const Step& p, int d, int64_t unit, To* params) {
+FASTRNN_HD void load_params(const Step& p, int d, int unit, To* params) {
   for_each<Cell::kParams>([&](auto k) { params[k] = Array<Scalar, To>(p.params[d][k])[unit]; });
 }
 template <class Cell, class A, class Step>
@@ -23,20 +23,21 @@ FASTRNN_HD void load_scalars(const Step& p, A* scalars) {
   for_each<Cell::kScalars>([&](auto k) { scalars[k] = static_cast<A>(p.scalars[k]); });
 }
 
-// Of unit `unit` of a batch row in (D, B, H), and in (N, D * H).
-FASTRNN_HD int64_t state_at(const Shape& s, int d, int64_t b, int64_t unit) {
-  const uint32_t row = d * static_cast<uint32_t>(s.batch) + static_cast<uint32_t>(b);
-  return place_in(row, s.hidden, unit);
+// Of unit `unit` of a batch row in (D, B, H), in (N, D * H) and in (D, N, count, H).
+FASTRNN_HD Place state_at(const Shape& s, int d, int b, int unit) {
+  return {d * static_cast<int>(s.batch) + b, static_cast<int>(s.hidden), unit};
 }
-FASTRNN_HD int64_t output_at(const Shape& s, int d, const Rows& rows, int64_t b, int64_t unit) {
-  const uint32_t hidden = static_cast<uint32_t>(s.hidden);
-  return place_in(row_of(s, 0, rows, b), s.directions * s.hidden,
-                  d * hidden + static_cast<uint32_t>(unit));
+FASTRNN_HD Place output_at(const Shape& s, int d, const Rows& rows, int b, int unit) {
+  const int hidden = static_cast<int>(s.hidden);
+  return {row_of(s, 0, rows, b), static_cast<int>(s.directions) * hidden, d * hidden + unit};
+}
+FASTRNN_HD Place many_at(const Shape& s, int d, const Rows& rows, int b, int count, int unit) {
+  return {row_of(s, d, rows, b), count * static_cast<int>(s.hidden), unit};
 }
 
 // A value of unit `unit` of h, or of its gradient, on its way through the operand mask.
 template <class Scalar, class Step>
-FASTRNN_HD Accumulate<Scalar> masked(const Step& p, int d, int64_t b, int64_t unit,
+FASTRNN_HD Accumulate<Scalar> masked(const Step& p, int d, int b, int unit,
                                      Accumulate<Scalar> value) {
   if (!p.operand_mask) return value;
   const Shape& s = p.shape;
@@ -45,7 +46,7 @@ FASTRNN_HD Accumulate<Scalar> masked(const Step& p, int d, int64_t b, int64_t un
 
 // Whether a unit keeps its h in the step, and its other states: 0 or 1, or the rates.
 template <class A, class Step>
-FASTRNN_HD void load_zones(const Step& p, int d, int64_t b, int64_t unit, A* keep) {
+FASTRNN_HD void load_zones(const Step& p, int d, int b, int unit, A* keep) {
   const Zoneout& zoneout = p.zoneout;
   uint32_t words[] = {static_cast<uint32_t>(unit), static_cast<uint32_t>(p.time[d]), 0, 0};
   if (zoneout.seeds) philox(words, static_cast<uint64_t>(zoneout.seeds[d * p.shape.batch + b]));
@@ -55,12 +56,13 @@ FASTRNN_HD void load_zones(const Step& p, int d, int64_t b, int64_t unit, A* kee
   }
 }
 
-// Where the units of a state of a row begin in `given`.
+// Unit `unit` of a state of a row in `given`.
 template <class Cell, int state>
-FASTRNN_HD int64_t given_at(int64_t row, int64_t hidden) {
+FASTRNN_HD Place given_at(int row, int64_t hidden, int unit) {
   constexpr int place = place_among(Cell::kBackwardNext, state);
   constexpr int count = place_among(Cell::kBackwardNext, kMostStates);
-  return (row * count + place) * hidden;
+  const int units = static_cast<int>(hidden);
+  return {row, count * units, place * units + unit};
 }
 
 template <class Cell, class Scalar>
@@ -72,8 +74,8 @@ struct ForwardUpdate {
   A prev[Cell::kStates], params[Cell::kParams + 1];
   A next[Cell::kStates], saved[Cell::kSaved + 1];
 
-  FASTRNN_HD void load(const ForwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
-                       int64_t unit) {
+  FASTRNN_HD void load(const ForwardStep& p, const StepRows& step_rows, Moment m, int d, int b,
+                       int unit) {
     load_gates(p, step_rows, d, b, unit);
     load_states(p, step_rows, m, d, b, unit);
     load_params<Cell, Scalar>(p, d, unit, params_in_memory_);
@@ -84,25 +86,25 @@ struct ForwardUpdate {
     }
   }
 
-  FASTRNN_HD void load_gates(const ForwardStep& p, const StepRows& step_rows, int d, int64_t b,
-                             int64_t unit) {
-    const Shape& s = p.shape;
-    const int64_t at = place_in(row_of(s, d, step_rows.now, b), Cell::kGates * s.hidden, unit);
-    const Scalar* x_gates = static_cast<const Scalar*>(p.x_gates) + at;
-    for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[g * static_cast<uint32_t>(s.hidden)];
+  FASTRNN_HD void load_gates(const ForwardStep& p, const StepRows& step_rows, int d, int b,
+                             int unit) {
+    const int hidden = static_cast<int>(p.shape.hidden);
+    const Scalar* x_gates = many_at(p.shape, d, step_rows.now, b, Cell::kGates, unit)
+                                .in(static_cast<const Scalar*>(p.x_gates));
+    for (int g = 0; g < Cell::kGates; ++g) x[g] = x_gates[int64_t{hidden} * g];
   }
 
   FASTRNN_HD void load_states(const ForwardStep& p, const StepRows& step_rows, Moment m, int d,
-                              int64_t b, int64_t unit) {
+                              int b, int unit) {
     const Shape& s = p.shape;
     for_each<Cell::kStates>([&](auto k) { prev[k] = A(Cell::template kInitial<k>); });
     h = Storage<Scalar>::narrow(prev[0]);
     if constexpr (!Cell::kRecurrent) h_mask_ = masked<Scalar>(p, d, b, unit, A(1));
     if (m.from_zero()) return;
     const bool starts = m.from_initial();
-    const int64_t state = state_at(s, d, b, unit);
+    const Place state = state_at(s, d, b, unit);
     if (s.recurrent == s.hidden) {  // else h is projected, and no cell can use it unit by unit
-      const int64_t before = output_at(s, d, step_rows.before, b, unit);
+      const Place before = output_at(s, d, step_rows.before, b, unit);
       h = starts ? Raw(p.states.initial[0])[state] : Raw(p.output)[before];
     }
     for_each<kCarried>([&](auto k) {
@@ -140,31 +142,31 @@ struct ForwardUpdate {
   }
 
   // With zoneout, between compute() and save().
-  FASTRNN_HD void zone(const ForwardStep& p, const StepRows& step_rows, int d, int64_t b,
-                       int64_t unit) {
+  FASTRNN_HD void zone(const ForwardStep& p, const StepRows& step_rows, int d, int b, int unit) {
     A keep[2];
     load_zones(p, d, b, unit, keep);
     for_each<Cell::kStates>([&](auto k) {
       if constexpr ((Cell::kBackwardNext >> k & 1) != 0) {
-        const int64_t row = d * p.shape.total + step_rows.now.offset + b;
-        if (p.given) store<A>(p.given, given_at<Cell, k>(row, p.shape.hidden) + unit, next[k]);
+        const int row = row_of(p.shape, d, step_rows.now, b);
+        if (p.given) store<A>(p.given, given_at<Cell, k>(row, p.shape.hidden, unit), next[k]);
       }
       const A kept = keep[k > 0];
       next[k] = kept * (k > 0 ? prev[k] : Storage<Scalar>::widen(h)) + (A(1) - kept) * next[k];
     });
   }
 
-  FASTRNN_HD void save(const ForwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
-                       int64_t unit) const {
+  FASTRNN_HD void save(const ForwardStep& p, const StepRows& step_rows, Moment m, int d, int b,
+                       int unit) const {
     save_states(p, step_rows, m, d, b, unit);
     save_gates(p, step_rows, d, b, unit);
   }
 
   FASTRNN_HD void save_states(const ForwardStep& p, const StepRows& step_rows, Moment m, int d,
-                              int64_t b, int64_t unit) const {
+                              int b, int unit) const {
     const Shape& s = p.shape;
-    const int64_t state = state_at(s, d, b, unit);
-    store<Scalar>(p.h[d], place_in(row_of(s, 0, step_rows.now, b), p.h_stride, unit), next[0]);
+    const Place state = state_at(s, d, b, unit);
+    const int row = row_of(s, 0, step_rows.now, b);
+    store<Scalar>(p.h[d], Place{row, static_cast<int>(p.h_stride), unit}, next[0]);
     if (m.ends() && p.states.last[0]) store<Scalar>(p.states.last[0], state, next[0]);
     for_each<kCarried>([&](auto k) {
       store<A>(p.states.carried, carried_at(p, d, step_rows.now, b, k, unit), next[k + 1]);
@@ -175,28 +177,24 @@ struct ForwardUpdate {
     });
   }
 
-  FASTRNN_HD void save_gates(const ForwardStep& p, const StepRows& step_rows, int d, int64_t b,
-                             int64_t unit) const {
+  FASTRNN_HD void save_gates(const ForwardStep& p, const StepRows& step_rows, int d, int b,
+                             int unit) const {
     if (!p.saved) return;
-    const Shape& s = p.shape;
-    const int64_t at =
-        place_in(row_of(s, d, step_rows.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
-    Scalar* to = static_cast<Scalar*>(p.saved) + at;
-    for (int k = 0; k < Cell::kSaved; ++k)
-      store<Scalar>(to, k * static_cast<uint32_t>(s.hidden), saved[k]);
+    const int hidden = static_cast<int>(p.shape.hidden);
+    Scalar* to = many_at(p.shape, d, step_rows.now, b, kSavedWithNorms<Cell>, unit)
+                     .in(static_cast<Scalar*>(p.saved));
+    for (int k = 0; k < Cell::kSaved; ++k) store<Scalar>(to, int64_t{hidden} * k, saved[k]);
   }
 
  private:
   Scalar biases_[2][Cell::kGates], params_in_memory_[Cell::kParams + 1];
   A h_mask_;  // of a cell without W_hh
 
-  static FASTRNN_HD int64_t carried_at(const ForwardStep& p, int d, const Rows& rows, int64_t b,
-                                       int k, int64_t unit) {
-    const uint32_t first = p.carried_rows == p.shape.total ? rows.offset : 0;
-    const uint32_t row =
-        d * static_cast<uint32_t>(p.carried_rows) + first + static_cast<uint32_t>(b);
-    return place_in(row, kCarried * p.shape.hidden, unit) +
-           k * static_cast<uint32_t>(p.shape.hidden);
+  static FASTRNN_HD Place carried_at(const ForwardStep& p, int d, const Rows& rows, int b, int k,
+                                     int unit) {
+    const int hidden = static_cast<int>(p.shape.hidden);
+    const int first = p.carried_rows == p.shape.total ? rows.offset : 0;
+    return {d * static_cast<int>(p.carried_rows) + first + b, kCarried * hidden, k * hidden + unit};
   }
 };
 
@@ -212,18 +210,18 @@ struct BackwardUpdate {
   A grad_x[Cell::kGates], grad_h[Cell::kGates], grad_prev[Cell::kStates], grad_params[P + 1];
 
   // The row has this step, or has just left its first one, and its gradient goes out to h0.
-  FASTRNN_HD void load(const BackwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
-                       int64_t unit) {
+  FASTRNN_HD void load(const BackwardStep& p, const StepRows& step_rows, Moment m, int d, int b,
+                       int unit) {
     const Shape& s = p.shape;
-    const int64_t state = state_at(s, d, b, unit);
+    const Place state = state_at(s, d, b, unit);
     direct = has_direct(p) && m.carried() ? Array<A>(p.direct)[state] : A(0);
     if (!m.has()) return;
 
-    const Scalar* saved =
-        static_cast<const Scalar*>(p.saved) +
-        place_in(row_of(s, d, step_rows.now, b), kSavedWithNorms<Cell> * s.hidden, unit);
-    for (int k = 0; k < Cell::kSaved; ++k) saved_[k] = saved[k * static_cast<uint32_t>(s.hidden)];
-    const int64_t here = output_at(s, d, step_rows.now, b, unit);
+    const int hidden = static_cast<int>(s.hidden);
+    const Scalar* saved = many_at(s, d, step_rows.now, b, kSavedWithNorms<Cell>, unit)
+                              .in(static_cast<const Scalar*>(p.saved));
+    for (int k = 0; k < Cell::kSaved; ++k) saved_[k] = saved[int64_t{hidden} * k];
+    const Place here = output_at(s, d, step_rows.now, b, unit);
     if constexpr ((Cell::kBackwardPrev & kStateH) != 0) {
       h_prev_ = Storage<Scalar>::narrow(0);
       if (m.from_before()) h_prev_ = Raw(p.output)[output_at(s, d, step_rows.before, b, unit)];
@@ -249,7 +247,7 @@ struct BackwardUpdate {
                                                        : Array<A>(p.grad_carried[i])[state];
     });
     for_each<P>(
-        [&](auto k) { params_sum[k] = Array<A>(p.grad_params)[params_at(p, d, b, k) + unit]; });
+        [&](auto k) { params_sum[k] = Array<A>(p.grad_params)[params_at(p, d, b, k, unit)]; });
     grad_ = p.grad_full ? Raw(p.grad_full)[state] : Raw(p.grad_output)[here];
     grad_next[0] = 0;
     if (!p.grad_full && m.ends()) grad_next[0] = Array<Scalar>(p.states.grad_last[0])[state];
@@ -257,7 +255,7 @@ struct BackwardUpdate {
 
   // What is rarely there, and so waited for only there: after load(), before compute().
   FASTRNN_HD void load_grad_sequences(const BackwardStep& p, const StepRows& step_rows, int d,
-                                      int64_t b, int64_t unit) {
+                                      int b, int unit) {
     for_each<kCarried>([&](auto k) {
       if (p.states.grad_sequence[k + 1])
         grad_next[k + 1] += Array<Scalar>(
@@ -267,7 +265,7 @@ struct BackwardUpdate {
 
   // product: (grad_h_gates W_hh) of the step after, masked, or 0 where there is none or grad_full
   // has it. params are the caller's to load.
-  FASTRNN_HD void compute(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) {
+  FASTRNN_HD void compute(const BackwardStep& p, int d, int b, int unit, A product) {
     A kept[Cell::kStates];
     collect(p, d, b, unit, product, kept);
     run(p, d, b, unit, kept);
@@ -275,8 +273,7 @@ struct BackwardUpdate {
 
   // The first part of compute(): grad_next, all that reaches the states which the cell gave; `kept`
   // is what zoneout takes past the cell.
-  FASTRNN_HD void collect(const BackwardStep& p, int d, int64_t b, int64_t unit, A product,
-                          A* kept) {
+  FASTRNN_HD void collect(const BackwardStep& p, int d, int b, int unit, A product, A* kept) {
     prev[0] = Storage<Scalar>::widen(h_prev_);
     if constexpr (!Cell::kRecurrent) prev[0] = masked<Scalar>(p, d, b, unit, prev[0]);
     next[0] = kZones && p.given ? given_h_ : Storage<Scalar>::widen(h_next_);
@@ -293,7 +290,7 @@ struct BackwardUpdate {
   }
 
   // The rest of compute().
-  FASTRNN_HD void run(const BackwardStep& p, int d, int64_t b, int64_t unit, const A* kept) {
+  FASTRNN_HD void run(const BackwardStep& p, int d, int b, int unit, const A* kept) {
     A saved[Cell::kSaved + 1], scalars[Cell::kScalars + 1];
     load_scalars<Cell>(p, scalars);
     for (int k = 0; k < Cell::kSaved; ++k) saved[k] = saved_value(k);
@@ -305,16 +302,18 @@ struct BackwardUpdate {
 
   FASTRNN_HD A saved_value(int k) const { return Storage<Scalar>::widen(saved_[k]); }
 
-  FASTRNN_HD void save(const BackwardStep& p, const StepRows& step_rows, Moment m, int d, int64_t b,
-                       int64_t unit) const {
+  FASTRNN_HD void save(const BackwardStep& p, const StepRows& step_rows, Moment m, int d, int b,
+                       int unit) const {
     const Shape& s = p.shape;
-    const int64_t state = state_at(s, d, b, unit);
-    const int64_t gates = place_in(row_of(s, d, step_rows.now, b), Cell::kGates * s.hidden, unit);
+    const Place state = state_at(s, d, b, unit);
+    const Place gates = many_at(s, d, step_rows.now, b, Cell::kGates, unit);
+    Scalar* const of_x = gates.in(static_cast<Scalar*>(p.grad_x_gates));
+    Scalar* const of_h =
+        Cell::kSharedGateGrad ? nullptr : gates.in(static_cast<Scalar*>(p.grad_h_gates));
+    const int hidden = static_cast<int>(s.hidden);
     for (int g = 0; g < Cell::kGates; ++g) {
-      const uint32_t gate = g * static_cast<uint32_t>(s.hidden);
-      store<Scalar>(static_cast<Scalar*>(p.grad_x_gates) + gates, gate, grad_x[g]);
-      if (!Cell::kSharedGateGrad)
-        store<Scalar>(static_cast<Scalar*>(p.grad_h_gates) + gates, gate, grad_h[g]);
+      store<Scalar>(of_x, int64_t{hidden} * g, grad_x[g]);
+      if (!Cell::kSharedGateGrad) store<Scalar>(of_h, int64_t{hidden} * g, grad_h[g]);
     }
     if (has_direct(p)) store<A>(p.direct, state, grad_prev[0]);
     // Zero where the state before was none of the step before's, nor an initial one.
@@ -322,12 +321,12 @@ struct BackwardUpdate {
       store<A>(p.grad_carried[k + 1], state, m.from_zero() ? A(0) : grad_prev[k + 1]);
     });
     for_each<P>([&](auto k) {
-      store<A>(p.grad_params, params_at(p, d, b, k) + unit, params_sum[k] + grad_params[k]);
+      store<A>(p.grad_params, params_at(p, d, b, k, unit), params_sum[k] + grad_params[k]);
     });
   }
 
   // In the place of compute() and save() for a row that has left its first step.
-  FASTRNN_HD void leave(const BackwardStep& p, int d, int64_t b, int64_t unit, A product) const {
+  FASTRNN_HD void leave(const BackwardStep& p, int d, int b, int unit, A product) const {
     store<Scalar>(p.states.grad_initial[0], state_at(p.shape, d, b, unit), product + direct);
   }
 
@@ -341,17 +340,17 @@ struct BackwardUpdate {
   }
   // A state after the step as the cell gave it: `after`, or with zoneout what forward kept.
   template <int state>
-  static FASTRNN_HD A given(const BackwardStep& p, int64_t row, int64_t unit, A after) {
+  static FASTRNN_HD A given(const BackwardStep& p, int row, int unit, A after) {
     if (!kZones || !p.given) return after;
-    return Array<A>(p.given)[given_at<Cell, state>(row, p.shape.hidden) + unit];
+    return Array<A>(p.given)[given_at<Cell, state>(row, p.shape.hidden, unit)];
   }
-  static FASTRNN_HD int64_t carried_at(const Shape& s, int d, const Rows& rows, int64_t b, int k,
-                                       int64_t unit) {
-    return place_in(row_of(s, d, rows, b), kCarried * s.hidden, unit) +
-           k * static_cast<uint32_t>(s.hidden);
+  static FASTRNN_HD Place carried_at(const Shape& s, int d, const Rows& rows, int b, int k,
+                                     int unit) {
+    return many_at(s, d, rows, b, kCarried, k * static_cast<int>(s.hidden) + unit);
   }
-  static FASTRNN_HD int64_t params_at(const BackwardStep& p, int d, int64_t b, int k) {
-    return ((d * p.shape.batch + b) * P + k) * p.shape.hidden;
+  static FASTRNN_HD Place params_at(const BackwardStep& p, int d, int b, int k, int unit) {
+    const int hidden = static_cast<int>(p.shape.hidden);
+    return {d * static_cast<int>(p.shape.batch) + b, P * hidden, k * hidden + unit};
   }
 };
 

@@ -69,6 +69,7 @@ Context::Context(const at::Tensor&, Dtype dtype, bool) : state_(new State{PlainL
 Context::~Context() = default;
 bool Context::serves(const at::Tensor& tensor) { return tensor.is_cpu(); }
 cudaStream_t Context::stream() const { return emulator::stream; }
+bool Context::is_captured() const { return emulator::recorder != nullptr; }
 Library& Context::blas() const { return state_->library; }
 Device Context::device() const {
   return {90, emulator::device.sms, emulator::device.shared_per_block, 16};

@@ -26,7 +26,7 @@ from fastrnn._spec import STATES
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-CASES = parameters(KERNELS)
+CASES, SECOND_CASES = parameters(KERNELS), parameters(KERNELS, every=2)
 CASES_OF_FOUR_BYTES = parameters(
     [(name, kernel, [p for p in precisions if p in ("float32", "tf32")]) for name, kernel, precisions in KERNELS]
 )
@@ -39,7 +39,7 @@ def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
         layer.check(cuda)
 
 
-@pytest.mark.parametrize("cell, kernel, precision", CASES)
+@pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
     for layer in timed_layers(cell, precision):
@@ -47,7 +47,7 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, 
     check_unread_states(cuda, cell, precision)
 
 
-@pytest.mark.parametrize("cell, kernel, precision", CASES)
+@pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_every_kernel_with_an_operand_mask(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
     for layer in masked_layers(cell, precision):
@@ -57,14 +57,14 @@ def test_every_kernel_with_an_operand_mask(cuda, cell, kernel, precision):
             layer.check(cuda)
 
 
-@pytest.mark.parametrize("cell, kernel, precision", CASES)
+@pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_every_kernel_with_zoneout(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
     for layer in zoned_layers(cell, precision):
         layer.check(cuda)
 
 
-@pytest.mark.parametrize("cell, kernel, precision", CASES)
+@pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_nan_and_infinities_with_every_kernel(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
     check_special_values(cuda, cell, precision)

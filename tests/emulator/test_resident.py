@@ -25,7 +25,7 @@ from fastrnn._backends import dispatch
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
 CELLS = oracle.FUSED
-CASES = parameters(RESIDENT)
+CASES, SECOND_CASES = parameters(RESIDENT), parameters(RESIDENT, every=2)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
 
@@ -42,7 +42,7 @@ def test_every_kernel_against_the_formulas(cuda, cell, wish, precision):
         layer.check(cuda)
 
 
-@pytest.mark.parametrize("cell, wish, precision", CASES)
+@pytest.mark.parametrize("cell, wish, precision", SECOND_CASES)
 def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, precision):
     cuda.override_tier(**wish)
     for layer in timed_layers(cell, precision):
@@ -50,14 +50,14 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, pr
     check_unread_states(cuda, cell, precision)
 
 
-@pytest.mark.parametrize("cell, wish, precision", CASES)
+@pytest.mark.parametrize("cell, wish, precision", SECOND_CASES)
 def test_every_kernel_with_an_operand_mask(cuda, cell, wish, precision):
     cuda.override_tier(**wish)
     for layer in masked_layers(cell, precision):
         layer.check(cuda)
 
 
-@pytest.mark.parametrize("cell, wish, precision", CASES)
+@pytest.mark.parametrize("cell, wish, precision", SECOND_CASES)
 def test_nan_and_infinities_with_every_kernel(cuda, cell, wish, precision):
     cuda.override_tier(**wish)
     check_special_values(cuda, cell, precision)
@@ -303,14 +303,14 @@ def test_by_default_resident_kernels_serve_the_gpus_that_were_measured(cuda):
     assert chosen(16, 512) == -1
 
 
-def wavefront(cuda, device, layers, T, grad=True, D=1, chunks=None, **arguments):
+def wavefront(cuda, device, layers, T, grad=True, D=1, in_graph=False, chunks=None, **arguments):
     """Layers at the same time and chunks, or why not, for the first candidates of the passes."""
     passes = []
     for backward in (False, True)[: 1 + grad]:
         best = tiers(cuda, device, backward=backward, D=D, **arguments)[:1]
         tier, _, members, _, teams, _ = best[0].split() if best else ["step", "", "1", "", "1", ""]
         passes.append((tier, int(members), int(teams)))
-    lanes, count, why_not = cuda.plan_wavefront(passes, DEVICES[device]["sms"], D, layers, T, chunks)
+    lanes, count, why_not = cuda.plan_wavefront(passes, DEVICES[device]["sms"], D, layers, T, in_graph, chunks)
     return f"{lanes} in {count}" if count else why_not
 
 
@@ -327,6 +327,11 @@ def wavefront(cuda, device, layers, T, grad=True, D=1, chunks=None, **arguments)
         ("H200", {"H": 512, "layers": 4, "T": 255, "chunks": 9}, "4 in 9"),
         ("H200", {"H": 512, "layers": 4, "T": 5, "chunks": 9}, "4 in 5"),
         ("H200", {"H": 512, "layers": 4, "T": 1024, "chunks": 1}, "it is switched off"),
+        # In a graph the host has no part in it.
+        ("H200", {"H": 64, "layers": 4, "T": 32, "in_graph": True}, "4 in 2"),
+        ("H200", {"H": 64, "layers": 4, "T": 32, "in_graph": True, "grad": False}, "4 in 3"),
+        ("H200", {"H": 512, "layers": 6, "T": 1024, "in_graph": True}, "4 in 11"),
+        ("H200", {"H": 64, "layers": 2, "T": 95, "in_graph": True}, "the sequence is too short for chunks"),
         ("H200", {"H": 512, "layers": 1, "T": 1024}, "there is one layer"),
         ("H200", {"H": 512, "layers": 4, "T": 1024, "D": 2}, "both directions"),
         ("H200", {"H": 1024, "B": 256, "layers": 4, "T": 1024}, "two layers do not find room at the same time"),
@@ -346,12 +351,16 @@ def test_the_plan_of_a_wavefront(cuda, device, arguments, want):
 
 
 def test_a_wavefront_leaves_room_for_all_its_layers_and_takes_less_time_by_its_own_reckoning(cuda):
-    for sms, members, layers, T in itertools.product((20, 132), (1, 16), (2, 3, 8), (1, 100, 300, 1000, 100000)):
-        lanes, chunks, why_not = cuda.plan_wavefront([("grid", members, 2)], sms, 1, layers, T)
+    sizes = itertools.product((20, 132), (1, 16), (2, 3, 8), (1, 32, 100, 300, 1000, 100000), (False, True))
+    for sms, members, layers, T, in_graph in sizes:
+        passes = [("grid", members, 2)] * 2
+        lanes, chunks, why_not = cuda.plan_wavefront(passes, sms, 1, layers, T, in_graph)
         assert (chunks == 0) == (why_not is not None)
         if chunks:
-            assert 2 <= lanes <= layers and lanes * 2 * members <= sms and 2 <= chunks <= T // 64 // lanes
-            assert (chunks + lanes - 1) * (-(-T // chunks) + 64) < lanes * (T + 64)
+            cost = 24 if in_graph else 64
+            assert 2 <= lanes <= layers and lanes * 2 * members <= sms and chunks >= 2
+            assert in_graph or chunks <= T // cost // lanes
+            assert (chunks + lanes - 1) * (-(-T // chunks) + cost) < lanes * (T + cost)
 
 
 def test_every_regime_of_the_plan_is_used_and_fits(cuda):
