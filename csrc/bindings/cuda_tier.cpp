@@ -98,7 +98,8 @@ struct Asked {
             stack.directions,
             device.capability,
             stack.masked,
-            stack.zoned};
+            stack.zoned,
+            stack.steps};
   }
   Wavefront wavefront() const {
     if (wanted.load().tier == kMeasured && device.capability != kMeasuredCapability)
@@ -125,9 +126,10 @@ Team team_for(const Call& call, bool backward, const Context& context) {
     return kStepTeam;
   const Device device = context.device();
   const Shape& s = call.shape;
-  const Choice choice({call.spec.cell, call.dtype, call.tf32, backward, s.batch, s.hidden,
-                       s.recurrent, s.directions, device.capability},
-                      device);
+  PlanQuery query{call.spec.cell, call.dtype,  call.tf32,    backward,         s.batch,
+                  s.hidden,       s.recurrent, s.directions, device.capability};
+  query.steps = call.T;
+  const Choice choice(query, device);
   TORCH_CHECK(
       choice.chosen >= 0 || choice.setting.tier < 0 || choice.setting.tier == int16_t(Tier::kStep),
       call.function, ": tier ", tier_name(Tier(choice.setting.tier)), " cannot serve ",

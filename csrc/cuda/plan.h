@@ -13,9 +13,10 @@ struct PlanQuery {
   bool tf32;  // fp32 products may be rounded to tf32
   bool backward;
   int64_t batch, hidden, recurrent, directions;
-  int capability;       // compute capability, 10 * major + minor
-  bool masked = false;  // h is multiplied with an operand mask before the product
-  bool zoned = false;   // with zoneout
+  int capability;             // compute capability, 10 * major + minor
+  bool masked = false;        // h is multiplied with an operand mask before the product
+  bool zoned = false;         // with zoneout
+  int64_t steps = INT64_MAX;  // of the sequence
 };
 
 StepKernel plan(const PlanQuery& query);

@@ -42,6 +42,10 @@ constexpr double kMostClusterCost = 3.2;
 // kGrid was ahead up to this B * H, and in backward up to this B * H * members, which it exchanges.
 constexpr int64_t kMostGridForward = 65536, kMostGridBackward = 524288;
 
+// Weights on their way to the chip take as long as a few launches: single steps took 13 to 35 us on
+// an H100, and 11 to 27 with a launch (benchmarks/NOTES.md). Two and three steps were not measured.
+constexpr int64_t kFewestSteps = 4;
+
 // Of the exchange of kGrid's backward, which grows with B * H * members.
 constexpr int64_t kMostExchange = int64_t{256} << 20;
 constexpr int kUnits = 32;  // of a member of kGrid, where a smaller team would need more
@@ -118,6 +122,7 @@ struct Planner {
   }
 
   bool is_ahead(const Team& team) const {
+    if (q.steps < kFewestSteps) return false;
     if (team.tier == Tier::kCluster) return cluster_cost(team) <= kMostClusterCost;
     if (team.tier != Tier::kGrid) return true;
     return q.backward ? q.batch * q.hidden * team.members <= kMostGridBackward

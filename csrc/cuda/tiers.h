@@ -21,8 +21,8 @@ struct TeamWish {
   int rows = 0, units = 0;
 };
 
-// Where resident kernels are chosen by themselves: an H200 has measured them
-// (benchmarks/results/nvidia-h200).
+// Where resident kernels are chosen by themselves: an H200 and an H100 have measured them
+// (benchmarks/results).
 constexpr int kMeasuredCapability = 90;
 
 struct Candidate {

@@ -136,7 +136,7 @@ def test_a_sequence_longer_than_one_launch_can_carry_offsets_of(cuda):
 
 
 def test_what_does_not_fit_is_refused_or_falls_to_the_next_tier(cuda):
-    layer = Layer(0, "bfloat16", (2, 3, 2, 104))
+    layer = Layer(0, "bfloat16", (4, 3, 2, 104))
     kinds = []
     # Everything there; no room for a cluster though the numbers say so; fewer SMs than a team has blocks.
     for device in ({}, {"cluster_sms": 1}, {"cluster_sms": 1, "sms": 2}):
@@ -165,16 +165,16 @@ def test_float64_and_projected_layers_keep_their_step_kernels(cuda):
 
 def test_the_plan_names_what_serves_and_what_could(cuda):
     like = torch.empty(0, dtype=torch.bfloat16)
-    plan = cuda.plan_stack(like, 0, 16, 512, 512, 1)
+    plan = cuda.plan_stack(like, 0, 16, 512, 512, 1, steps=9)
     regime = "medium: one cluster a batch tile"
     first = {"tier": "cluster", "regime": regime, "teams": 2, "members": 16, "units": 32, "rows": 8, "tiles": 1}
     assert plan["forward"]["resident"][0] == first | {"tensor_cores": True, "ahead": True}
     assert plan["forward"]["step"] == cuda.plan(0, 2, False, False, 16, 512, 512, 1, 90)
     assert plan["forward"]["chosen"] == plan["backward"]["chosen"] == -1
     cuda.override_tier("auto")
-    assert cuda.plan_stack(like, 0, 16, 512, 512, 1)["forward"]["chosen"] == 0
+    assert cuda.plan_stack(like, 0, 16, 512, 512, 1, steps=9)["forward"]["chosen"] == 0
     cuda.set_device(cluster_sms=1)
-    forward = cuda.plan_stack(like, 0, 16, 512, 512, 1)["forward"]
+    forward = cuda.plan_stack(like, 0, 16, 512, 512, 1, steps=9)["forward"]
     chosen = forward["resident"][forward["chosen"]]
     assert chosen["tier"] == "grid" and chosen["regime"].startswith("large: ")
 
@@ -205,7 +205,7 @@ def test_an_environment_variable_opts_in(cuda):
     like = torch.empty(0, dtype=torch.bfloat16)
     for tier in (None, "grid"):
         dispatch.ops._opt_in(types.SimpleNamespace(cuda=cuda), tier)
-        forward = cuda.plan_stack(like, 0, 16, 512, 512, 1)["forward"]
+        forward = cuda.plan_stack(like, 0, 16, 512, 512, 1, steps=9)["forward"]
         assert (forward["resident"][forward["chosen"]]["tier"] if forward["chosen"] >= 0 else None) == tier
     dispatch.ops._opt_in(types.SimpleNamespace(), "auto")  # a build without CUDA kernels
 
@@ -294,11 +294,12 @@ def test_who_was_ahead_of_a_launch_a_step(cuda, H, B, backward, want):
 def test_by_default_resident_kernels_serve_the_gpus_that_were_measured(cuda):
     like = torch.empty(0, dtype=torch.bfloat16)
 
-    def chosen(B, H):
-        return cuda.plan_stack(like, 0, B, H, H, 1, layers=1, steps=9)["forward"]["chosen"]
+    def chosen(B, H, T=9):
+        return cuda.plan_stack(like, 0, B, H, H, 1, layers=1, steps=T)["forward"]["chosen"]
 
     cuda.override_tier("measured")
     assert chosen(16, 512) == 0 and chosen(128, 2048) == -1
+    assert chosen(16, 512, T=4) == 0 and chosen(16, 512, T=3) == -1
     cuda.override_tier("step")
     assert chosen(16, 512) == -1
 
