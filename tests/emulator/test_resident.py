@@ -351,6 +351,20 @@ def test_the_plan_of_a_wavefront(cuda, device, arguments, want):
     assert want in wavefront(cuda, device, **arguments)
 
 
+def test_a_call_that_is_captured_is_planned_as_one_in_a_graph(cuda):
+    like = torch.empty(0, dtype=torch.bfloat16)
+
+    def plan():
+        return cuda.wavefront(like, cell=0, batch=16, hidden=64, recurrent=64, directions=1, layers=4, steps=32, grad=False)
+
+    cuda.override_tier("measured")
+    assert plan() == (1, 0, "the sequence is too short for chunks")
+    cuda.record(lambda what, run: None)
+    assert plan() == (4, 3, None)
+    cuda.record(None)
+    assert plan()[1] == 0
+
+
 def test_a_wavefront_leaves_room_for_all_its_layers_and_takes_less_time_by_its_own_reckoning(cuda):
     sizes = itertools.product((20, 132), (1, 16), (2, 3, 8), (1, 32, 100, 300, 1000, 100000), (False, True))
     for sms, members, layers, T, in_graph in sizes:
