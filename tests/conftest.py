@@ -32,6 +32,8 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     if not (chosen := config.getoption("--cells")):
         return
+    if unknown := set(chosen.split(",")) - set(ALL_CELLS):
+        raise pytest.UsageError(f"--cells: expected cells among {', '.join(ALL_CELLS)}, got {', '.join(unknown)}")
     others, left_out = set(ALL_CELLS) - set(chosen.split(",")), []
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}

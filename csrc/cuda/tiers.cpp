@@ -211,7 +211,8 @@ Wavefront plan_wavefront(const std::vector<Team>& passes, const Device& device, 
   };
   int64_t chunks = 0;
   if (in_graph) {
-    chunks = least(passes.size() > 1 ? kGraphTrainingSteps : kGraphForwardSteps);
+    chunks = std::min(least(passes.size() > 1 ? kGraphTrainingSteps : kGraphForwardSteps),
+                      steps / kFewestSteps);  // shorter ones would not be resident
   } else {
     const int64_t most = steps / kChunkSteps;  // chunks of all lanes that the host can keep up with
     lanes = std::min(lanes, most / 2);

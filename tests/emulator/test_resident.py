@@ -332,6 +332,7 @@ def wavefront(cuda, device, layers, T, grad=True, D=1, in_graph=False, chunks=No
         ("H200", {"H": 64, "layers": 4, "T": 32, "in_graph": True}, "4 in 2"),
         ("H200", {"H": 64, "layers": 4, "T": 32, "in_graph": True, "grad": False}, "4 in 3"),
         ("H200", {"H": 512, "layers": 6, "T": 1024, "in_graph": True}, "4 in 11"),
+        ("H200", {"H": 64, "layers": 16, "T": 11, "in_graph": True, "grad": False}, "16 in 2"),
         ("H200", {"H": 64, "layers": 2, "T": 95, "in_graph": True}, "the sequence is too short for chunks"),
         ("H200", {"H": 512, "layers": 1, "T": 1024}, "there is one layer"),
         ("H200", {"H": 512, "layers": 4, "T": 1024, "D": 2}, "both directions"),
@@ -355,7 +356,7 @@ def test_a_call_that_is_captured_is_planned_as_one_in_a_graph(cuda):
     like = torch.empty(0, dtype=torch.bfloat16)
 
     def plan():
-        return cuda.wavefront(like, cell=0, batch=16, hidden=64, recurrent=64, directions=1, layers=4, steps=32, grad=False)
+        return cuda.wavefront(like, 0, 16, 64, 64, directions=1, layers=4, steps=32, grad=False)
 
     cuda.override_tier("measured")
     assert plan() == (1, 0, "the sequence is too short for chunks")
