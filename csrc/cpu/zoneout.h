@@ -7,42 +7,61 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-// Random words of neighbouring counters.
+// A random word for each lane of a vector of A, in the lower halves of 64 bits; the upper halves
+// hold anything. Of floats, those of the even lanes are one part and those of the odd lanes
+// another.
+template <class A>
 struct Words {
-  static constexpr int kWidth = kVectorBytes / 4;
-  typedef uint32_t Raw __attribute__((vector_size(kVectorBytes)));
   typedef uint64_t Wide __attribute__((vector_size(kVectorBytes)));
-  Raw v;
+  static constexpr int kParts = 8 / int(sizeof(A));
+  Wide parts[kParts];
 
   Words() = default;
-  FASTRNN_HD explicit Words(uint32_t word) : v(word - Raw{}) {}
-  FASTRNN_HD explicit Words(Raw raw) : v(raw) {}
-  FASTRNN_HD friend Words operator^(Words a, Words b) { return Words(a.v ^ b.v); }
+  FASTRNN_HD explicit Words(uint32_t word) {
+    for (Wide& part : parts) part = word - Wide{};
+  }
+  FASTRNN_HD friend Words operator^(Words a, Words b) {
+    for (int i = 0; i < kParts; ++i) a.parts[i] ^= b.parts[i];
+    return a;
+  }
 
   static FASTRNN_HD Words counting_from(uint32_t first) {
-    Raw raw;
-    for (int i = 0; i < kWidth; ++i) raw[i] = first + uint32_t(i);
-    return Words(raw);
+    Words words(first);
+    for (int part = 0; part < kParts; ++part) {
+      Wide lanes;  // a constant; lanes that are stored one by one and then read together take long
+      for (int i = 0; i < kVectorBytes / 8; ++i) lanes[i] = uint64_t(i * kParts + part);
+      words.parts[part] += lanes;
+    }
+    return words;
+  }
+
+  // 1 in the lanes whose upper bits, as a number, are below the threshold, 0 in the others.
+  template <class V>
+  FASTRNN_HD V below(uint32_t threshold) const {
+    using Bits = typename V::Bits;
+    constexpr uint64_t kChances = (1u << kChanceBits) - 1;
+    Wide chances{};
+    for (int i = 0; i < kParts; ++i)
+      chances |= (parts[i] >> (32 - kChanceBits) & kChances) << (32 * i);
+    const Bits is_below = (Bits)chances < typename VecTypes<A>::Bit(threshold);
+    return V((typename V::Raw)(is_below & (Bits)V(A(1)).v));
   }
 };
 
-// Products of the words in even places, and of those in odd ones.
-FASTRNN_HD void multiply_words(Words a, uint32_t b, Words* high, Words* low) {
-  using Wide = Words::Wide;
-  constexpr uint64_t kLow = 0xffffffffu;
+template <class A>
+FASTRNN_HD void multiply_words(Words<A> a, uint32_t b, Words<A>* high, Words<A>* low) {
+  using Wide = typename Words<A>::Wide;
+  for (int i = 0; i < Words<A>::kParts; ++i) {
 #if FASTRNN_LEVEL >= 2
-  const __m512i factor = _mm512_set1_epi64(b);
-  const Wide even = (Wide)_mm512_mul_epu32((__m512i)a.v, factor);
-  const Wide odd = (Wide)_mm512_mul_epu32((__m512i)((Wide)a.v >> 32), factor);
+    const Wide product = (Wide)_mm512_mul_epu32((__m512i)a.parts[i], _mm512_set1_epi64(b));
 #elif FASTRNN_LEVEL == 1
-  const __m256i factor = _mm256_set1_epi64x(b);
-  const Wide even = (Wide)_mm256_mul_epu32((__m256i)a.v, factor);
-  const Wide odd = (Wide)_mm256_mul_epu32((__m256i)((Wide)a.v >> 32), factor);
+    const Wide product = (Wide)_mm256_mul_epu32((__m256i)a.parts[i], _mm256_set1_epi64x(b));
 #else
-  const Wide even = ((Wide)a.v & kLow) * b, odd = ((Wide)a.v >> 32) * b;
+    const Wide product = (a.parts[i] & 0xffffffffu) * b;
 #endif
-  *high = Words((Words::Raw)(even >> 32 | (odd & ~kLow)));
-  *low = Words((Words::Raw)((even & kLow) | odd << 32));
+    high->parts[i] = product >> 32;
+    low->parts[i] = product;
+  }
 }
 
 template <class V, class A>
@@ -59,14 +78,10 @@ class Zones {
       for (int k = 0; k < 2; ++k) keep[k] = V(A(zoneout.rates[k]));
       return;
     }
-    Words words[] = {Words::counting_from(uint32_t(j)), Words(step), Words(0u), Words(0u)};
+    Words<A> words[] = {Words<A>::counting_from(uint32_t(j)), Words<A>(step), Words<A>(0u),
+                        Words<A>(0u)};
     philox(words, key);
-    for (int k = 0; k < 2; ++k) {
-      A lanes[V::kWidth];
-      for (int i = 0; i < V::kWidth; ++i)
-        lanes[i] = words[k].v[i] >> (32 - kChanceBits) < zoneout.thresholds[k] ? A(1) : A(0);
-      keep[k] = V::load(lanes);
-    }
+    for (int k = 0; k < 2; ++k) keep[k] = words[k].template below<V>(zoneout.thresholds[k]);
   }
 
  private:

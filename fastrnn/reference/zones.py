@@ -1,7 +1,7 @@
 """Which units keep their states in a step, with zoneout (Krueger et al. 2017): random numbers that depend on the row's
 seed, the step, the direction and the unit alone, so that nothing is kept and every part of a sequence finds its own.
 
-The numbers are those of Philox4x32-10 (Salmon et al. 2011), written here independently of ``csrc/common/philox.h``.
+The numbers are those of Philox4x32-7 (Salmon et al. 2011), written here independently of ``csrc/common/philox.h``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _multiply(words: Tensor, factor: int) -> tuple[Tensor, Tensor]:
 def philox(counter: list[Tensor], key: Tensor) -> list[Tensor]:
     """Four random words for each counter of four words and each key of 64 bits, all in int64."""
     key0, key1 = key & _WORD, (key >> 32) & _WORD
-    for _ in range(10):
+    for _ in range(7):
         high0, low0 = _multiply(counter[0], 0xD2511F53)
         high1, low1 = _multiply(counter[2], 0xCD9E8D57)
         counter = [high1 ^ counter[1] ^ key0, low1, high0 ^ counter[3] ^ key1, low0]

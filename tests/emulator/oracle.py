@@ -93,9 +93,9 @@ def step(cell, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, params, mask=None):
 
 
 def philox(counter, key):
-    """Philox4x32-10 of Salmon et al. 2011: four words of a counter of four words and a key of two."""
+    """Philox4x32-7 of Salmon et al. 2011: four words of a counter of four words and a key of two."""
     c, k = list(counter), list(key)
-    for _ in range(10):
+    for _ in range(7):
         first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
         c = [second >> 32 ^ c[1] ^ k[0], second % 2**32, first >> 32 ^ c[3] ^ k[1], first % 2**32]
         k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
