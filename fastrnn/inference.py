@@ -176,6 +176,7 @@ class FrozenLayer(nn.Module):
 
         Raises:
             ValueError: the layer is bidirectional, or ``x`` has other dimensions.
+            RuntimeError: ``out`` does not fit, or it and the states share memory.
         """
         cell = ALL_CELLS[self.mode]
         if not 1 <= x.dim() <= 2:
@@ -209,9 +210,12 @@ class FrozenLayer(nn.Module):
         self._check(self.dtype, x)
         self._check(torch.float32, *states)
         wide = x if x.dtype is torch.float32 else x.float()
+        if self._packed is None or wide is not x or out is not None:
+            size = *x.shape[:-1], self.proj_size or self.hidden_size
+            frozen.check_written(self.mode, states, out, size, self.dtype)
+        if self._packed is not None and wide is x:
+            return frozen.advance(self._packed, x, states, out, self.batch_first)
         if self._packed is not None:
-            if wide is x:
-                return frozen.advance(self._packed, x, states, out, self.batch_first)
             output = frozen.advance(self._packed, wide, states, None, self.batch_first)
         else:
             time = 1 if self.batch_first and x.dim() == 2 else 0
