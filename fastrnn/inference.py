@@ -18,8 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ._call.checks import as_states
 from ._call.extras import as_lengths
 from ._kernels import ext, frozen
-from .conversion import TO_FASTRNN, TO_TORCH, ConversionReport, is_recurrent, obstacle, require_module
-from .layers import OwnLayer
+from .conversion import TO_FASTRNN, ConversionReport, is_recurrent, mixes_states, require_module, why_not_frozen
 from .modules import Rows, States
 from .registry import ALL_CELLS, CELLS
 
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
 _SLOTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ih{}_scale", "weight_hh{}_scale")
-
-
-def _mixes_states(module: nn.Module) -> bool:
-    """Whether the frozen kernels lack what ``module`` does with its states in evaluation."""
-    return bool(getattr(module, "zoneout", ())) or getattr(module, "num_heads", 1) > 1
 
 
 def _is_matrix(name: str) -> bool:
@@ -103,7 +97,7 @@ class FrozenLayer(nn.Module):
         packed = engine = None
         if extension is None and self.weights == torch.int8:
             raise RuntimeError(f"fastrnn.freeze: int8 weights need the compiled extension: {ext.reason}")
-        if extension is None or self.mode not in CELLS or _mixes_states(self._skeleton):
+        if extension is None or self.mode not in CELLS or mixes_states(self._skeleton):
             engine = self._layer(torch.float32)
             engine.__class__ = TO_FASTRNN.get(type(engine), type(engine))  # type: ignore[assignment]
         else:
@@ -318,25 +312,6 @@ class Stream:
             state[:, where] = value
 
 
-def _why_not(module: nn.Module, weights: torch.dtype | None) -> str | None:
-    """Why a recurrent layer must be left as it is, or None."""
-    kind = type(module)
-    is_ours = kind in TO_TORCH or (isinstance(module, OwnLayer) and kind.__module__.startswith("fastrnn."))
-    if not is_ours and (reason := obstacle(module)):
-        return reason
-    if module._forward_pre_hooks or module._forward_hooks:
-        return "it has hooks, which may compute its weights: remove them first"
-    kinds = {(p.dtype, p.device.type) for p in module.parameters()}
-    if len(kinds) > 1 or next(iter(kinds))[1] != "cpu":
-        return f"its parameters are {sorted(map(str, kinds))}: expected one dtype, on the CPU"
-    dtype = next(iter(kinds))[0]
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"{dtype}: frozen layers compute in float32"
-    if weights == torch.int8 and (module.mode not in ("LSTM", "GRU") or module.proj_size or _mixes_states(module)):
-        return "int8 is for LSTM and GRU without a projection, zoneout or heads"
-    return None
-
-
 def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -377,7 +352,7 @@ def freeze(
     for name, module in model.named_modules():
         if not (isinstance(module, nn.RNNBase) or is_recurrent(module, cells_too=False)):
             continue
-        reason = _why_not(module, weights)
+        reason = why_not_frozen(module, weights)
         if reason is None:
             new[module] = FrozenLayer(module, weights)
             report.converted.append(name)

@@ -208,6 +208,15 @@ def test_autocast_takes_either_type():
         assert torch.equal(frozen(x)[0], frozen(x.float())[0])
 
 
+def test_weights_that_are_no_parameters_are_left_alone():
+    some, all_of_them = nn.LSTM(3, 4), nn.GRU(3, 4)
+    for layer, names in ((some, ["weight_hh_l0"]), (all_of_them, list(all_of_them._parameters))):
+        for name in names:
+            setattr(layer, name, layer._parameters.pop(name).detach())
+        with pytest.warns(UserWarning, match=f"{names[0]} is no parameter"):
+            assert type(fastrnn.freeze(layer)) is type(layer)
+
+
 @compiled
 @pytest.mark.parametrize(
     "attempt, error, text",
