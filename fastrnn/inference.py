@@ -135,8 +135,7 @@ class FrozenLayer(nn.Module):
                 return found
         packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
         states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
-        if data.dtype is not self.dtype and torch._C._is_any_autocast_enabled():
-            data = data.to(self.dtype)
+        data, states = self._cast(data), states and [self._cast(h) for h in states]
         self._check(self.dtype, data, *(states or ()))
         wide = data if data.dtype is torch.float32 else data.float()
         if states is not None and self.dtype is not torch.float32:
@@ -201,6 +200,7 @@ class FrozenLayer(nn.Module):
         """The next steps, of which x (T, B, I) has T, or one without T; the states in place."""
         if self.bidirectional:
             raise ValueError("FrozenLayer: a bidirectional layer has no single steps, it needs the whole sequence")
+        x = self._cast(x)
         self._check(self.dtype, x)
         self._check(torch.float32, *states)
         wide = x if x.dtype is torch.float32 else x.float()
@@ -221,11 +221,19 @@ class FrozenLayer(nn.Module):
         return output if out is None else out.copy_(output)
 
     def _run_engine(self, input: Rows, states: list[Tensor] | None, lengths: Tensor | None) -> tuple[Any, list[Tensor]]:
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._run_engine(input, states, lengths)
         cell, asked = ALL_CELLS[self.mode], {} if lengths is None else {"lengths": lengths}
         with torch.no_grad():
             hx = states if states is None or cell.states > 1 else states[0]
             output, final = self._engine(input, hx, **asked)
         return output, list(final) if cell.states > 1 else [final]
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        """What an operation under autocast has made, in the layer's type."""
+        is_cast = tensor.dtype is not self.dtype and torch._C._is_any_autocast_enabled()
+        return tensor.to(self.dtype) if is_cast and tensor.is_floating_point() else tensor
 
     def _check(self, dtype: torch.dtype, *tensors: Tensor) -> None:
         for t in tensors:

@@ -208,6 +208,20 @@ def test_autocast_takes_either_type():
         assert torch.equal(frozen(x)[0], frozen(x.float())[0])
 
 
+@pytest.mark.parametrize("make", [nn.GRU, fastrnn.LayerNormGRU], ids=["kernels", "other cell"])
+def test_autocast_of_steps_and_states(make):
+    """What a linear layer gives under autocast, as torch.nn's layers take it; computed as without autocast."""
+    layer = make(3, 4)
+    frozen, x, h = fastrnn.freeze(layer), torch.randn(2, 1, 3).bfloat16(), torch.randn(1, 1, 4).bfloat16()
+    expected, final = layer(x.float(), h.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        stream, state = frozen.stream(), h.float()
+        for got in (frozen(x, h)[0], torch.stack([frozen.step(step, state) for step in x])):
+            torch.testing.assert_close(got, expected.detach())
+        torch.testing.assert_close(state, final.detach())
+        assert stream(x).dtype == torch.float32
+
+
 def test_weights_that_are_no_parameters_are_left_alone():
     some, all_of_them = nn.LSTM(3, 4), nn.GRU(3, 4)
     for layer, names in ((some, ["weight_hh_l0"]), (all_of_them, list(all_of_them._parameters))):
