@@ -265,8 +265,17 @@ class FrozenLayer(nn.Module):
                 )
         return self
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any) -> None:
+        for name in self.names:  # what stands for integers with a scale, and what stands for itself
+            own, given = getattr(self, name), state_dict.get(prefix + name)
+            if isinstance(given, Tensor) and (own.dtype == torch.int8) != (given.dtype == torch.int8):
+                args[-1].append(
+                    f"{prefix}{name} of the frozen layer is {own.dtype}, got {given.dtype}: load it into "
+                    "fastrnn.unfreeze(model), and freeze that"
+                )
+                return
+        # Copied in any case, which leaves the types as they are.
+        super()._load_from_state_dict(state_dict, prefix, {**local_metadata, "assign_to_params_buffers": False}, *args)
         self._pack()
 
     def __getstate__(self) -> dict[str, object]:

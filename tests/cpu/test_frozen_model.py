@@ -222,6 +222,20 @@ def test_autocast_of_steps_and_states(make):
         assert stream(x).dtype == torch.float32
 
 
+@compiled
+def test_loading_leaves_types_and_scales_as_they_are():
+    x, new = torch.randn(4, 2, 3), nn.LSTM(3, 4).double()
+    frozen = fastrnn.freeze(nn.LSTM(3, 4))
+    frozen.load_state_dict(new.state_dict(), assign=True)
+    torch.testing.assert_close(frozen(x)[0], new(x.double())[0].float().detach())
+    small = fastrnn.freeze(nn.LSTM(3, 4), torch.int8)
+    for holder, given in ((small, new), (small, frozen), (frozen, small)):
+        before = holder(x)[0]
+        with pytest.raises(RuntimeError, match="weight_ih_l0 of the frozen layer is"):
+            holder.load_state_dict(given.state_dict(), strict=False)
+        assert torch.equal(holder(x)[0], before)
+
+
 def test_weights_that_are_no_parameters_are_left_alone():
     some, all_of_them = nn.LSTM(3, 4), nn.GRU(3, 4)
     for layer, names in ((some, ["weight_hh_l0"]), (all_of_them, list(all_of_them._parameters))):
