@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import cells, modules
+from .layers import OwnLayer
 
 _LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTM: modules.LSTM,
@@ -65,6 +66,34 @@ def is_recurrent(module: nn.Module, cells_too: bool) -> bool:
         name = getattr(module, "original_name", "")
         return name in {cls.__name__ for cls in (TO_FASTRNN if cells_too else _LAYERS)}
     return isinstance(module, tuple(TO_FASTRNN) if cells_too else tuple(_LAYERS))
+
+
+def mixes_states(module: nn.Module) -> bool:
+    """Whether the frozen kernels lack what ``module`` does with its states in evaluation."""
+    return bool(getattr(module, "zoneout", ())) or getattr(module, "num_heads", 1) > 1
+
+
+def why_not_frozen(module: nn.Module, weights: torch.dtype | None) -> str | None:
+    """Why ``fastrnn.freeze`` must leave a recurrent layer as it is, or None."""
+    kind = type(module)
+    is_ours = kind in TO_TORCH or (isinstance(module, OwnLayer) and kind.__module__.startswith("fastrnn."))
+    if not is_ours and (reason := obstacle(module)):
+        return reason
+    if module._forward_pre_hooks or module._forward_hooks:
+        return "it has hooks, which may compute its weights: remove them first"
+    names: list[str] = module._flat_weights_names  # type: ignore[assignment]
+    for name in names:
+        if module._parameters.get(name) is None:
+            return f"{name} is no parameter: what is assigned in its place may change from call to call"
+    kinds = {(p.dtype, p.device.type) for p in module.parameters()}
+    if len(kinds) > 1 or next(iter(kinds))[1] != "cpu":
+        return f"its parameters are {sorted(map(str, kinds))}: expected one dtype, on the CPU"
+    dtype = next(iter(kinds))[0]
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"{dtype}: frozen layers compute in float32"
+    if weights == torch.int8 and (module.mode not in ("LSTM", "GRU") or module.proj_size or mixes_states(module)):
+        return "int8 is for LSTM and GRU without a projection, zoneout or heads"
+    return None
 
 
 def convert_(

@@ -18,8 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ._call.checks import as_states
 from ._call.extras import as_lengths
 from ._kernels import ext, frozen
-from .conversion import TO_FASTRNN, TO_TORCH, ConversionReport, is_recurrent, obstacle, require_module
-from .layers import OwnLayer
+from .conversion import TO_FASTRNN, ConversionReport, is_recurrent, mixes_states, require_module, why_not_frozen
 from .modules import Rows, States
 from .registry import ALL_CELLS, CELLS
 
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
 _SLOTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ih{}_scale", "weight_hh{}_scale")
-
-
-def _mixes_states(module: nn.Module) -> bool:
-    """Whether the frozen kernels lack what ``module`` does with its states in evaluation."""
-    return bool(getattr(module, "zoneout", ())) or getattr(module, "num_heads", 1) > 1
 
 
 def _is_matrix(name: str) -> bool:
@@ -103,7 +97,7 @@ class FrozenLayer(nn.Module):
         packed = engine = None
         if extension is None and self.weights == torch.int8:
             raise RuntimeError(f"fastrnn.freeze: int8 weights need the compiled extension: {ext.reason}")
-        if extension is None or self.mode not in CELLS or _mixes_states(self._skeleton):
+        if extension is None or self.mode not in CELLS or mixes_states(self._skeleton):
             engine = self._layer(torch.float32)
             engine.__class__ = TO_FASTRNN.get(type(engine), type(engine))  # type: ignore[assignment]
         else:
@@ -141,8 +135,7 @@ class FrozenLayer(nn.Module):
                 return found
         packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
         states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
-        if data.dtype is not self.dtype and torch._C._is_any_autocast_enabled():
-            data = data.to(self.dtype)
+        data, states = self._cast(data), states and [self._cast(h) for h in states]
         self._check(self.dtype, data, *(states or ()))
         wide = data if data.dtype is torch.float32 else data.float()
         if states is not None and self.dtype is not torch.float32:
@@ -176,6 +169,7 @@ class FrozenLayer(nn.Module):
 
         Raises:
             ValueError: the layer is bidirectional, or ``x`` has other dimensions.
+            RuntimeError: ``out`` does not fit, or it and the states share memory.
         """
         cell = ALL_CELLS[self.mode]
         if not 1 <= x.dim() <= 2:
@@ -206,12 +200,16 @@ class FrozenLayer(nn.Module):
         """The next steps, of which x (T, B, I) has T, or one without T; the states in place."""
         if self.bidirectional:
             raise ValueError("FrozenLayer: a bidirectional layer has no single steps, it needs the whole sequence")
+        x = self._cast(x)
         self._check(self.dtype, x)
         self._check(torch.float32, *states)
         wide = x if x.dtype is torch.float32 else x.float()
+        if self._packed is None or wide is not x or out is not None:
+            size = *x.shape[:-1], self.proj_size or self.hidden_size
+            frozen.check_written(self.mode, states, out, size, self.dtype)
+        if self._packed is not None and wide is x:
+            return frozen.advance(self._packed, x, states, out, self.batch_first)
         if self._packed is not None:
-            if wide is x:
-                return frozen.advance(self._packed, x, states, out, self.batch_first)
             output = frozen.advance(self._packed, wide, states, None, self.batch_first)
         else:
             time = 1 if self.batch_first and x.dim() == 2 else 0
@@ -223,11 +221,19 @@ class FrozenLayer(nn.Module):
         return output if out is None else out.copy_(output)
 
     def _run_engine(self, input: Rows, states: list[Tensor] | None, lengths: Tensor | None) -> tuple[Any, list[Tensor]]:
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._run_engine(input, states, lengths)
         cell, asked = ALL_CELLS[self.mode], {} if lengths is None else {"lengths": lengths}
         with torch.no_grad():
             hx = states if states is None or cell.states > 1 else states[0]
             output, final = self._engine(input, hx, **asked)
         return output, list(final) if cell.states > 1 else [final]
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        """What an operation under autocast has made, in the layer's type."""
+        is_cast = tensor.dtype is not self.dtype and torch._C._is_any_autocast_enabled()
+        return tensor.to(self.dtype) if is_cast and tensor.is_floating_point() else tensor
 
     def _check(self, dtype: torch.dtype, *tensors: Tensor) -> None:
         for t in tensors:
@@ -259,8 +265,17 @@ class FrozenLayer(nn.Module):
                 )
         return self
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any) -> None:
+        for name in self.names:  # what stands for integers with a scale, and what stands for itself
+            own, given = getattr(self, name), state_dict.get(prefix + name)
+            if isinstance(given, Tensor) and (own.dtype == torch.int8) != (given.dtype == torch.int8):
+                args[-1].append(
+                    f"{prefix}{name} of the frozen layer is {own.dtype}, got {given.dtype}: load it into "
+                    "fastrnn.unfreeze(model), and freeze that"
+                )
+                return
+        # Copied in any case, which leaves the types as they are.
+        super()._load_from_state_dict(state_dict, prefix, {**local_metadata, "assign_to_params_buffers": False}, *args)
         self._pack()
 
     def __getstate__(self) -> dict[str, object]:
@@ -314,25 +329,6 @@ class Stream:
             state[:, where] = value
 
 
-def _why_not(module: nn.Module, weights: torch.dtype | None) -> str | None:
-    """Why a recurrent layer must be left as it is, or None."""
-    kind = type(module)
-    is_ours = kind in TO_TORCH or (isinstance(module, OwnLayer) and kind.__module__.startswith("fastrnn."))
-    if not is_ours and (reason := obstacle(module)):
-        return reason
-    if module._forward_pre_hooks or module._forward_hooks:
-        return "it has hooks, which may compute its weights: remove them first"
-    kinds = {(p.dtype, p.device.type) for p in module.parameters()}
-    if len(kinds) > 1 or next(iter(kinds))[1] != "cpu":
-        return f"its parameters are {sorted(map(str, kinds))}: expected one dtype, on the CPU"
-    dtype = next(iter(kinds))[0]
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"{dtype}: frozen layers compute in float32"
-    if weights == torch.int8 and (module.mode not in ("LSTM", "GRU") or module.proj_size or _mixes_states(module)):
-        return "int8 is for LSTM and GRU without a projection, zoneout or heads"
-    return None
-
-
 def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -373,7 +369,7 @@ def freeze(
     for name, module in model.named_modules():
         if not (isinstance(module, nn.RNNBase) or is_recurrent(module, cells_too=False)):
             continue
-        reason = _why_not(module, weights)
+        reason = why_not_frozen(module, weights)
         if reason is None:
             new[module] = FrozenLayer(module, weights)
             report.converted.append(name)

@@ -3,6 +3,7 @@
 #include <ATen/DimVector.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/Functions.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -167,6 +168,15 @@ class Frozen {
   cpu::FrozenShape shape;
 };
 
+bool share_memory(const Tensor& a, const Tensor& b) {
+  return a.is_alias_of(b) && at::get_overlap_status(a, b) != at::MemOverlapStatus::No;
+}
+
+// Tells autograd that values it may have saved are gone.
+void mark_written(const Tensor& tensor) {
+  if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+}
+
 template <class T>
 cpu::FrozenRows<T> rows_of(const Tensor& tensor, T* data, int time, int batch) {
   return {data, tensor.stride(time), tensor.stride(batch), false};
@@ -293,7 +303,7 @@ Tensor frozen_advance(const Tensor& packed, const Tensor& given, const Tensors& 
                     ": a bidirectional layer has no single steps, it needs the whole sequence");
   TORCH_CHECK_VALUE(given.dim() >= 1 && given.dim() <= 3, f.name(),
                     ": expected x of 1 to 3 dimensions, got ", given.dim());
-  const Tensor x = f.input(given);
+  Tensor x = f.input(given);
   const bool batched = x.dim() > 1;
   const int time = x.dim() == 3 ? (batch_first ? 1 : 0) : -1;
   const int64_t T = time < 0 ? 1 : x.size(time);
@@ -314,8 +324,19 @@ Tensor frozen_advance(const Tensor& packed, const Tensor& given, const Tensors& 
                 " on the CPU, got ", out->scalar_type(), " of shape ", out->sizes());
     TORCH_CHECK(!out->requires_grad(), f.name(), ": out must require no gradient");
   }
+  Tensors written = states;
+  if (out) written.push_back(*out);
+  for (size_t i = 0; i < written.size(); ++i) {
+    for (size_t k = 0; k < i; ++k)
+      TORCH_CHECK(!share_memory(written[i], written[k]), f.name(),
+                  ": states and out are written in place and must not share memory");
+  }
+  for (const Tensor& t : written) {
+    if (share_memory(x, t)) x = x.clone();
+  }
   const Tensor output = out ? *out : empty_block(size, at::TensorOptions(at::kFloat));
   if (T == 0 || batch == 0) return output;
+  for (const Tensor& t : written) mark_written(t);
   const float* const from = x.const_data_ptr<float>();
   float* const to = output.mutable_data_ptr<float>();
   if (time < 0) {

@@ -62,6 +62,35 @@ def forward(
     return ext.load().cpu.frozen_forward(packed, x, hx, lengths, batch_sizes, batch_first)
 
 
+def check_written(
+    name: str, states: Sequence[Tensor], out: Tensor | None, size: Sequence[int], dtype: torch.dtype
+) -> None:
+    """Refuses what :func:`advance` refuses of the tensors that a step writes in place.
+
+    Raises:
+        TypeError: ``out`` is no tensor.
+        RuntimeError: ``out`` is not as the output is, or two of them share memory.
+    """
+    if out is not None and not isinstance(out, Tensor):
+        raise TypeError(f"{name}: out must be a tensor, got {type(out).__name__}")
+    if out is not None and (out.shape != size or out.dtype != dtype or not out.is_contiguous() or not out.is_cpu):
+        raise RuntimeError(
+            f"{name}: out must be contiguous {dtype} of shape {tuple(size)} on the CPU, got {out.dtype} of shape "
+            f"{tuple(out.shape)} on {out.device}"
+        )
+    written = [*states] if out is None else [*states, out]
+    for t in written:
+        if not t.is_contiguous() or t.requires_grad:
+            raise RuntimeError(
+                f"{name}: states and out are written in place and must be contiguous tensors that require no gradient"
+            )
+    if is_watched():
+        return  # there may be no memory to look at
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in written)
+    if any(end > begin for (_, end), (begin, _) in zip(spans, spans[1:])):
+        raise RuntimeError(f"{name}: states and out are written in place and must not share memory")
+
+
 def advance(packed: Tensor, x: Tensor, states: list[Tensor], out: Tensor | None, batch_first: bool) -> Tensor:
     """The output of the next steps; the states move on in place."""
     return ext.load().cpu.frozen_advance(packed, x, states, out, batch_first)

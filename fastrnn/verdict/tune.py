@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warn_if_busy()
     try:
         ratios, failed = _measure(args.seconds)
+        if not ratios:
+            print(f"{COMMAND}: no case was measured: nothing was kept", file=sys.stderr)
+            return 1 if failed else 2
         print(f"\ntorch is ahead at {sum(ratio < AHEAD for ratio in ratios.values())} of {len(ratios)} cases measured")
         print(f"written to {choice.save(cpu, ratios)}")
     except KeyboardInterrupt:

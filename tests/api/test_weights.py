@@ -148,3 +148,23 @@ def test_an_overridden_check(cell, batch_first):
         module(x, tuple(hx) if cell.states > 1 else hx[0])
     half = len(seen) // 2
     assert half == 4 - (cell.mode == "LSTM") and str(seen[:half]) == str(seen[half:])
+
+
+def test_a_parametrized_weight_is_computed_once_a_call():
+    """torch.nn's layers compute it twice (docs/differences.md), which a state of the parametrization tells."""
+
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, weight):
+            self.calls += 1
+            return weight
+
+    counted = {}
+    for space in (fastrnn, nn):
+        layer, counting = space.GRU(3, 4), Counting()
+        parametrize.register_parametrization(layer, "weight_hh_l0", counting)
+        before = counting.calls
+        layer(torch.randn(2, 3))
+        counted[space] = counting.calls - before
+    assert counted[fastrnn] == 1 < counted[nn]

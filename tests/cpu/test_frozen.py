@@ -242,6 +242,71 @@ def test_steps_and_chunks_are_the_sequence(cell, weights, isa):
         assert (first - whole[0, 0]).abs().max() <= budget
 
 
+_STEPPED = {
+    "kernels": lambda: nn.LSTM(6, 6, 2),
+    "bfloat16": lambda: nn.LSTM(6, 6, 2, dtype=torch.bfloat16),
+    "zoneout": lambda: fastrnn.LSTM(6, 6, 2, zoneout=0.1),
+}
+stepped = pytest.mark.parametrize("make", _STEPPED.values(), ids=_STEPPED)
+
+
+@stepped
+def test_autograd_notices_what_a_step_wrote(make):
+    """As it does of torch's operations in place: a gradient of values that are gone would be wrong."""
+    frozen = fastrnn.freeze(make())
+    x, out = torch.randn(2, 6, dtype=frozen.dtype), torch.empty(2, 6, dtype=frozen.dtype)
+    state, weight = frozen.initial_state(2), torch.ones(6, requires_grad=True)
+    for kept in (*state, out):
+        frozen.step(x, state, out)
+        product = kept * weight
+        frozen.step(x, state, out)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.sum().backward()
+    stream = frozen.stream(2)
+    stream(x[None])
+    product = stream.state[0] * weight
+    stream(x[None])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+
+
+@stepped
+def test_what_a_step_writes_stands_apart(make):
+    """States that share memory, as (zeros, zeros) do, would overwrite each other."""
+    frozen = fastrnn.freeze(make())
+    x, zeros = torch.randn(2, 6, dtype=frozen.dtype), torch.zeros(2, 2, 6)
+    with pytest.raises(RuntimeError, match="must not share memory"):
+        frozen.step(x, (zeros, zeros))
+    memory = torch.zeros(5, 2, 6)
+    with pytest.raises(RuntimeError, match="must not share memory"):
+        frozen.step(x, (memory[:2], memory[1:3]))
+    if frozen.dtype == torch.float32:
+        with pytest.raises(RuntimeError, match="must not share memory"):
+            frozen.step(x, (memory[:2], memory[2:4]), memory[3])
+    for out in (torch.empty(5, 2, 6), torch.empty(2, 6, dtype=torch.float64), torch.empty(6, 2).T):
+        with pytest.raises(RuntimeError, match="out must be contiguous"):
+            frozen.step(x, (memory[:2], memory[2:4]), out.to(frozen.dtype) if out.dtype == torch.float32 else out)
+    with pytest.raises(TypeError, match="out must be a tensor, got int"):
+        frozen.step(x, (memory[:2], memory[2:4]), 3)
+    assert not memory.any() and not zeros.any()
+
+
+@stepped
+def test_a_step_may_read_what_it_writes(make):
+    layer = make().eval()
+    frozen, x = fastrnn.freeze(layer), torch.randn(2, 6, dtype=next(layer.parameters()).dtype)
+    memory = torch.zeros(5, 2, 6)
+    state = memory[:2], memory[2:4]
+    expected = layer(x[None])[0][0].detach()
+    torch.testing.assert_close(
+        frozen.step(x, state, x), expected, rtol=1e-2, atol=1e-2 if x.dtype != torch.float32 else 1e-6
+    )
+    if x.dtype == torch.float32:
+        h, c = (s.clone() for s in state)
+        expected = layer(h[1:], (h, c))[0][0].detach()
+        torch.testing.assert_close(frozen.step(state[0][1], state), expected)
+
+
 @gated
 @pytest.mark.parametrize("weights", [None, torch.bfloat16, torch.int8], ids=str)
 def test_many_threads_at_once(cell, weights):

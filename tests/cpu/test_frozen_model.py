@@ -208,6 +208,43 @@ def test_autocast_takes_either_type():
         assert torch.equal(frozen(x)[0], frozen(x.float())[0])
 
 
+@pytest.mark.parametrize("make", [nn.GRU, fastrnn.LayerNormGRU], ids=["kernels", "other cell"])
+def test_autocast_of_steps_and_states(make):
+    """What a linear layer gives under autocast, as torch.nn's layers take it; computed as without autocast."""
+    layer = make(3, 4)
+    frozen, x, h = fastrnn.freeze(layer), torch.randn(2, 1, 3).bfloat16(), torch.randn(1, 1, 4).bfloat16()
+    expected, final = layer(x.float(), h.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        stream, state = frozen.stream(), h.float()
+        for got in (frozen(x, h)[0], torch.stack([frozen.step(step, state) for step in x])):
+            torch.testing.assert_close(got, expected.detach())
+        torch.testing.assert_close(state, final.detach())
+        assert stream(x).dtype == torch.float32
+
+
+@compiled
+def test_loading_leaves_types_and_scales_as_they_are():
+    x, new = torch.randn(4, 2, 3), nn.LSTM(3, 4).double()
+    frozen = fastrnn.freeze(nn.LSTM(3, 4))
+    frozen.load_state_dict(new.state_dict(), assign=True)
+    torch.testing.assert_close(frozen(x)[0], new(x.double())[0].float().detach())
+    small = fastrnn.freeze(nn.LSTM(3, 4), torch.int8)
+    for holder, given in ((small, new), (small, frozen), (frozen, small)):
+        before = holder(x)[0]
+        with pytest.raises(RuntimeError, match="weight_ih_l0 of the frozen layer is"):
+            holder.load_state_dict(given.state_dict(), strict=False)
+        assert torch.equal(holder(x)[0], before)
+
+
+def test_weights_that_are_no_parameters_are_left_alone():
+    some, all_of_them = nn.LSTM(3, 4), nn.GRU(3, 4)
+    for layer, names in ((some, ["weight_hh_l0"]), (all_of_them, list(all_of_them._parameters))):
+        for name in names:
+            setattr(layer, name, layer._parameters.pop(name).detach())
+        with pytest.warns(UserWarning, match=f"{names[0]} is no parameter"):
+            assert type(fastrnn.freeze(layer)) is type(layer)
+
+
 @compiled
 @pytest.mark.parametrize(
     "attempt, error, text",

@@ -265,6 +265,16 @@ def test_tune_asks_for_the_kernels_and_stops_in_time(tiny, monkeypatch, capsys):
     assert "stopped after 2 s with 2 of 4 cases done" in capsys.readouterr().out
 
 
+def test_a_run_that_measures_nothing_leaves_what_was_kept(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(tune, "measure", lambda *_: measured(2.0))
+    assert main(["tune"]) == 0
+    before = choice.path_of(CPU).read_text()
+    assert main(["tune", "--seconds", "-1"]) == 2
+    monkeypatch.setattr(tune, "measure", lambda *_: measured(2.0, "WRONG"))
+    assert main(["tune"]) == 1 and choice.path_of(CPU).read_text() == before
+    assert capsys.readouterr().err.count("no case was measured: nothing was kept") == 2
+
+
 def test_tune_keeps_nothing_of_a_run_cut_short_and_says_what_hinders_it(tiny, monkeypatch, capsys, tmp_path):
     def interrupt(*_):
         raise KeyboardInterrupt
