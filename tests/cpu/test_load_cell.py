@@ -176,7 +176,7 @@ def test_parameters_and_copies():
     with pytest.raises(TypeError, match=r"expected cell to come from fastrnn\.load_cell, got str"):
         fastrnn.Layer("JanetScaled", 3, 6)
     module.weight_scale_l0 = torch.nn.Parameter(torch.ones(5))
-    with pytest.raises(RuntimeError, match=r"weight 4 of layer 0 must have shape \(6,\), got \(5,\)"):
+    with pytest.raises(RuntimeError, match=r"weight_scale_l0 must have shape \(6,\), got \(5,\)"):
         module(x)
 
 
