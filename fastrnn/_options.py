@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class Options(nn.RNNBase):
             raise ValueError(f"{name}: num_heads and proj_size exclude each other")
         self.num_heads, units = heads, hidden // heads
         for key, weight in self.named_parameters():
-            if key.startswith("weight_hh_"):
+            if re.fullmatch(r"weight_hh_l\d+(_reverse)?", key):  # a cell may have a weight_hh_scale, too
                 setattr(self, key, nn.Parameter(weight.new_empty(heads, cell.gates * units, units)))
         self._init_flat_weights()
         self.reset_parameters()

@@ -7,6 +7,7 @@ call works in belongs to the call, and the GIL is released.
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ _SLOTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_i
 
 
 def _is_matrix(name: str) -> bool:
-    return name.startswith(("weight_ih_", "weight_hh_", "weight_hr_"))
+    return re.fullmatch(r"weight_(ih|hh|hr)_l\d+(_reverse)?", name) is not None
 
 
 class FrozenLayer(nn.Module):

@@ -17,13 +17,14 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from ._backends import dispatch
-from ._call.checks import as_states
+from ._call.checks import as_states, check_heads
 from ._call.extras import check_extras
 from ._call.heads import join_states, split_states, split_weights
 from ._call.stack import autocast, describe, is_autocast, is_left_to_torch, is_ragged, is_recomputed, run
 from ._kernels.gate import is_foreign
 from ._kernels.ops import is_compiling
 from ._options import Options
+from ._spec import slots_of
 from ._tools import Tooling, leaf
 from .registry import ALL_CELLS, CELLS, Cell
 
@@ -193,13 +194,16 @@ class Layer(Tooling, Options, nn.RNNBase):
         cell = ALL_CELLS[self.mode]
         data, states, weights, batch_sizes = self._prepare(cell, input, hx)
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
+        directions = 2 if self.bidirectional else 1
         if self.num_heads > 1:
+            call = describe(cell, data, batch_sizes, states, weights, self.num_layers, directions)
+            check_heads(cell, call, states, slots_of(cell, weights, self.num_layers * directions), self.num_heads)
             states = split_states(states, self.num_heads)
         drops = self._drops(states[0], input) if self.zoneout or (self.recurrent_dropout and self.training) else None
         if self.weight_dropout and self.training:
             weights = self._dropped(cell, weights)
         if self.num_heads > 1:
-            weights = split_weights(cell, weights, self.num_layers * (2 if self.bidirectional else 1), self.num_heads)
+            weights = split_weights(cell, weights, self.num_layers * directions, self.num_heads)
         output, hn, sequences = run(
             cell, data, states, weights, self.num_layers, self.bidirectional, self.dropout, self.training, batch_sizes,
             extras, is_module=True, drops=drops, heads=self.num_heads,

@@ -100,12 +100,20 @@ def load_cell(header: str | os.PathLike, name: str | None = None) -> OwnCell:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the header is wrong; the message is one sentence that names it and the line.
-        RuntimeError: there is no C++ compiler, or fastrnn was installed without its extension.
+        RuntimeError: there is no C++ compiler, fastrnn was installed without its extension, or the library
+            cannot be kept.
     """
     path = os.fspath(header)
     if not Path(path).is_file():
         raise FileNotFoundError(f"fastrnn.load_cell: expected a header, there is no file {path}")
-    return _load(path, Path(path).read_text(encoding="utf-8"), name)
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: expected text in UTF-8, got the byte {error.object[error.start]:#x}"
+        ) from None
+    return _load(path, text, name)
 
 
 def _load(path: str, text: str, name: str | None) -> OwnCell:

@@ -10,6 +10,9 @@ from .._backends.dispatch import Call
 from .._spec import W_HR
 from ..registry import CELLS, Cell
 
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+"""What modules call the weights of a direction, by slot."""
+
 
 def as_states(cell: Cell, name: str, function: str, hx) -> list[Tensor]:
     """``hx``, given to a module of class ``name`` for torch's ``function``, as a list of the cell's states."""
@@ -49,25 +52,55 @@ def check_call(cell: Cell, call: Call, input: Tensor, hx: Sequence[Tensor], weig
     """
     if call.T == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    rows, hidden, width, gates = call.layers * call.directions, call.H, call.P or call.H, cell.gates * call.H
     if call.P and weights[W_HR] is None:
-        name = f"fastrnn.{cell.layer.lower()}"
-        raise RuntimeError(f"{name}: h has {width} features and c has {hidden}, but there is no projection weight")
-    inner = [(gates, width), (gates,), (gates,), (width, hidden), *cell.param_sizes(hidden)]
-    shapes = [(rows, call.B, width), *[(rows, call.B, hidden)] * (cell.states - 1)]
+        raise RuntimeError(
+            f"{_owner(cell, call)}: h has {call.P} features and c has {call.H}, but there is no projection weight"
+        )
+    shapes = _shapes(cell, call)
+    device, dtype, tensors = input.device, input.dtype, (*hx, *weights)
+    for t, shape in zip(tensors, shapes):
+        if t is not None and (t.shape != shape or t.dtype is not dtype or t.device != device):
+            raise _misfit(cell, call, input, tensors, shapes)
+
+
+def check_heads(cell: Cell, call: Call, hx: Sequence[Tensor], weights: Sequence[Tensor | None], heads: int) -> None:
+    """Raises RuntimeError where a state or a weight of a layer with ``heads``, not yet split, has another shape."""
+    for index, (t, shape) in enumerate(zip((*hx, *weights), _shapes(cell, call, heads))):
+        if t is not None and t.shape != shape:
+            raise _wrong_shape(cell, call, index, t, shape)
+
+
+def _shapes(cell: Cell, call: Call, heads: int = 1) -> list[tuple[int, ...]]:
+    """Of the states, and then of the weights by slot."""
+    rows, hidden, width, gates = call.layers * call.directions, call.H, call.P or call.H, cell.gates * call.H
+    recurrent = (gates, width) if heads == 1 else (heads, gates // heads, width // heads)
+    inner = [recurrent, (gates,), (gates,), (width, hidden), *cell.param_sizes(hidden)]
+    shapes: list[tuple[int, ...]] = [(rows, call.B, width), *[(rows, call.B, hidden)] * (cell.states - 1)]
     features = call.I
     for _ in range(call.layers):
         shapes += [(gates, features), *inner] * call.directions
         features = call.directions * width
+    return shapes
 
-    device, dtype, tensors = input.device, input.dtype, (*hx, *weights)
-    for t, shape in zip(tensors, shapes):
-        if t is not None and (t.shape != shape or t.dtype is not dtype or t.device != device):
-            raise _misfit(cell, input, tensors, shapes, len(weights) // call.layers)
+
+def _owner(cell: Cell, call: Call) -> str:
+    name = cell.step if call.step else cell.layer
+    return f"fastrnn.{name if call.step or cell.mode not in CELLS else name.lower()}"
+
+
+def _wrong_shape(cell: Cell, call: Call, index: int, t: Tensor, shape: tuple[int, ...]) -> RuntimeError:
+    """Of the state, or then the weight by slot, at an index; a weight goes by the name that modules give it."""
+    what = f"state {index}"
+    if index >= cell.states:
+        names = *_NAMES, *cell.params
+        row, slot = divmod(index - cell.states, len(names))
+        layer, direction = divmod(row, call.directions)
+        what = names[slot] + ("" if call.step else f"_l{layer}" + "_reverse" * direction)
+    return RuntimeError(f"{_owner(cell, call)}: {what} must have shape {shape}, got {tuple(t.shape)}")
 
 
 def _misfit(
-    cell: Cell, input: Tensor, tensors: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]], per_layer: int
+    cell: Cell, call: Call, input: Tensor, tensors: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]]
 ) -> RuntimeError:
     """What is wrong with the first of the states and then weights that does not fit."""
     for index, (t, shape) in enumerate(zip(tensors, shapes)):
@@ -85,11 +118,5 @@ def _misfit(
                 f"{kind} tensor with {t.dtype}"
             )
         if t.shape != shape:
-            break
-    what = f"state {index}"
-    if kind == "parameter":
-        layer, slot = divmod(index - cell.states, per_layer)
-        first = index - slot
-        position = sum(t is not None for t in tensors[first:index])
-        what = f"weight {position} of layer {layer}"
-    return RuntimeError(f"fastrnn.{cell.layer.lower()}: {what} must have shape {shape}, got {tuple(t.shape)}")
+            return _wrong_shape(cell, call, index, t, shape)
+    raise AssertionError("all of them fit")

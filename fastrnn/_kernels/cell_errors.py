@@ -25,6 +25,8 @@ _UNKNOWN = (
     r"call to function '([\w:]+)' that is neither visible",
     r"'([\w:]+)' is not a member of 'std'",
 )
+_STRUCT = r"(?<!enum )\b(?:struct|class)\s+(?:(?:alignas\s*\([^()]*\)|\[\[.*?\]\])\s*)*"
+"""What a struct begins with, to its name."""
 _OPERATOR = (r"no match for '(operator[^' ]+)'", r"no match for ternary '(operator.*?)'")
 
 
@@ -42,14 +44,16 @@ class Header:
         own = re.search(r'^[ \t]*#[ \t]*include[ \t]*"', self._code, re.MULTILINE)
         if own:
             raise ValueError(self.at(self._line_at(own.start()), "a cell's header includes no other: it is kept whole"))
-        structs = dict.fromkeys(match[1] for match in re.finditer(r"\b(?:struct|class)\s+(\w+)\s*[{:]", self._code))
+        structs = dict.fromkeys(
+            match[1] for match in re.finditer(_STRUCT + r"(\w+)(?:\s+final)?\s*(?:\{|:(?!:))", self._code)
+        )
         if name is None and len(structs) != 1:
             found = f"has the structs {', '.join(structs)}: say which, as name=" if structs else "has no struct"
             raise ValueError(self.at(1, f"a cell is a struct, and the header {found}"))
         if name is not None and name not in structs:
             raise ValueError(self.at(1, f"expected a struct {name}, the header has {', '.join(structs) or 'none'}"))
         self.name = name or next(iter(structs))
-        self._begin = re.search(rf"\b(?:struct|class)\s+{self.name}\b", self._code).start()
+        self._begin = re.search(rf"{_STRUCT}{self.name}\b", self._code).start()
         params = self._strings_of("kParams")
         if len(set(params)) < len(params) or any(not p.isidentifier() or p in WEIGHTS for p in params):
             text = f"kParams must be different names, and none of {', '.join(WEIGHTS)}; got {', '.join(params)}"
@@ -75,7 +79,7 @@ class Header:
 
     def _strings_of(self, member: str) -> list[str]:
         """The strings in a member's initial value."""
-        found = self._search(rf"\b{member}\s*\[\s*\]\s*=([^;]*);")
+        found = self._search(rf"\b{member}\s*\[[^]]*\]\s*=?\s*\{{([^;]*);")
         return re.findall(r'"([^"]*)"', found[1]) if found else []
 
     def _line_at(self, position: int) -> int:

@@ -65,10 +65,10 @@ def find_compiler() -> Compiler:
 
 @functools.cache
 def _probe(name: str) -> Compiler | None:
-    command = tuple(shlex.split(name))
     try:
+        command = tuple(shlex.split(name))
         printed = _start([*command, "-dM", "-E", "-x", "c++", os.devnull]).communicate()[0]
-    except OSError:
+    except (OSError, ValueError):  # of shlex, at a quote without another
         return None
     macros = dict(re.findall(r"^#define (\w+) (.*)$", printed, re.MULTILINE))
     if "__VERSION__" not in macros:
@@ -124,16 +124,25 @@ def build_cuda(header: Header, capabilities: Sequence[tuple[int, int]], folder: 
 
 
 def _kept(header: Header, made_of: tuple, folder: Path, compile: Callable[[Path, Path], None]) -> Path:
-    """The library of a cell that ``compile(scratch folder, library)`` makes of that, unless it was made before."""
+    """The library of a cell that ``compile(scratch folder, library)`` makes of that, unless it was made before.
+
+    Raises:
+        RuntimeError: it cannot be kept.
+    """
     digest = hashlib.sha256(repr((header.text, header.name, *made_of)).encode()).hexdigest()
     library = folder / f"{header.name}-{digest[:20]}.so"
     if library.exists():
         return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        if not library.exists():
-            with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:
-                compile(Path(scratch), library)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if not library.exists():
+                with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:
+                    compile(Path(scratch), library)
+    except OSError as error:
+        raise RuntimeError(
+            f"fastrnn.load_cell: expected to keep a library in {folder}, got {error}: FASTRNN_CACHE_DIR names another"
+        ) from error
     return library
 
 

@@ -180,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     kind, _, index = args.device.partition(":")
     if kind != "cuda" or not (index or "0").isdecimal():
-        parser.error(f"--device: expected cuda or cuda:N, got {args.device!r}")
+        parser.error(f"argument --device: expected cuda or cuda:N, got {args.device!r}")
+    if args.forget and args.only:
+        parser.error(f"argument --forget: expected no --only, for all of a GPU is deleted, got {' '.join(args.only)}")
     gpu = proof.gpu_at(int(index or 0))
     if isinstance(gpu, str):
         print(f"{COMMAND}: {gpu}", file=sys.stderr)

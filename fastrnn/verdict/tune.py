@@ -11,6 +11,7 @@ from itertools import product
 from .._backends import choice
 from .._backends.choice import AHEAD, COMMAND
 from ..bench.case import MODES, Case
+from ..bench.cli import SECONDS
 from ..bench.environment import ALL_THREADS, warn_if_busy
 from ..bench.measure import Setting, measure
 from ..bench.timing import Pace
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{1 - AHEAD:.0%} faster go to torch, and all others to the kernels.",
     )
     parser.add_argument(
-        "--seconds", type=float, default=LIMIT_S, help="begin no case after so long (default: %(default)g)"
+        "--seconds", type=SECONDS, default=LIMIT_S, help="begin no case after so long (default: %(default)g)"
     )
     parser.add_argument("--forget", action="store_true", help="delete what was kept of this machine instead")
     args = parser.parse_args(argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -181,3 +182,16 @@ def test_what_does_not_divide_is_refused():
     assert fastrnn.revert_(module).skipped == {"": "torch.nn has no num_heads"}
     with pytest.raises(RuntimeError, match="size mismatch for weight_hh_l0"):
         module.load_state_dict(nn.LSTM(3, 6).state_dict())
+
+
+@each_cell
+@pytest.mark.parametrize("grown", [0, -1], ids=["first", "last"])
+def test_weights_that_do_not_fit_are_named(cell, grown):
+    x = torch.randn(3, 2, 4)
+    for name, weight in layer(cell, 4, 6, 2, 2, num_heads=2).named_parameters():
+        module, shape = layer(cell, 4, 6, 2, 2, num_heads=2), list(weight.shape)
+        shape[grown] += 2  # of the recurrent weight's first: four heads of the right size
+        setattr(module, name, nn.Parameter(torch.randn(shape)))
+        expected = rf"{name} must have shape {re.escape(str(tuple(weight.shape)))}, got {re.escape(str(tuple(shape)))}"
+        with pytest.raises(RuntimeError, match=expected):
+            module(x)

@@ -164,7 +164,7 @@ def test_rescaled_weights_are_the_same_layer(kind):
 def test_gains_that_do_not_fit_are_refused(kind):
     module, x = kind(3, 8), torch.randn(4, 2, 3)
     module.weight_norm_hh_l0 = nn.Parameter(torch.ones(8))
-    with pytest.raises(RuntimeError, match=r"weight 5 of layer 0 must have shape \(\d+,\), got \(8,\)"):
+    with pytest.raises(RuntimeError, match=r"weight_norm_hh_l0 must have shape \(\d+,\), got \(8,\)"):
         module(x)
 
 

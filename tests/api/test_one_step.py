@@ -98,5 +98,5 @@ def test_a_weight_of_another_dtype_is_noticed(cell):
 def test_weights_of_one_dimension_are_named(cell, options):
     module, x = getattr(fastrnn, cell.layer)(4, 6, **options), torch.randn(1, 3, 4)
     module._flat_weights = [w.detach().flatten()[:6] for w in module._flat_weights]
-    with pytest.raises(RuntimeError, match=r"weight 0 of layer 0 must have shape \(\d+, 4\), got \(6,\)"):
+    with pytest.raises(RuntimeError, match=r"weight_ih_l0 must have shape \(\d+, 4\), got \(6,\)"):
         module(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
+from fastrnn.registry import ALL_CELLS
 
 
 def sample(step):
@@ -168,3 +170,18 @@ def test_a_parametrized_weight_is_computed_once_a_call():
         layer(torch.randn(2, 3))
         counted[space] = counting.calls - before
     assert counted[fastrnn] == 1 < counted[nn]
+
+
+@pytest.mark.parametrize("kind", sorted({cell.layer for cell in ALL_CELLS.values() if cell.step}))
+@one_step
+def test_a_weight_of_the_wrong_shape_goes_by_its_name(kind, step):
+    options = {} if step else {"num_layers": 2, "bidirectional": True}
+    make = functools.partial(getattr(fastrnn, kind + "Cell" * step), 4, 6, **options)
+    for name, weight in make().named_parameters():
+        module, size = make(), (weight.size(0) + 1, *weight.shape[1:])
+        setattr(module, name, nn.Parameter(torch.randn(size)))
+        with pytest.raises(RuntimeError) as info:
+            module(sample(step))
+        owner, _, text = str(info.value).partition(": ")
+        assert text == f"{name} must have shape {tuple(weight.shape)}, got {size}"
+        assert owner.lower() == f"fastrnn.{kind}{'Cell' * step}".lower()

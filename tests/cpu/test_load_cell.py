@@ -17,6 +17,7 @@ from own_cells import (
     ROOT,
     SCHEDULES,
     STEPS,
+    TEXTS,
     compiled,
     evaluate,
     listed,
@@ -176,7 +177,7 @@ def test_parameters_and_copies():
     with pytest.raises(TypeError, match=r"expected cell to come from fastrnn\.load_cell, got str"):
         fastrnn.Layer("JanetScaled", 3, 6)
     module.weight_scale_l0 = torch.nn.Parameter(torch.ones(5))
-    with pytest.raises(RuntimeError, match=r"weight 4 of layer 0 must have shape \(6,\), got \(5,\)"):
+    with pytest.raises(RuntimeError, match=r"weight_scale_l0 must have shape \(6,\), got \(5,\)"):
         module(x)
 
 
@@ -258,3 +259,22 @@ def test_the_options_of_every_layer_draw_the_same_on_the_kernels_and_in_torch():
             found.append([output, *states, *grads])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
     assert (found[0][0] - module.eval()(x)[0]).abs().max() > 1e-2
+
+
+def test_a_parameter_with_the_name_of_a_matrix_in_its_own(tmp_path):
+    header = tmp_path / "named.h"
+    header.write_text(TEXTS["scaled"].replace("weight_scale", "weight_hh_scale").replace("JanetScaled", "Named"))
+    module = make(fastrnn.load_cell(header), 3, 6, num_heads=2)
+    assert module.weight_hh_scale_l0.shape == (6,) and module.weight_hh_l0.shape == (2, 6, 3)
+    whole, x = make(load("scaled"), 3, 6), torch.randn(4, 2, 3)
+    with torch.no_grad():
+        whole.weight_hh_l0.zero_()
+        for name in ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0"):
+            getattr(whole, name).copy_(getattr(module, name))
+        whole.weight_scale_l0.copy_(module.weight_hh_scale_l0)
+        for head, blocks_of in enumerate(module.weight_hh_l0.unflatten(1, (2, 3))):
+            units = slice(3 * head, 3 * head + 3)
+            whole.weight_hh_l0.view(2, 6, 6)[:, units, units] = blocks_of
+    torch.testing.assert_close(tensors(module(x)), tensors(whole(x)))
+    frozen = fastrnn.freeze(module.eval(), torch.bfloat16)
+    assert torch.equal(frozen.weight_hh_scale_l0, module.weight_hh_scale_l0)

@@ -121,12 +121,13 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "cells").iterdir())
 
 
-def test_without_a_compiler(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "/nowhere/c++")
+@pytest.mark.parametrize("named", ["/nowhere/c++", "g++ 'without an end"])
+def test_without_a_compiler(named, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", named)
     with pytest.raises(RuntimeError) as error:
         build(tmp_path)
     assert str(error.value) == (
-        "fastrnn.load_cell: no C++ compiler was found (tried /nowhere/c++): install g++ 10 or later, or name one in "
+        f"fastrnn.load_cell: no C++ compiler was found (tried {named}): install g++ 10 or later, or name one in "
         "the environment variable CXX"
     )
 
@@ -340,3 +341,39 @@ def test_which_struct(text, name, sentence, tmp_path):
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"load_cell: expected a header, there is no file .*nothing\.h$"):
         fastrnn.load_cell(tmp_path / "nothing.h")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CELL.replace("struct Own", "struct Own final"),
+        CELL.replace("struct Own", "struct alignas(16) [[maybe_unused]] Own"),
+        "enum class Mode : int { first };\nenum struct Other { first };\n" + CELL,
+    ],
+)
+def test_other_ways_to_write_a_struct(text):
+    assert Header("own.h", text, None).name == Header("own.h", text, "Own").name == "Own"
+
+
+@pytest.mark.parametrize("written", ["kParams[2] =", "kParams[]", "kParams[kCount] ="])
+def test_names_of_parameters_however_they_are_written(written):
+    text = CELL.replace("{\n", f'{{\n  static constexpr const char* {written} {{"p", "weight_hh"}};\n', 1)
+    with pytest.raises(ValueError, match=r"kParams must be different names, and none of .*; got p, weight_hh$"):
+        Header("own.h", text, None)
+
+
+def test_encodings(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastrnn.own_cells._load", lambda path, text, name: text)
+    header = tmp_path / "own.h"
+    header.write_text(CELL, encoding="utf-8-sig")
+    assert fastrnn.load_cell(header) == CELL
+    header.write_bytes("// a\n// gr\u00f6\u00dfe\n".encode("latin-1"))
+    with pytest.raises(ValueError) as error:
+        fastrnn.load_cell(header)
+    assert str(error.value) == f"{header}:2: expected text in UTF-8, got the byte 0xf6"
+
+
+def test_where_nothing_can_be_kept(fake, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RuntimeError, match=r"expected to keep a library in .*cells, got .*: FASTRNN_CACHE_DIR names"):
+        build(tmp_path / "file")

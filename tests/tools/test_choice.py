@@ -269,7 +269,7 @@ def test_a_run_that_measures_nothing_leaves_what_was_kept(tiny, monkeypatch, cap
     monkeypatch.setattr(tune, "measure", lambda *_: measured(2.0))
     assert main(["tune"]) == 0
     before = choice.path_of(CPU).read_text()
-    assert main(["tune", "--seconds", "-1"]) == 2
+    assert main(["tune", "--seconds", "1e-9"]) == 2
     monkeypatch.setattr(tune, "measure", lambda *_: measured(2.0, "WRONG"))
     assert main(["tune"]) == 1 and choice.path_of(CPU).read_text() == before
     assert capsys.readouterr().err.count("no case was measured: nothing was kept") == 2

@@ -48,3 +48,55 @@ def test_info_refuses_options(capsys):
     with pytest.raises(SystemExit) as end:
         command.main(["info", "--nothing"])
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("bench --hidden 0", "--hidden: expected a whole number of at least 1, got '0'"),
+        ("bench --batch 1e3", "--batch: expected a whole number of at least 1, got '1e3'"),
+        ("bench --resets nan", "--resets: expected a share between 0 and 1, got 'nan'"),
+        ("bench --resets x", "--resets: expected a share between 0 and 1, got 'x'"),
+        ("bench --seconds nan", "--seconds: expected a positive number of seconds, got 'nan'"),
+        ("bench --seconds inf", "--seconds: expected a positive number of seconds, got 'inf'"),
+        ("bench --seconds=-1", "--seconds: expected a positive number of seconds, got '-1'"),
+        ("bench --device foo", "--device: expected cpu, cuda or cuda:N, got 'foo'"),
+        ("bench --device meta", "--device: expected cpu, cuda or cuda:N, got 'meta'"),
+        ("bench --device cuda:99", "--device: expected a device here, got cuda:99: torch"),
+        (
+            "bench --option num_heads",
+            "--option: expected NAME=VALUE, or several with commas between them, got 'num_heads'",
+        ),
+        (
+            "bench --option num_heads=",
+            "--option: expected NAME=VALUE, or several with commas between them, got 'num_heads='",
+        ),
+        ("bench --option num_heads=1,num_heads=2", "zoneout, num_heads once at most, got num_heads"),
+        ("bench --option forget_gate=exp", "zoneout, num_heads once at most, got forget_gate"),
+        ("bench --hidden 4 --option num_heads=3", "num_heads must be a divisor of hidden_size = 4, got 3"),
+        ("bench --cell slstm --option forget_gate=x", "forget_gate must be 'sigmoid' or 'exp', got 'x'"),
+        ("bench --backend foo", "--backend: invalid choice: 'foo' (choose from"),
+        ("bench --backend cuda", "--backend: expected one that serves this call, got cuda: "),
+        (
+            "bench --backend aten --cell slstm",
+            "--backend: expected one that serves this call, got aten: torch has no SLSTM",
+        ),
+        (
+            "bench --backend aten --option num_heads=2",
+            "--backend: expected one that serves this call, got aten: torch has",
+        ),
+        ("bench --resets 0.1 --packed", "--resets: expected padded input in one direction, got --packed"),
+        ("bench --resets 0.1 --bidirectional", "--resets: expected padded input in one direction, got --bidirectional"),
+        ("bench --precision tf32", "--precision: expected float32 on CUDA, got float32 on cpu"),
+        ("tune --seconds nan", "--seconds: expected a positive number of seconds, got 'nan'"),
+        ("prove --device cpu", "--device: expected cuda or cuda:N, got 'cpu'"),
+        ("prove --forget --only GRU:float32", "--forget: expected no --only, for all of a GPU is deleted, got GRU:"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(given, text, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(given.split())
+    said = capsys.readouterr()
+    assert end.value.code == 2 and not said.out
+    last = said.err.splitlines()[-1]
+    assert last.startswith(f"python -m fastrnn {given.split()[0]}: error: argument --") and text in last

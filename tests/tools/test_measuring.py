@@ -344,12 +344,6 @@ def test_a_backend_forced_from_outside_is_not_called_automatic(monkeypatch):
     assert (named.status, named.served) == ("ok", Served("aten"))
 
 
-def test_bench_command_refuses_a_size_of_zero(capsys):
-    with pytest.raises(SystemExit):
-        bench.main(["--hidden", "0"])
-    assert "at least 1, got 0" in capsys.readouterr().err
-
-
 def test_commit_is_empty_outside_a_checkout(tmp_path):
     assert environment.commit(tmp_path) == ""
 

@@ -132,7 +132,7 @@ def test_bench_command_with_resets(capsys):
     assert bench.main([*shape, "--resets", "0.2"]) == 0 and "torch.nn by " in capsys.readouterr().out
     with pytest.raises(SystemExit):
         bench.main(["--resets", "3"])
-    assert "between 0 and 1, got 3" in capsys.readouterr().err
+    assert "between 0 and 1, got '3'" in capsys.readouterr().err
 
 
 @pytest.mark.gpu
