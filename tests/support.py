@@ -37,6 +37,10 @@ def available() -> list[str]:
     return ["reference", "aten", *compiled]
 
 
+OWN_BACKENDS = [name for name in available() if name != "aten"]
+"""All but torch's own layers."""
+
+
 def device_of(backend: str | None) -> str:
     """Where the tensors of a test of this backend live."""
     return "cuda" if backend == "cuda" else "cpu"
@@ -189,6 +193,21 @@ def pairwise(factors: dict[str, tuple]) -> list[dict]:
         cases.append(max(drawn, key=lambda case: len(pairs(case) & left)))
         left -= pairs(cases[-1])
     return cases
+
+
+def pairs(**factors) -> pytest.MarkDecorator:
+    """Parametrises a test with :func:`pairwise` combinations of factors: sequences, or dictionaries by test id.
+
+    A factor that is named like a fixture of backends chooses the backend.
+    """
+    named = {
+        name: values if isinstance(values, dict) else {name_of(value): value for value in values}
+        for name, values in factors.items()
+    }
+    rows = pairwise({name: tuple(values) for name, values in named.items()})
+    params = [pytest.param(*(named[name][key] for name, key in row.items()), id="-".join(row.values())) for row in rows]
+    fixtures = [name for name in factors if name.endswith(("backend", "kernels"))]
+    return pytest.mark.parametrize(list(factors), params, indirect=fixtures)
 
 
 def name_of(value) -> str:

@@ -6,34 +6,24 @@ import functools
 
 import pytest
 import torch
-from plain import LENGTHS, B, T, asked, evaluate, exact_module, kinds, ours, states_of
-from support import build, cells, device_of, tensors
+from plain import ASKED, KINDS, LENGTHS, B, T, evaluate, exact_module, kinds, ours, states_of
+from support import OWN_BACKENDS, build, cells, device_of, pairs, tensors
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 
+LESS = {f"{count} chunks": {"checkpoint_chunks": count} for count in (1, 4, 100, "auto")}
+LESS |= {"states": {"save": "states"}}
 
-@asked
-@kinds
-@pytest.mark.parametrize("chunks", [1, 4, 100, "auto"])
-def test_chunks_change_nothing(cell, options, asked, chunks, own_backend):
+
+@pairs(kind=KINDS, asked=ASKED, less=LESS, own_backend=[None, *OWN_BACKENDS])
+def test_keeping_less_changes_nothing(kind, asked, less, own_backend):
     """Up to rounding, for a gradient is summed over the chunks."""
-    sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
-    module = exact_module(cell, own_backend, *sizes, **options)
-    x = torch.randn(T, B, 3)
-    whole = evaluate(ours, module, x, hx, torch.float64, **asked)
-    parts = evaluate(ours, module, x, hx, torch.float64, checkpoint_chunks=chunks, **asked)
-    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
-
-
-@asked
-@kinds
-def test_what_is_saved_changes_nothing(cell, options, asked, own_backend):
-    sizes, hx = (3, 7, 2), states_of(cell, 4, 7, options.get("proj_size", 0))
-    module = exact_module(cell, own_backend, *sizes, **options)
-    x = torch.randn(T, B, 3)
-    full, states = (evaluate(ours, module, x, hx, torch.float64, save=save, **asked) for save in ("full", "states"))
-    torch.testing.assert_close(states, full, rtol=1e-12, atol=1e-12)
+    cell, options = kind
+    module = exact_module(cell, own_backend, 3, 7, 2, **options)
+    x, hx = torch.randn(T, B, 3), states_of(cell, 4, 7, options.get("proj_size", 0))
+    full, found = (evaluate(ours, module, x, hx, torch.float64, **kept, **asked) for kept in ({"save": "full"}, less))
+    torch.testing.assert_close(found, full, rtol=1e-12, atol=1e-12)
 
 
 @kinds
@@ -91,9 +81,9 @@ def test_chunks_keep_little(directions):
     assert states <= output + 4 * state
 
 
-@pytest.mark.parametrize("asked", [{"checkpoint_chunks": 4}, {"save": "states"}], ids=str)
+@pytest.mark.parametrize("asked", [{"checkpoint_chunks": 2}, {"save": "states"}], ids=str)
 def test_recomputation_in_one_graph(asked):
-    module = fastrnn.LSTM(3, 5, bidirectional=True)
+    module = fastrnn.LSTM(3, 5)
 
     def loss(x):
         return module(x, **asked)[0].square().sum()

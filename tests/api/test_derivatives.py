@@ -7,6 +7,7 @@ import functools
 import pytest
 import torch
 from support import (
+    OWN_BACKENDS,
     build,
     cells,
     check,
@@ -14,6 +15,7 @@ from support import (
     device_of,
     evaluate,
     forward_arguments,
+    pairs,
     random_states,
     tensors,
     twins,
@@ -269,8 +271,10 @@ def test_states_have_derivatives_too(cell):
     torch.testing.assert_close(along, (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
-@cells
-@pytest.mark.parametrize("asked", [{}, {"lengths": [5, 2, 3]}, {"checkpoint_chunks": 2}, {"save": "states"}], ids=str)
+ASKED = [{}, {"lengths": [5, 2, 3]}, {"checkpoint_chunks": 2}, {"save": "states"}]
+
+
+@pairs(cell=CELLS.values(), asked={str(asked): asked for asked in ASKED}, own_backend=[None, *OWN_BACKENDS])
 def test_gradients_of_many_directions_at_once(cell, asked, own_backend):
     """A batch of gradients goes back like each of them alone: is_grads_batched, vmap over a vjp."""
     module, x = build(fastrnn, cell, 4, 6, 2, bidirectional=True), torch.randn(5, 3, 4, requires_grad=True)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from emulator import oracle
 from emulator.cases import masked_layers
-from test_own_cells import KERNELS, PRECISIONS, compiled, given, gradients, make, states_of, tensors
-from torch.autograd import gradcheck, gradgradcheck
+from support import pairs
+from test_own_cells import BACKENDS, KERNELS, PRECISIONS, backends, compiled, given, gradients, make, states_of, tensors
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.registry import ALL_CELLS
 
 each_cell = pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=lambda cell: cell.mode)
-backends = pytest.mark.parametrize("backend", ["cpu", "reference"] if KERNELS else ["reference"])
 P = 0.4
 
 
@@ -66,9 +62,7 @@ ASKED = {
 }
 
 
-@each_cell
-@backends
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pairs(cell=ALL_CELLS.values(), backend=BACKENDS, asked=ASKED)
 def test_recurrent_dropout_is_one_mask_a_sequence(cell, backend, asked):
     module = layer(cell, 3, 6, 2, 2, recurrent_dropout=P).double()
     hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
@@ -83,17 +77,6 @@ def test_recurrent_dropout_is_one_mask_a_sequence(cell, backend, asked):
     expected = tensors(oracle.stack(module, x, hx, masks=masks, **schedule))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
-
-
-@each_cell
-def test_a_mask_follows_the_rows_of_the_caller(cell):
-    module, x, lengths = layer(cell, 3, 6, 2, 2, recurrent_dropout=P), torch.randn(5, 4, 3), torch.tensor([2, 5, 1, 3])
-    expected, last = seeded(module, x, lengths=lengths)
-    packed, final = seeded(module, pack_padded_sequence(x, lengths, enforce_sorted=False))
-    torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
-    first = layer(cell, 3, 6, 2, 2, batch_first=True, recurrent_dropout=P)
-    first.load_state_dict(module.state_dict())
-    torch.testing.assert_close(seeded(first, x.transpose(0, 1))[0].transpose(0, 1), seeded(module, x)[0])
 
 
 def test_statistics_of_the_masks():
@@ -141,38 +124,6 @@ def test_weight_dropout_drops_weights_once_a_call(cell, backend):
         grads = torch.autograd.grad(expected.sum(), list(module.parameters()))
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(found, grads)
-
-
-@each_cell
-def test_derivatives_of_any_order_and_transforms(cell):
-    module, hx = layer(cell, 2, 3, recurrent_dropout=P).double(), states_of(cell, 1, 2, 3, torch.float64)
-    inputs = [t.requires_grad_() for t in (torch.randn(3, 2, 2, dtype=torch.float64), *hx)]
-
-    def loss(x, *hx):
-        return seeded(module, x, given(hx))[0]
-
-    assert gradcheck(loss, inputs) and gradgradcheck(loss, inputs)
-    value, tangent = torch.func.jvp(lambda x: loss(x, *hx), (inputs[0],), (torch.ones_like(inputs[0]),))
-    grad = torch.autograd.functional.jvp(lambda x: loss(x, *hx), inputs[0], torch.ones_like(inputs[0]))[1]
-    torch.testing.assert_close(value, loss(*inputs))
-    torch.testing.assert_close(tangent, grad)
-
-
-@each_cell
-def test_graphs_autocast_and_copies(cell):
-    module, x = layer(cell, 3, 6, 2, 2, recurrent_dropout=P, weight_dropout=P), torch.randn(5, 4, 3)
-    torch.compiler.reset()  # a process compiles a forward for so many modules only
-    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(tensors(seeded(made, x)), tensors(seeded(module, x)))
-    with torch.autocast("cpu", torch.bfloat16):
-        output, _ = seeded(module, x)
-        output.float().sum().backward()
-    expected = seeded(module, x)[0]
-    assert (output.float() - expected).norm() < 0.05 * expected.norm()
-    assert module.own_options == copy.deepcopy(module).own_options == {"recurrent_dropout": P, "weight_dropout": P}
-    assert f", recurrent_dropout={P}, weight_dropout={P}" in repr(module)
-    with pytest.raises(RuntimeError, match=r"torch\.jit\.script cannot compile fastrnn"):
-        torch.jit.script(module)
 
 
 @each_cell

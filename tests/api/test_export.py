@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,14 +11,14 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.build import compiler
-from support import LAYERS, build, check, name_of, tensors, twins
+from support import LAYERS, build, check, name_of, pairs, tensors, twins
 from torch import nn
 from torch.export import Dim, export, load, save
 from torch.torch_version import TorchVersion
 
 import fastrnn
 from fastrnn._spec import pack
-from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, OWN_CELLS
+from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS
 
 layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 ANY = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
@@ -46,10 +47,7 @@ def operators(program) -> list[str]:
     return [str(n.target) for n in program.graph.nodes if n.op == "call_function" and "fastrnn" in str(n.target)]
 
 
-@layers
-@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
-@pytest.mark.parametrize("no_grad", [False, True], ids=["grad", "no-grad"])
-@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@pairs(cell=LAYERS, strict=[False, True], no_grad=[False, True], batch_first=[False, True])
 def test_length_and_batch_stay_open(cell, strict, no_grad, batch_first):
     ours, theirs, truth = models(cell, 4, 6, 2, bidirectional=True, batch_first=batch_first)
     with torch.set_grad_enabled(not no_grad):
@@ -72,32 +70,28 @@ def test_states_are_inputs_too():
         check(*triple)
 
 
-def test_the_exported_program_trains():
+def test_a_saved_program_computes_and_trains(tmp_path):
     """A program exported with gradients on keeps what backward needs."""
-    ours, *_ = models(LAYERS[1], 4, 6)
-    program = export(ours, (torch.randn(5, 3, 3),), dynamic_shapes=(ANY,)).module()
-    x = torch.randn(7, 2, 3)
+    ours, theirs, truth = models(LAYERS[1], 4, 6)
+    save(export(ours, (torch.randn(5, 3, 3),), dynamic_shapes=(ANY,)), tmp_path / "model.pt2")
+    program, x = load(tmp_path / "model.pt2").module(), torch.randn(7, 2, 3)
+    check(program(x), theirs(x), truth(x.double()))
     program(x).square().sum().backward()
     ours(x).square().sum().backward()
     grads = {name: p.grad for name, p in program.named_parameters()}
-    for name, p in ours.named_parameters():
-        torch.testing.assert_close(grads[name], p.grad, msg=name)
-
-
-def test_saved_and_loaded(tmp_path):
-    ours, theirs, truth = models(LAYERS[0], 4, 6)
-    save(export(ours, (torch.randn(5, 3, 3),), dynamic_shapes=(ANY,)), tmp_path / "model.pt2")
-    x = torch.randn(7, 2, 3)
-    check(load(tmp_path / "model.pt2").module()(x), theirs(x), truth(x.double()))
+    torch.testing.assert_close(grads, {name: p.grad for name, p in ours.named_parameters()})
 
 
 @pytest.mark.skipif(compiler() is None, reason="torch's Inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_aot_inductor_package(frozen, tmp_path):
-    """Compiled ahead of time; whoever loads the package imports fastrnn first, which brings the operator."""
-    ours, theirs, truth = models(LAYERS[0], 4, 6, 2)
-    ours = fastrnn.freeze(ours) if frozen else ours
+def test_aot_inductor_package(tmp_path):
+    """Compiled ahead of time, a layer and a frozen one; whoever loads the package imports fastrnn first, which brings
+    the operators."""
+    first, second = models(LAYERS[0], 4, 6, 2), models(LAYERS[1], 4, 6)
+    ours, theirs, truth = (nn.Sequential(a, nn.Linear(2, 3).to(a.head.weight), b) for a, b in zip(first, second))
+    for other in (theirs, truth):
+        other[1].load_state_dict(ours[1].state_dict())
+    ours[2] = fastrnn.freeze(ours[2])
     with torch.no_grad():
         program = export(ours, (torch.randn(5, 3, 3),), dynamic_shapes=(ANY,))
         path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
@@ -174,14 +168,13 @@ def exported(module, x, hx, asked):
         return export(module, (x, hx), asked, dynamic_shapes=shapes)
 
 
-SOME = ("LSTM", "GRU", "SLSTM", "IND_RNN")
 OPTIONS = {
     "lengths": (("lengths",), {}, [cell.mode for cell in BY_NUMBER]),
-    "resets": (("reset_mask", "lengths"), {"bias": False}, SOME),
-    "zoneout": ((), {"zoneout": (0.2, 0.4)}, SOME),
-    "projection": ((), {"proj_size": 3}, ("LSTM", "SLSTM")),
+    "resets": (("reset_mask", "lengths"), {"bias": False}, ("GRU", "SLSTM")),
+    "zoneout": ((), {"zoneout": (0.2, 0.4)}, ("LSTM", "IND_RNN")),
+    "projection": ((), {"proj_size": 3}, ("SLSTM",)),
     # torch 2.12 exports heads with a fixed batch alone.
-    "heads": (("lengths",), {"num_heads": 2}, ("GRU", "SLSTM") if TorchVersion(torch.__version__) >= "2.13" else ()),
+    "heads": (("lengths",), {"num_heads": 2}, ("SLSTM",) if TorchVersion(torch.__version__) >= "2.13" else ()),
 }
 
 
@@ -206,24 +199,32 @@ def test_loops_of_core_aten(mode, names, options):
         torch.testing.assert_close(found, [output, *final], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=name_of)
-def test_a_program_without_fastrnn(dtype, tmp_path):
+WITHOUT_FASTRNN = """
+import sys, torch
+for dtype in sys.argv[1:]:
+    model, x = torch.export.load(f"{dtype}.pt2").module(), torch.load(f"{dtype}.pt")
+    torch.save(model(x), f"{dtype}-output.pt")
+assert "fastrnn" not in sys.modules
+"""
+
+
+def test_programs_without_fastrnn(tmp_path):
     """Loaded by a process that never imports it."""
-    ours, theirs, truth = models(LAYERS[0], 4, 6, 2, bidirectional=True, batch_first=True)
-    ours.to(dtype)
-    with torch.no_grad():
-        program = export(ours, (torch.randn(3, 5, 3, dtype=dtype),), dynamic_shapes=(ANY,))
-    save(program.run_decompositions(fastrnn.decompositions()), tmp_path / "model.pt2")
-    x = torch.randn(2, 9, 3).to(dtype)
-    torch.save(x, tmp_path / "x.pt")
-    program = (
-        "import sys, torch; model = torch.export.load('model.pt2').module(); x = torch.load('x.pt');"
-        "torch.save(model(x), 'output.pt'); assert 'fastrnn' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
-    theirs.to(dtype), truth.load_state_dict(theirs.state_dict())
-    with torch.no_grad():
-        check(torch.load(tmp_path / "output.pt"), theirs(x), truth(x.double()))
+    modules, given = {}, torch.randn(2, 9, 3)
+    for dtype in (torch.float32, torch.bfloat16):
+        name = name_of(dtype)
+        ours, theirs, truth = modules[dtype] = models(LAYERS[0], 4, 6, bidirectional=True, batch_first=True)
+        ours.to(dtype), theirs.to(dtype), truth.load_state_dict(theirs.state_dict())
+        with torch.no_grad():
+            program = export(ours, (torch.randn(3, 5, 3, dtype=dtype),), dynamic_shapes=(ANY,))
+        save(program.run_decompositions(fastrnn.decompositions()), tmp_path / f"{name}.pt2")
+        torch.save(given.to(dtype), tmp_path / f"{name}.pt")
+    command = [sys.executable, "-c", WITHOUT_FASTRNN, *map(name_of, modules)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    for dtype, (_, theirs, truth) in modules.items():
+        x = given.to(dtype)
+        with torch.no_grad():
+            check(torch.load(tmp_path / f"{name_of(dtype)}-output.pt"), theirs(x), truth(x.double()))
 
 
 def test_the_gradients_of_loops():
@@ -235,12 +236,10 @@ def test_the_gradients_of_loops():
     program = export(ours, (torch.randn(5, 3, 4),), dynamic_shapes=({0: Dim("T", min=2)},))
     program = program.run_decompositions(fastrnn.decompositions()).module()
     x = torch.randn(7, 3, 4)
-    grads = [
-        torch.autograd.grad(
-            m(x.to(m.weight_ih_l0))[0].square().sum(), [getattr(m, n) for n, _ in ours.named_parameters()]
-        )
-        for m in (program, theirs, truth)
-    ]
+    grads = []
+    for module in (program, theirs, truth):
+        weights = [getattr(module, name) for name, _ in ours.named_parameters()]
+        grads.append(torch.autograd.grad(module(x.to(weights[0]))[0].square().sum(), weights))
     for triple in zip(*grads, strict=True):
         check(*triple)
 
@@ -292,14 +291,25 @@ def run(session, *inputs):
     return [torch.from_numpy(t) for t in session.run(None, {n: t.numpy() for n, t in zip(names, inputs, strict=True)})]
 
 
+def check_with_formulas(session, cell, module, names):
+    """onnxruntime's results, at two sizes."""
+    double = copy.deepcopy(module).double()
+    for T, B in ((5, 3), (12, 4)):
+        x, hx, asked = torch.randn(T, B, 4), states_of(cell, module, B), timing_of(names, T, B)
+        with torch.no_grad():
+            output, final, _ = oracle.stack(double.rnn, x.double(), hx, **asked)
+        found = run(session, x, *(h.float() for h in hx), *asked.values())
+        torch.testing.assert_close(found, [t.float() for t in (output, *final)], rtol=1e-5, atol=2e-6)
+
+
 onnx_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
 @onnx_warnings
-@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-@pytest.mark.parametrize("options", [{"batch_first": True}, {"bidirectional": True, "bias": False}], ids=name_of)
-def test_onnx(cell, options, tmp_path):
+@pytest.mark.parametrize("mode, batch_first", [("LSTM", True), *((mode, False) for mode in CELLS)])
+def test_onnx(mode, batch_first, tmp_path):
     """Each layer is one node, its length and batch are open, and onnxruntime computes what torch does."""
+    cell, options = CELLS[mode], {"batch_first": True} if batch_first else {"bidirectional": True, "bias": False}
     ours, theirs, truth = models(cell, 4, 6, 2, **options)
     with torch.set_grad_enabled("bias" in options):  # what an operator saves for a backward is left out
         session, nodes = session_of(
@@ -313,14 +323,16 @@ def test_onnx(cell, options, tmp_path):
             check(ours(x), theirs(x), truth(x.double()))
 
 
+WITH_LENGTHS = [(mode, 1) for mode in (*CELLS, "PEEPHOLE_LSTM", "CIFG_LSTM")]
+WITH_HEADS = [(mode, 2) for mode in ("GRU", "RNN_TANH", "PEEPHOLE_LSTM")]
+
+
 @onnx_warnings
-@pytest.mark.parametrize("cell", [*CELLS.values(), OWN_CELLS["PEEPHOLE_LSTM"], OWN_CELLS["CIFG_LSTM"]], ids=name_of)
-@pytest.mark.parametrize("names, heads", [((), 2), (("lengths",), 1)], ids=["heads", "lengths"])
-def test_onnx_with_states_against_the_formulas(cell, names, heads, tmp_path):
-    """Of heads each is an operator."""
-    module, double = (Asking(cell, num_heads=heads).eval() for _ in range(2))
-    double.double()
-    double.load_state_dict(module.state_dict())
+@pytest.mark.parametrize("mode, heads", WITH_LENGTHS + WITH_HEADS)
+def test_onnx_with_states_against_the_formulas(mode, heads, tmp_path):
+    """With lengths, or with heads, of which each is an operator."""
+    cell, names = ALL_CELLS[mode], () if heads > 1 else ("lengths",)
+    module = Asking(cell, num_heads=heads).eval()
     hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
     B, T = Dim("B", min=2), Dim("T", min=2)
     shapes = {"x": {0: T, 1: B}, "hx": [{1: B} for _ in hx]} | {name: {0: B} for name in names}
@@ -329,13 +341,7 @@ def test_onnx_with_states_against_the_formulas(cell, names, heads, tmp_path):
         ["x", *(f"h{k}" for k in range(len(hx))), *names], kwargs=asked, dynamic_shapes=shapes,
     )  # fmt: skip
     assert nodes.count("GRU" if cell.mode == "GRU" else "RNN" if cell.nonlinearity else "LSTM") == (2, 8)[heads - 1]
-    for T, B in ((5, 3), (12, 4)):
-        x, hx, asked = torch.randn(T, B, 4), states_of(cell, module, B), timing_of(names, T, B)
-        hx = [h.float() for h in hx]
-        with torch.no_grad():
-            output, final, _ = oracle.stack(double.rnn, x.double(), [h.double() for h in hx], **asked)
-        expected = [t.float() for t in (output, *final)]
-        torch.testing.assert_close(run(session, x, *hx, *asked.values()), expected, rtol=1e-5, atol=2e-6)
+    check_with_formulas(session, cell, module, names)
 
 
 @onnx_warnings
@@ -351,8 +357,7 @@ def test_onnx_with_states_against_the_formulas(cell, names, heads, tmp_path):
 def test_onnx_by_loops_where_it_has_no_operator(mode, options, names, what, tmp_path):
     """The exporter says so, and takes the program after its decomposition."""
     cell = ALL_CELLS[mode]
-    module, double = (Asking(cell, **options).eval() for _ in range(2))
-    double.double().load_state_dict(module.state_dict())
+    module = Asking(cell, 1, **options).eval()
     hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
     program = exported(module, torch.randn(5, 3, 4), [h.float() for h in hx], asked)
     inputs = ["x", *(f"h{k}" for k in range(len(hx))), *names]
@@ -364,14 +369,8 @@ def test_onnx_by_loops_where_it_has_no_operator(mode, options, names, what, tmp_
     assert f"operators do not have this: {what}" in causes and "fastrnn.decompositions()" in causes
     program = program.run_decompositions(fastrnn.decompositions())
     session, nodes = session_of(program, (), tmp_path / "model.onnx", inputs)
-    assert nodes.count("Scan") == 4
-    for T, B in ((5, 3), (12, 4)):
-        x, hx, asked = torch.randn(T, B, 4), states_of(cell, module, B), timing_of(names, T, B)
-        hx = [h.float() for h in hx]
-        with torch.no_grad():
-            output, final, _ = oracle.stack(double.rnn, x.double(), [h.double() for h in hx], **asked)
-        expected = [t.float() for t in (output, *final)]
-        torch.testing.assert_close(run(session, x, *hx, *asked.values()), expected, rtol=1e-5, atol=2e-6)
+    assert nodes.count("Scan") == 2
+    check_with_formulas(session, cell, module, names)
 
 
 def test_what_onnx_has_not_is_refused():
@@ -394,7 +393,7 @@ def test_what_onnx_has_not_is_refused():
 @layers
 def test_revert_returns_a_copy(cell):
     ours = Model(build(fastrnn, cell, 4, 6)).eval()
-    copy = fastrnn.revert(ours)
-    assert type(copy.rnn) is getattr(nn, cell.layer) and type(ours.rnn) is getattr(fastrnn, cell.layer)
-    assert not copy.training and copy.rnn.weight_ih_l0 is not ours.rnn.weight_ih_l0
-    torch.testing.assert_close(copy.state_dict(), ours.state_dict(), rtol=0, atol=0)
+    reverted = fastrnn.revert(ours)
+    assert type(reverted.rnn) is getattr(nn, cell.layer) and type(ours.rnn) is getattr(fastrnn, cell.layer)
+    assert not reverted.training and reverted.rnn.weight_ih_l0 is not ours.rnn.weight_ih_l0
+    torch.testing.assert_close(reverted.state_dict(), ours.state_dict(), rtol=0, atol=0)

@@ -10,7 +10,7 @@ from itertools import chain, combinations
 
 import pytest
 import torch
-from support import build, cells, device_of, random_states, tensors
+from support import OWN_BACKENDS, build, cells, device_of, pairs, random_states, tensors
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
@@ -51,8 +51,7 @@ def problem(cell, backend, *, lengths=None, **options):
     return function, [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
 
 
-@cells
-@pytest.mark.parametrize("variant", VARIANTS)
+@pairs(cell=CELLS.values(), own_kernels=OWN_BACKENDS, variant=list(VARIANTS))
 def test_layer(cell, own_kernels, variant):
     options = VARIANTS[variant]
     if "proj_size" in options and cell.mode != "LSTM":
@@ -135,14 +134,13 @@ def test_penalty_on_the_gradient(cell, backend):
     torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11)
 
 
-SUBSETS = {"plain": {}, "LSTM": {"proj_size": 1}}
+SUBSETS = {mode: (cell, {}) for mode, cell in CELLS.items()} | {"projected": (CELLS["LSTM"], {"proj_size": 1})}
 
 
-@pytest.mark.parametrize("T", [1, 3])
-@pytest.mark.parametrize("variant, cell", [(v, c) for v in SUBSETS for c in CELLS.values() if v in ("plain", c.mode)])
-def test_second_order_of_every_subset(variant, cell, T, own_kernels):
+@pairs(kind=SUBSETS, T=[1, 3], own_kernels=OWN_BACKENDS)
+def test_second_order_of_every_subset(kind, T, own_kernels):
     """Whatever alone wants gradients: torch's second derivatives, by its own graph in float64."""
-    device, options = device_of(own_kernels), SUBSETS[variant]
+    (cell, options), device = kind, device_of(own_kernels)
     ours = build(fastrnn, cell, 2, 2, **options, device=device, dtype=torch.float64)
     theirs = build(nn, cell, 2, 2, **options, device=device, dtype=torch.float64)
     theirs.load_state_dict(ours.state_dict())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 import re
 
 import pytest
 import torch
 from emulator import oracle
-from test_dropping import ASKED, backends, layer, seeded
-from test_own_cells import given, gradients, states_of, tensors
+from support import pairs
+from test_dropping import ASKED, layer, seeded
+from test_own_cells import BACKENDS, backends, given, gradients, states_of, tensors
 from torch import nn
-from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
@@ -22,10 +20,7 @@ RECURRENT = [cell for cell in ALL_CELLS.values() if cell.recurrent and not cell.
 each_cell = pytest.mark.parametrize("cell", RECURRENT, ids=lambda cell: cell.mode)
 
 
-@each_cell
-@backends
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-@pytest.mark.parametrize("heads", [2, 3])
+@pairs(cell=RECURRENT, backend=BACKENDS, asked=ASKED, heads=[2, 3])
 def test_heads_are_a_block_diagonal_matrix(cell, backend, asked, heads):
     module = layer(cell, 3, 6, 2, 2, num_heads=heads).double()
     hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
@@ -54,18 +49,6 @@ def test_the_same_blocks_in_a_layer_of_torch(kind):
     torch.testing.assert_close(tensors(ours(x)), tensors(theirs(x)))
 
 
-@each_cell
-def test_packed_rows_unbatched_input_and_batch_first(cell):
-    module, x, lengths = layer(cell, 3, 8, 2, 2, num_heads=4), torch.randn(5, 4, 3), torch.tensor([2, 5, 1, 3])
-    expected, last = module(x, lengths=lengths)
-    packed, final = module(pack_padded_sequence(x, lengths, enforce_sorted=False))
-    torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
-    torch.testing.assert_close(module(x[:, 0])[0], module(x)[0][:, 0])
-    first = layer(cell, 3, 8, 2, 2, batch_first=True, num_heads=4)
-    first.load_state_dict(module.state_dict())
-    torch.testing.assert_close(first(x.transpose(0, 1))[0].transpose(0, 1), module(x)[0])
-
-
 @pytest.mark.parametrize("heads", [2, 3, 4, 6])
 def test_threads_share_out_heads(heads):
     """Teams of threads take as many heads each as there are, or all heads one after another."""
@@ -90,21 +73,6 @@ def test_heads_know_nothing_of_each_other(cell):
     output, _ = module(x)
     (grad,) = torch.autograd.grad(output[..., :4].sum(), module.weight_hh_l0)
     assert grad[0].abs().min() >= 0 and grad[0].any() and not grad[1].any()
-
-
-@each_cell
-def test_derivatives_of_any_order(cell):
-    module = layer(cell, 2, 4, num_heads=2).double()
-    hx = states_of(cell, 1, 2, 4, torch.float64)
-    inputs = [t.requires_grad_() for t in (torch.randn(3, 2, 2, dtype=torch.float64), *hx)]
-
-    def loss(x, *hx):
-        return module(x, given(hx))[0]
-
-    assert gradcheck(loss, inputs) and gradgradcheck(loss, inputs)
-    batch = torch.randn(3, 3, 2, 2, dtype=torch.float64)
-    expected = torch.stack([module(x)[0] for x in batch])
-    torch.testing.assert_close(torch.vmap(lambda x: module(x)[0])(batch), expected)
 
 
 @each_cell
@@ -135,32 +103,6 @@ def test_backends_drop_the_same(cell):
     with fastrnn.backend("reference"):
         expected = tensors(seeded(module, x))
     torch.testing.assert_close(tensors(seeded(module, x)), expected)
-
-
-@each_cell
-def test_graphs_autocast_copies_and_other_tools(cell):
-    module, x = layer(cell, 3, 8, 2, 2, num_heads=2), torch.randn(5, 4, 3)
-    torch.compiler.reset()  # a process compiles a forward for so many modules only
-    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(tensors(made(x)), tensors(module(x)))
-    found = torch.autograd.grad(made(x)[0].sum(), list(made.parameters()))
-    torch.testing.assert_close(found, torch.autograd.grad(module(x)[0].sum(), list(module.parameters())))
-    with torch.autocast("cpu", torch.bfloat16):
-        output, _ = module(x)
-        output.float().sum().backward()
-    expected = module(x)[0]
-    assert (output.float() - expected).norm() < 0.05 * expected.norm()
-    again = pickle.loads(pickle.dumps(copy.deepcopy(module)))
-    assert again.num_heads == 2 and again.own_options == {"num_heads": 2} and "num_heads=2" in repr(again)
-    assert torch.equal(again(x)[0], expected)
-    exported = torch.export.export(module.eval(), (x,))
-    torch.testing.assert_close(tensors(exported.module()(x)), tensors(module(x)))
-    torch.testing.assert_close(tensors(fastrnn.freeze(module)(x)), tensors(module(x)))
-    module.flatten_parameters()
-    with fastrnn.backend("aten"), pytest.raises(RuntimeError, match="torch has no"):
-        module(x)
-    explanation = fastrnn.explain(module, x)
-    assert explanation.backend in ("cpu", "reference") and explanation.call.directions == 4
 
 
 def test_what_does_not_divide_is_refused():

@@ -11,7 +11,7 @@ import re
 
 import pytest
 import torch
-from support import cotangents, device_of, tensors
+from support import available, cotangents, device_of, pairs, tensors
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
@@ -24,9 +24,6 @@ NAMES = sorted({name for cell in CELLS.values() for name in (cell.layer, cell.st
 ENTRIES = {info.module_cls.__name__: info for info in module_db if info.module_cls.__module__ == "torch.nn.modules.rnn"}
 assert sorted(ENTRIES) == NAMES
 PACKED = {"with_packed_sequence": True}  # only the generator of RNN and GRU reads it
-
-names = pytest.mark.parametrize("name", NAMES)
-trainings = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
 def samples(name, dtype, device, training):
@@ -62,9 +59,7 @@ def evaluate(module, args, tested):
     return result | {f"gradient of {key}": g for key, g in zip(sources, grads)}
 
 
-@names
-@trainings
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pairs(name=NAMES, training=[True, False], dtype=[torch.float32, torch.float64], any_backend=[None, *available()])
 def test_samples(name, training, dtype, any_backend):
     device, worst = device_of(any_backend), []
     for sample in samples(name, dtype, device, training):
@@ -85,39 +80,7 @@ def test_samples(name, training, dtype, any_backend):
     assert max(mine for mine, _ in worst) <= FACTOR * max(torchs for _, torchs in worst) + floor
 
 
-def as_function(module, args):
-    """The module as a function of flat leaves: its arguments' tensors and its parameters."""
-    leaves = tensors(args)
-    parameters = dict(module.named_parameters())
-
-    def rebuild(value, fresh):
-        if isinstance(value, PackedSequence):
-            return PackedSequence(next(fresh), value.batch_sizes, value.sorted_indices, value.unsorted_indices)
-        if isinstance(value, (tuple, list)):
-            return tuple(rebuild(part, fresh) for part in value)
-        return next(fresh)
-
-    def function(*flat):
-        weights = dict(zip(parameters, flat[len(leaves) :]))
-        return tuple(tensors(torch.func.functional_call(module, weights, rebuild(args, iter(flat)))))
-
-    return function, [*leaves, *parameters.values()]
-
-
-@names
-@pytest.mark.parametrize("order", [1, 2], ids=["gradcheck", "gradgradcheck"])
-def test_gradcheck(name, order, own_kernels):
-    """Numerical derivatives in float64, along a random direction per input (fast_mode), as torch's own suite does."""
-    device = device_of(own_kernels)
-    # The options alternate with periods of 2, 4, 8 …: an odd stride meets every value of each, and is faster.
-    for sample in list(samples(name, torch.float64, device, True))[:: 3 if order == 1 else 5]:
-        module = construct(fastrnn, name, sample, torch.float64, device, True)
-        function, inputs = as_function(module, cast(sample.forward_input.args, torch.float64, device))
-        check = torch.autograd.gradcheck if order == 1 else torch.autograd.gradgradcheck
-        assert check(function, inputs, fast_mode=True)
-
-
-@names
+@pytest.mark.parametrize("name", NAMES)
 def test_error_samples(name):
     """torch's own list of misuses: its types, its texts."""
     info = ENTRIES[name]

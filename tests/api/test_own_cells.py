@@ -10,7 +10,8 @@ import copy
 import pytest
 import torch
 from emulator import oracle
-from emulator.cases import Layer, check_unread_states, small_layers, timed_layers
+from emulator.cases import Layer, check_saved_shapes, check_unread_states, small_layers, timed_layers
+from support import pairs
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -95,6 +96,12 @@ def test_kernels_with_a_projection_and_without_biases(kernels, cell, precision):
 
 
 @compiled
+@pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=lambda cell: cell.mode)
+def test_what_is_saved_has_the_shapes_that_graphs_are_told(cell):
+    check_saved_shapes(KERNELS, cell.index, rebuilds_gates=False)
+
+
+@compiled
 @own
 def test_nothing_is_overwritten_and_every_choice_of_gradients_agrees(cell):
     for layer in list(timed_layers(cell.index, "float32"))[:3]:
@@ -149,16 +156,13 @@ ASKED = {
     | {"checkpoint_chunks": 2, "lengths": torch.tensor([5, 2, 3, 4])},
     "states": {"save": "states", "lengths": torch.tensor([4, 2, 5, 1])},
 }
-backends = pytest.mark.parametrize("backend", ["cpu", "reference"] if KERNELS else ["reference"])
+BACKENDS = ["cpu", "reference"] if KERNELS else ["reference"]
+backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@backends
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-@pytest.mark.parametrize(
-    "cell, proj",
-    [pytest.param(cell, P, id=f"{cell.mode}-{P}") for cell in OWN_CELLS.values() for P in (0, 2)[: 1 + cell.projects]],
-)
+@pairs(cell=OWN_CELLS.values(), backend=BACKENDS, asked=ASKED, proj=[0, 2])
 def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked, proj):
+    proj = proj if cell.projects else 0
     module = make(cell, 3, 6, 2, 2, proj_size=proj).double()
     hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64, proj))
     x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
@@ -217,13 +221,13 @@ def test_derivatives_of_any_order(cell):
     def loss(x, *hx):
         return module(x, given(hx))[0]
 
-    assert gradcheck(loss, inputs, check_batched_grad=True) and gradgradcheck(loss, inputs)
+    assert gradcheck(loss, inputs, fast_mode=True, check_batched_grad=True) and gradgradcheck(loss, inputs)
     x, weights, names = inputs[0], tuple(module.parameters()), [name for name, _ in module.named_parameters()]
 
     def of_weights(*weights):
         return torch.func.functional_call(module, dict(zip(names, weights)), (x, given(hx)))[0]
 
-    assert gradcheck(of_weights, weights) and gradgradcheck(of_weights, weights)
+    assert gradgradcheck(of_weights, weights, fast_mode=True)
     plain = given([h.detach() for h in hx])
     batched = torch.func.vmap(lambda x: module(x, plain)[0])(torch.stack([x.detach(), 2 * x]))
     torch.testing.assert_close(batched[1], module(2 * x, given(hx))[0])

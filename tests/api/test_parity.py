@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 import torch
 from support import (
+    DTYPES,
+    available,
     build,
     cells,
     check,
     compare,
     cotangents,
     device_of,
-    dtypes,
     like,
     name_of,
+    pairs,
     pairwise,
     random_states,
     tensors,
@@ -23,6 +24,7 @@ from support import (
 )
 
 import fastrnn
+from fastrnn.registry import CELLS
 
 GRID = pairwise(
     {
@@ -71,18 +73,19 @@ def repeated(dtype, compare_once) -> None:
     compare_once()
 
 
-@cells
-@dtypes
-@pytest.mark.parametrize("case", GRID, ids=name_of)
+@pairs(cell=CELLS.values(), dtype=DTYPES, backend=available(), case={name_of(case): case for case in GRID})
 def test_layer(cell, dtype, backend, case):
     repeated(dtype, lambda: run_case(cell, dtype, backend, case))
 
 
-@cells
-@dtypes
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("B", [0, 1, 33, None], ids=lambda B: "unbatched" if B is None else f"B={B}")
-@pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
+@pairs(
+    cell=CELLS.values(),
+    dtype=DTYPES,
+    backend=available(),
+    bias=[True, False],
+    B=[0, 1, 33, None],
+    given={"hx": True, "zeros": False},
+)
 def test_step(cell, dtype, backend, bias, B, given):
     def compare_once():
         for I, H in itertools.pairwise((1, 3, 17, 33)):
@@ -120,8 +123,10 @@ def _sources(module, x, hx):
     return {"x": [x], "hx": tensors(hx), "weights": list(module.parameters())}
 
 
-@cells
-@pytest.mark.parametrize("wanted", ["x", "hx", "weights", "x+hx", "x+weights", "hx+weights", "one weight", "c or h"])
+WANTED = ["x", "hx", "weights", "x+hx", "x+weights", "hx+weights", "one weight", "c or h"]
+
+
+@pairs(cell=CELLS.values(), backend=available(), wanted=WANTED)
 def test_gradients_of_some_inputs_only(cell, backend, wanted):
     """What asks for no gradient gets none, and the others' gradients do not depend on it."""
     ours, theirs, truth = twins(cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
@@ -157,9 +162,7 @@ def test_only_some_outputs_used(cell, backend):
             check(*grads, what=f"from output {used}")
 
 
-@cells
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@dtypes
+@pairs(cell=CELLS.values(), backend=available(), packed=[False, True], dtype=DTYPES)
 def test_second_backward_is_the_first(cell, backend, packed, dtype):
     """Saved tensors survive a backward: with retain_graph the second gives the same bits."""
     module = build(fastrnn, cell, 3, 17, 2, bidirectional=True, device=device_of(backend), dtype=dtype)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from emulator import oracle
 from emulator.cases import zoned_layers
-from test_dropping import ASKED, backends, each_cell, layer, seeded
-from test_own_cells import KERNELS, PRECISIONS, compiled, given, gradients, states_of, tensors
-from torch.autograd import gradcheck, gradgradcheck
+from support import pairs
+from test_dropping import ASKED, each_cell, layer, seeded
+from test_own_cells import BACKENDS, KERNELS, PRECISIONS, backends, compiled, given, gradients, states_of, tensors
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.reference import zones
+from fastrnn.registry import ALL_CELLS
 
 RATES = (0.3, 0.6)
 
@@ -76,10 +75,7 @@ def test_what_does_not_fit_is_refused():
     assert "and two more with zoneout, got 3" in message(lambda schedule: schedule.update(rates=(0.5, 0.5, 0.5)))
 
 
-@each_cell
-@backends
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pairs(cell=ALL_CELLS.values(), backend=BACKENDS, training=[True, False], asked=ASKED)
 def test_layers_against_the_formulas(cell, backend, asked, training):
     module = layer(cell, 3, 6, 2, 2, zoneout=RATES).double().train(training)
     hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
@@ -153,37 +149,6 @@ def test_the_ends_of_the_rates(cell):
     torch.testing.assert_close(final, given(hx))
     module = layer(cell, 3, 6, 2, zoneout=(0.0, 0.5))
     assert module.zoneout == (0.0, 0.5) and layer(cell, 3, 6, zoneout=0).zoneout == ()
-
-
-@each_cell
-@pytest.mark.parametrize("training", [True, False])
-def test_derivatives_of_any_order(cell, training):
-    module = layer(cell, 2, 3, zoneout=RATES).double().train(training)
-    hx = states_of(cell, 1, 2, 3, torch.float64)
-    inputs = [t.requires_grad_() for t in (torch.randn(3, 2, 2, dtype=torch.float64), *hx)]
-
-    def loss(x, *hx):
-        return seeded(module, x, given(hx))[0]
-
-    assert gradcheck(loss, inputs) and gradgradcheck(loss, inputs)
-
-
-@each_cell
-def test_graphs_autocast_and_copies(cell):
-    module, x = layer(cell, 3, 6, 2, 2, zoneout=RATES), torch.randn(5, 4, 3)
-    torch.compiler.reset()  # a process compiles a forward for so many modules only
-    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(tensors(seeded(made, x)), tensors(seeded(module, x)))
-    found = torch.autograd.grad(seeded(made, x)[0].sum(), list(made.parameters()))
-    torch.testing.assert_close(found, torch.autograd.grad(seeded(module, x)[0].sum(), list(module.parameters())))
-    with torch.autocast("cpu", torch.bfloat16):
-        output, _ = seeded(module, x)
-        output.float().sum().backward()
-    expected = seeded(module, x)[0]
-    assert (output.float() - expected).norm() < 0.05 * expected.norm()
-    assert copy.deepcopy(module).own_options == {"zoneout": RATES} and "zoneout=(0.3, 0.6)" in repr(module)
-    exported = torch.export.export(module.eval(), (x,))
-    torch.testing.assert_close(tensors(exported.module()(x)), tensors(module(x)))
 
 
 def test_rates_that_are_none_are_refused():

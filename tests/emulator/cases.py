@@ -14,6 +14,9 @@ import pytest
 import torch
 from support import backward_arguments, forward_arguments
 
+from fastrnn._backends import graph
+from fastrnn._spec import STATES
+
 from . import oracle
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32}
@@ -250,6 +253,19 @@ def check_unread_states(cuda, cell, precision, make=Layer):
         grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
         results.append([output, *(state[:, ::2] for state in hn), grad_x, *grad_hx, *grad_weights])
     assert all(map(torch.equal, *results))
+
+
+def check_saved_shapes(kernels, cell, rebuilds_gates):
+    """That what forward saves has the shapes and types that graphs are told, with all that changes them."""
+    options = [(1, {}), (STATES, {}), (1, {"rates": (0.5, 0.5)})]
+    if cell in oracle.PROJECTED:
+        options += [(1, {"projection": 4}), (STATES, {"projection": 4})]
+    for save, named in options:
+        layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, **named)
+        saved = layer.forward(kernels, save)[2]
+        gates = save == 1 or not rebuilds_gates
+        told = graph._saved_shapes(cell, layer.rows(layer.x), layer.hx, layer.projected, gates, "rates" in named)
+        assert [(tuple(t.shape), t.dtype) for t in saved] == told, (save, named)
 
 
 def kinds(t):

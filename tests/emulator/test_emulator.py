@@ -11,6 +11,7 @@ from emulator.cases import (
     DTYPES,
     KERNELS,
     Layer,
+    check_saved_shapes,
     check_special_values,
     check_unread_states,
     fp32_precision,
@@ -21,8 +22,6 @@ from emulator.cases import (
     zoned_layers,
 )
 from emulator.oracle import CELLS, FUSED, MODES, NORMED, PROJECTED
-from fastrnn._backends import graph
-from fastrnn._spec import STATES
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -149,19 +148,9 @@ def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, c
         assert all(map(torch.equal, bits(lengths=wild), bits(lengths=tame)))
 
 
-@pytest.mark.parametrize("projection", [None, 4], ids=["plain", "projected"])
-def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, projection):
-    for cell in PROJECTED if projection else CELLS:
-        layer = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, projection=projection)
-        x, hx = layer.rows(layer.x), layer.hx
-        for save in (1, STATES):
-            saved = layer.forward(cuda, save)[2]
-            told = graph._saved_shapes(cell, x, hx, layer.projected, gates=save == 1)
-            assert [(tuple(t.shape), t.dtype) for t in saved] == told
-        if not projection:
-            zoned = Layer(cell, "bfloat16", (3, 4, 2, 7), 2, packed=True, rates=(0.5, 0.5))
-            told = graph._saved_shapes(cell, zoned.rows(zoned.x), zoned.hx, False, True, True)
-            assert [(tuple(t.shape), t.dtype) for t in zoned.forward(cuda)[2]] == told
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_is_saved_has_the_shapes_that_graphs_are_told(cuda, cell):
+    check_saved_shapes(cuda, cell, rebuilds_gates=True)
 
 
 def test_saved_tensors_of_another_call_are_refused(cuda):
