@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from support import (
@@ -20,7 +18,6 @@ from support import (
     random_states,
     twins,
 )
-from torch import nn
 
 import fastrnn
 from fastrnn._kernels import ext, ops
@@ -115,28 +112,6 @@ def test_a_row_does_not_depend_on_its_neighbours(cell):
     together = module(x)[0]
     for b in (0, 7, 18):
         torch.testing.assert_close(module(x[:, b : b + 1])[0], together[:, b : b + 1], rtol=1e-5, atol=1e-6)
-
-
-def _kinds(t: torch.Tensor) -> torch.Tensor:
-    return torch.where(t.isnan(), 2, torch.where(t.isinf(), t.sign(), 0))
-
-
-@cells
-@dtypes
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
-def test_what_is_not_finite_goes_where_torch_lets_it(cell, dtype, value):
-    """Rows of finite input stay clean; in the others NaN and infinity stand where torch has them."""
-    theirs = build(nn, cell, 5, 19, dtype=dtype)
-    ours = build(fastrnn, cell, 5, 19, dtype=dtype)
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(4, 6, 5, dtype=dtype)
-    x[1, 2, 3] = value
-    got, expected = ours(x)[0].detach(), theirs(x)[0].detach()
-    assert torch.equal(_kinds(got), _kinds(expected))
-    clean = [b for b in range(6) if b != 2]
-    assert got[:, clean].isfinite().all() and got[0].isfinite().all()
-    if math.isnan(value):
-        assert got[1, 2].isnan().all()
 
 
 @cells

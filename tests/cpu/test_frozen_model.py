@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from support import build, name_of, tensors
+from support import build, name_of, pairs, tensors
 from torch import nn
 from torch.export import Dim, export, load, save
 from torch.nn.utils import parametrizations
@@ -314,9 +314,7 @@ def test_packed_weights_of_something_else():
 
 
 @compiled
-@pytest.mark.parametrize("weights", [None, torch.bfloat16, torch.int8], ids=str)
-@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
-@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@pairs(weights=[None, torch.bfloat16, torch.int8], strict=[False, True], batch_first=[False, True])
 def test_export(weights, strict, batch_first):
     """One operator, whose length and batch stay open."""
     model = nn.Sequential(nn.LSTM(4, 6, 2, bidirectional=not batch_first, batch_first=batch_first)).eval()

@@ -224,7 +224,7 @@ struct Counts {
   std::map<std::string, int> by_isa, uses_of_division;
 };
 
-// One layer on every instruction set and every second division, or on the one that was asked for;
+// One layer on every instruction set and every fourth division, or on the one that was asked for;
 // forward without and with saving, and backward. 7 has no factor in common with the loops of main.
 void check(const Layer& l, const Format& format, const std::string& name, const Options& options,
            Counts* counts) {
@@ -237,7 +237,7 @@ void check(const Layer& l, const Format& format, const std::string& name, const 
     if (!options.isa.empty() && options.isa != isa) continue;
     cpu::set_isa(isa);
     for (const Division& division : kDivisions) {
-      const bool asked = options.division.empty() ? (&division - kDivisions + first) % 2 == 0
+      const bool asked = options.division.empty() ? (&division - kDivisions + first) % 4 == 0
                                                   : options.division == text(division);
       if (division.teams > l.D || !asked) continue;
       forced = division, forced_uses = 0;
