@@ -262,7 +262,7 @@ def test_the_options_of_every_layer_draw_the_same_on_the_kernels_and_in_torch():
     assert (found[0][0] - module.eval()(x)[0]).abs().max() > 1e-2
 
 
-def test_a_parameter_with_the_name_of_a_matrix_in_its_own(tmp_path):
+def test_a_parameter_whose_name_begins_like_a_matrix(tmp_path):
     header = tmp_path / "named.h"
     header.write_text(TEXTS["scaled"].replace("weight_scale", "weight_hh_scale").replace("JanetScaled", "Named"))
     module = make(fastrnn.load_cell(header), 3, 6, num_heads=2)
