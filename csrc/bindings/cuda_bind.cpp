@@ -46,6 +46,7 @@ void bind_cuda(py::module_& cuda) {
   using fastrnn::Tensors;
   using Numbers = std::vector<int64_t>;
   using Scalars = std::vector<double>;
+  using Rows = std::vector<std::tuple<double, double, double, bool>>;
   cuda.def(
       "layer_forward",
       [](const at::Tensor& x, const OptionalTensors& given, const Tensors& hx,
@@ -82,6 +83,20 @@ void bind_cuda(py::module_& cuda) {
       "override_tier",
       [](const std::string& tier, int rows, int units) { override_tier(tier, {rows, units}); },
       py::arg("tier"), py::arg("rows") = 0, py::arg("units") = 0);
+  cuda.attr("measured_capability") = kMeasuredCapability;
+  cuda.def(
+      "keep_tiers",
+      [](int device, const std::vector<std::tuple<int, at::Tensor, bool, bool, Rows>>& kinds) {
+        TierRows kept;
+        for (const auto& [cell, like, tf32, training, rows] : kinds) {
+          std::vector<TierRow>& made =
+              kept[{device, cell, dtype_of("fastrnn.cuda.keep_tiers", like), tf32, training}];
+          for (const auto& [steps, batch, hidden, ahead] : rows)
+            made.push_back({steps, batch, hidden, ahead});
+        }
+        keep_tiers(device, kept);
+      },
+      py::arg("device"), py::arg("kinds"));
   cuda.def("override_wavefront", &override_wavefront, py::arg("chunks"));
   cuda.def("follow_plan", [] {
     override_plan(std::nullopt);

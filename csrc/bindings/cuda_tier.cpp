@@ -3,7 +3,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <mutex>
+#include <shared_mutex>
 
 #include "../cells/user_cells.h"
 
@@ -26,7 +30,36 @@ std::atomic<int64_t> wished_chunks{-1};  // as override_wavefront; -1: nothing
 
 bool only_steps() { return wanted.load().tier == int16_t(Tier::kStep); }
 
+TierRows kept;
+std::shared_mutex kept_mutex;
+
+double distance(const TierRow& row, const PlanQuery& q) {
+  const auto apart = [](double a, int64_t b) {
+    return std::log2(a / static_cast<double>(std::max<int64_t>(b, 1)));
+  };
+  return std::hypot(apart(row.steps, q.steps), apart(row.batch, q.batch),
+                    apart(row.hidden, q.hidden));
+}
+
+// Whether "auto" was measured ahead of "step" for a call like this, in all rows that are nearest.
+bool is_measured_ahead(const PlanQuery& q, int device, bool training) {
+  const std::shared_lock lock(kept_mutex);
+  const auto found = kept.find({device, q.cell, q.dtype, q.tf32, training});
+  if (found == kept.end()) return q.capability == kMeasuredCapability;
+  double least = INFINITY;
+  for (const TierRow& row : found->second) least = std::min(least, distance(row, q));
+  return std::ranges::all_of(found->second, [&](const TierRow& row) {
+    return row.ahead || distance(row, q) > least + 1e-9;
+  });
+}
+
 }  // namespace
+
+void keep_tiers(int device, const TierRows& rows) {
+  const std::unique_lock lock(kept_mutex);
+  std::erase_if(kept, [&](const auto& entry) { return entry.first.device == device; });
+  kept.insert(rows.begin(), rows.end());
+}
 
 void override_tier(const std::string& tier, const TeamWish& wish) {
   for (const Tier each : {Tier::kStep, Tier::kCta, Tier::kCluster, Tier::kGrid}) {
@@ -46,7 +79,6 @@ namespace {
 int choose(const std::vector<Candidate>& candidates, const PlanQuery& query, const Wanted& setting,
            cudaError_t& against) {
   if (setting.tier == int16_t(Tier::kStep)) return -1;
-  if (setting.tier == kMeasured && query.capability != kMeasuredCapability) return -1;
   const bool free = setting.tier == kAuto || setting.tier == kMeasured;
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Team& team = candidates[i].team;
@@ -65,9 +97,11 @@ struct Choice {
   cudaError_t against = cudaSuccess;  // why the last that was passed over has no room
   int chosen;                         // -1: a launch a step
 
-  Choice(const PlanQuery& query, const Device& device)
-      : candidates(resident_candidates(query, device, {setting.rows, setting.units})),
-        chosen(choose(candidates, query, setting, against)) {}
+  Choice(const PlanQuery& query, const Device& device, int index, bool training)
+      : candidates(resident_candidates(query, device, {setting.rows, setting.units})) {
+    const bool steps = setting.tier == kMeasured && !is_measured_ahead(query, index, training);
+    chosen = steps ? -1 : choose(candidates, query, setting, against);
+  }
   Team team() const { return chosen < 0 ? kStepTeam : candidates[chosen].team; }
 };
 
@@ -78,13 +112,15 @@ struct Asked {
   bool tf32;
   Context context;
   Device device;
+  int index;
 
   Asked(const char* function, const at::Tensor& like, const Stack& asked)
       : stack(asked),
         dtype(dtype_of(function, like)),
         tf32(uses_tf32(dtype, stack.steps)),
         context(like, dtype, tf32),
-        device(context.device()) {
+        device(context.device()),
+        index(like.get_device()) {
     cell_info(stack.cell);  // raises for a number that is none
   }
   PlanQuery query(bool backward) const {
@@ -101,11 +137,10 @@ struct Asked {
             stack.zoned,
             stack.steps};
   }
+  Choice choice(bool backward) const { return {query(backward), device, index, stack.grad}; }
   Wavefront wavefront() const {
-    if (wanted.load().tier == kMeasured && device.capability != kMeasuredCapability)
-      return {1, 0, "no tier is asked for"};
-    std::vector<Team> passes{Choice(query(false), device).team()};
-    if (stack.grad) passes.push_back(Choice(query(true), device).team());
+    std::vector<Team> passes{choice(false).team()};
+    if (stack.grad) passes.push_back(choice(true).team());
     const int64_t chunks = wished_chunks;
     return plan_wavefront(passes, device, stack.directions, stack.layers, stack.steps,
                           context.is_captured(), chunks < 0 ? std::nullopt : std::optional(chunks));
@@ -129,7 +164,8 @@ Team team_for(const Call& call, bool backward, const Context& context) {
   PlanQuery query{call.spec.cell, call.dtype,  call.tf32,    backward,         s.batch,
                   s.hidden,       s.recurrent, s.directions, device.capability};
   query.steps = call.T;
-  const Choice choice(query, device);
+  const Choice choice(query, device, call.x.get_device(),
+                      backward || call.spec.save != Save::kNothing);
   TORCH_CHECK(
       choice.chosen >= 0 || choice.setting.tier < 0 || choice.setting.tier == int16_t(Tier::kStep),
       call.function, ": tier ", tier_name(Tier(choice.setting.tier)), " cannot serve ",
@@ -147,9 +183,8 @@ Wavefront wavefront_for(const at::Tensor& like, const Stack& stack) {
 StackPlan plan_stack(const at::Tensor& like, const Stack& stack) {
   const Asked asked("fastrnn.cuda.plan_stack", like, stack);
   const auto pass = [&](bool backward) -> PassPlan {
-    const PlanQuery query = asked.query(backward);
-    const Choice choice(query, asked.device);
-    return {plan(query), choice.candidates, choice.chosen};
+    const Choice choice = asked.choice(backward);
+    return {plan(asked.query(backward)), choice.candidates, choice.chosen};
   };
   return {pass(false), pass(true), asked.wavefront()};
 }

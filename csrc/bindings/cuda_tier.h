@@ -1,6 +1,8 @@
 // Which kernels serve a call on the CUDA backend: one launch a step, or one for the sequence.
 #pragma once
 
+#include <compare>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,12 +14,31 @@
 
 namespace fastrnn::cuda {
 
-// Which kernels serve calls. "measured", the default: as "auto" on GPUs of kMeasuredCapability,
-// "step" on others. "step": a launch a step. "auto": the first candidate of the plan that was ahead
-// of steps and has room. "cta", "cluster", "grid": the candidate of that tier, and an error if
-// there is none or it has no room. Process-wide; does not concern projected LSTMs, zoneout, cells
-// without W_hh or with norms, users' cells and float64, which have step kernels alone.
+// Which kernels serve calls. "measured", the default: as "auto" where that was measured ahead of
+// "step", see keep_tiers(); as "step" elsewhere. "step": a launch a step. "auto": the first
+// candidate of the plan that was ahead of steps and has room. "cta", "cluster", "grid": the
+// candidate of that tier, and an error if there is none or it has no room. Process-wide; does not
+// concern projected LSTMs, zoneout, cells without W_hh or with norms, users' cells and float64,
+// which have step kernels alone.
 void override_tier(const std::string& tier, const TeamWish& wish);
+
+// A kind of call. `training`: with a backward pass, in both passes.
+struct TierKind {
+  int device, cell;
+  Dtype dtype;
+  bool tf32, training;
+  auto operator<=>(const TierKind&) const = default;
+};
+// At which shapes "auto" was measured ahead of "step".
+struct TierRow {
+  double steps, batch, hidden;
+  bool ahead;
+};
+using TierRows = std::map<TierKind, std::vector<TierRow>>;
+
+// What was measured on a device, in the place of what was kept for it. The rows nearest to a call,
+// in the logarithms of T, B and H, decide. Kinds without rows go by kMeasuredCapability.
+void keep_tiers(int device, const TierRows& rows);
 
 // The team that serves the call; its tier is kStep if the step kernels do.
 Team team_for(const Call& call, bool backward, const Context& context);

@@ -21,8 +21,8 @@ struct TeamWish {
   int rows = 0, units = 0;
 };
 
-// Where resident kernels are chosen by themselves: an H200 and an H100 have measured them
-// (benchmarks/results).
+// Where resident kernels are chosen without a proof that measured them: an H200 and an H100 have
+// measured the plan (benchmarks/results).
 constexpr int kMeasuredCapability = 90;
 
 struct Candidate {

@@ -164,6 +164,7 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
             raise RuntimeError(_refusal(name, reasons))
         if name == "cuda" and input is not None and not ops.is_watched():
             check_kernels(call.mode)
+            proof.verdict_of(call.index)  # the kernels follow its tiers
         return name
     if ops.is_watched():
         if ops.is_traced() and not call.extended:

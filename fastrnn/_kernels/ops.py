@@ -202,13 +202,29 @@ def _define() -> torch.library.Library:
     return library
 
 
-def _opt_in(extension, tier: str | None) -> None:
-    """Lets the CUDA kernels that run a whole sequence serve calls; see override_tier in csrc/bindings/cuda_tier.h."""
-    if tier and hasattr(extension, "cuda"):
-        extension.cuda.override_tier(tier)
+_cuda = getattr(ext.load(), "cuda", None)
+PLANNED = "{}.{}".format(*divmod(_cuda.measured_capability, 10)) if _cuda else ""
+"""The compute capability whose GPUs have measured the plan of the CUDA kernels."""
+
+
+def override_tier(tier: str) -> None:
+    """Which CUDA kernels serve calls from now on: ``override_tier`` in csrc/bindings/cuda_tier.h."""
+    if _cuda:
+        _cuda.override_tier(tier)
+
+
+def keep_tiers(index: int, kinds: list[tuple[str, torch.dtype, bool, bool, list]]) -> None:
+    """At which (T, B, H) resident kernels were measured ahead of a launch a step on ``cuda:index``, by cell, dtype,
+    tf32 and training. Replaces what was kept of that device."""
+    if _cuda:
+        rows = [
+            (ALL_CELLS[mode].index, torch.empty(0, dtype=dtype, device="cpu"), *rest) for mode, dtype, *rest in kinds
+        ]
+        _cuda.keep_tiers(index, rows)
 
 
 TIER = os.environ.get("FASTRNN_CUDA_TIER")
 """As it is when fastrnn is imported, and in force from then on."""
-_opt_in(ext.load(), TIER)
+if TIER:
+    override_tier(TIER)
 LIBRARY = _define()  # what is registered lives as long as this object

@@ -11,6 +11,7 @@ import torch
 
 from .._kernels import ext, ops
 from .._spec import Call
+from ..registry import ALL_CELLS
 from . import kept
 
 COMMAND = "python -m fastrnn prove"
@@ -21,6 +22,9 @@ VARIANTS = ("step", "plain", "layers", "directions", "packed", "projected", "ext
 """What a call can be: a cell's step, or a layer; of these several, both directions, packed, projected, with what
 torch.nn does not have, and of that with a mask on h, zoneout, heads. A finding has the *speeds* (T, B, H, PyTorch's
 time over ours) of those that could run."""
+STEP, AUTO = "step", "auto"
+"""Settings of ``FASTRNN_CUDA_TIER`` that a proof times against each other: a launch a step, and one for the sequence
+where the plan has it. A finding has the *tiers* (T, B, H, the faster one) of the shapes that were timed so."""
 PRECISIONS = {"float32": ("ieee", "tf32")}
 """How the products of a dtype can be computed, where there is a choice."""
 
@@ -41,6 +45,13 @@ def kinds_of(mode: str, dtype: str, grads: tuple[bool, ...] = (False, True), pre
     """The kinds of a cell in a dtype, by default in all precisions, with and without gradients."""
     found = [(given, grad) for given in precisions or PRECISIONS.get(dtype, ("",)) for grad in grads]
     return [" ".join(filter(None, (mode, dtype, given, "training" if grad else "forward"))) for given, grad in found]
+
+
+def tiers_of(gpu: Gpu, mode: str, dtype: str) -> tuple[str, ...]:
+    """The settings that a proof of a pair tries; an empty one is that of all calls."""
+    cell = ALL_CELLS[mode]
+    alone = ops.TIER or gpu.capability == ops.PLANNED or dtype == "float64" or not cell.recurrent or cell.statistics
+    return ("",) if alone else (STEP, AUTO)
 
 
 def describe(finding: dict[str, Any]) -> str:
@@ -113,6 +124,7 @@ def read(gpu: Gpu) -> dict[str, Any] | str:
             for speeds in finding["speeds"].values():
                 nearest([(T, B, H, float(ratio)) for T, B, H, ratio in speeds], 1, 1, 1)
             describe(finding)
+        _tiers_in(verdict)
         summary(verdict)
 
     found = kept.read(path_of(gpu), check, stamp())
@@ -123,9 +135,26 @@ def read(gpu: Gpu) -> dict[str, Any] | str:
 
 @functools.cache
 def verdict_of(index: int) -> dict[str, Any] | str:
-    """The verdict on ``cuda:index``, or why there is none; read once per process."""
+    """The verdict on ``cuda:index``, or why there is none; read once per process. The kernels follow its tiers."""
     gpu = gpu_at(index)
-    return gpu if isinstance(gpu, str) else read(gpu)
+    if isinstance(gpu, str):
+        return gpu
+    verdict = read(gpu)
+    ops.keep_tiers(index, [] if isinstance(verdict, str) else _tiers_in(verdict))
+    return verdict
+
+
+def _tiers_in(verdict: dict[str, Any]) -> list[tuple[str, torch.dtype, bool, bool, list]]:
+    """The tiers of a verdict as ``ops.keep_tiers`` takes them."""
+    kinds = []
+    for kind, finding in verdict["findings"].items():
+        if not finding.get("tiers"):
+            continue
+        mode, dtype, *precision, passes = kind.split()
+        rows = [(float(T), float(B), float(H), {STEP: False, AUTO: True}[tier]) for T, B, H, tier in finding["tiers"]]
+        nearest(rows, 1, 1, 1)
+        kinds.append((ALL_CELLS[mode].mode, getattr(torch, dtype), precision == ["tf32"], passes == "training", rows))
+    return kinds
 
 
 def reread() -> None:

@@ -1,7 +1,8 @@
 """The proof of a cell in a dtype: another process measures (``worker``), this one watches it and keeps what it finds.
 
 The worker says JSON objects, one a line: ``{"at": text}`` before each shape, once the device answers; ``{"why": text}``
-where it gives up; ``{"findings": {...}}`` at the end. Its exit code says how it gave up.
+where it gives up; ``{"findings": {...}}`` after each setting of the kernels, of all so far. Its exit code says how it
+gave up.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def prove_pair(
                 f"proving the {mode} {dtype} kernels on {gpu.name} against PyTorch, once (kept in {path}; "
                 "FASTRNN_PROVE=0 leaves CUDA tensors to PyTorch)"
             )
-            task = {"index": index, "mode": mode, "dtype": dtype, "quick": quick}
+            tiers = proof.tiers_of(gpu, mode, dtype)
+            task = {"index": index, "mode": mode, "dtype": dtype, "quick": quick, "tiers": tiers}
             found = _measure(task, limit or math.inf)
             if isinstance(found, str):
                 failed = {"state": FAILED, "detail": found, "speeds": {}}
@@ -115,11 +117,13 @@ def _measure(task: dict[str, Any], limit: float) -> dict[str, dict] | str:
     """What the worker finds, or how it failed; raises Unjudged."""
     deadline, process, messages = time.monotonic() + limit, _start(task), queue.SimpleQueue()
     threading.Thread(target=_listen, args=(process.stdout, messages), daemon=True).start()
-    at, why, code = "", "", None
+    at, why, code, found, awaited = "", "", None, {}, len(task["tiers"])
     try:
         while (message := messages.get(timeout=max(0, min(SILENCE_S, deadline - time.monotonic())))) is not None:
             if "findings" in message:
-                return message["findings"]
+                found, awaited = message["findings"], awaited - 1
+            if not awaited:
+                return found
             at, why = message.get("at", at), message.get("why", why)
         code = process.wait(10)
         end = f"the process that measures ended with exit code {code}"
@@ -133,7 +137,9 @@ def _measure(task: dict[str, Any], limit: float) -> dict[str, dict] | str:
     reason = ", ".join(filter(None, (end, at, why)))
     if not at or code in _OUTSIDE:
         raise Unjudged(reason)
-    return reason
+    for finding in found.values():
+        finding["detail"] = "; ".join(filter(None, (finding["detail"], f"without resident kernels: {reason}")))
+    return found or reason
 
 
 def _start(task: dict[str, Any]) -> subprocess.Popen:

@@ -5,22 +5,24 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 import torch
 
+from .._kernels import ops
 from ..bench.case import Case
 from ..bench.measure import Measurement, Setting, measure
 from ..bench.timing import Pace
 from ..registry import ALL_CELLS, Cell
 from . import proof
-from .proof import FAILED, RIGHT, WRONG
+from .proof import AUTO, FAILED, RIGHT, STEP, WRONG
 from .prove import BROKEN, FULL_S, PASSING, QUICK_S
 
 CHECK = Pace(0.0, least=1, most=1)
@@ -109,19 +111,24 @@ def main(task: dict, device: torch.device, backend: str = "cuda") -> int:
         return PASSING
     gc.freeze()  # a collection precedes each timing: keep torch's objects out of it
     pace, threads = Pace(QUICK_S if task["quick"] else FULL_S), torch.get_num_threads()
-    rows: dict[str, list[tuple[Shape, Measurement]]] = {}
-    for kind, precision, shape in shapes_of(task["mode"], task["dtype"], task["quick"]):
-        say(at=f"{kind}, {shape.case.shape}")
-        setting = Setting(device, backend, threads, precision, graph="off", pace=pace if shape.timed else CHECK)
-        (found,) = measure(shape.case, setting)
-        rows.setdefault(kind, []).append((shape, found))
-        if found.status == "error" and (why := _silence(device)):
-            say(why=f"{found.detail} ({why})")
-            return BROKEN
-        if found.status == "error" and _is_memory_short(found.cause, device):
-            say(why=found.detail)
-            return PASSING
-    say(findings={kind: finding_of(measured) for kind, measured in rows.items()})
+    found: list[dict[str, dict]] = []
+    for tier in task["tiers"]:
+        if tier:
+            ops.override_tier(tier)
+        rows: dict[str, list[tuple[Shape, Measurement]]] = {}
+        for kind, precision, shape in shapes_of(task["mode"], task["dtype"], task["quick"]):
+            say(at=", ".join(filter(None, (kind, str(shape.case.shape), tier))))
+            setting = Setting(device, backend, threads, precision, graph="off", pace=pace if shape.timed else CHECK)
+            (row,) = measure(shape.case, setting)
+            rows.setdefault(kind, []).append((shape, row))
+            if row.status == "error" and (why := _silence(device)):
+                say(why=f"{row.detail} ({why})")
+                return BROKEN
+            if row.status == "error" and _is_memory_short(row.cause, device):
+                say(why=row.detail)
+                return PASSING
+        found.append({kind: finding_of(measured) for kind, measured in rows.items()})
+        say(findings={kind: faster_of(*(each[kind] for each in found)) for kind in rows})
     return 0
 
 
@@ -171,6 +178,27 @@ def finding_of(rows: list[tuple[Shape, Measurement]]) -> dict:
             speeds[shape.variant].append((shape.case.T, shape.case.B, shape.case.H, round(found.ratio, 4)))
     detail = "; ".join(f"without {variant}, {why}" for variant, why in lacking.items())
     return {"state": RIGHT if "plain" in speeds else FAILED, "detail": detail, "speeds": speeds}
+
+
+def faster_of(steps: dict, resident: dict | None = None) -> dict:
+    """The finding on a kind that was measured with a launch a step, and then with resident kernels: at each shape that
+    was timed the tier that is faster over all variants. Resident kernels that are not right, or lack a variant, serve
+    no call."""
+    if resident is None or steps["state"] != RIGHT:
+        return steps
+    lacking = steps["speeds"].keys() - resident["speeds"].keys()
+    if resident["state"] != RIGHT or lacking:
+        why = f"without resident kernels, {resident['state']}: {resident['detail']}"
+        return {**steps, "detail": "; ".join(filter(None, (steps["detail"], why)))}
+    pairs = {
+        variant: list(zip(rows, resident["speeds"][variant], strict=True)) for variant, rows in steps["speeds"].items()
+    }
+    gains: dict[tuple[int, ...], list[float]] = {}
+    for (*shape, before), (*_, after) in chain.from_iterable(pairs.values()):
+        gains.setdefault(tuple(shape), []).append(after / before)
+    ahead = {shape: math.prod(ratios) > 1 for shape, ratios in gains.items()}
+    speeds = {variant: [pair[ahead[pair[0][:3]]] for pair in rows] for variant, rows in pairs.items()}
+    return {**steps, "speeds": speeds, "tiers": [(*shape, AUTO if ahead[shape] else STEP) for shape in ahead]}
 
 
 if __name__ == "__main__":

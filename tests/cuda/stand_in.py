@@ -29,6 +29,7 @@ IN_PLACE = (
     (proof, "gpu_at", lambda index: GPU if index == 0 else f"there is no cuda:{index}"),
     (kept, "digest", lambda: "as built"),
     (ops, "missing", lambda backend: None),
+    (ops, "PLANNED", ""),
     (dispatch, "_environment", None),
     (prove, "PROGRAM", (str(Path(__file__).with_name("stand_in_worker.py")),)),
 )

@@ -49,7 +49,9 @@ def main() -> int:
         say(at="a shape")
     if "slowly" in what:
         time.sleep(1)
-    if what in ("right", "slowly", "right, then a hang"):
+    half = what.startswith("steps, then ")  # and not what follows them
+    what = what.removeprefix("steps, then ")
+    if half or what in ("right", "slowly", "right, then a hang"):
         speeds = {"plain": [[64, 32, 128, 1.5], [1, 1, 256, 0.5]], "extended": []}
         for precision in ("ieee ", "tf32 ") if task["dtype"] == "float32" else ("",):
             for kind in ("forward", "training"):
@@ -57,7 +59,8 @@ def main() -> int:
                 say(ready=name)  # a message that nobody knows
                 found = {name: {"state": "right", "detail": "", "speeds": speeds}}
                 FOUND.update(found)
-        say(findings=FOUND)
+        for _ in task["tiers"][: 1 if half else None]:
+            say(findings=FOUND)
     if what.startswith("SIG"):
         os.kill(os.getpid(), getattr(signal, what))
     if "hang" in what:

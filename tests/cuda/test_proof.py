@@ -9,7 +9,7 @@ import types
 
 import pytest
 import torch
-from stand_in import AFTER, CALL, FORWARD, GPU, ORDER, PLAIN, finding, gpu, known, order, said, write  # noqa: F401
+from stand_in import AFTER, CALL, FORWARD, GPU, ORDER, PLAIN, finding, first, gpu, known, order, said, write  # noqa: F401
 from support import compiled
 from torch._dynamo.testing import CompileCounter
 
@@ -88,6 +88,9 @@ CHANGED = [
     {"findings": {FORWARD: finding(speeds={"plain": [[0, 1, 2, 1.5]]})}},
     {"findings": {FORWARD: finding(speeds={"plain": [[1, 1, 2, "x"]]})}},
     {"findings": {FORWARD: finding(speeds=None)}},
+    {"findings": {FORWARD: finding() | {"tiers": [[1, 1, 2, "warp"]]}}},
+    {"findings": {FORWARD: finding() | {"tiers": [[1, 1, 0, "step"]]}}},
+    {"findings": {"LSTM float17 forward": finding() | {"tiers": [[1, 1, 2, "step"]]}}},
 ]
 
 
@@ -103,6 +106,22 @@ def test_a_damaged_file_is_no_verdict_and_no_error(damage):
         path.write_text(changed)
     proof.reread()
     assert order() == AFTER and "is damaged" in said()
+
+
+def test_the_kernels_are_told_the_tiers(monkeypatch):
+    """Of the verdict in force, by a call that chooses, and by one for which the kernels are forced."""
+    told = []
+    monkeypatch.setattr(ops, "keep_tiers", lambda *given: told.append(given))
+    tiers = {"tiers": [[1, 1, 64, "step"], [64, 32, 128, "auto"]]}
+    write({FORWARD: finding(), "GRU float32 tf32 training": finding() | tiers})
+    kept = [("GRU", torch.float32, True, True, [(1.0, 1.0, 64.0, False), (64.0, 32.0, 128.0, True)])]
+    assert order() == ORDER and told == [(0, kept)]
+    proof.reread()
+    with fastrnn.backend("cuda"):
+        assert first() == "cuda"
+    assert told == [(0, kept)] * 2
+    known()
+    assert order() == ORDER and told[2:] == [(0, [])]
 
 
 def test_the_file_is_read_once(monkeypatch):

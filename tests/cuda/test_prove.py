@@ -110,6 +110,16 @@ def test_the_end_of_the_worker_fails_its_pair_or_leaves_it_open(monkeypatch, cap
     assert order()[0] == "aten"
 
 
+@pytest.mark.parametrize("end", FAILING)
+def test_launches_a_step_stay_right_where_resident_kernels_end_the_worker(monkeypatch, end):
+    monkeypatch.setenv("STAND_IN", f"steps, then {end}")
+    monkeypatch.setattr(prove, "SILENCE_S", 1.0)
+    assert only("LSTM:float16") == 0
+    assert order()[0] == "cuda"
+    detail = findings()[FORWARD]["detail"]
+    assert detail.startswith("without resident kernels: ") and detail.endswith(FAILING[end])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it would measure for long")
 def test_the_worker_leaves_a_device_that_lets_nobody_in(monkeypatch, capsys):
     monkeypatch.setattr(prove, "PROGRAM", ("-m", "fastrnn.verdict.worker"))
@@ -137,7 +147,8 @@ def test_the_type_of_an_error_gives_the_exit_code(monkeypatch, cause, answers, c
     monkeypatch.setattr(worker.gc, "freeze", lambda: None)
     monkeypatch.setattr(worker, "_silence", lambda device: next(silent))
     monkeypatch.setattr(worker, "measure", lambda *_: [Measurement("error", detail="whatever it says", cause=cause)])
-    assert worker.main({"mode": "GRU", "dtype": "float16", "quick": True}, torch.device("cpu")) == code
+    task = {"mode": "GRU", "dtype": "float16", "quick": True, "tiers": [""]}
+    assert worker.main(task, torch.device("cpu")) == code
     if code:
         assert "whatever it says" in said[-1]["why"]
     else:
@@ -166,6 +177,46 @@ def test_what_rows_make_of_a_kind():
     assert worker.finding_of(rows(("plain", "ok"), ("plain", "error")))["state"] == FAILED
     found = worker.finding_of(rows(("plain", "error"), ("extended", "WRONG")))
     assert found["state"] == WRONG and found["detail"].endswith("off")
+
+
+def speeds(small: float, large: float, packed: float, variant: str = "packed") -> dict:
+    return {"plain": [(4, 1, 64, small), (64, 32, 128, large)], variant: [(64, 32, 128, packed)], "extended": []}
+
+
+def test_the_faster_tier_of_every_shape_is_kept():
+    """Of a shape that several variants have, the one that is faster over all of them."""
+    steps = finding(speeds=speeds(0.5, 2.0, 1.0))
+    assert worker.faster_of(steps) == steps
+    found = worker.faster_of(steps, finding(speeds=speeds(1.5, 1.9, 1.2)))
+    assert found["speeds"] == speeds(1.5, 1.9, 1.2)
+    assert found["tiers"] == [(4, 1, 64, "auto"), (64, 32, 128, "auto")]
+    found = worker.faster_of(steps, finding(speeds=speeds(1.5, 1.9, 1.0)))
+    assert found["speeds"] == speeds(1.5, 2.0, 1.0)
+    assert found["tiers"] == [(4, 1, 64, "auto"), (64, 32, 128, "step")]
+
+
+@pytest.mark.parametrize("resident", [finding(WRONG, {}, "off"), finding(FAILED, {}, "off")])
+def test_resident_kernels_that_are_not_right_serve_no_call(resident):
+    steps = finding(speeds=speeds(0.5, 2.0, 1.0))
+    lacking = finding(speeds=speeds(9, 9, 9, "layers"), detail="off")
+    for found in (worker.faster_of(steps, resident), worker.faster_of(steps, lacking)):
+        assert found["detail"].startswith("without resident kernels, ") and found["detail"].endswith(": off")
+        assert found | {"detail": ""} == steps
+    assert worker.faster_of(resident, steps) == resident
+
+
+def test_what_is_tried():
+    """Both tiers, unless one alone could serve, or the plan was measured on such a GPU."""
+    both, one = ("step", "auto"), ("",)
+    assert proof.tiers_of(GPU, "LSTM", "bfloat16") == proof.tiers_of(GPU, "SLSTM_EXP", "float32") == both
+    for mode, dtype in (("LSTM", "float64"), ("IND_RNN", "float16"), ("LAYER_NORM_GRU", "float16")):
+        assert proof.tiers_of(GPU, mode, dtype) == one
+
+
+@pytest.mark.parametrize("name, value", [("PLANNED", GPU.capability), ("TIER", "cta")])
+def test_where_one_tier_is_tried(monkeypatch, name, value):
+    monkeypatch.setattr(ops, name, value)
+    assert proof.tiers_of(GPU, "LSTM", "bfloat16") == ("",)
 
 
 MODES = [cell.mode for cell in BY_NUMBER]
