@@ -10,7 +10,8 @@
 # part ended, and COMMAND.tar.gz, all that the parts have left. Both are renewed after every part, so a command that is
 # cut off has the parts before. A part that fails or runs out of its time does not stop the others, except the build.
 # Needs torch with CUDA, nvcc of the same CUDA, ninja, pytest, tqdm and matplotlib; compute-sanitizer and ncu for their
-# parts; a FlashRNN wheel in wheels/ (optional) makes that opponent run.
+# parts. The wheels of FlashRNN, or of torchrl and what it needs beside torch, in wheels/ (optional) make these opponents
+# run.
 set -u
 usage="usage: benchmarks/gpu_check.sh correctness|speed FOLDER [PARTS]"
 cd "$(dirname "$0")/.."
@@ -82,6 +83,12 @@ flashrnn() {
     --graph off --quick --out "$out/flashrnn-first.csv"
 }
 
+# torchrl's Triton kernels are tuned at the first call of a shape.
+torchrl() {
+  "$python" -m pip install --no-index --find-links wheels torchrl
+  grid bench-rl-torchrl 30 measured --grid rl --filter 'cell=LSTM|GRU,dtype=float32' --precision tf32 --opponent torchrl
+}
+
 # The latency of barriers and launches.
 barriers() {
   nvcc -std=c++20 -O3 -arch="$("$python" -c 'import torch; print("sm_%d%d" % torch.cuda.get_device_capability())')" \
@@ -121,7 +128,7 @@ tables() {
   "$python" benchmarks/summary.py "$out"/bench-*.csv
 }
 
-export -f machine build tests sanitize flashrnn barriers prove profile grid tables
+export -f machine build tests sanitize flashrnn torchrl barriers prove profile grid tables
 export gpu_tests=tests/cuda/test_gpu.py
 
 correctness() {
@@ -159,11 +166,12 @@ speed() {
   bench long-measured 20 measured --grid long
   bench odd-measured 17 measured --grid odd
   bench own-measured 25 measured --grid own,norm,regularised,heads,slstm --device cuda
-  if [ -d wheels ]; then
+  if compgen -G 'wheels/flashrnn-*' >/dev/null; then
     part flashrnn 60 flashrnn
     find "$TORCH_EXTENSIONS_DIR" -name lock -delete # of a compilation that was cut off; waiting for it never ends
     bench long-flashrnn 20 measured --grid long --filter cell=LSTM,B=16 --opponent flashrnn
   fi
+  if compgen -G 'wheels/torchrl-*' >/dev/null; then part torchrl 30 torchrl; fi
   part profile-step 30 profile step fused cluster # that test runs the step kernels to compare with
   part profile-cluster 30 profile cluster resident cluster
   part profile-grid 30 profile grid resident grid

@@ -13,13 +13,19 @@ from fastrnn.bench.measure import Opponent, Refused
 from fastrnn.reference import split_weights
 from fastrnn.reference.scan import advance, input_gates
 
-OPPONENTS = ("torch", "compiled-loop", "flashrnn")
+OPPONENTS = ("torch", "compiled-loop", "flashrnn", "torchrl")
 
 
 def opponent(name: str, case: Case) -> Opponent | None:
     """The maker of the opponent's side for this case, None for torch.nn; raises Refused with the reason otherwise."""
     if name == "torch":
         return None
+    if name == "torchrl":
+        import torchrl_side
+
+        if reason := torchrl_side.why_not(case):
+            raise Refused(f"torchrl: {reason}")
+        return torchrl_side.RolloutSide
     if case.resets:
         raise Refused(f"{name}: not written for resets")
     if name == "compiled-loop":

@@ -27,7 +27,7 @@ SIZES += [f"bench-small-{tier}" for tier in ("step", "cta", "measured")]
 GRIDS = [f"{grid}-measured" for grid in ("cudnn-best", "rl", "packed", "decode", "long", "odd", "own")]
 FLASHRNN = ["flashrnn", "bench-long-flashrnn"]
 PROFILES = ["profile-step", "profile-cluster", "profile-grid"]
-SPEED = ["barriers", *SIZES, "prove", *(f"bench-{name}" for name in GRIDS), *FLASHRNN, *PROFILES]
+SPEED = ["barriers", *SIZES, "prove", *(f"bench-{name}" for name in GRIDS), *FLASHRNN, "torchrl", *PROFILES]
 SPEED += ["tables"]
 
 # Writes down how it was called and does what the part needs to go on; FAIL and HANG name parts of a command line.
@@ -69,6 +69,8 @@ class Rehearsal:
         self.folder, self.out, self.calls = folder, folder / "out", folder / "calls"
         for name in ("bin", "tree/benchmarks", "tree/wheels"):
             (folder / name).mkdir(parents=True)
+        for name in ("flashrnn-1-py3-none-any.whl", "torchrl-0-cp312-cp312-linux_x86_64.whl"):
+            (folder / "tree/wheels" / name).touch()
         shutil.copy(SCRIPT, folder / "tree/benchmarks")
         for name in SYSTEM.split(","):
             (folder / "bin" / name).symlink_to(shutil.which(name))
@@ -143,13 +145,15 @@ def test_speed_in_order_and_within_the_limit(rehearsal):
     calls = {
         found[1]: call for call in run.calls if "--grid" in call and (found := re.search(r"/(bench-\S+).csv", call))
     }
+    torchrl = calls.pop("bench-rl-torchrl")
+    assert "--opponent torchrl" in torchrl and int(re.search(r"--stop-after (\d+)", torchrl)[1]) < limits["torchrl"]
     assert list(calls) == [name for name in SPEED if name.startswith("bench")]
     for name, call in calls.items():
         tier = name.rpartition("-")[2].replace("flashrnn", "measured")
         assert call.startswith(f"python tier={tier} benchmarks/run.py --backend cuda ") and "--shuffle" in call
         assert 0 < int(re.search(r"--stop-after (\d+)", call)[1]) < limits[name]
         assert ("--opponent flashrnn" in call) == ("flashrnn" in name)
-    assert next(call for call in run.calls if "summary.py" in call).count("/bench-") == len(calls)
+    assert next(call for call in run.calls if "summary.py" in call).count("/bench-") == len(calls) + 1
     assert "python tier= -m fastrnn prove --quick" in run.calls
     assert any("-arch=sm_90 -o" in call and "barriers.cu" in call for call in run.calls)
     assert sum(call.startswith("ncu") for call in run.calls) == len(PROFILES)
@@ -211,11 +215,11 @@ def test_a_command_that_is_cut_off_has_the_parts_before(rehearsal):
     assert list(ends) == ["machine", "build", "first-step", "first-cta"] and "first-cta.log" in files
 
 
-def test_without_flashrnns_wheel_its_parts_are_left_out(rehearsal):
-    (rehearsal.folder / "tree/wheels").rmdir()
+def test_without_the_wheels_of_opponents_their_parts_are_left_out(rehearsal):
+    shutil.rmtree(rehearsal.folder / "tree/wheels")
     run = rehearsal.run("speed")
-    assert run.status == 0 and list(run.ends) == [name for name in SPEED if name not in FLASHRNN]
-    assert not any("opponent flashrnn" in call for call in run.calls)
+    assert run.status == 0 and list(run.ends) == [name for name in SPEED if name not in (*FLASHRNN, "torchrl")]
+    assert not any("--opponent" in call for call in run.calls)
 
 
 def test_what_is_not_installed_is_named(rehearsal):

@@ -281,7 +281,30 @@ def test_flashrnn_is_given_gates_that_match_the_layer(monkeypatch):
         opponents.opponent("flashrnn", replace(case, cell="GRU"))
 
 
+@pytest.mark.parametrize("resets", [0.0, 0.2])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_torchrl_computes_the_layer(cell, resets):
+    pytest.importorskip("torchrl", reason="torchrl is not installed; CI's lane clients has it")
+    case = replace(TINY, cell=cell, layers=2, mode="training", resets=resets)
+    weights, inputs = make_weights(case), make_inputs(case, "cpu")[0]
+    side = opponents.opponent("torchrl", case)(case, torch.device("cpu"), weights)
+    side.prepare(inputs)
+    found, exact = list(side(inputs)), exact_results(case, weights, inputs, "cpu")
+    states, weighed = len(case.states), len(weights)
+    found[1 + states] = found[1 + states].transpose(0, 1)  # of the input
+    if resets:  # it does not promise the final states
+        found, exact = found[:1], exact[:1]
+    for k in range(2 + states, len(found) - weighed):  # of the states that the first step reads
+        assert not found[k][:, 1:].any()
+        found[k] = found[k][:, 0].transpose(0, 1)
+    assert all(deviation(actual, true) < 1e-6 for actual, true in zip(found, exact, strict=True))
+
+
 def test_an_opponent_that_cannot_be_had_says_why(monkeypatch):
+    with pytest.raises(Refused, match="torchrl: compared on LSTM and GRU"):
+        opponents.opponent("torchrl", replace(TINY, cell="RNN"))
+    with pytest.raises(Refused, match="torchrl: its kernels keep float32, not bfloat16"):
+        opponents.opponent("torchrl", replace(TINY, dtype="bfloat16"))
     with pytest.raises(Refused, match="one direction"):
         opponents.opponent("compiled-loop", replace(TINY, directions=2))
     monkeypatch.setitem(sys.modules, "flashrnn", None)
