@@ -149,6 +149,10 @@ class FrozenStack {
             (const float*)(base + m.bias) + column, (const float*)(base + m.scales) + column,
             (const int32_t*)(base + m.sums) + column};
   }
+  FrozenAhead ahead(const FrozenMatrix& m, int64_t block) const {
+    const char* const first = call.packed + m.panels + block * m.panel_bytes;
+    return {first, first + m.panel_bytes};
+  }
 
   void run_direction(int layer, int d, const Share& share, int thread) {
     const int64_t first_row = smaller(call.B, share.batch_slice * slice_rows);
@@ -214,8 +218,10 @@ class FrozenStack {
     }
     for (int64_t block = l.blocks.begin; block < l.blocks.end; ++block) {
       const FrozenPanel w = panel(l.at.w_ih, block);
+      FrozenAhead next =
+          block + 1 < l.blocks.end ? ahead(l.at.w_ih, block + 1) : ahead(l.at.w_hh, l.blocks.begin);
       for_row_groups(0, count, kRows, [&](int64_t row, int group) {
-        multiply_frozen_rows<Op, G>(group, l.x_rows + row, w, x_gates_at(l, block, row));
+        multiply_frozen_rows<Op, G>(group, l.x_rows + row, w, next, x_gates_at(l, block, row));
       });
     }
   }
@@ -238,11 +244,12 @@ class FrozenStack {
       for (; done < waiting; ++done) update<1>(l, jobs + done, (e + 1) % 2);
       waiting = 0;
     };
-    sweep(l.blocks, e, [&](int64_t block, int64_t /*next*/) {
+    sweep(l.blocks, e, [&](int64_t block, int64_t after) {
       const FrozenPanel w = panel(l.at.w_hh, block);
+      FrozenAhead next = ahead(l.at.w_hh, after);
       for_row_groups(0, batch.size(), kRows, [&](int64_t row, int count) {
         float* const tile = tiles[batch.size() == 1 ? waiting : 0];
-        multiply_frozen_rows<Op, G>(count, l.h_rows + row, w, tile);
+        multiply_frozen_rows<Op, G>(count, l.h_rows + row, w, next, tile);
         const float* const x = x_gates_at(l, block, x_row + row);
         for (int r = 0; r < count; ++r) {
           const int64_t b = batch.begin + row + r, unit = block * kFrozenLanes;
@@ -292,8 +299,9 @@ class FrozenStack {
     float tile[kOutRows * kFrozenLanes] __attribute__((aligned(64)));
     for (int64_t block = l.outs.begin; block < l.outs.end; ++block) {
       const FrozenPanel w = panel(l.at.w_hr, block);
+      FrozenAhead next = ahead(l.at.w_hr, smaller(block + 1, l.outs.end - 1));
       for_row_groups(0, batch.size(), kOutRows, [&](int64_t row, int count) {
-        multiply_frozen_rows<Op, 1>(count, l.h_rows + row, w, tile);
+        multiply_frozen_rows<Op, 1>(count, l.h_rows + row, w, next, tile);
         for (int r = 0; r < count; ++r) {
           const int64_t b = batch.begin + row + r;
           for (int lane = 0; lane < kFrozenLanes; lane += kFrozenWidth) {

@@ -1,8 +1,9 @@
 // Products of a few rows with a panel of frozen weights (frozen.h).
 //
-// An operand says what the values of a row are, how a step of k adds to the sums of V vectors of
-// weights, kStride bytes apart, and how a vector of activations becomes values. A panel's cache
-// line has 16 units; narrower vectors take it in parts.
+// An operand says what the values of a row are, how a step of k adds to the sums of R rows with V
+// vectors of weights, and how a vector of activations becomes values. A panel's cache line has 16
+// units of a gate: a pass over the panel takes whole lines, of as many gates as the registers have
+// sums for.
 #pragma once
 
 #include "frozen.h"
@@ -22,6 +23,11 @@ struct FrozenPanel {
   const int32_t* sums;
 };
 
+// What is used next: every pass brings as many of its lines nearer as the pass has steps.
+struct FrozenAhead {
+  const char *line, *end;
+};
+
 template <class Value>
 struct FrozenRow {
   const Value* values;
@@ -36,6 +42,32 @@ struct FloatSums {
   static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int at, float /*scale*/) {
     return sum + Sum::load(p.bias + at);
   }
+
+ protected:
+  // sum[r][v] += x(r) * w(v). The fewer of both stay in registers.
+  template <int R, int V, class X, class W>
+  static FASTRNN_HD void add_products(Sum (*sum)[V], const X& x, const W& w) {
+    Sum held[R < V ? R : V];
+    if constexpr (R < V) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) held[r] = x(r);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const Sum weights = w(v);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r][v] = multiply_add(held[r], weights, sum[r][v]);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) held[v] = w(v);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Sum value = x(r);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = multiply_add(value, held[v], sum[r][v]);
+      }
+    }
+  }
 };
 
 struct FrozenFloat32 : FloatSums {
@@ -44,15 +76,11 @@ struct FrozenFloat32 : FloatSums {
   static constexpr bool kConverts = false;  // whether rows of x become others
   static constexpr float kStateScale = 1;
 
-  template <int R, int V, int kStride>
+  template <int R, int V>
   static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Sum x(row[r][k]);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v)
-        sum[r][v] = multiply_add(x, Sum::load((const float*)(w + v * kStride)), sum[r][v]);
-    }
+    add_products<R, V>(
+        sum, [&](int r) { return Sum(row[r][k]); },
+        [&](int v) { return Sum::load((const float*)(w + v * kVectorBytes)); });
   }
   static FASTRNN_HD float convert(const float* /*from*/, int64_t /*count*/, Value* /*to*/) {
     return 1;
@@ -68,19 +96,15 @@ struct FrozenWide : FloatSums {
   static constexpr float kStateScale = 1;
   using Bits = Vec<float>::Bits;
 
-  template <int R, int V, int kStride>
+  template <int R, int V>
   static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
     for_each<2>([&](auto half) {
-      Sum x[R];
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) x[r] = Sum(row[r][k + half]);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const Bits bits = (Bits)Sum::load((const float*)(w + v * kStride)).v;
-        const Sum wide((Sum::Raw)(half == 0 ? bits << 16 : bits & int32_t(0xffff0000)));
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[r][v] = multiply_add(x[r], wide, sum[r][v]);
-      }
+      add_products<R, V>(
+          sum, [&](int r) { return Sum(row[r][k + half]); },
+          [&](int v) {
+            const Bits bits = (Bits)Sum::load((const float*)(w + v * kVectorBytes)).v;
+            return Sum((Sum::Raw)(half == 0 ? bits << 16 : bits & int32_t(0xffff0000)));
+          });
       // The compiler loads the weights again for the other half: both need too many registers.
       asm("" : "+r"(w));
     });
@@ -100,7 +124,7 @@ struct FrozenDot : FloatSums {
   static constexpr bool kConverts = true;
   static constexpr float kStateScale = 1;
 
-  template <int R, int V, int kStride>
+  template <int R, int V>
   static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -109,7 +133,7 @@ struct FrozenDot : FloatSums {
       const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        const __m512bh weights = (__m512bh)_mm512_loadu_si512(w + v * kStride);
+        const __m512bh weights = (__m512bh)_mm512_loadu_si512(w + v * kVectorBytes);
         sum[r][v] = Sum((Sum::Raw)_mm512_dpbf16_ps((__m512)sum[r][v].v, x, weights));
       }
     }
@@ -150,7 +174,7 @@ struct FrozenInt8 {
     return multiply_add(as_float(sum.v), units, V::load(p.bias + at));
   }
 
-  template <int R, int V, int kStride>
+  template <int R, int V>
   static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -158,7 +182,7 @@ struct FrozenInt8 {
       __builtin_memcpy(&four, row[r] + k, sizeof four);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        const Bits weights = (Bits)Vec<float>::load((const float*)(w + v * kStride)).v;
+        const Bits weights = (Bits)Vec<float>::load((const float*)(w + v * kVectorBytes)).v;
         sum[r][v].v = dot(sum[r][v].v, four, weights);
       }
     }
@@ -246,72 +270,84 @@ struct FrozenInt8 {
 
 // As many sums as fit the registers beside the weights of a step and a broadcast value.
 constexpr int kFrozenSums = kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3);
+// A tile has one vector of each gate, or a line of one.
 constexpr int frozen_rows(int gates) {
-  const int fit = kFrozenSums / gates;
+  const int fit = kFrozenSums / (kParts == 1 ? gates : kParts);
   return fit > 8 ? 8 : fit;
 }
 // Few sums would wait for each other: several of each then.
 constexpr int frozen_chains(int sums) { return sums >= 8 ? 1 : sums >= 3 ? 2 : 4; }
 
-// tile[r][g] = bias[g] + the products of rows[r] with the 16 units of gate g. Few rows take all
-// parts of a line at once: else each part reads the panel from a farther cache again.
-template <class Op, int G, int R>
-__attribute__((noinline)) void multiply_frozen(const FrozenRow<typename Op::Value>* rows,
-                                               const FrozenPanel& whole, float* tile) {
+// tile[r][g] = bias[g] + the products of rows[r] with the 16 units of gate g, for N gates from
+// `first` on.
+template <class Op, int G, int R, int N>
+FASTRNN_HD void multiply_gates(const FrozenRow<typename Op::Value>* rows, const FrozenPanel& p,
+                               int first, const char* ahead, float* tile) {
   using Sum = typename Op::Sum;
-  constexpr int kTogether = R * G * kParts <= kFrozenSums ? kParts : 1, V = G * kTogether;
-  constexpr int kStride = kTogether == 1 ? kFrozenLine : kVectorBytes;
-  constexpr int C = frozen_chains(R * V);
+  constexpr int V = N * kParts, C = frozen_chains(R * V);
   const typename Op::Value* row[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) row[r] = rows[r].values;
-  for (int part = 0; part < kParts; part += kTogether) {
-    const int lane = part * kFrozenWidth;
-    const FrozenPanel p{whole.steps, whole.weights + part * kVectorBytes, whole.bias + lane,
-                        whole.scales + lane, whole.sums + lane};
-    Sum sum[C][R][V];
+  Sum sum[C][R][V];
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[c][r][v] = Op::zero();
-      }
-    }
-    const char* w = p.weights;
-    int64_t s = 0;
-    for (; s + C <= p.steps; s += C) {
-#pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) {
-        Op::template step<R, V, kStride>(row, (s + c) * Op::kValues, w, sum[c]);
-        w += G * kFrozenLine;
-      }
-    }
-    for (; s < p.steps; ++s, w += G * kFrozenLine)
-      Op::template step<R, V, kStride>(row, s * Op::kValues, w, sum[0]);
+  for (int c = 0; c < C; ++c) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        Sum total = sum[0][r][v];
-#pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) total = Op::add(total, sum[c][r][v]);
-        const int g = v / kTogether, from = v % kTogether * kFrozenWidth;  // of the line
-        Op::finish(total, p, g * kFrozenLanes + from, rows[r].scale)
-            .store(tile + (r * G + g) * kFrozenLanes + lane + from);
-      }
+      for (int v = 0; v < V; ++v) sum[c][r][v] = Op::zero();
     }
   }
+  const char* w = p.weights + first * kFrozenLine;
+  int64_t s = 0;
+  for (; s + C <= p.steps; s += C) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      if constexpr (R > 1) {  // one row has no time for it
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += kFrozenLine;
+      }
+      Op::template step<R, V>(row, (s + c) * Op::kValues, w, sum[c]);
+      w += G * kFrozenLine;
+    }
+  }
+  for (; s < p.steps; ++s, w += G * kFrozenLine)
+    Op::template step<R, V>(row, s * Op::kValues, w, sum[0]);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Sum total = sum[0][r][v];
+#pragma GCC unroll 4
+      for (int c = 1; c < C; ++c) total = Op::add(total, sum[c][r][v]);
+      const int at = first * kFrozenLanes + v * kFrozenWidth;
+      Op::finish(total, p, at, rows[r].scale).store(tile + r * G * kFrozenLanes + at);
+    }
+  }
+}
+
+// The same for all gates, in as few passes over the panel as the registers allow.
+template <class Op, int G, int R>
+__attribute__((noinline)) void multiply_frozen(const FrozenRow<typename Op::Value>* rows,
+                                               const FrozenPanel& p, FrozenAhead& ahead,
+                                               float* tile) {
+  constexpr int kMost = kFrozenSums / (R * kParts);
+  constexpr int kPasses = (G + kMost - 1) / kMost;
+  for_each<kPasses>([&](auto i) {
+    constexpr int kFirst = G * i / kPasses, kEnd = G * (i + 1) / kPasses;
+    const char* const from = ahead.line < ahead.end ? ahead.line : p.weights;
+    multiply_gates<Op, G, R, kEnd - kFirst>(rows, p, kFirst, from, tile);
+    ahead.line += p.steps * kFrozenLine;
+  });
 }
 
 // The same for `count` rows, which are at most frozen_rows(G).
 template <class Op, int G, int R = frozen_rows(G)>
 FASTRNN_HD void multiply_frozen_rows(int count, const FrozenRow<typename Op::Value>* rows,
-                                     const FrozenPanel& panel, float* tile) {
+                                     const FrozenPanel& panel, FrozenAhead& ahead, float* tile) {
   if constexpr (R > 1) {
-    if (count < R) return multiply_frozen_rows<Op, G, R - 1>(count, rows, panel, tile);
+    if (count < R) return multiply_frozen_rows<Op, G, R - 1>(count, rows, panel, ahead, tile);
   }
-  multiply_frozen<Op, G, R>(rows, panel, tile);
+  multiply_frozen<Op, G, R>(rows, panel, ahead, tile);
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA
