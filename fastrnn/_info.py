@@ -51,7 +51,10 @@ def _cpu() -> list[tuple[str, str]]:
     cpu = getattr(ext.load(), "cpu", None)
     if cpu is None:
         return [("cpu kernels", f"pure PyTorch ({threads}): not part of this build")]
-    kept = f"up to {cpu.cache_limit() / 2**20:g} MiB of freed memory kept for later calls (FASTRNN_CPU_CACHE_MB)"
+    try:
+        kept = f"up to {cpu.cache_limit() / 2**20:g} MiB of freed memory kept for later calls (FASTRNN_CPU_CACHE_MB)"
+    except RuntimeError as error:  # every call raises it, too
+        kept = str(error).partition("\n")[0]
     kernels = f"active: {cpu.isa()}, {threads}"
     return [("cpu kernels", kernels), ("cpu choice", choice.in_force()[1]), ("cpu memory", kept)]
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from .registry import Cell
 
 SCHEMAS = {
-    "layer_forward": "(Tensor x, Tensor?[] given, Tensor[] hx, Tensor?[] weights, int[] spec, float[] scalars)"
+    "layer_forward": "(Tensor x, Tensor?[] given, Tensor[] hx, Tensor?[] weights, SymInt[] spec, float[] scalars)"
     " -> (Tensor output, Tensor[] states, Tensor[] saved)",
     "layer_backward": "(Tensor?[] grads, Tensor x, Tensor?[] given, Tensor[] hx, Tensor?[] weights, Tensor[] results,"
-    " int[] spec, float[] scalars, bool[] needs) -> (Tensor grad_x, Tensor[] grad_hx, Tensor[] grad_weights)",
+    " SymInt[] spec, float[] scalars, bool[] needs) -> (Tensor grad_x, Tensor[] grad_hx, Tensor[] grad_weights)",
 }
 
 # For TorchScript's tracer, which knows no list of optional tensors: what is absent is a tensor without elements.

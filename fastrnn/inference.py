@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from ._call.checks import as_states
 from ._call.extras import as_lengths
 from ._kernels import ext, frozen
+from ._tools import leaf
 from .conversion import TO_FASTRNN, ConversionReport, is_recurrent, mixes_states, require_module, why_not_frozen
 from .modules import Rows, States
 from .registry import ALL_CELLS, CELLS
@@ -134,6 +136,8 @@ class FrozenLayer(nn.Module):
             found = frozen.call_plain(self._plain, cell.states, self.batch_first, input, hx)
             if found is not None:
                 return found
+        if isinstance(input, Proxy):
+            return leaf(self, input, hx, lengths=lengths)
         packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
         states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
         data, states = self._cast(data), states and [self._cast(h) for h in states]

@@ -50,7 +50,7 @@ def spans_of(x: Tensor, schedule: Schedule, chunks: int) -> list[Span]:
     batch_sizes = schedule.batch_sizes
     T = x.size(0) if batch_sizes is None else batch_sizes.size(0)
     edges = [T * k // chunks for k in range(chunks + 1)]
-    steps = [(begin, end) for begin, end in zip(edges, edges[1:]) if begin < end]
+    steps = list(zip(edges, edges[1:]))
     # Cut at once: the gradient of slices one by one would be as many tensors of the whole sequence.
     sizes = [end - begin if batch_sizes is None else int(batch_sizes[begin:end].sum()) for begin, end in steps]
     alive = [x.size(1) if batch_sizes is None else int(batch_sizes[begin]) for begin, _ in steps]

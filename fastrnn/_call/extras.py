@@ -10,7 +10,7 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from .._kernels.ops import is_transformed, is_watched
+from .._kernels.ops import is_exporting, is_transformed, is_watched
 from ..reference import Schedule
 
 
@@ -140,10 +140,10 @@ def _check_values(name: str, lengths: Tensor, T: int) -> None:
 
 
 def _chunks(name: str, given: int | str | None, T: int) -> int | None:
-    if given is None:
+    if given is not None and given != "auto" and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
+        raise ValueError(f"{name}: checkpoint_chunks must be a positive integer, 'auto' or None, got {given!r}")
+    if given is None or is_exporting():
         return None
     if given == "auto":
         return max(1, round(math.sqrt(T)))
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise ValueError(f"{name}: checkpoint_chunks must be a positive integer, 'auto' or None, got {given!r}")
-    return min(given, max(T, 1))
+    return given if given <= T else max(T, 1)  # a graph of any length takes no minimum that it cannot resolve

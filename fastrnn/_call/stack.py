@@ -182,7 +182,7 @@ def _layer(call: dispatch.Call, backend: str, cell: Cell, input, schedule, hx, w
     if _saves_states(call, cell, input, extras):
         if backend == "cuda":
             save = STATES
-        elif chunks is None:
+        elif chunks is None and not ops.is_exporting():
             chunks = 1
     if chunks is None or not call.grad:
         return layer(backend, cell.index, input, schedule, hx, weights, cells, save)

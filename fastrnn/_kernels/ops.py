@@ -76,6 +76,11 @@ def is_compiling() -> bool:
     return is_dynamo_compiling() or (torch.compiler._is_compiling_flag and TracingContext.try_get() is not None)
 
 
+def is_exporting() -> bool:
+    """Whether this thread exports a program. A program keeps no checkpointing, and chunks would tie its length."""
+    return torch.compiler.is_exporting() and is_compiling()
+
+
 def is_traced() -> bool:
     """Whether ``torch.jit.trace`` records this call."""
     return _get_tracing_state() is not None

@@ -79,6 +79,12 @@ def read(path: Path, check: Callable[[Any], object], now: dict[str, str]) -> Any
     return f"{path} no longer holds ({changed})" if changed else content
 
 
+def prepare() -> None:
+    """Makes the folder; an OSError says now what would hinder ``write`` later."""
+    folder().mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder()).close()
+
+
 def write(path: Path, content: Any) -> None:
     """Writes a file, all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)

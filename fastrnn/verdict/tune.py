@@ -15,6 +15,7 @@ from ..bench.cli import SECONDS
 from ..bench.environment import ALL_THREADS, warn_if_busy
 from ..bench.measure import Setting, measure
 from ..bench.timing import Pace
+from . import kept
 
 _SHAPES = (
     (1, 1, 256, {}),
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     warn_if_busy()
     try:
+        kept.prepare()
         ratios, failed = _measure(args.seconds)
         if not ratios:
             print(f"{COMMAND}: no case was measured: nothing was kept", file=sys.stderr)

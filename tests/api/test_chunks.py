@@ -8,6 +8,7 @@ import pytest
 import torch
 from plain import ASKED, KINDS, LENGTHS, B, T, evaluate, exact_module, kinds, ours, states_of
 from support import OWN_BACKENDS, build, cells, device_of, pairs, tensors
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
@@ -83,16 +84,30 @@ def test_chunks_keep_little(directions):
 
 @pytest.mark.parametrize("asked", [{"checkpoint_chunks": 2}, {"save": "states"}], ids=str)
 def test_recomputation_in_one_graph(asked):
-    module = fastrnn.LSTM(3, 5)
+    module, counter = fastrnn.LSTM(3, 5), CompileCounterWithBackend("aot_eager")
 
     def loss(x):
         return module(x, **asked)[0].square().sum()
 
-    compiled = fastrnn.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
-    for steps in (20, 37):
+    compiled, counts = fastrnn.compile(loss, fullgraph=True, dynamic=True, backend=counter), set()
+    for steps in (20, 37, 52):
         x = torch.randn(steps, B, 3)
         results = [torch.autograd.grad(f(x), list(module.parameters())) for f in (compiled, loss)]
         torch.testing.assert_close(*results)
+        counts.add(counter.frame_count)
+    assert len(counts) == 1, "a length has a graph of its own"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    "asked", [{"checkpoint_chunks": 5}, {"checkpoint_chunks": "auto"}, {"save": "states"}], ids=str
+)
+def test_a_program_has_an_open_length(asked, strict):
+    module = fastrnn.LSTM(3, 5)
+    shapes = {"input": {0: torch.export.Dim("T", min=2)}, **dict.fromkeys(asked)}
+    program = torch.export.export(module, (torch.randn(20, B, 3),), asked, dynamic_shapes=shapes, strict=strict)
+    x = torch.randn(37, B, 3)
+    torch.testing.assert_close(program.module()(x, **asked), module(x))
 
 
 @cells

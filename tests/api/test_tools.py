@@ -114,7 +114,8 @@ def test_fx(cell, step):
     assert torch.equal(graph(x), model(x)) and graph.rnn is model.rnn
 
 
-def test_fx_with_states_and_lengths():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fx_with_states_and_lengths(frozen):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -124,6 +125,7 @@ def test_fx_with_states_and_lengths():
             return self.rnn(x, (h, c), lengths=lengths)[0]
 
     model, args = Model(), (sample(False), *torch.randn(2, 1, 3, 5), torch.tensor([6, 2, 4]))
+    model = fastrnn.freeze(model) if frozen else model
     assert torch.equal(symbolic_trace(model)(*args), model(*args))
 
 

@@ -88,6 +88,7 @@ print(ext.load().cpu.cached_bytes(), ext.load().cpu.cache_limit())
 
 REFUSED = """
 import os, torch, fastrnn
+from fastrnn import _info
 for limit in ("many", "-1", "1.5", "99999999"):
     os.environ["FASTRNN_CPU_CACHE_MB"] = limit
     try:
@@ -95,6 +96,7 @@ for limit in ("many", "-1", "1.5", "99999999"):
             fastrnn.LSTM(64, 128)(torch.zeros(100, 16, 64))
     except RuntimeError as error:
         print(str(error).partition(chr(10))[0])
+    print(*[line for line in _info.report().splitlines() if line.startswith("cpu memory")])
 """
 
 
@@ -114,7 +116,9 @@ def test_no_more_is_kept_than_allowed(limit, least, most):
 def test_a_limit_that_is_no_number_is_refused():
     expected = "FASTRNN_CPU_CACHE_MB: expected a whole number of MiB, got "
     wrong = ("many", "-1", "1.5", "99999999")
-    assert printed_by(REFUSED).splitlines() == [f"{expected}'{limit}'" for limit in wrong]
+    lines = printed_by(REFUSED).splitlines()
+    assert lines[::2] == [f"{expected}'{limit}'" for limit in wrong]
+    assert [line.split(maxsplit=2)[2] for line in lines[1::2]] == lines[::2]
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 5), (40, 30, 64)])

@@ -281,9 +281,8 @@ def test_tune_keeps_nothing_of_a_run_cut_short_and_says_what_hinders_it(tiny, mo
 
     monkeypatch.setattr(tune, "measure", interrupt)
     assert main(["tune"]) == 130 and not choice.path_of(CPU).exists()
-    monkeypatch.setattr(tune, "measure", lambda *_: measured(2.0))
     (tmp_path / "file").touch()
-    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path / "file"))  # found before anything is measured
     assert main(["tune"]) == 2 and "python -m fastrnn tune: [Errno" in capsys.readouterr().err
     monkeypatch.setattr(choice, "this_cpu", lambda: None)
     assert main(["tune"]) == 2 and "there are no CPU kernels" in capsys.readouterr().err
