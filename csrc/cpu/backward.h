@@ -7,41 +7,50 @@
 // a row's cell gradients wait for all of its products (backward_norm.h).
 #pragma once
 
-#include "../cells/cell.h"
+#include "../cells/cell_info.h"
 #include "row_norm.h"
 #include "unit_sums.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-template <class Cell, class Op>
+template <class Op>
 class Backward {
   using S = typename Op::Storage;
   using A = Accumulate<S>;
   using V = VecOf<S>;
   using Packed = typename Op::Packed;
-  static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
-  static constexpr int P = Cell::kParams - Cell::kGains;  // those of (H)
-  static constexpr int kCarried = Cell::kCarried;         // states besides h
-  static constexpr int E = Cell::kSharedGateGrad ? 1 : 2;
-  static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
-  static constexpr bool kRecurrent = Cell::kRecurrent, kNormed = Cell::kNorms > 0;
-  static constexpr bool kEmits = Cell::kNorms == 3;
-  static constexpr int kKept = kSavedWithNorms<Cell>;
   static constexpr int W = V::kWidth;
   // So many multiply-adds take about as long as a gate's part of update().
   static constexpr int kPointwise = 8;
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
-  using Sums = UnitSums<Op, E * G + Cell::kGains * G + P>;
+  using Sums = UnitSums<Op>;
+  // Of a cell: the copies of its gate gradients, and what UnitSums sum.
+  template <class Cell>
+  static constexpr int kCopies = Cell::kSharedGateGrad ? 1 : 2;
+  template <class Cell>
+  static constexpr int kSums =
+      (kCopies<Cell> + Cell::kGains) * Cell::kGates + Cell::kParams - Cell::kGains;
+  struct Lane;
 
  public:
-  Backward(const BackwardParams& params, int threads)
+  // What differs between the cells: step() of one of them.
+  using Step = void (Backward::*)(const Lane& l, int64_t e, Range both, Range ending);
+
+  Backward(const BackwardParams& params, Step step_of_cell, int threads)
       : p(params),
         s(params.shape),
-        depth(G * s.H),
+        step_of_cell(step_of_cell),
+        carried_states(kCells[s.cell].states - 1),
+        copies(kCells[s.cell].shared_gate_grad ? 1 : 2),
+        gains(kCells[s.cell].statistics > 0 ? 2 * kCells[s.cell].gates : 0),
+        unit_params(kCells[s.cell].params - (gains > 0 ? 2 : 0)),
+        parts(copies * kCells[s.cell].gates + gains + unit_params),
+        depth(kCells[s.cell].gates * s.H),
         projected(s.R != s.H),
-        recurrent(kRecurrent && (s.T > 1 || p.states.grad_initial[0])),
-        plan(plan_for<Op>(s, double(depth) * double(kRecurrent ? s.R : kPointwise), s.R, 1, threads,
-                          kNormed)),
+        has_product(kCells[s.cell].recurrent),
+        recurrent(has_product && (s.T > 1 || p.states.grad_initial[0])),
+        plan(plan_for<Op>(s, double(depth) * double(has_product ? s.R : kPointwise), s.R, 1,
+                          threads, gains > 0)),
         units(make_blocks<Op>(s.H, 1, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
@@ -67,17 +76,27 @@ class Backward {
       const Share share = share_of(plan, thread, d);
       if (!share.active || share.batch_slice != 0) continue;
       sums_of(d).write(plan.batch_slices, lane_of(d, share, thread).blocks,
-                       (A*)p.grad_units + d * Sums::kCount * s.H);
+                       (A*)p.grad_units + d * parts * s.H);
     }
+  }
+
+  // The step e of the rows that have one; those that are `ending` get no gradient of a later one.
+  template <class Cell>
+  void step(const Lane& l, int64_t e, Range both, Range ending) {
+    if constexpr (Cell::kNorms > 0) return step_rows<Cell>(l, e, both, ending);
+    const int64_t t = l.schedule.step(e);
+    sweep(l.blocks, e, [&](int64_t block, int64_t next) __attribute__((always_inline)) {
+      step_block<Cell>(l, t, both, ending, block, next);
+    });
   }
 
  private:
   struct Scratch {
     Packed *w_hh, *w_hr;  // panels, block after block
     A* grad_h;            // (B, padded H): what reaches h of the step before pointwise
-    A* grad_carried;      // (kCarried, B, padded H): the same of the other states
-    A* params;            // (P, padded H): the cell's
-    A* gains;             // (2 G, padded H): of x, then of h
+    A* grad_carried;      // (states besides h, B, padded H): the same of those
+    A* params;            // (unit_params, padded H)
+    A* gains;             // (2 gates, padded H): of x, then of h
     A* sums;              // (batch slices, parts of Sums, padded H): over the slices' rows
   };
 
@@ -91,11 +110,11 @@ class Backward {
     Rows<Op> later;   // gate gradients of the step done before
     Rows<Op> grad_h;  // gradient of the projected h
     // With norms: what comes through a product to h of all rows, (slice rows, padded H); the
-    // gradients of one row on their way, (2 G, padded H); sums of a step, (parts, padded H).
+    // gradients of one row on their way, (2 gates, padded H); sums of a step, (parts, padded H).
     A *products, *grads, *sums;
   };
 
-  Sums sums_of(int d) const { return {scratch[d].sums, units}; }
+  Sums sums_of(int d) const { return {scratch[d].sums, units, parts}; }
 
   void lay_out() {
     arena = Arena{(char*)p.workspace};
@@ -111,10 +130,11 @@ class Backward {
           arena.template take<Packed>(recurrent ? panel_size<Op>(depth, outs.unit_vectors) : 0);
       m.w_hr = arena.template take<Packed>(projected ? panel_size<Op>(s.R, units.unit_vectors) : 0);
       m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
-      m.grad_carried = arena.template take<A>(kCarried * s.B * units.padded());
-      m.params = arena.template take<A>(P * units.padded());
-      m.gains = arena.template take<A>(Cell::kGains * G * units.padded());
-      m.sums = arena.template take<A>(p.grad_units ? plan.batch_slices * Sums::size(units) : 0);
+      m.grad_carried = arena.template take<A>(carried_states * s.B * units.padded());
+      m.params = arena.template take<A>(unit_params * units.padded());
+      m.gains = arena.template take<A>(gains * units.padded());
+      m.sums =
+          arena.template take<A>(p.grad_units ? plan.batch_slices * parts * units.padded() : 0);
     }
   }
 
@@ -128,8 +148,9 @@ class Backward {
       if (projected) pack_columns(p.weights[d].w_hr, s.R, s.H, units, scratch[d].w_hr, thread);
       const Range mine = part_of(units.count, plan.threads, thread);
       for (int64_t block = mine.begin; block < mine.end; ++block)
-        pack_params<S>(p.weights[d].params + Cell::kGains, units, block, P, scratch[d].params);
-      if (kNormed) pack_gains(d, mine);
+        pack_params<S>(p.weights[d].params + (gains > 0 ? 2 : 0), units, block, unit_params,
+                       scratch[d].params);
+      if (gains > 0) pack_gains(d, mine);
     }
   }
 
@@ -157,11 +178,11 @@ class Backward {
             {},
             rows,
             grads,
-            grads + 2 * G * units.padded()};
+            grads + gains * units.padded()};
   }
 
   S* grad_gates(const Lane& l, int64_t t, int64_t b) const {
-    return (S*)p.grad_gates + l.schedule.row(t, b) * (E * depth);
+    return (S*)p.grad_gates + l.schedule.row(t, b) * (copies * depth);
   }
   const S* in_output(const void* array, const Lane& l, int64_t t, int64_t b) const {
     return (const S*)array + l.schedule.outer_part(t, b) * s.R;
@@ -196,16 +217,11 @@ class Backward {
           l.grad_h.set(b - l.batch.begin, grad_h_row(l, t, b));
         }
       }
-      if constexpr (kNormed) {
-        step_rows(l, e, both, ending);
-      } else {
-        sweep(l.blocks, e,
-              [&](int64_t block, int64_t next) { step_block(l, t, both, ending, block, next); });
-      }
+      (this->*step_of_cell)(l, e, both, ending);
       arrive(l, after, within(l, alive, fed));
       drop_cut(l, t);
       after = t;
-      if (kRecurrent) l.barrier.wait();
+      if (has_product) l.barrier.wait();
     }
     if (p.states.grad_initial[0]) gather_later(l, after);
     arrive(l, after, l.batch);
@@ -222,18 +238,20 @@ class Backward {
     const Scratch& m = scratch[l.d];
     l.schedule.for_cut(t, l.batch.begin, l.batch.end, [&](int64_t b) {
       if (!projected) fill_units(m.grad_h + b * units.padded(), units, l.blocks, A(0));
-      for (int k = 0; k < kCarried; ++k) fill_units(grad_carried(l.d, k, b), units, l.blocks, A(0));
+      for (int k = 0; k < carried_states; ++k)
+        fill_units(grad_carried(l.d, k, b), units, l.blocks, A(0));
     });
   }
 
   // Makes the gate gradients of step `after` the rows of recurrent_product, as far as they reach
   // the state before it.
   void gather_later(Lane& l, int64_t after) {
-    if (!kRecurrent) return;
+    if (!has_product) return;
     const Range rows = within(l, 0, l.schedule.rows(after));
     for (int64_t b = rows.begin; b < rows.end; ++b) {
-      l.later.set(b - l.batch.begin,
-                  l.schedule.cut(after, b) ? zero_row : grad_gates(l, after, b) + (E - 1) * depth);
+      l.later.set(b - l.batch.begin, l.schedule.cut(after, b)
+                                         ? zero_row
+                                         : grad_gates(l, after, b) + (copies - 1) * depth);
     }
   }
 
@@ -245,7 +263,7 @@ class Backward {
   // weights.
   void recurrent_product(const Lane& l, int64_t b, int count, int64_t block, int64_t next,
                          A* tile) {
-    if constexpr (!kRecurrent) {
+    if (!has_product) {
       for (int i = 0; i < count * outs.vecs(block) * W; ++i) tile[i] = 0;
       return;
     }
@@ -274,38 +292,48 @@ class Backward {
                  panel<Op>(w_hr, units, next, s.R));
   }
 
-  void step_block(const Lane& l, int64_t t, Range both, Range ending, int64_t block, int64_t next) {
-    typename Sums::Step sums;
+  template <class Cell>
+  FASTRNN_HD void step_block(const Lane& l, int64_t t, Range both, Range ending, int64_t block,
+                             int64_t next) {
+    typename Sums::template Step<kSums<Cell>> sums;
     const int vecs = units.vecs(block);
     const auto update_rows = [&](Range batch) {
-      for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs), [&](int64_t b, int count) {
-        A tile[kTile] __attribute__((aligned(64)));
-        for (int r = 0; r < count && count > 1; ++r) prefetch(l, t, b + r, block);
-        product_of(l, b, count, block, next, tile);
-        for (int r = 0; r < count; ++r) update(l, t, b + r, block, tile + r * vecs * W, sums);
-      });
+      for_row_groups(batch.begin, batch.end, row_limit<Op>(vecs),
+                     [&](int64_t b, int count) __attribute__((always_inline)) {
+                       A tile[kTile] __attribute__((aligned(64)));
+                       for (int r = 0; r < count && count > 1; ++r)
+                         prefetch<Cell>(l, t, b + r, block);
+                       product_of(l, b, count, block, next, tile);
+                       for (int r = 0; r < count; ++r)
+                         update<Cell>(l, t, b + r, block, tile + r * vecs * W, sums);
+                     });
     };
     update_rows(both);
     if (projected) {
       update_rows(ending);
     } else {
-      for (int64_t b = ending.begin; b < ending.end; ++b) update(l, t, b, block, zeros, sums);
+      for (int64_t b = ending.begin; b < ending.end; ++b) update<Cell>(l, t, b, block, zeros, sums);
     }
     if (p.grad_units) sums_of(l.d).add(l.slice, block, sums);
   }
 
   // With norms.
   int64_t norm_rows_size() const {
-    return kNormed ? (slice_rows + 2 * G + Sums::kCount) * units.padded() : 0;
+    return gains > 0 ? (slice_rows + gains + parts) * units.padded() : 0;
   }
   void pack_gains(int d, Range blocks);
+  void products_of_rows(const Lane& l, int64_t e, Range both, Range ending);
+  template <class Cell>
   void step_rows(const Lane& l, int64_t e, Range both, Range ending);
+  template <class Cell>
   void update_row(const Lane& l, int64_t t, int64_t b, const A* product, A* sums);
 
   // What update() reads and writes lies too scattered for the CPU to see it coming; it arrives
   // during the product. Forced inline: GCC takes a function that only prefetches for one without
   // effects, and drops its calls.
+  template <class Cell>
   FASTRNN_HD void prefetch(const Lane& l, int64_t t, int64_t b, int64_t block) const {
+    constexpr int K = Cell::kSaved, kCarried = Cell::kCarried;
     const int64_t row = l.schedule.row(t, b), j = units.unit(block, 0),
                   before = l.schedule.previous(t);
     const int64_t H = s.H, width = units.vecs(block) * W;
@@ -318,70 +346,36 @@ class Backward {
     }
     if (!projected) prefetch_values(in_output(p.grad_output, l, t, b) + j, width);
     S* const out = grad_gates(l, t, b) + j;
-    for (int g = 0; g < E * G; ++g) prefetch_written(out + g * H, width);
+    for (int g = 0; g < kCopies<Cell> * Cell::kGates; ++g) prefetch_written(out + g * H, width);
   }
 
   // The cell's pointwise gradients for one row and all units of a block; h_tile is what came
   // through a product.
+  template <class Cell>
   void update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile,
-              typename Sums::Step& sums);
+              typename Sums::template Step<kSums<Cell>>& sums);
 
   // Rows whose first step was `after`: the gradient of their initial h.
-  void arrive(const Lane& l, int64_t after, Range batch) {
-    if (!p.states.grad_initial[0]) return;
-    const int64_t end = smaller(batch.end, l.schedule.rows(after));
-    sweep(l.outs, 0, [&](int64_t block, int64_t next) {
-      const int vecs = outs.vecs(block);
-      for_row_groups(batch.begin, end, row_limit<Op>(vecs), [&](int64_t b, int count) {
-        A tile[kTile] __attribute__((aligned(64)));
-        recurrent_product(l, b, count, block, next, tile);
-        for (int r = 0; r < count; ++r) {
-          for (int v = 0; v < vecs; ++v) {
-            const int64_t j = outs.unit(block, v), at = (b + r) * units.padded() + j;
-            V grad = V::load(tile + (r * vecs + v) * W);
-            if (!projected) grad = grad + V::load(scratch[l.d].grad_h + at);
-            store((S*)p.states.grad_initial[0] + l.schedule.state(b + r) * s.R + j, grad, s.R - j);
-          }
-        }
-      });
-    });
-  }
+  void arrive(const Lane& l, int64_t after, Range batch);
 
-  void load_states(const Lane& l) {
-    for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-      const int64_t state = l.schedule.state(b);
-      if (!projected) {
-        load((const S*)p.states.grad_last[0] + state * s.R + j, s.H - j)
-            .store(scratch[l.d].grad_h + b * units.padded() + j);
-      }
-      for (int k = 0; k < kCarried; ++k) {
-        load((const S*)p.states.grad_last[k + 1] + state * s.H + j, s.H - j)
-            .store(grad_carried(l.d, k, b) + j);
-      }
-    });
-    if (p.grad_units) sums_of(l.d).clear(l.slice, l.blocks);
-  }
-
-  void store_states(const Lane& l) {
-    for (int k = 0; k < kCarried && p.states.grad_initial[k + 1]; ++k) {
-      S* const to = (S*)p.states.grad_initial[k + 1];
-      for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        store(to + l.schedule.state(b) * s.H + j, V::load(grad_carried(l.d, k, b) + j), s.H - j);
-      });
-    }
-  }
+  void load_states(const Lane& l);
+  void store_states(const Lane& l);
 
   const BackwardParams& p;
   const LayerShape& s;
+  const Step step_of_cell;
+  // Of the cell: states besides h, copies of gate gradients (the last one goes to h), gains of
+  // gates, parameters of (H), parts of Sums.
+  const int carried_states, copies, gains, unit_params, parts;
   const int64_t depth;
-  const bool projected, recurrent;
+  const bool projected, has_product, recurrent;
   const Plan plan;
   const Blocks units, outs;
   int64_t slice_rows;
   Arena arena{nullptr};
   Meetings meetings;
   A *zeros, *norm_rows;
-  S* zero_row;  // with resets: (G * H), in place of gate gradients
+  S* zero_row;  // with resets: (depth), in place of gate gradients
   RowStore<Op> later_rows, grad_h_rows;
   Scratch scratch[kMostDirections];
 };

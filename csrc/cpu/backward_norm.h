@@ -32,19 +32,21 @@ struct NormGradient {
   }
 };
 
-template <class Cell, class Op>
-void Backward<Cell, Op>::pack_gains(int d, Range blocks) {
-  for_units({0, Cell::kGains * G}, units, blocks, [&](int64_t gate, int64_t j) {
-    const S* const gains = (const S*)p.weights[d].params[gate / G] + gate % G * s.H;
-    load(gains + j, s.H - j).store(scratch[d].gains + gate * units.padded() + j);
+template <class Op>
+void Backward<Op>::pack_gains(int d, Range blocks) {
+  for_units({0, gains}, units, blocks, [&](int64_t gate, int64_t j) {
+    const int gates = gains / 2;
+    const S* const gain = (const S*)p.weights[d].params[gate / gates] + gate % gates * s.H;
+    load(gain + j, s.H - j).store(scratch[d].gains + gate * units.padded() + j);
   });
 }
 
-// Step e of the rows that have one: all products, then row by row.
-template <class Cell, class Op>
-void Backward<Cell, Op>::step_rows(const Lane& l, int64_t e, Range both, Range ending) {
-  const int64_t padded = units.padded(), first = l.batch.begin, t = l.schedule.step(e);
-  const auto products = [&](int64_t b) { return l.products + (b - first) * padded; };
+// What comes to the h of all rows through a product, in l.products.
+template <class Op>
+void Backward<Op>::products_of_rows(const Lane& l, int64_t e, Range both, Range ending) {
+  const auto products = [&](int64_t b) {
+    return l.products + (b - l.batch.begin) * units.padded();
+  };
   sweep(l.blocks, e, [&](int64_t block, int64_t next) {
     const int64_t j = units.unit(block, 0), width = units.vecs(block) * W;
     const auto multiply_rows = [&](Range rows) {
@@ -62,26 +64,38 @@ void Backward<Cell, Op>::step_rows(const Lane& l, int64_t e, Range both, Range e
     for (int64_t b = ending.begin; b < ending.end; ++b)
       __builtin_memset(products(b) + j, 0, width * sizeof(A));
   });
+}
+
+// Step e of the rows that have one: all products, then row by row.
+template <class Op>
+template <class Cell>
+void Backward<Op>::step_rows(const Lane& l, int64_t e, Range both, Range ending) {
+  products_of_rows(l, e, both, ending);
+  const int64_t t = l.schedule.step(e), padded = units.padded();
   // Over the rows of a step first, unless there is only one: shorter sums, smaller error.
-  const int64_t parts = Sums::size(units);
+  const int64_t count = parts * padded;
   A* const whole = p.grad_units ? sums_of(l.d).of(l.slice) : nullptr;
   const bool apart = !whole || both.size() + ending.size() > 1;
-  if (apart) __builtin_memset(l.sums, 0, parts * sizeof(A));
+  if (apart) __builtin_memset(l.sums, 0, count * sizeof(A));
   const auto update_rows = [&](Range rows) {
     for (int64_t b = rows.begin; b < rows.end; ++b)
-      update_row(l, t, b, products(b), apart ? l.sums : whole);
+      update_row<Cell>(l, t, b, l.products + (b - l.batch.begin) * padded, apart ? l.sums : whole);
   };
   update_rows(both);
   update_rows(ending);
-  for (int64_t i = 0; whole && apart && i < parts; i += W)
+  for (int64_t i = 0; whole && apart && i < count; i += W)
     (V::load(whole + i) + V::load(l.sums + i)).store(whole + i);
 }
 
 // As update(), for all units of a row; `product` is what came to its h through a product, and
 // `sums` those of a step.
-template <class Cell, class Op>
-void Backward<Cell, Op>::update_row(const Lane& l, int64_t t, int64_t b, const A* product,
-                                    A* sums) {
+template <class Op>
+template <class Cell>
+void Backward<Op>::update_row(const Lane& l, int64_t t, int64_t b, const A* product, A* sums) {
+  constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
+  constexpr int P = Cell::kParams - Cell::kGains, kCarried = Cell::kCarried;
+  constexpr int F = place_among(Cell::kBackwardNext, kMostStates), kKept = kSavedWithNorms<Cell>;
+  constexpr bool kEmits = Cell::kNorms == 3;
   const Scratch& m = scratch[l.d];
   const int64_t H = s.H, padded = units.padded(), at = b * padded, row = l.schedule.row(t, b);
   const int64_t before = l.schedule.previous(t), state = l.schedule.state(b);
@@ -120,7 +134,7 @@ void Backward<Cell, Op>::update_row(const Lane& l, int64_t t, int64_t b, const A
     *past = keep[0] * grad;
     return grad - *past;
   };
-  constexpr int kOfParams = (E + Cell::kGains) * G;
+  constexpr int kOfParams = kSums<Cell> - P;
   const A* const values = m.params;
 
   NormSums<V, A> of_state;

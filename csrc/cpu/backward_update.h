@@ -1,4 +1,5 @@
-// What backward does between its recurrent products: the units of a row, and the projection.
+// What backward does between its recurrent products: the units of a row, the projection;
+// and the states at both ends.
 #pragma once
 
 #include "backward.h"
@@ -6,9 +7,14 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-template <class Cell, class Op>
-void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile,
-                                typename Sums::Step& sums) {
+template <class Op>
+template <class Cell>
+void Backward<Op>::update(const Lane& l, int64_t t, int64_t b, int64_t block, const A* h_tile,
+                          typename Sums::template Step<kSums<Cell>>& sums) {
+  constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
+  constexpr int P = Cell::kParams - Cell::kGains, kCarried = Cell::kCarried;
+  constexpr int E = kCopies<Cell>, F = place_among(Cell::kBackwardNext, kMostStates);
+  constexpr bool kRecurrent = Cell::kRecurrent;
   const Scratch& m = scratch[l.d];
   const int n = units.vecs(block);
   const int64_t H = s.H, at = b * units.padded(), row = l.schedule.row(t, b);
@@ -98,8 +104,8 @@ void Backward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t blo
   }
 }
 
-template <class Cell, class Op>
-void Backward<Cell, Op>::unproject(const Lane& l, int64_t e, Range both, Range ending) {
+template <class Op>
+void Backward<Op>::unproject(const Lane& l, int64_t e, Range both, Range ending) {
   const int64_t t = l.schedule.step(e);
   sweep(l.outs, e, [&](int64_t block, int64_t next) {
     const int vecs = outs.vecs(block);
@@ -123,6 +129,53 @@ void Backward<Cell, Op>::unproject(const Lane& l, int64_t e, Range both, Range e
       }
     }
   });
+}
+
+template <class Op>
+void Backward<Op>::arrive(const Lane& l, int64_t after, Range batch) {
+  if (!p.states.grad_initial[0]) return;
+  const int64_t end = smaller(batch.end, l.schedule.rows(after));
+  sweep(l.outs, 0, [&](int64_t block, int64_t next) {
+    const int vecs = outs.vecs(block);
+    for_row_groups(batch.begin, end, row_limit<Op>(vecs), [&](int64_t b, int count) {
+      A tile[kTile] __attribute__((aligned(64)));
+      recurrent_product(l, b, count, block, next, tile);
+      for (int r = 0; r < count; ++r) {
+        for (int v = 0; v < vecs; ++v) {
+          const int64_t j = outs.unit(block, v), at = (b + r) * units.padded() + j;
+          V grad = V::load(tile + (r * vecs + v) * W);
+          if (!projected) grad = grad + V::load(scratch[l.d].grad_h + at);
+          store((S*)p.states.grad_initial[0] + l.schedule.state(b + r) * s.R + j, grad, s.R - j);
+        }
+      }
+    });
+  });
+}
+
+template <class Op>
+void Backward<Op>::load_states(const Lane& l) {
+  for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
+    const int64_t state = l.schedule.state(b);
+    if (!projected) {
+      load((const S*)p.states.grad_last[0] + state * s.R + j, s.H - j)
+          .store(scratch[l.d].grad_h + b * units.padded() + j);
+    }
+    for (int k = 0; k < carried_states; ++k) {
+      load((const S*)p.states.grad_last[k + 1] + state * s.H + j, s.H - j)
+          .store(grad_carried(l.d, k, b) + j);
+    }
+  });
+  if (p.grad_units) sums_of(l.d).clear(l.slice, l.blocks);
+}
+
+template <class Op>
+void Backward<Op>::store_states(const Lane& l) {
+  for (int k = 0; k < carried_states && p.states.grad_initial[k + 1]; ++k) {
+    S* const to = (S*)p.states.grad_initial[k + 1];
+    for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
+      store(to + l.schedule.state(b) * s.H + j, V::load(grad_carried(l.d, k, b) + j), s.H - j);
+    });
+  }
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

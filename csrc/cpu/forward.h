@@ -9,44 +9,47 @@
 // products of a whole row come first (forward_norm.h).
 #pragma once
 
-#include "../cells/cell.h"
+#include "../cells/cell_info.h"
 #include "layout.h"
 #include "row_norm.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-template <class Cell, class Op>
+template <class Op>
 class Forward {
   using S = typename Op::Storage;
   using A = Accumulate<S>;
   using V = VecOf<S>;
   using Packed = typename Op::Packed;
-  static constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
-  static constexpr int P = Cell::kParams - Cell::kGains;  // those of (H)
-  static constexpr int kCarried = Cell::kCarried;         // states besides h
-  static constexpr int F = place_among(Cell::kBackwardNext, kMostStates);
-  static constexpr bool kRecurrent = Cell::kRecurrent, kNormed = Cell::kNorms > 0;
-  static constexpr bool kEmits = Cell::kNorms == 3;
-  static constexpr int kKept = kSavedWithNorms<Cell>;
   static constexpr int W = V::kWidth;
   // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
   // for each chunk, do not stay in its cache.
   static constexpr int64_t kChunkRows = 64, kLongChunkRows = 256;
-  static_assert(G <= kMaxVecs);
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
 
+  struct Lane;
+
  public:
-  Forward(const ForwardParams& params, int threads)
+  // What differs between the cells: step() of one of them.
+  using Step = void (Forward::*)(Lane& l, int64_t e, Range rows, int64_t x_row);
+
+  Forward(const ForwardParams& params, Step step_of_cell, int threads)
       : p(params),
         s(params.shape),
+        step_of_cell(step_of_cell),
+        gates(kCells[s.cell].gates),
+        carried_states(kCells[s.cell].states - 1),
+        gains(kCells[s.cell].statistics > 0 ? 2 : 0),
+        unit_params(kCells[s.cell].params - gains),
+        recurrent(kCells[s.cell].recurrent),
         projected(s.R != s.H),
-        packed(s.offsets[s.T] > pack_rows(s)),
-        plan(plan_for<Op>(s, double(G * s.H) * double(kRecurrent ? s.R : s.I), s.H, G, threads,
-                          kNormed)),
-        units(make_blocks<Op>(s.H, G, plan.unit_slices)),
+        packed(s.offsets[s.T] > pack_rows()),
+        plan(plan_for<Op>(s, double(gates * s.H) * double(recurrent ? s.R : s.I), s.H, gates,
+                          threads, gains > 0)),
+        units(make_blocks<Op>(s.H, gates, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
-    const double input_bytes = double(G) * double(s.H) * double(s.I) * sizeof(Packed);
+    const double input_bytes = double(gates) * double(s.H) * double(s.I) * sizeof(Packed);
     const bool stays = input_bytes / plan.unit_slices <= kNearCache / 2;
     const int64_t rows = stays ? kChunkRows : kLongChunkRows;
     chunk_steps = larger(1, smaller(s.T, rows / larger(1, slice_rows)));
@@ -68,13 +71,24 @@ class Forward {
     release_tiles<Op>();
   }
 
+  // The step e of the rows that have one; `x_row` is the first of them in the chunk.
+  template <class Cell>
+  void step(Lane& l, int64_t e, Range rows, int64_t x_row) {
+    static_assert(Cell::kGates <= kMaxVecs);
+    if constexpr (Cell::kNorms > 0) return recur_rows<Cell>(l, e, rows, x_row);
+    const int64_t t = l.schedule.step(e);
+    sweep(l.blocks, e, [&](int64_t block, int64_t next) __attribute__((always_inline)) {
+      recur<Cell>(l, t, rows, block, next, x_row);
+    });
+  }
+
  private:
   struct Scratch {
     Packed *w_ih, *w_hh, *w_hr;  // panels, block after block
     A *b_ih, *b_hh;              // in panel order, zeros without biases
     A* gains[2];                 // of x and h, in panel order
-    A* params;                   // (P, padded H): the cell's
-    A* carried;                  // (kCarried, B, padded H)
+    A* params;                   // (unit_params, padded H)
+    A* carried;                  // (states besides h, B, padded H)
     S* hidden;                   // (B, H): h before the projection, where it is not saved
   };
 
@@ -95,17 +109,17 @@ class Forward {
 
   // Calls of at most so many rows do not pack the weights. Packing costs more where the weights are
   // in a farther cache, and gains more for pairs of 16-bit weights.
-  static int64_t pack_rows(const LayerShape& shape) {
+  int64_t pack_rows() const {
     constexpr int64_t kFewWeights = 1 << 16;
     if (Op::kDepth > 1) return 4;
-    const int64_t weights = G * shape.H * (shape.I + shape.R);
+    const int64_t weights = gates * s.H * (s.I + s.R);
     if (weights <= kFewWeights) return 1;
     return double(weights) * sizeof(Packed) <= kNearCache ? 24 : 48;
   }
 
   int64_t x_gates_size() const {
     const int64_t blocks = (units.count + plan.unit_slices - 1) / plan.unit_slices;
-    return blocks * chunk_rows() * units.unit_vecs * G * W;
+    return blocks * chunk_rows() * units.unit_vecs * gates * W;
   }
   int64_t chunk_rows() const { return chunk_steps * slice_rows; }
 
@@ -115,24 +129,24 @@ class Forward {
     zeros = arena.template take<A>(kMaxVecs * W);
     zero_row = arena.template take<S>(s.resets ? s.R : 0);
     x_gates = arena.template take<A>(plan.threads * x_gates_size());
-    norm_rows = arena.template take<A>(kNormed ? plan.threads * norm_rows_size() : 0);
+    norm_rows = arena.template take<A>(gains > 0 ? plan.threads * norm_rows_size() : 0);
     x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I);
     h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R);
     hidden_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.H);
     masked_rows =
-        arena.template take<S>(kRecurrent && s.operand_mask ? plan.threads * slice_rows * s.R : 0);
-    const int64_t vectors = units.unit_vectors * G, out_vectors = outs.unit_vectors;
+        arena.template take<S>(recurrent && s.operand_mask ? plan.threads * slice_rows * s.R : 0);
+    const int64_t vectors = units.unit_vectors * gates, out_vectors = outs.unit_vectors;
     for (int d = 0; d < s.D; ++d) {
       Scratch& m = scratch[d];
       m.w_ih = arena.template take<Packed>(packed ? panel_size<Op>(s.I, vectors) : 0);
-      m.w_hh = arena.template take<Packed>(kRecurrent && packed ? panel_size<Op>(s.R, vectors) : 0);
+      m.w_hh = arena.template take<Packed>(recurrent && packed ? panel_size<Op>(s.R, vectors) : 0);
       m.w_hr =
           arena.template take<Packed>(packed && projected ? panel_size<Op>(s.H, out_vectors) : 0);
       m.b_ih = arena.template take<A>(vectors * W);
       m.b_hh = arena.template take<A>(vectors * W);
-      for (A*& gains : m.gains) gains = arena.template take<A>(kNormed ? vectors * W : 0);
-      m.params = arena.template take<A>(P * units.padded());
-      m.carried = arena.template take<A>(kCarried * s.B * units.padded());
+      for (A*& of_side : m.gains) of_side = arena.template take<A>(gains > 0 ? vectors * W : 0);
+      m.params = arena.template take<A>(unit_params * units.padded());
+      m.carried = arena.template take<A>(carried_states * s.B * units.padded());
       m.hidden = arena.template take<S>(projected && !p.hidden ? s.B * s.H : 0);
     }
   }
@@ -150,12 +164,11 @@ class Forward {
         const Columns c = units.columns(block);
         pack_bias(w.b_ih, c, m.b_ih + units.offset(block));
         pack_bias(w.b_hh, c, m.b_hh + units.offset(block));
-        for (int k = 0; k < Cell::kGains; ++k)
-          pack_bias(w.params[k], c, m.gains[k] + units.offset(block));
-        pack_params<S>(w.params + Cell::kGains, units, block, P, m.params);
+        for (int k = 0; k < gains; ++k) pack_bias(w.params[k], c, m.gains[k] + units.offset(block));
+        pack_params<S>(w.params + gains, units, block, unit_params, m.params);
         if (!packed) continue;
         pack_panel<Op>((const S*)w.w_ih, s.I, 1, s.I, c, panel<Op>(m.w_ih, units, block, s.I));
-        if (kRecurrent)
+        if (recurrent)
           pack_panel<Op>((const S*)w.w_hh, s.R, 1, s.R, c, panel<Op>(m.w_hh, units, block, s.R));
       }
       if (!packed || !projected) continue;
@@ -186,9 +199,9 @@ class Forward {
 
   // tile = init + `count` rows from `first` on times the weights of one block; those of `next` come
   // nearer meanwhile.
-  void multiply_with(const Rows<Op>& rows, int64_t first, int count, const void* w, Packed* panels,
-                     const Blocks& blocks, int64_t block, int64_t next, const A* init,
-                     A* tile) const {
+  FASTRNN_HD void multiply_with(const Rows<Op>& rows, int64_t first, int count, const void* w,
+                                Packed* panels, const Blocks& blocks, int64_t block, int64_t next,
+                                const A* init, A* tile) const {
     if (packed) {
       multiply<Op>(rows, first, count, blocks.gates * blocks.vecs(block),
                    panel<Op>(panels, blocks, block, rows.depth), init, tile,
@@ -224,14 +237,7 @@ class Forward {
   }
 
   // A copy of h of row b with the mask on it.
-  const S* masked(const Lane& l, int64_t b, const S* h) const {
-    S* const to = l.masked + (b - l.batch.begin) * s.R;
-    const S* const mask = mask_of(l, b);
-    for (int64_t j = 0; j < s.R; j += W) {
-      store(to + j, load(h + j, s.R - j) * load(mask + j, s.R - j), s.R - j);
-    }
-    return to;
-  }
+  const S* masked(const Lane& l, int64_t b, const S* h) const;
 
   // State k + 1 of row b, (padded H).
   A* carried(int d, int k, int64_t b) const {
@@ -269,17 +275,12 @@ class Forward {
         const int64_t t = l.schedule.step(e);
         const Range rows = rows_of(l, t);
         gather_states(l, t, rows);
-        if constexpr (kNormed) {
-          recur_rows(l, e, rows, x_row);
-        } else {
-          sweep(l.blocks, e,
-                [&](int64_t block, int64_t next) { recur(l, t, rows, block, next, x_row); });
-        }
+        (this->*step_of_cell)(l, e, rows, x_row);
         if (projected) {
           l.barrier.wait();
           project(l, e, rows);
         }
-        if (kRecurrent) l.barrier.wait();
+        if (recurrent) l.barrier.wait();
         x_row += rows.size();
       }
     }
@@ -288,22 +289,21 @@ class Forward {
 
   // Makes the states before step t the rows of the recurrent product and the carried ones.
   void gather_states(Lane& l, int64_t t, Range rows) {
-    for (int64_t b = rows.begin; kRecurrent && b < rows.end; ++b) {
+    for (int64_t b = rows.begin; recurrent && b < rows.end; ++b) {
       const S* const h = previous_h(l, t, b);
       l.h.set(b - rows.begin, s.operand_mask ? masked(l, b, h) : h);
     }
-    if constexpr (kCarried > 0) {
-      l.schedule.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
-        for_each<kCarried>([&](auto k) {
-          fill_units(carried(l.d, k, b), units, l.blocks, A(Cell::template kInitial<k + 1>));
-        });
-      });
-    }
+    if (carried_states == 0) return;
+    l.schedule.for_cut(t, rows.begin, rows.end, [&](int64_t b) {
+      for (int k = 0; k < carried_states; ++k)
+        fill_units(carried(l.d, k, b), units, l.blocks, A(kCells[s.cell].state[k + 1].initial));
+    });
   }
 
-  A* x_gates_at(const Lane& l, int64_t block, int64_t row) const {
-    return l.x_gates + (block - l.blocks.begin) * chunk_rows() * (units.unit_vecs * G * W) +
-           row * (G * units.vecs(block) * W);
+  // `gates`: of the cell, where that is a constant as one.
+  A* x_gates_at(const Lane& l, int gates, int64_t block, int64_t row) const {
+    return l.x_gates + (block - l.blocks.begin) * chunk_rows() * (units.unit_vecs * gates * W) +
+           row * (gates * units.vecs(block) * W);
   }
 
   // The gate pre-activations that the input gives, for this thread's rows of all steps of a chunk.
@@ -316,65 +316,71 @@ class Forward {
         l.x.set(rows++, (const S*)p.x + l.schedule.outer(t, b) * s.I);
       }
     }
-    if constexpr (kNormed) return input_rows(l, chunk, rows);
+    if (gains > 0)
+      return products_of_rows(l.x, rows, 0, p.weights[l.d].w_ih, scratch[l.d].w_ih, l.x_gates);
     sweep(l.blocks, 0, [&](int64_t block, int64_t next) {
-      for_row_groups(0, rows, row_group(G * units.vecs(block)), [&](int64_t row, int count) {
+      for_row_groups(0, rows, row_group(gates * units.vecs(block)), [&](int64_t row, int count) {
         multiply_with(l.x, row, count, p.weights[l.d].w_ih, scratch[l.d].w_ih, units, block, next,
-                      scratch[l.d].b_ih + units.offset(block), x_gates_at(l, block, row));
+                      scratch[l.d].b_ih + units.offset(block), x_gates_at(l, gates, block, row));
       });
     });
   }
 
-  void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next, int64_t x_row) {
-    const int vecs = G * units.vecs(block);
-    for_row_groups(0, batch.size(), row_group(vecs), [&](int64_t row, int count) {
-      A tile[kTile] __attribute__((aligned(64)));
-      const A* const bias = scratch[l.d].b_hh + units.offset(block);
-      if constexpr (kRecurrent) {
-        multiply_with(l.h, row, count, p.weights[l.d].w_hh, scratch[l.d].w_hh, units, block, next,
-                      bias, tile);
-      }
-      for (int r = 0; r < count; ++r) {
-        const int64_t b = batch.begin + row + r;
-        const bool has_h = kRecurrent && !s.operand_mask;  // as it is
-        update(l, t, b, block, has_h ? l.h.row[row + r] : previous_h(l, t, b),
-               x_gates_at(l, block, x_row + row + r), kRecurrent ? tile + r * vecs * W : bias);
-      }
-    });
+  // Inline, as its parts: a block takes little longer than a few calls.
+  template <class Cell>
+  FASTRNN_HD void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next,
+                        int64_t x_row) {
+    constexpr bool kRecurrent = Cell::kRecurrent;
+    const int vecs = Cell::kGates * units.vecs(block);
+    for_row_groups(0, batch.size(), row_group(vecs),
+                   [&](int64_t row, int count) __attribute__((always_inline)) {
+                     A tile[kTile] __attribute__((aligned(64)));
+                     const A* const bias = scratch[l.d].b_hh + units.offset(block);
+                     if constexpr (kRecurrent) {
+                       multiply_with(l.h, row, count, p.weights[l.d].w_hh, scratch[l.d].w_hh, units,
+                                     block, next, bias, tile);
+                     }
+                     for (int r = 0; r < count; ++r) {
+                       const int64_t b = batch.begin + row + r;
+                       const bool has_h = kRecurrent && !s.operand_mask;  // as it is
+                       update<Cell>(l, t, b, block, has_h ? l.h.row[row + r] : previous_h(l, t, b),
+                                    x_gates_at(l, Cell::kGates, block, x_row + row + r),
+                                    kRecurrent ? tile + r * vecs * W : bias);
+                     }
+                   });
   }
 
   // With norms: (row, block, gate), so wide is a row.
-  int64_t row_width() const { return units.unit_vectors * G * W; }
+  int64_t row_width() const { return units.unit_vectors * gates * W; }
   int64_t norm_rows_size() const { return slice_rows * row_width() + 2 * units.padded(); }
   void products_of_rows(const Rows<Op>& rows, int64_t count, int64_t e, const void* w,
                         Packed* panels, A* out) const;
+  template <class Cell>
   void normalise(const Lane& l, int64_t t, int64_t b, int side, A* row) const;
-  void input_rows(const Lane& l, Range chunk, int64_t count) const;
+  template <class Cell>
   void recur_rows(Lane& l, int64_t e, Range batch, int64_t x_row);
+  template <class Cell>
   void carry(Lane& l, int64_t t, int64_t b, const A* x_row, const A* h_row) const;
 
   // The cell's pointwise step for one row and all units of a block.
+  template <class Cell>
   void update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row, const A* x_tile,
               const A* h_tile);
 
   // h of step e, of h before its projection.
   void project(Lane& l, int64_t e, Range batch);
 
-  void load_states(const Lane& l) {
-    for (int k = 0; k < kCarried; ++k) {
-      const S* const initial = (const S*)p.states.initial[k + 1];
-      for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
-        load(initial + l.schedule.state(b) * s.H + j, s.H - j).store(carried(l.d, k, b) + j);
-      });
-    }
-  }
+  void load_states(const Lane& l);
 
   // A row's final h is the output of the last step it was alive in; the others stayed in scratch.
   void store_states(const Lane& l);
 
   const ForwardParams& p;
   const LayerShape& s;
-  const bool projected, packed;
+  const Step step_of_cell;
+  // Of the cell: states besides h, its parameters as wide as all gates, those of (H).
+  const int gates, carried_states, gains, unit_params;
+  const bool recurrent, projected, packed;
   const Plan plan;
   const Blocks units, outs;
   int64_t slice_rows, chunk_steps;

@@ -1,5 +1,5 @@
 // Forward of cells that normalise their rows: the products of a whole row stand side by side before
-// the cell sees them, those with x for a chunk of steps at once. Rows are never shared by threads.
+// the cell sees them. Rows are never shared by threads.
 #pragma once
 
 #include "forward.h"
@@ -7,29 +7,32 @@
 namespace fastrnn::cpu::FASTRNN_ISA {
 
 // out = `count` rows times the weights of all blocks.
-template <class Cell, class Op>
-void Forward<Cell, Op>::products_of_rows(const Rows<Op>& rows, int64_t count, int64_t e,
-                                         const void* w, Packed* panels, A* out) const {
-  static_assert(widest_block(G) == 1);
+template <class Op>
+void Forward<Op>::products_of_rows(const Rows<Op>& rows, int64_t count, int64_t e, const void* w,
+                                   Packed* panels, A* out) const {
   sweep({0, units.count}, e, [&](int64_t block, int64_t next) {
-    for_row_groups(0, count, row_group(G), [&](int64_t row, int some) {
+    for_row_groups(0, count, row_group(gates), [&](int64_t row, int some) {
       A tile[kTile] __attribute__((aligned(64)));
       multiply_with(rows, row, some, w, panels, units, block, next, zeros, tile);
       for (int r = 0; r < some; ++r) {
-        __builtin_memcpy(out + (row + r) * row_width() + units.offset(block), tile + r * G * W,
-                         G * W * sizeof(A));
+        __builtin_memcpy(out + (row + r) * row_width() + units.offset(block), tile + r * gates * W,
+                         gates * W * sizeof(A));
       }
     });
   });
 }
 
 // Normalises the products of a row with x, side 0, or with h, side 1, in place.
-template <class Cell, class Op>
-void Forward<Cell, Op>::normalise(const Lane& l, int64_t t, int64_t b, int side, A* row) const {
+template <class Op>
+template <class Cell>
+void Forward<Op>::normalise(const Lane& l, int64_t t, int64_t b, int side, A* row) const {
+  constexpr int G = Cell::kGates;
+  static_assert(widest_block(G) == 1);
   const Scratch& m = scratch[l.d];
   const int64_t H = s.H, at = l.schedule.row(t, b);
   const A *const gains = m.gains[side], *const bias = side ? m.b_hh : m.b_ih;
-  S* const saved = p.gates ? (S*)p.gates + (at * kKept + K + side * G) * H : nullptr;
+  S* const saved =
+      p.gates ? (S*)p.gates + (at * kSavedWithNorms<Cell> + Cell::kSaved + side * G) * H : nullptr;
   const Moments<A> found = moments<V, G>(row, H);
   if (p.statistics) ((A*)p.statistics)[at * Cell::kStatistics + side] = found.inverse;
   const V mean(found.mean), inverse(found.inverse);
@@ -43,42 +46,33 @@ void Forward<Cell, Op>::normalise(const Lane& l, int64_t t, int64_t b, int side,
   }
 }
 
-// As input_products(), for a chunk's `count` rows.
-template <class Cell, class Op>
-void Forward<Cell, Op>::input_rows(const Lane& l, Range chunk, int64_t count) const {
-  products_of_rows(l.x, count, 0, p.weights[l.d].w_ih, scratch[l.d].w_ih, l.x_gates);
-  A* row = l.x_gates;
-  for (int64_t e = chunk.begin; e < chunk.end; ++e) {
-    const int64_t t = l.schedule.step(e);
-    const Range batch = rows_of(l, t);
-    for (int64_t b = batch.begin; b < batch.end; ++b, row += row_width())
-      normalise(l, t, b, 0, row);
-  }
-}
-
 // As recur(), for all blocks.
-template <class Cell, class Op>
-void Forward<Cell, Op>::recur_rows(Lane& l, int64_t e, Range batch, int64_t x_row) {
+template <class Op>
+template <class Cell>
+void Forward<Op>::recur_rows(Lane& l, int64_t e, Range batch, int64_t x_row) {
   const int64_t t = l.schedule.step(e);
   products_of_rows(l.h, batch.size(), e, p.weights[l.d].w_hh, scratch[l.d].w_hh, l.h_gates);
   for (int64_t r = 0; r < batch.size(); ++r) {
     const int64_t b = batch.begin + r;
-    const A* const x = l.x_gates + (x_row + r) * row_width();
+    A* const x = l.x_gates + (x_row + r) * row_width();
     A* const h = l.h_gates + r * row_width();
-    normalise(l, t, b, 1, h);
-    if constexpr (kEmits) carry(l, t, b, x, h);
+    normalise<Cell>(l, t, b, 0, x);
+    normalise<Cell>(l, t, b, 1, h);
+    if constexpr (Cell::kNorms == 3) carry<Cell>(l, t, b, x, h);
     const S* const h_row = s.operand_mask ? previous_h(l, t, b) : l.h.row[r];
     for (int64_t block = 0; block < units.count; ++block)
-      update(l, t, b, block, h_row, x + units.offset(block), h + units.offset(block));
+      update<Cell>(l, t, b, block, h_row, x + units.offset(block), h + units.offset(block));
   }
 }
 
 // The cell's step of a row up to the norm of its state 1.
-template <class Cell, class Op>
-void Forward<Cell, Op>::carry(Lane& l, int64_t t, int64_t b, const A* x_row, const A* h_row) const {
+template <class Op>
+template <class Cell>
+void Forward<Op>::carry(Lane& l, int64_t t, int64_t b, const A* x_row, const A* h_row) const {
+  constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
   const int64_t H = s.H, row = l.schedule.row(t, b);
   const A* const before = carried(l.d, 0, b);
-  S* const gates = p.gates ? (S*)p.gates + row * kKept * H : nullptr;
+  S* const gates = p.gates ? (S*)p.gates + row * kSavedWithNorms<Cell> * H : nullptr;
   A *const emitting = l.emitting, *const state = l.state;
   for (int64_t j = 0; j < H; j += W) {
     V x[G], h[G], prev[kStates], next[kStates], saved[K];

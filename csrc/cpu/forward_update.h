@@ -1,5 +1,5 @@
-// What forward does once pre-activations are there: the units of a row, the projection,
-// the final states.
+// What forward does once pre-activations are there: the units of a row, the projection; and with
+// states: the mask, both ends.
 #pragma once
 
 #include "forward.h"
@@ -7,9 +7,14 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-template <class Cell, class Op>
-void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row,
-                               const A* x_tile, const A* h_tile) {
+template <class Op>
+template <class Cell>
+void Forward<Op>::update(const Lane& l, int64_t t, int64_t b, int64_t block, const S* h_row,
+                         const A* x_tile, const A* h_tile) {
+  constexpr int G = Cell::kGates, K = Cell::kSaved, kStates = Cell::kStates;
+  constexpr int P = Cell::kParams - Cell::kGains, kCarried = Cell::kCarried;
+  constexpr int F = place_among(Cell::kBackwardNext, kMostStates), kKept = kSavedWithNorms<Cell>;
+  constexpr bool kRecurrent = Cell::kRecurrent, kEmits = Cell::kNorms == 3;
   const int n = units.vecs(block);
   const int64_t H = s.H, row = l.schedule.row(t, b);
   // Where the row's values begin, in locals: for all the compiler knows, the stores below change
@@ -74,8 +79,8 @@ void Forward<Cell, Op>::update(const Lane& l, int64_t t, int64_t b, int64_t bloc
   }
 }
 
-template <class Cell, class Op>
-void Forward<Cell, Op>::project(Lane& l, int64_t e, Range batch) {
+template <class Op>
+void Forward<Op>::project(Lane& l, int64_t e, Range batch) {
   const int64_t t = l.schedule.step(e);
   for (int64_t b = batch.begin; b < batch.end; ++b) {
     l.hidden.set(b - batch.begin, hidden_row(l, t, b));
@@ -97,9 +102,29 @@ void Forward<Cell, Op>::project(Lane& l, int64_t e, Range batch) {
   });
 }
 
-template <class Cell, class Op>
-void Forward<Cell, Op>::store_states(const Lane& l) {
-  for (int k = 0; k < kCarried; ++k) {
+template <class Op>
+auto Forward<Op>::masked(const Lane& l, int64_t b, const S* h) const -> const S* {
+  S* const to = l.masked + (b - l.batch.begin) * s.R;
+  const S* const mask = mask_of(l, b);
+  for (int64_t j = 0; j < s.R; j += W) {
+    store(to + j, load(h + j, s.R - j) * load(mask + j, s.R - j), s.R - j);
+  }
+  return to;
+}
+
+template <class Op>
+void Forward<Op>::load_states(const Lane& l) {
+  for (int k = 0; k < carried_states; ++k) {
+    const S* const initial = (const S*)p.states.initial[k + 1];
+    for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
+      load(initial + l.schedule.state(b) * s.H + j, s.H - j).store(carried(l.d, k, b) + j);
+    });
+  }
+}
+
+template <class Op>
+void Forward<Op>::store_states(const Lane& l) {
+  for (int k = 0; k < carried_states; ++k) {
     S* const last = (S*)p.states.last[k + 1];
     for_units(l.batch, units, l.blocks, [&](int64_t b, int64_t j) {
       store(last + l.schedule.state(b) * s.H + j, V::load(carried(l.d, k, b) + j), s.H - j);

@@ -1,7 +1,6 @@
 // From a params struct to the kernel of its cell and dtype, for one instruction set.
 #pragma once
 
-#include "../cells/cell_info.h"
 #include "backward.h"
 #include "forward.h"
 #include "gemm.h"
@@ -9,61 +8,53 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-template <template <class, class> class Pass, class Cell, class Op, class Params>
-void run_pass(const Params& params, int threads) {
-  Pass<Cell, Op> pass(params, threads);
+template <class Pass, class Params>
+void run_pass(const Params& params, typename Pass::Step step, int threads) {
+  Pass pass(params, step, threads);
   pass.prepare();
-  const auto body = [](void* context, int thread) { ((Pass<Cell, Op>*)context)->run(thread); };
+  const auto body = [](void* context, int thread) { ((Pass*)context)->run(thread); };
   // One thread is always granted.
-  if (!run_team(pass.threads(), body, &pass)) run_pass<Pass, Cell, Op>(params, 1);
+  if (!run_team(pass.threads(), body, &pass)) run_pass<Pass>(params, step, 1);
 }
 
-// Enough for the number of threads asked for, and for one where fewer are granted.
-template <template <class, class> class Pass, class Cell, class Op, class Params>
-size_t workspace_of(const Params& params, int threads) {
-  const size_t asked = Pass<Cell, Op>(params, threads).workspace();
-  const size_t least = Pass<Cell, Op>(params, 1).workspace();
-  return asked > least ? asked : least;
-}
-
-template <template <class, class> class Pass, class Params>
+template <template <class> class Pass, class Params>
 struct Launch {
-  template <class Cell, class Op>
+  template <class Op>
   static size_t with(const Params& params, bool measure) {
+    typename Pass<Op>::Step step = nullptr;
+    int position = 0;
+#define FASTRNN_CELL_ENTRY(type, mode) \
+  if (params.shape.cell == position++) step = &Pass<Op>::template step<type>;
+#include FASTRNN_CELLS
+#undef FASTRNN_CELL_ENTRY
     const int threads = params.shape.threads;
-    if (measure) return workspace_of<Pass, Cell, Op>(params, threads);
-    run_pass<Pass, Cell, Op>(params, threads);
-    return 0;
-  }
-
-  template <class Cell>
-  static size_t for_dtype(const Params& params, bool measure) {
-    // The levels above AVX512 differ in bfloat16 alone and serve nothing else (dispatch.cpp).
-    if constexpr (FASTRNN_LEVEL >= 3) {
-      return with<Cell, Bfloat16Operand>(params, measure);
-    } else {
-      switch (params.shape.dtype) {
-        case Dtype::kFloat64:
-          return with<Cell, Plain<double>>(params, measure);
-        case Dtype::kFloat32:
-          return with<Cell, Plain<float>>(params, measure);
-        case Dtype::kBfloat16:
-          return with<Cell, Bfloat16Operand>(params, measure);
-        case Dtype::kFloat16:
-          return with<Cell, Plain<Half>>(params, measure);
-      }
-      __builtin_unreachable();
+    if (!measure) {
+      run_pass<Pass<Op>>(params, step, threads);
+      return 0;
     }
+    // Enough for the number of threads asked for, and for one where fewer are granted.
+    const size_t asked = Pass<Op>(params, step, threads).workspace();
+    const size_t least = Pass<Op>(params, step, 1).workspace();
+    return asked > least ? asked : least;
   }
 
   static size_t call(const Params& params, bool measure) {
-    size_t result = 0;
-    int position = 0;
-#define FASTRNN_CELL_ENTRY(type, mode) \
-  if (params.shape.cell == position++) result = for_dtype<type>(params, measure);
-#include FASTRNN_CELLS
-#undef FASTRNN_CELL_ENTRY
-    return result;
+    // The levels above AVX512 differ in bfloat16 alone and serve nothing else (dispatch.cpp).
+    if constexpr (FASTRNN_LEVEL >= 3) {
+      return with<Bfloat16Operand>(params, measure);
+    } else {
+      switch (params.shape.dtype) {
+        case Dtype::kFloat64:
+          return with<Plain<double>>(params, measure);
+        case Dtype::kFloat32:
+          return with<Plain<float>>(params, measure);
+        case Dtype::kBfloat16:
+          return with<Bfloat16Operand>(params, measure);
+        case Dtype::kFloat16:
+          return with<Plain<Half>>(params, measure);
+      }
+      __builtin_unreachable();
+    }
   }
 };
 

@@ -7,17 +7,16 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-// For `kParts` vectors of units.
-template <class Op, int kParts>
+// For `parts` vectors of units.
+template <class Op>
 class UnitSums {
   using A = Accumulate<typename Op::Storage>;
   using V = VecOf<typename Op::Storage>;
   static constexpr int W = V::kWidth;
 
  public:
-  static constexpr int kCount = kParts;
-
   // Of the units of one block over the rows of one step.
+  template <int kParts>
   struct Step {
     A sum[kParts * kMaxVecs * W] = {};
 
@@ -27,16 +26,15 @@ class UnitSums {
     }
   };
 
-  static int64_t size(const Blocks& units) { return kParts * units.padded(); }
-
-  // `sums` has size() values for each of the batch slices, one after another.
-  UnitSums(A* sums, const Blocks& units) : sums(sums), units(units) {}
+  // `sums` has (parts, padded units) for each of the batch slices, one after another.
+  UnitSums(A* sums, const Blocks& units, int parts) : sums(sums), units(units), parts(parts) {}
 
   void clear(int64_t slice, Range blocks) const {
     for_vectors(blocks, [&](int64_t at, int64_t) { V(0).store(of(slice) + at); });
   }
 
-  void add(int64_t slice, int64_t block, const Step& step) const {
+  template <int kParts>
+  void add(int64_t slice, int64_t block, const Step<kParts>& step) const {
     for (int part = 0; part < kParts; ++part) {
       for (int u = 0; u < units.vecs(block); ++u) {
         A* const at = of(slice) + part * units.padded() + units.unit(block, u);
@@ -46,7 +44,7 @@ class UnitSums {
   }
 
   // Those of a slice, (parts, padded units).
-  A* of(int64_t slice) const { return sums + slice * size(units); }
+  A* of(int64_t slice) const { return sums + slice * parts * units.padded(); }
 
   // The total of all slices, (parts, units).
   void write(int64_t slices, Range blocks, A* out) const {
@@ -64,13 +62,14 @@ class UnitSums {
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
       for (int u = 0; u < units.vecs(block); ++u) {
         const int64_t j = units.unit(block, u);
-        for (int part = 0; part < kParts; ++part) f(part * units.padded() + j, j);
+        for (int part = 0; part < parts; ++part) f(part * units.padded() + j, j);
       }
     }
   }
 
   A* const sums;
   const Blocks& units;
+  const int parts;
 };
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA
