@@ -42,32 +42,6 @@ struct FloatSums {
   static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int at, float /*scale*/) {
     return sum + Sum::load(p.bias + at);
   }
-
- protected:
-  // sum[r][v] += x(r) * w(v). The fewer of both stay in registers.
-  template <int R, int V, class X, class W>
-  static FASTRNN_HD void add_products(Sum (*sum)[V], const X& x, const W& w) {
-    Sum held[R < V ? R : V];
-    if constexpr (R < V) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) held[r] = x(r);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const Sum weights = w(v);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[r][v] = multiply_add(held[r], weights, sum[r][v]);
-      }
-    } else {
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) held[v] = w(v);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Sum value = x(r);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[r][v] = multiply_add(value, held[v], sum[r][v]);
-      }
-    }
-  }
 };
 
 struct FrozenFloat32 : FloatSums {

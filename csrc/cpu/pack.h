@@ -160,14 +160,23 @@ FASTRNN_HD void sum_four(const Vec<float, C>* x, float* out) {
 }
 #endif
 
+// What a pass over some columns brings nearer meanwhile: with each vector of k, `step` bytes from
+// `from` on. One column is too short for the hardware's prefetcher.
+struct ColumnsAhead {
+  const char* from;
+  int64_t step;
+};
+
 // The products of kRows rows with up to kColumns columns of the weights, each contiguous over k.
-// Each value that is loaded serves a whole row or column of the sums. kFar fetches the next
-// columns ahead, for weights in a far cache: one column is too short for the hardware's prefetcher.
-template <class S, int kRows, int kColumns, bool kFar>
+// Each value that is loaded serves a whole row or column of the sums. kPasses: as many rows meet
+// the columns in one pass, or in two and more, which share what they bring nearer.
+template <class S, int kRows, int kColumns, int kPasses>
 __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t depth, const S* w,
-                                                int valid, Accumulate<S>* tile, int64_t stride) {
+                                                int valid, ColumnsAhead ahead, Accumulate<S>* tile,
+                                                int64_t stride) {
   using V = VecOf<S>;
   constexpr int kWidth = V::kWidth;
+  constexpr int kLines = kColumns * kWidth * sizeof(S) / kPasses / kLine;
   const S* column[kColumns];
 #pragma GCC unroll 8
   for (int i = 0; i < kColumns; ++i) column[i] = w + (i < valid ? i : valid - 1) * depth;
@@ -177,52 +186,53 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) sum[r][i] = V(0);
   }
-  const auto add = [&](int64_t k, const auto& load_at) __attribute__((always_inline)) {
-    V weights[kColumns];
+  const auto add = [&](const auto& load_at) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kColumns; ++i) {
-      weights[i] = load_at(column[i]);
-      if (kFar) __builtin_prefetch(column[i] + kColumns * depth + k, 0, 2);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const V x = load_at(rows[r]);
-#pragma GCC unroll 8
-      for (int i = 0; i < kColumns; ++i) sum[r][i] = multiply_add(x, weights[i], sum[r][i]);
-    }
+    for (int i = 0; i < (kLines > 1 ? kLines : 1); ++i)
+      __builtin_prefetch(ahead.from + i * kLine, 0, 2);
+    ahead.from += ahead.step;
+    add_products<kRows, kColumns>(
+        sum, [&](int r) { return load_at(rows[r]); }, [&](int i) { return load_at(column[i]); });
   };
   int64_t k = 0;
-  for (; k + kWidth <= depth; k += kWidth)
-    add(k, [&](const S* p) { return Storage<S>::load(p + k); });
-  if (k < depth) add(k, [&](const S* p) { return load(p + k, depth - k); });
+  for (; k + kWidth <= depth; k += kWidth) add([&](const S* p) { return Storage<S>::load(p + k); });
+  if (k < depth) add([&](const S* p) { return load(p + k, depth - k); });
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int first = 0; first < kColumns; first += 4) {
-      Accumulate<S> four[4];
+      Accumulate<S> four[4], *const to = tile + r * stride + first;
       sum_four(sum[r] + first, four);
-      for (int i = 0; i < 4 && first + i < valid; ++i) tile[r * stride + first + i] += four[i];
+      if (first + 4 <= valid) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) four[i] += to[i];
+        __builtin_memcpy(to, four, sizeof four);
+      } else {
+        for (int i = 0; first + i < valid; ++i) to[i] += four[i];
+      }
     }
   }
 }
 
 // As many rows as keep all sums with four columns in registers, and with eight where they do.
-constexpr int kUnpackedRows = kVectorRegisters > 16 ? 6 : 2, kRowsOfEight = 3;
+constexpr int kUnpackedRows = kVectorRegisters > 16 ? 6 : 3, kRowsOfEight = 3;
 
 // The products of `count` rows, at most kRows, with kColumns columns.
-template <class S, int kColumns, bool kFar,
+template <class S, int kColumns, int kPasses,
           int kRows = kColumns == 8 ? kRowsOfEight : kUnpackedRows>
 FASTRNN_HD void add_unpacked(int count, const S* const* rows, int64_t depth, const S* w, int valid,
-                             Accumulate<S>* tile, int64_t stride) {
+                             ColumnsAhead ahead, Accumulate<S>* tile, int64_t stride) {
   if constexpr (kRows > 1) {
     if (count < kRows)
-      return add_unpacked<S, kColumns, kFar, kRows - 1>(count, rows, depth, w, valid, tile, stride);
+      return add_unpacked<S, kColumns, kPasses, kRows - 1>(count, rows, depth, w, valid, ahead,
+                                                           tile, stride);
   }
-  multiply_columns<S, kRows, kColumns, kFar>(rows, depth, w, valid, tile, stride);
+  multiply_columns<S, kRows, kColumns, kPasses>(rows, depth, w, valid, ahead, tile, stride);
 }
 
 // tile[r][v] = init[v] + rows[r] . column, each column of the weights contiguous over k. Some
-// columns meet all rows before the next come, and only the first rows fetch these.
+// columns meet all rows before the next come. kFar: the weights are in a far cache, and all passes
+// over the rows bring the next columns nearer.
 template <class S, bool kFar>
 void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* w, const Columns& c,
                        const Accumulate<S>* init, Accumulate<S>* tile) {
@@ -233,18 +243,19 @@ void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* 
   }
   const int passes = (count + kUnpackedRows - 1) / kUnpackedRows;
   const auto run = [&](auto columns) {
+    constexpr int64_t kBytes = columns * int64_t(sizeof(S));
     for (int v = 0; v < c.vecs; ++v) {
       for (int64_t lane = 0; lane < c.valid[v]; lane += columns) {
         const S* const from = w + (c.first[v] + lane) * depth;
         const int valid = int(smaller(columns, c.valid[v] - lane));
+        ColumnsAhead ahead{(const char*)(kFar ? from + columns * depth : from),
+                           kBytes * kWidth / passes};
         for (int left = passes, r = 0; left > 0; --left) {
           const int some = (count - r + left - 1) / left;
           Accumulate<S>* const to = tile + r * stride + v * kWidth + lane;
-          if (kFar && r == 0) {
-            add_unpacked<S, columns, true>(some, rows + r, depth, from, valid, to, stride);
-          } else {
-            add_unpacked<S, columns, false>(some, rows + r, depth, from, valid, to, stride);
-          }
+          const auto add = passes == 1 ? add_unpacked<S, columns, 1> : add_unpacked<S, columns, 2>;
+          add(some, rows + r, depth, from, valid, ahead, to, stride);
+          if (kFar) ahead.from += kBytes * depth / passes;
           r += some;
         }
       }

@@ -106,6 +106,31 @@ FASTRNN_HD Vec<float, true> quotient(Vec<float, true> a, Vec<float, true> b) {
 }
 #endif
 
+// sum[r][v] += x(r) * w(v). The fewer of both stay in registers.
+template <int R, int V, class Sum, class X, class W>
+FASTRNN_HD void add_products(Sum (*sum)[V], const X& x, const W& w) {
+  Sum held[R < V ? R : V];
+  if constexpr (R < V) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) held[r] = x(r);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const Sum weights = w(v);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r][v] = multiply_add(held[r], weights, sum[r][v]);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) held[v] = w(v);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Sum value = x(r);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] = multiply_add(value, held[v], sum[r][v]);
+    }
+  }
+}
+
 FASTRNN_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTRNN_HD int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
