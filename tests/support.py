@@ -146,6 +146,17 @@ def check_all(ours: dict[str, Tensor], theirs: dict[str, Tensor], truth: dict[st
     assert worst.ok, worst
 
 
+def agree(modules, call) -> None:
+    """Checks the tensors that ``call`` gives for ours against those for torch's and the truth."""
+    for index, triple in enumerate(zip(*(tensors(call(module)) for module in modules), strict=True)):
+        check(*triple, what=f"result {index}")
+
+
+def given(hx):
+    """Initial states, a list of them or a tensor, as a module of their number takes them."""
+    return hx if isinstance(hx, Tensor) else tuple(hx) if len(hx) > 1 else hx[0]
+
+
 def compare(modules, x, hx=None, lengths=None) -> None:
     """Runs the three modules of :func:`twins` forward and backward and checks ours against the budget."""
     dtype = next(modules[0].parameters()).dtype
