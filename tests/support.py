@@ -181,6 +181,11 @@ def off_the_kink(modules, x, hx):
     return x.abs(), hx.abs()
 
 
+def sample(step: bool) -> Tensor:
+    """An input of four features for a step or a layer."""
+    return torch.randn(*((2, 4) if step else (2, 3, 4)))
+
+
 def random_states(cell: Cell, rows: int, batch: int, hidden: int, proj: int = 0):
     """Initial states, in the form the module of ``cell`` takes them."""
     h = torch.randn(rows, batch, proj or hidden)
