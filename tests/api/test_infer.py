@@ -7,9 +7,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from support import compiled
+from support import compiled, given, tensors
 from test_dropping import layer
-from test_own_cells import given, states_of, tensors
+from test_own_cells import states_of
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_padded_sequence
