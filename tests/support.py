@@ -146,10 +146,15 @@ def check_all(ours: dict[str, Tensor], theirs: dict[str, Tensor], truth: dict[st
     assert worst.ok, worst
 
 
+def check_each(*results: Sequence[Tensor]) -> None:
+    """The same for lists of tensors: ours, torch's and the truth."""
+    for index, triple in enumerate(zip(*results, strict=True)):
+        check(*triple, what=f"result {index}")
+
+
 def agree(modules, call) -> None:
     """Checks the tensors that ``call`` gives for ours against those for torch's and the truth."""
-    for index, triple in enumerate(zip(*(tensors(call(module)) for module in modules), strict=True)):
-        check(*triple, what=f"result {index}")
+    check_each(*(tensors(call(module)) for module in modules))
 
 
 def given(hx):

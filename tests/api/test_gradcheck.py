@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from itertools import chain, combinations
 
-import pytest
 import torch
-from support import OWN_BACKENDS, build, cells, device_of, pairs, random_states, tensors
+from support import OWN_BACKENDS, build, cells, device_of, given, pairs, random_states, tensors
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
@@ -45,8 +44,7 @@ def problem(cell, backend, *, lengths=None, **options):
     def function(x, *rest):
         states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
         input = x if lengths is None else pack_padded_sequence(x, lengths, enforce_sorted=False)
-        result = functional_call(module, weights, (input, states if cell.states == 2 else states[0]))
-        return tuple(tensors(result))
+        return tuple(tensors(functional_call(module, weights, (input, given(states)))))
 
     return function, [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
 
@@ -60,13 +58,8 @@ def test_layer(cell, own_kernels, variant):
         options = {}  # without biases there is no keeping relu away from its kink
     function, inputs = problem(cell, own_kernels, **options)
     assert gradcheck(function, inputs, fast_mode=len(inputs) > 12)
-    assert gradgradcheck(function, inputs, fast_mode=True)
-
-
-@cells
-def test_second_order_entry_by_entry(cell, own_kernels):
-    function, inputs = problem(cell, own_kernels)
-    assert gradgradcheck(function, inputs)
+    assert gradcheck(function, inputs, fast_mode=True, check_batched_grad=True)
+    assert gradgradcheck(function, inputs, fast_mode=bool(options))
 
 
 @cells
@@ -80,7 +73,7 @@ def test_step(cell, own_kernels):
 
     def function(x, *rest):
         states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
-        return tuple(tensors(functional_call(module, weights, (x, states if cell.states == 2 else states[0]))))
+        return tuple(tensors(functional_call(module, weights, (x, given(states)))))
 
     leaves = [torch.randn(2, 2, device=device, dtype=torch.float64, requires_grad=True) for _ in range(1 + cell.states)]
     inputs = [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
@@ -108,9 +101,9 @@ def test_tensor_used_twice(cell, own_kernels):
         first, second = shared[:half], shared[half:]
         return function(x, *[state] * cell.states, *first, *first, *second, *second)
 
-    given = [x, state, *weights[:half], *wide]
-    assert gradcheck(tied, given, fast_mode=True)
-    assert gradgradcheck(tied, given, fast_mode=True)
+    inputs = [x, state, *weights[:half], *wide]
+    assert gradcheck(tied, inputs, fast_mode=True)
+    assert gradgradcheck(tied, inputs, fast_mode=True)
 
 
 @cells
@@ -150,12 +143,11 @@ def test_second_order_of_every_subset(kind, T, own_kernels):
     for chosen in chain.from_iterable(combinations(names, count) for count in range(1, len(names) + 1)):
         found = []
         for module in (ours, theirs):
-            given = dict(zip(names, (x, *hx, *module.parameters())))
-            leaves = {name: t.detach().requires_grad_(name in chosen) for name, t in given.items()}
+            values = zip(names, (x, *hx, *module.parameters()))
+            leaves = {name: t.detach().requires_grad_(name in chosen) for name, t in values}
             input, *states = list(leaves.values())[: 1 + len(hx)]
             weights = {name: leaves[name] for name in names[1 + len(hx) :]}
-            states = tuple(states) if cell.states > 1 else states[0]
-            outputs = tensors(functional_call(module, weights, (input, states)))
+            outputs = tensors(functional_call(module, weights, (input, given(states))))
             wanted = [leaves[name] for name in chosen]
             first = torch.autograd.grad(
                 sum(o.square().sum() for o in outputs), wanted, create_graph=True, allow_unused=True
@@ -165,10 +157,3 @@ def test_second_order_of_every_subset(kind, T, own_kernels):
             found.append([torch.zeros_like(w) if g is None else g for g, w in zip(second, wanted)])
         for mine, torchs in zip(*found, strict=True):
             torch.testing.assert_close(mine, torchs, rtol=1e-9, atol=1e-11, msg=str(chosen))
-
-
-@cells
-@pytest.mark.parametrize("variant", ["plain", "two layers, both ways", "packed, both ways"])
-def test_batched_gradients(cell, own_kernels, variant):
-    function, inputs = problem(cell, own_kernels, **VARIANTS[variant])
-    assert gradcheck(function, inputs, fast_mode=True, check_batched_grad=True)
