@@ -243,6 +243,7 @@ def name_of(value) -> str:
 
 
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 

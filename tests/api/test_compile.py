@@ -11,14 +11,13 @@ import pytest
 import torch
 from emulator.build import compiler
 from support import (
-    LAYERS,
     build,
     cells,
     check,
     check_all,
     evaluate,
     given,
-    name_of,
+    layers,
     random_states,
     twins,
     under_autocast,
@@ -28,8 +27,6 @@ from torch._dynamo import testing
 
 import fastrnn
 from fastrnn._backends import dispatch, graph
-
-layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,11 @@ import copy
 
 import pytest
 import torch
-from support import LAYERS, build, check, name_of, twins, under_autocast
+from support import LAYERS, build, check, layers, twins, under_autocast
 from torch import nn
 
 import fastrnn
 from fastrnn.registry import CELLS
-
-layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 
 
 class Tagger(nn.Module):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from support import LAYERS, build, given, name_of
+from support import build, cells, given, layers, name_of
 from torch import nn, zeros
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -140,7 +140,7 @@ def test_construction(kind, args, options, text):
     assert ours[1] == theirs[1] or (ours[0] is TypeError and "argument" in text + theirs[1])
 
 
-@pytest.mark.parametrize("cell", LAYERS, ids=name_of)
+@layers
 def test_dropout_of_one_layer_warns_as_torch_does(cell):
     texts = []
     for space in (nn, fastrnn):
@@ -162,7 +162,7 @@ def test_packed_lstm_state_of_another_batch(batch, any_backend):
     assert str(info.value) == f"Expected hidden[0] size (1, 2, 5), got [1, {batch}, 5]"
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+@cells
 @pytest.mark.parametrize("one_step", [False, True], ids=["layer", "step"])
 @pytest.mark.parametrize("other", [DOUBLE, HALF], ids=name_of)
 def test_state_of_another_type(cell, one_step, other, any_backend):
@@ -174,7 +174,7 @@ def test_state_of_another_type(cell, one_step, other, any_backend):
             module(x[0] if one_step else x, given([first, right.to(other)][-cell.states :]))
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+@cells
 @pytest.mark.parametrize("one_step", [False, True], ids=["layer", "step"])
 def test_devices_mixed(cell, one_step, any_backend):
     module = build(fastrnn, cell, 4, 5, step=one_step)

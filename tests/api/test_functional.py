@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import LAYERS, agree, cells, check, device_of, like, name_of, random_states, tensors, twins, under_autocast
+from support import agree, cells, check, device_of, layers, like, random_states, tensors, twins, under_autocast
 from torch import zeros
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -58,7 +58,7 @@ def test_packed_rows(cell, backend):
     agree((ours, *others), outputs)
 
 
-@pytest.mark.parametrize("cell", LAYERS, ids=name_of)
+@layers
 def test_dropout_needs_training(cell, backend):
     ours, *_ = twins(cell, 4, 6, 2, device=device_of(backend))
     weights = list(ours.parameters())

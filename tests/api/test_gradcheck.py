@@ -27,10 +27,10 @@ VARIANTS = {
 }
 
 
-def problem(cell, backend, *, lengths=None, **options):
-    """A layer as a function of (input, states, weights), all in float64 and smooth around the point chosen."""
+def problem(cell, backend, *, lengths=None, step=False, **options):
+    """A layer or step as a function of (input, states, weights), all in float64 and smooth around the point chosen."""
     device = device_of(backend)
-    module = build(fastrnn, cell, 2, 2, **options, device=device, dtype=torch.float64)
+    module = build(fastrnn, cell, 2, 2, step=step, **options, device=device, dtype=torch.float64)
     if cell.nonlinearity == "relu":  # away from the kink, on both sides of it
         with torch.no_grad():
             for name, p in module.named_parameters():
@@ -38,8 +38,8 @@ def problem(cell, backend, *, lengths=None, **options):
     names = [name for name, _ in module.named_parameters()]
     rows = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
     hx = random_states(cell, rows, 2, 2, options.get("proj_size", 0))
-    x = torch.randn(3, 2, 2)
-    leaves = [t.to(device, torch.float64).requires_grad_() for t in (x, *tensors(hx))]
+    start = [torch.randn(3, 2, 2), *tensors(hx)]
+    leaves = [(t[0] if step else t).to(device, torch.float64).requires_grad_() for t in start]
 
     def function(x, *rest):
         states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
@@ -64,19 +64,7 @@ def test_layer(cell, own_kernels, variant):
 
 @cells
 def test_step(cell, own_kernels):
-    device = device_of(own_kernels)
-    module = build(fastrnn, cell, 2, 2, step=True, device=device, dtype=torch.float64)
-    if cell.nonlinearity == "relu":
-        with torch.no_grad():
-            module.bias_ih.copy_(torch.tensor([4.0, -4.0]))
-    names = [name for name, _ in module.named_parameters()]
-
-    def function(x, *rest):
-        states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
-        return tuple(tensors(functional_call(module, weights, (x, given(states)))))
-
-    leaves = [torch.randn(2, 2, device=device, dtype=torch.float64, requires_grad=True) for _ in range(1 + cell.states)]
-    inputs = [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
+    function, inputs = problem(cell, own_kernels, step=True)
     assert gradcheck(function, inputs)
     assert gradgradcheck(function, inputs)
 

@@ -162,10 +162,10 @@ BACKENDS = ["cpu", "reference"] if KERNELS else ["reference"]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@pairs(cell=OWN_CELLS.values(), backend=BACKENDS, asked=ASKED, proj=[0, 2])
-def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked, proj):
+@pairs(cell=OWN_CELLS.values(), backend=BACKENDS, asked=ASKED, proj=[0, 2], bias=[True, False])
+def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked, proj, bias):
     proj = proj if cell.projects else 0
-    check_with_formulas(make(cell, 3, 6, 2, 2, proj_size=proj).double(), backend, proj, **asked)
+    check_with_formulas(make(cell, 3, 6, 2, 2, proj_size=proj, bias=bias).double(), backend, proj, **asked)
 
 
 @own
@@ -298,10 +298,6 @@ def test_what_does_not_fit_is_refused(cell):
     if not cell.projects:
         with pytest.raises(ValueError, match="proj_size must be 0, got 2: each unit reads its own h"):
             type(module)(3, 6, proj_size=2)
-    if "peephole_i" in cell.params:
-        module.weight_peephole_l0 = nn.Parameter(torch.ones(2, 6))
-        with pytest.raises(RuntimeError, match=r"weight_peephole_l0 must have shape \(3, 6\), got \(2, 6\)"):
-            module(x)
     module.mode = "NONE"
     with pytest.raises(ValueError, match=r"expected the mode of a cell to be one of LSTM, .*, got 'NONE'"):
         module(x)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from support import given, tensors
 from test_own_cells import backends, gradients, make, own, states_of
-from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import fastrnn
@@ -89,10 +88,6 @@ def test_what_does_not_fit_is_refused(cell):
     hx = [torch.zeros(4, 5)] * cell.states
     with pytest.raises(RuntimeError, match="hidden0 has inconsistent hidden_size: got 5, expected 6"):
         module(torch.randn(4, 3), given(hx))
-    if cell.mode == "PEEPHOLE_LSTM":
-        module.weight_peephole = nn.Parameter(torch.ones(2, 6))
-        with pytest.raises(RuntimeError, match=r"weight_peephole must have shape \(3, 6\), got \(2, 6\)"):
-            module(torch.randn(4, 3))
     if cell.layer == "SLSTM":
         with pytest.raises(ValueError, match="SLSTMCell: forget_gate must be 'sigmoid' or 'exp', got 'tanh'"):
             fastrnn.SLSTMCell(3, 6, forget_gate="tanh")
