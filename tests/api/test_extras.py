@@ -167,6 +167,22 @@ def test_compiled_with_any_length():
     torch.testing.assert_close(*results)
 
 
+def test_exported_with_any_length():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = fastrnn.GRU(3, 5, batch_first=True)
+
+        def forward(self, x, lengths):
+            return self.rnn(x, lengths=lengths)[0]
+
+    model, batch, steps = Model().eval(), torch.export.Dim("batch"), torch.export.Dim("steps")
+    shapes = {"x": {0: batch, 1: steps}, "lengths": {0: batch}}
+    program = torch.export.export(model, (torch.randn(B, T, 3), LENGTHS), dynamic_shapes=shapes).module()
+    x, lengths = torch.randn(3, 9, 3), torch.tensor([9, 0, 4])
+    torch.testing.assert_close(program(x, lengths), model(x, lengths))
+
+
 def test_autocast():
     module, x = fastrnn.LSTM(3, 5), torch.randn(T, B, 3)
     with torch.autocast("cpu", torch.bfloat16):
