@@ -146,6 +146,22 @@ def check_all(ours: dict[str, Tensor], theirs: dict[str, Tensor], truth: dict[st
     assert worst.ok, worst
 
 
+def check_each(*results: Sequence[Tensor]) -> None:
+    """The same for lists of tensors: ours, torch's and the truth."""
+    for index, triple in enumerate(zip(*results, strict=True)):
+        check(*triple, what=f"result {index}")
+
+
+def agree(modules, call) -> None:
+    """Checks the tensors that ``call`` gives for ours against those for torch's and the truth."""
+    check_each(*(tensors(call(module)) for module in modules))
+
+
+def given(hx):
+    """Initial states, a list of them or a tensor, as a module of their number takes them."""
+    return hx if isinstance(hx, Tensor) else tuple(hx) if len(hx) > 1 else hx[0]
+
+
 def compare(modules, x, hx=None, lengths=None) -> None:
     """Runs the three modules of :func:`twins` forward and backward and checks ours against the budget."""
     dtype = next(modules[0].parameters()).dtype
@@ -168,6 +184,11 @@ def off_the_kink(modules, x, hx):
     ours.load_state_dict(theirs.state_dict())
     truth.load_state_dict(theirs.state_dict())
     return x.abs(), hx.abs()
+
+
+def sample(step: bool) -> Tensor:
+    """An input of four features for a step or a layer."""
+    return torch.randn(*((2, 4) if step else (2, 3, 4)))
 
 
 def random_states(cell: Cell, rows: int, batch: int, hidden: int, proj: int = 0):
@@ -222,6 +243,7 @@ def name_of(value) -> str:
 
 
 cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
 

@@ -11,8 +11,10 @@ from support import (
     build,
     cells,
     check,
+    check_each,
     cotangents,
     device_of,
+    given,
     is_bfloat16_in_onednn,
     like,
     name_of,
@@ -43,7 +45,7 @@ def inputs(cell, step, dtype, state_dtype, device):
         return (x,)
     shape = (3, 6) if step else (2, 3, 6)
     states = tuple(torch.randn(shape, device=device).bfloat16().half().to(state_dtype) for _ in range(cell.states))
-    return x, states if cell.states > 1 else states[0]
+    return x, given(states)
 
 
 def twins(cell, step, device):
@@ -65,8 +67,7 @@ def test_tensors_of_a_subclass(cell, low, step):
     ours, theirs, truth = twins(cell, step, "cpu")
     (x,) = inputs(cell, step, torch.float32, None, "cpu")
     mine, torchs = under_autocast(ours, low, x.as_subclass(Subclass)), under_autocast(theirs, low, x)
-    for triple in zip(mine, torchs, tensors(truth(x.double())), strict=True):
-        check(*triple)
+    check_each(mine, torchs, tensors(truth(x.double())))
 
 
 @cells
@@ -80,9 +81,7 @@ def test_types_and_values(cell, low, step, any_backend):
     for dtype, state_dtype in itertools.product(kinds, (None, *kinds)):
         args = inputs(cell, step, dtype, state_dtype, device)
         mine, torchs = (under_autocast(module, low, *args) for module in (ours, theirs))
-        exact = tensors(truth(*(like(truth, a) for a in args)))
-        for triple in zip(mine, torchs, exact, strict=True):
-            check(*triple, what=f"{dtype} input, {state_dtype} state")
+        check_each(mine, torchs, tensors(truth(*(like(truth, a) for a in args))))
 
 
 @cells
@@ -115,9 +114,7 @@ def test_packed(cell, low, lengths, any_backend):
     x = inputs(cell, False, torch.float32, None, device)[0][: lengths.max(), : len(lengths)]
     packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
     mine, torchs = (under_autocast(module, low, packed) for module in (ours, theirs))
-    exact = tensors(truth(pack_padded_sequence(x.double(), lengths, enforce_sorted=False)))
-    for triple in zip(mine, torchs, exact, strict=True):
-        check(*triple)
+    check_each(mine, torchs, tensors(truth(pack_padded_sequence(x.double(), lengths, enforce_sorted=False))))
 
 
 @lows
@@ -139,8 +136,7 @@ def test_projected(low, packed, state_dtype, backend):
     with torch.autocast("cpu", low):
         mine, torchs = (call(module, x, hx) for module in (ours, theirs))
     assert mine[2].dtype == (low if state_dtype == "low" else torch.float32)
-    for triple in zip(mine, torchs, call(truth, like(truth, x), like(truth, hx)), strict=True):
-        check(*triple)
+    check_each(mine, torchs, call(truth, like(truth, x), like(truth, hx)))
 
 
 @cells
@@ -152,8 +148,7 @@ def test_float64_is_left_alone(cell, step, any_backend):
     args = inputs(cell, step, torch.float64, torch.float64, device)
     with torch.autocast(device, torch.bfloat16):
         mine, torchs = (tensors(m(*args)) for m in modules[:2])
-    for triple in zip(mine, torchs, tensors(modules[2](*args)), strict=True):
-        check(*triple)
+    check_each(mine, torchs, tensors(modules[2](*args)))
 
 
 @cells
@@ -230,15 +225,12 @@ def test_a_cast_without_gradients_does_not_lose_later_ones(cell, step):
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
-def test_complex_numbers_are_left_alone(dtype):
-    module, x = fastrnn.GRU(3, 4, dtype=dtype), torch.randn(5, 2, 3, dtype=dtype)
+@pytest.mark.parametrize("mode, options", [("GRU", {}), ("LSTM", {"proj_size": 2})])
+def test_complex_numbers_are_left_alone(mode, options, dtype):
+    module, x = build(fastrnn, CELLS[mode], 3, 4, dtype=dtype, **options), torch.randn(5, 2, 3, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        found = module(x)[0]
-    assert found.dtype == dtype and torch.equal(found, module(x)[0])
-
-
-class Named(torch.Tensor):
-    """A subclass that results keep."""
+        found = tensors(module(x))
+    assert found[0].dtype == dtype and all(map(torch.equal, found, tensors(module(x))))
 
 
 @one_step
@@ -246,13 +238,13 @@ def test_a_subclass_stays_one(step):
     """With lengths, too, where torch's operators do not take the call; no weight loses its class on the way."""
     module = build(fastrnn, CELLS["RNN_TANH"], 4, 6, step=step)
     name = "weight_hh" if step else "weight_hh_l0"
-    weight = getattr(module, name).detach().as_subclass(Named)
+    weight = getattr(module, name).detach().as_subclass(Subclass)
     delattr(module, name)
     setattr(module, name, weight)
     x = torch.randn((3, 4) if step else (5, 3, 4))
     with torch.autocast("cpu", torch.bfloat16), fastrnn.backend("reference"):
         found = tensors(module(x) if step else module(x, lengths=torch.tensor([5, 2, 4])))
-    assert all(type(t) is Named for t in found)
+    assert all(type(t) is Subclass for t in found)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -268,14 +260,4 @@ def test_what_autocast_leaves_alone_is_not_mixed(cell, place, kind, packed):
     for space in (torch.nn, fastrnn):
         module = build(space, cell, 4, 6)
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError):
-            module(x, (h, h) if cell.states > 1 else h)
-
-
-def test_complex_projected_lstms_are_left_alone():
-    """As by torch: their projection is computed in no low type."""
-    x, results = torch.randn(5, 2, 3, dtype=torch.complex64), []
-    for space in (torch.nn, fastrnn):
-        module = build(space, CELLS["LSTM"], 3, 4, proj_size=2, dtype=torch.complex64)
-        with torch.autocast("cpu", torch.bfloat16):
-            results.append([t.dtype for t in tensors(module(x))])
-    assert results[0] == results[1]
+            module(x, given([h] * cell.states))

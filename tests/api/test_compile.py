@@ -11,27 +11,22 @@ import pytest
 import torch
 from emulator.build import compiler
 from support import (
-    LAYERS,
     build,
     cells,
     check,
     check_all,
-    cotangents,
     evaluate,
-    name_of,
+    given,
+    layers,
     random_states,
-    tensors,
     twins,
     under_autocast,
 )
 from torch import nn
 from torch._dynamo import testing
-from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn._backends import dispatch, graph
-
-layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +39,8 @@ def _fresh():
 class Compiled:
     """A compiled module that :func:`support.evaluate` takes for the module."""
 
-    def __init__(self, module, **options):
-        self.run = fastrnn.compile(module, fullgraph=True, **{"backend": "aot_eager", **options})
+    def __init__(self, module, compile=fastrnn.compile, **options):
+        self.run = compile(module, **{"backend": "aot_eager", "fullgraph": True, **options})
         self.batch_first = getattr(module, "batch_first", False)
         self.parameters, self.named_parameters = module.parameters, module.named_parameters
 
@@ -131,17 +126,8 @@ def test_the_second_length_is_the_last_to_compile():
 @cells
 def test_cells_need_no_switch(cell):
     ours, theirs, truth = twins(cell, 4, 6, step=True)
-    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-    x, hx = torch.randn(3, 4), random_states(cell, 1, 3, 6)
-    state = hx[0] if cell.states == 1 else (hx[0][0], hx[1][0])
-    results = []
-    for run, module in ((compiled, ours), (theirs, theirs), (truth, truth)):
-        like = next(module.parameters())
-        outputs = tensors(run(x.to(like), tuple(h.to(like) for h in state) if cell.states == 2 else state.to(like)))
-        grads = torch.autograd.grad(outputs, list(module.parameters()), cotangents(outputs, x.dtype))
-        results.append({f"output {i}": t.detach() for i, t in enumerate(outputs)})
-        results[-1] |= {f"gradient {i}": t for i, t in enumerate(grads)}
-    check_all(*results)
+    x, hx = torch.randn(3, 4), given([torch.randn(3, 6) for _ in range(cell.states)])
+    check_all(*(evaluate(m, x, hx) for m in (Compiled(ours, torch.compile), theirs, truth)))
 
 
 @layers
@@ -159,16 +145,9 @@ def test_dropout_draws_what_it_draws_uncompiled(cell):
 def test_a_packed_batch_breaks_the_graph_and_nothing_else(cell):
     """Its batch size is a value that torch must read; the rest is compiled around that."""
     ours, theirs, truth = twins(cell, 4, 6, 2, bidirectional=True)
-    counter = testing.CompileCounterWithBackend("aot_eager")
-    x, results = torch.randn(5, 3, 4), []
-    for run, module in ((fastrnn.compile(ours, backend=counter), ours), (theirs, theirs), (truth, truth)):
-        packed = pack_padded_sequence(x.to(next(module.parameters())), [2, 5, 3], enforce_sorted=False)
-        output, hn = run(packed)
-        outputs = [output.data, *tensors(hn)]
-        grads = torch.autograd.grad(outputs, list(module.parameters()), cotangents(outputs, x.dtype))
-        results.append({f"output {i}": t.detach() for i, t in enumerate(outputs)})
-        results[-1] |= {f"gradient {i}": t for i, t in enumerate(grads)}
-    check_all(*results)
+    counter, x = testing.CompileCounterWithBackend("aot_eager"), torch.randn(5, 3, 4)
+    compiled = Compiled(ours, fullgraph=False, backend=counter)
+    check_all(*(evaluate(m, x, lengths=[2, 5, 3]) for m in (compiled, theirs, truth)))
     assert counter.frame_count > 0
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from emulator import oracle
 from emulator.cases import masked_layers
-from support import pairs
-from test_own_cells import BACKENDS, KERNELS, PRECISIONS, backends, compiled, given, gradients, make, states_of, tensors
+from support import given, pairs
+from test_own_cells import (
+    ASKED,
+    BACKENDS,
+    KERNELS,
+    PRECISIONS,
+    backends,
+    check_with_formulas,
+    compiled,
+    make,
+    states_of,
+)
 from torch.nn import functional as F
 
 import fastrnn
@@ -53,30 +62,10 @@ def test_a_mask_that_does_not_fit_is_refused():
         case.forward(KERNELS)
 
 
-ASKED = {
-    "plain": {},
-    "lengths": {"lengths": torch.tensor([5, 0, 3, 1])},
-    "resets": {"reset_mask": torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) < 0.4},
-    "chunks": {"checkpoint_chunks": 3, "lengths": torch.tensor([5, 2, 3, 4])},
-    "states": {"save": "states", "lengths": torch.tensor([4, 2, 5, 1])},
-}
-
-
 @pairs(cell=ALL_CELLS.values(), backend=BACKENDS, asked=ASKED)
 def test_recurrent_dropout_is_one_mask_a_sequence(cell, backend, asked):
-    module = layer(cell, 3, 6, 2, 2, recurrent_dropout=P).double()
-    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
-    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
-    inputs = [x, *hx, *module.parameters()]
-    with fastrnn.backend(backend):
-        found = tensors(seeded(module, x, given(hx), all_states=True, **asked))
-        found_grads = gradients(found, inputs)
-    torch.manual_seed(5)
-    masks = F.dropout(torch.ones(4, 4, 6, dtype=torch.float64), P)
-    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, masks=masks, **schedule))
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+    module, ones = layer(cell, 3, 6, 2, 2, recurrent_dropout=P).double(), torch.ones(4, 4, 6, dtype=torch.float64)
+    check_with_formulas(module, backend, draws=lambda: {"masks": F.dropout(ones, P)}, **asked)
 
 
 def test_statistics_of_the_masks():

@@ -6,13 +6,11 @@ import copy
 
 import pytest
 import torch
-from support import LAYERS, build, check, name_of, twins, under_autocast
+from support import LAYERS, build, check, layers, twins, under_autocast
 from torch import nn
 
 import fastrnn
 from fastrnn.registry import CELLS
-
-layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 
 
 class Tagger(nn.Module):
@@ -33,6 +31,14 @@ class LowTagger(Tagger):
         return self.head(under_autocast(self.rnn, torch.bfloat16, x)[0])
 
 
+def taggers(cell, kinds=(Tagger, Tagger, Tagger)) -> list[Tagger]:
+    """Ours, torch's and torch's in float64, with the same parameters."""
+    models = [kind(rnn) for kind, rnn in zip(kinds, twins(cell, 4, 6), strict=True)]
+    for model in models[:2]:
+        model.head.load_state_dict(models[2].head.state_dict())
+    return [*models[:2], models[2].double()]
+
+
 def step(model, x, lr: float = 0.1) -> dict[str, torch.Tensor]:
     """The parameters after one step of plain SGD."""
     model = copy.deepcopy(model)
@@ -44,11 +50,7 @@ def step(model, x, lr: float = 0.1) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH"])  # relu's kink makes large errors of small ones
 def test_a_scaled_step_under_autocast(mode):
     """bfloat16, where torch has all layers on the CPU: the parameters after the step are within the budget."""
-    cell = CELLS[mode]
-    models = [kind(m) for kind, m in zip((Tagger, LowTagger, Tagger), twins(cell, 4, 6), strict=True)]
-    for model in models[:2]:
-        model.head.load_state_dict(models[2].head.state_dict())
-    models[2].double()
+    models = taggers(CELLS[mode], (Tagger, LowTagger, Tagger))
     x, results = torch.randn(5, 3, 4), []
     for model in models[:2]:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -119,9 +121,7 @@ def test_a_training_step_in_a_cuda_graph(cell, backend):
 def test_lightning(tmp_path):
     """One epoch of a Trainer moves the parameters as SGD by hand does, and the checkpoint loads into torch's layer."""
     lightning = pytest.importorskip("lightning", reason="pip install '.[engines]': lightning is not installed")
-    ours, theirs, truth = (Tagger(m) for m in twins(LAYERS[0], 4, 6))
-    for other in (ours, theirs):
-        other.head.load_state_dict(truth.head.state_dict())
+    ours, theirs, truth = taggers(LAYERS[0])
     x = torch.randn(5, 3, 4)
 
     class Module(lightning.LightningModule):
@@ -135,7 +135,7 @@ def test_lightning(tmp_path):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    expected, exact = step(theirs, x), step(truth.double(), x.double())
+    expected, exact = step(theirs, x), step(truth, x.double())
     trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )
@@ -150,11 +150,9 @@ def test_lightning(tmp_path):
 def test_accelerate():
     """A step through Accelerator.prepare and .backward is the step by hand."""
     accelerate = pytest.importorskip("accelerate", reason="pip install '.[engines]': accelerate is not installed")
-    ours, theirs, truth = (Tagger(m) for m in twins(LAYERS[1], 4, 6))
-    for other in (ours, theirs):
-        other.head.load_state_dict(truth.head.state_dict())
+    ours, theirs, truth = taggers(LAYERS[1])
     x = torch.randn(5, 3, 4)
-    expected, exact = step(theirs, x), step(truth.double(), x.double())
+    expected, exact = step(theirs, x), step(truth, x.double())
     accelerator = accelerate.Accelerator(cpu=True)
     model, optimizer = accelerator.prepare(ours, torch.optim.SGD(ours.parameters(), lr=0.1))
     accelerator.backward(model(x).square().mean())

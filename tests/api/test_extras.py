@@ -31,11 +31,8 @@ def compare(cell, x, hx, asked, dtype, own_backend, *sizes, **options):
     module, theirs, truth = twins(cell, *sizes, dtype=dtype, device=device_of(own_backend), **options)
     x = x.to(dtype)
     hx = None if hx is None else tuple(h.to(dtype) for h in hx)
-    check_all(
-        evaluate(ours, module, x, hx, dtype, **asked),
-        evaluate(run, theirs, x, hx, dtype, **asked),
-        evaluate(run, truth, x, hx, dtype, **asked),
-    )
+    calls = ((ours, module), (run, theirs), (run, truth))
+    check_all(*(evaluate(call, m, x, hx, dtype, **asked) for call, m in calls))
 
 
 @pairs(kind=KINDS, asked=ASKED, dtype=DTYPES, own_backend=[None, *OWN_BACKENDS])
@@ -53,9 +50,8 @@ def test_one_direction_without_initial_states(cell, asked, hidden, own_backend):
 @cells
 def test_one_step(cell, own_backend):
     asked = {"lengths": torch.tensor([1, 0, 1, 0, 1]), "reset_mask": torch.tensor([1, 1, 0, 0, 0]).bool()[:, None]}
-    compare(
-        cell, torch.randn(1, B, 3), states_of(cell, 2, 9), asked, torch.float32, own_backend, 3, 9, bidirectional=True
-    )
+    x, hx = torch.randn(1, B, 3), states_of(cell, 2, 9)
+    compare(cell, x, hx, asked, torch.float32, own_backend, 3, 9, bidirectional=True)
 
 
 @kinds
@@ -90,14 +86,12 @@ def test_padding_has_no_influence(cell, own_backend):
 def test_batch_first(cell, own_backend):
     module = build(fastrnn, cell, 3, 7, batch_first=True, device=device_of(own_backend))
     x = torch.randn(B, T, 3, device=device_of(own_backend))
-    lengths, resets = LENGTHS.to(x.device), RESETS.to(x.device)
-    output, hn, (states,) = module(x, lengths=lengths, reset_mask=resets, all_states=True)
+    asked = {"lengths": LENGTHS.to(x.device), "reset_mask": RESETS.to(x.device), "all_states": True}
+    output, hn, states = module(x, **asked)
     module.batch_first = False
-    expected, expected_hn, (expected_states,) = module(
-        x.transpose(0, 1), lengths=lengths, reset_mask=resets, all_states=True
-    )
-    pairs = [(output, expected), *zip(tensors([states]), tensors([expected_states]))]
-    assert all(torch.equal(a, b.transpose(0, 1)) for a, b in pairs)
+    expected, expected_hn, expected_states = module(x.transpose(0, 1), **asked)
+    sequences = zip(tensors([output, states]), tensors([expected, expected_states]), strict=True)
+    assert all(torch.equal(a, b.transpose(0, 1)) for a, b in sequences)
     assert all(map(torch.equal, tensors(hn), tensors(expected_hn)))
 
 
@@ -133,7 +127,6 @@ def test_lengths_changed_between_forward_and_backward_are_noticed(own_backend):
 def test_forward_mode_and_per_sample_gradients():
     module = fastrnn.LSTM(3, 4, bidirectional=True).double()
     x, tangent = torch.randn(2, T, B, 3, dtype=torch.float64)
-    asked = {"lengths": LENGTHS, "reset_mask": RESETS}
     parameters = dict(module.named_parameters())
 
     def loss(parameters, x, lengths, resets):
@@ -142,12 +135,12 @@ def test_forward_mode_and_per_sample_gradients():
 
     _, slope = jvp(lambda x: loss(parameters, x, LENGTHS, RESETS), (x,), (tangent,))
     leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(parameters, leaf, **{"lengths": LENGTHS, "resets": RESETS}), leaf)
+    (gradient,) = torch.autograd.grad(loss(parameters, leaf, LENGTHS, RESETS), leaf)
     torch.testing.assert_close(slope, (gradient * tangent).sum())
 
     rows = x.transpose(0, 1).unsqueeze(2), LENGTHS.unsqueeze(1), RESETS.unsqueeze(1)
     each = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, *rows)
-    total = torch.autograd.grad(loss(parameters, x, *asked.values()), list(parameters.values()))
+    total = torch.autograd.grad(loss(parameters, x, LENGTHS, RESETS), list(parameters.values()))
     for per_sample, whole in zip(each.values(), total):
         torch.testing.assert_close(per_sample.sum(0), whole)
         assert not per_sample[1].any()  # a row without steps
@@ -223,23 +216,11 @@ WRONG = [
     ({"lengths": "long"}, TypeError, r"lengths must be integers of shape \(B,\), got 'long'"),
     ({"lengths": [3, 2.5, 1, 0, 4]}, ValueError, r"lengths must be integers of shape \(B,\), got torch.float32"),
     ({"lengths": LENGTHS > 2}, ValueError, r"lengths must be integers of shape \(B,\), got torch.bool"),
-    (
-        {"lengths": LENGTHS[:2]},
-        ValueError,
-        r"lengths must be int64 of shape \(B,\) = \(5,\), got int64 of shape \(2,\)",
-    ),
-    (
-        {"lengths": LENGTHS + 2},
-        ValueError,
-        r"lengths must be int64 of shape \(B,\) = \(5,\) with 0 <= length <= T = 6, got 8 at index 2",
-    ),
+    ({"lengths": LENGTHS[:2]}, ValueError, r"int64 of shape \(B,\) = \(5,\), got int64 of shape \(2,\)"),
+    ({"lengths": LENGTHS + 2}, ValueError, r"= \(5,\) with 0 <= length <= T = 6, got 8 at index 2"),
     ({"lengths": LENGTHS - 1}, ValueError, r"0 <= length <= T = 6, got -1 at index 1"),
     ({"lengths": LENGTHS.to("meta")}, ValueError, "on the input's device cpu, got it on meta"),
-    (
-        {"reset_mask": RESETS.t()},
-        ValueError,
-        r"reset_mask must be bool of shape \(B, T\) = \(5, 6\), got bool of shape",
-    ),
+    ({"reset_mask": RESETS.t()}, ValueError, r"reset_mask must be bool of shape \(B, T\) = \(5, 6\), got bool of"),
     ({"reset_mask": RESETS.int()}, ValueError, r"reset_mask must be bool .* got int32 of shape \(5, 6\)"),
     ({"all_states": 1}, TypeError, "all_states must be a bool, got 1"),
     ({"checkpoint_chunks": 0}, ValueError, "checkpoint_chunks must be a positive integer, 'auto' or None, got 0"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fuzz.kinds import KINDS
 from fuzz.subclasses import Stored
-from support import build, cells, tensors, twins
+from support import build, cells, given, tensors, twins
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,13 +20,9 @@ from fastrnn.registry import CELLS
 LSTM = CELLS["LSTM"]
 
 
-def state_of(cell, *tensors):
-    return tensors if cell.states > 1 else tensors[0]
-
-
-def inference(t):
-    with torch.inference_mode():
-        return t.clone()
+class Looking(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
 
 
 def close(mine, expected):
@@ -38,19 +34,17 @@ def close(mine, expected):
 def test_a_sparse_state_of_a_cell_under_vjp(cell):
     module = build(fastrnn, cell, 4, 6, step=True)
     x, h = torch.randn(3, 4), torch.randn(3, 6)
-    found = [torch.func.vjp(lambda x, h=h: module(x, state_of(cell, h, h)), x)[0] for h in (h, h.to_sparse())]
-    close(*found)
+    close(*(torch.func.vjp(lambda x, h=h: module(x, given([h] * cell.states)), x)[0] for h in (h, h.to_sparse())))
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
-@pytest.mark.parametrize("given", [True, False], ids=["states", "no states"])
 @cells
-def test_a_sparse_input_of_a_cell(cell, given, backend):
+def test_a_sparse_input_of_a_cell(cell, backend):
     module = build(fastrnn, cell, 4, 6, step=True)
     x, h = torch.randn(3, 4), torch.randn(3, 6)
-    args = (state_of(cell, h, h),) if given else ()
     with fastrnn.backend(backend), torch.no_grad():
-        close(module(x.to_sparse(), *args), module(x, *args))
+        for args in ((), (given([h] * cell.states),)):
+            close(module(x.to_sparse(), *args), module(x, *args))
 
 
 @pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
@@ -117,8 +111,8 @@ def test_inference_tensors_beside_wrapped_ones(cell):
     module = build(fastrnn, cell, 4, 6).double()
     x, h = torch.randn(5, 3, 4).double(), torch.randn(1, 3, 6).double()
     lengths, found = torch.tensor([5, 2, 4]), []
-    for state in (h, inference(h)):
-        output = module(torch._neg_view(-x), state_of(cell, state, state), lengths=lengths)[0]
+    for state in (h, KINDS["inference"].make(h)):
+        output = module(torch._neg_view(-x), given([state] * cell.states), lengths=lengths)[0]
         found.append([output, *torch.autograd.grad(output.sum(), list(module.parameters()))])
     close(found[1], found[0])
 
@@ -134,10 +128,6 @@ def test_a_negative_view_in_forward_mode(cell):
 
 @pytest.mark.parametrize("name", ["GRU", "RNN_TANH"])  # oneDNN's LSTM takes no sparse input
 def test_a_sparse_input_in_a_dispatch_mode(name):
-    class Looking(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            return func(*args, **(kwargs or {}))
-
     ours, theirs, _ = twins(CELLS[name], 4, 6)
     packed = pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
     packed = packed._replace(data=packed.data.to_sparse())
@@ -148,10 +138,6 @@ def test_a_sparse_input_in_a_dispatch_mode(name):
 @cells
 def test_a_wrapped_input_of_the_reference_in_a_dispatch_mode(cell):
     """The reference's fast pair runs in inference mode, whose tensors such a class cannot wrap."""
-
-    class Looking(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            return func(*args, **(kwargs or {}))
 
     module, x = build(fastrnn, cell, 4, 6), torch.randn(5, 3, 4)
     expected = module(x)[0]

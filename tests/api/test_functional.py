@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import LAYERS, cells, check, device_of, name_of, random_states, tensors, twins, under_autocast
+from support import agree, cells, check, device_of, layers, like, random_states, tensors, twins, under_autocast
 from torch import zeros
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -22,47 +22,43 @@ def call(cell, input, hx, weights, *args, **options):
 
 @cells
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("given", [False, True], ids=["zeros", "hx"])
+@pytest.mark.parametrize("with_states", [False, True], ids=["zeros", "hx"])
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
-def test_against_torch(cell, batch_first, given, bias, backend):
+def test_against_torch(cell, batch_first, with_states, bias, backend):
     proj = 3 if cell.mode == "LSTM" else 0
     options = {"bidirectional": True, "batch_first": batch_first}
     sizes = {"bias": bias} | ({"proj_size": proj} if proj else {})
     ours, theirs, truth = twins(cell, 4, 6, 2, **options, **sizes, device=device_of(backend))
     x = torch.randn(5, 2, 4)
-    hx = random_states(cell, 4, 5 if batch_first else 2, 6, proj) if given else None
-    results = []
-    for module in (theirs, truth):
-        like = next(module.parameters())
-        state = None if hx is None else [t.to(like) for t in tensors(hx)]
-        results.append(tensors(module(x.to(like), state if state is None or cell.states == 2 else state[0])))
-    weights = list(ours.parameters())
-    state = None if hx is None else [t.to(weights[0]) for t in tensors(hx)]
-    mine = call(
-        cell, x.to(weights[0]), state if given and cell.states == 2 else state and state[0], weights, 2, **options
-    )
-    assert isinstance(mine[1], tuple) == (cell.states == 2)
-    assert all(o.requires_grad for o in tensors(mine))
-    for triple in zip(tensors(mine), *results, strict=True):
-        check(*triple)
+    hx = random_states(cell, 4, 5 if batch_first else 2, 6, proj) if with_states else None
+
+    def outputs(module):
+        arguments = like(module, x), like(module, hx)
+        if module is not ours:
+            return module(*arguments)
+        mine = call(cell, *arguments, list(ours.parameters()), 2, **options)
+        assert isinstance(mine[1], tuple) == (cell.states == 2) and all(o.requires_grad for o in tensors(mine))
+        return mine
+
+    agree((ours, theirs, truth), outputs)
 
 
 @cells
 def test_packed_rows(cell, backend):
-    ours, theirs, truth = twins(cell, 4, 6, 2, bidirectional=True, device=device_of(backend))
+    ours, *others = twins(cell, 4, 6, 2, bidirectional=True, device=device_of(backend))
     x, lengths = torch.randn(5, 3, 4), [5, 3, 1]
-    results = [
-        tensors(m(pack_padded_sequence(x.to(next(m.parameters())), lengths))) for m in (theirs, truth)
-    ]  # fmt: skip
-    packed = pack_padded_sequence(x.to(next(ours.parameters())), lengths)
-    mine = call(
-        cell, packed.data, None, list(ours.parameters()), 2, bidirectional=True, batch_sizes=packed.batch_sizes
-    )  # fmt: skip
-    for triple in zip(tensors(mine), *results, strict=True):
-        check(*triple)
+
+    def outputs(module):
+        packed = pack_padded_sequence(like(module, x), lengths)
+        if module is not ours:
+            return module(packed)
+        options = {"bidirectional": True, "batch_sizes": packed.batch_sizes}
+        return call(cell, packed.data, None, list(ours.parameters()), 2, **options)
+
+    agree((ours, *others), outputs)
 
 
-@pytest.mark.parametrize("cell", LAYERS, ids=name_of)
+@layers
 def test_dropout_needs_training(cell, backend):
     ours, *_ = twins(cell, 4, 6, 2, device=device_of(backend))
     weights = list(ours.parameters())

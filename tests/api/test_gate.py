@@ -3,61 +3,32 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
-from support import backward_arguments, build, cells, check, forward_arguments, one_step, tensors, twins
+from fuzz.kinds import KINDS as FUZZED
+from fuzz.kinds import dense
+from support import agree, backward_arguments, build, cells, check, forward_arguments, given, one_step, tensors, twins
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils._pytree import tree_map
 
 import fastrnn
 from fastrnn._backends import dispatch
 from fastrnn._kernels import gate, ops
 from fastrnn.registry import CELLS
 
-
-class Overriding(torch.Tensor):
-    """A subclass that sees functions."""
-
-
-class Quantized(torch.Tensor):
-    """A wrapper without memory of its own, as weight-only quantization makes them: int8 values and a scale."""
-
-    @staticmethod
-    def __new__(cls, values, scale):
-        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=torch.float32)
-
-    def __init__(self, values, scale):
-        self.values, self.scale = values, scale
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.detach.default:
-            return cls(args[0].values, args[0].scale)
-        plain = tree_map(lambda t: t.values * t.scale if isinstance(t, cls) else t, (args, kwargs or {}))
-        return func(*plain[0], **plain[1])
-
-
-def quantized(t):
-    return Quantized((t.detach() * 127).to(torch.int8), 1 / 127)
-
+inference = FUZZED["inference"].make
 
 KINDS = {
-    "overriding": lambda t: t.detach().as_subclass(Overriding),
-    "quantized": quantized,
-    "negative": lambda t: torch._neg_view(-t.detach()),
-    "zero": lambda t: torch._efficientzerotensor(t.shape),
-    "conjugate's imaginary part": lambda t: torch.complex(t.detach(), -t.detach()).conj().imag,
-    "sparse": lambda t: t.detach().to_sparse(),
-    "CSR": lambda t: t.detach().to_sparse_csr() if t.dim() == 2 else t.detach().to_sparse(),
-    "mkldnn": lambda t: t.detach().to_mkldnn(),
-    "meta": lambda t: t.detach().to("meta"),
-    "nested": lambda t: torch.nested.nested_tensor(list(t.detach().unbind()), layout=torch.jagged),
+    name: lambda t, kind=FUZZED[name]: kind.make(t.detach())
+    for name in ("plain-subclass", "int8", "negative", "imaginary", "zero-tensor", "coo", "mkldnn", "meta")
+}
+KINDS |= {
+    "csr": lambda t: t.detach().to_sparse_csr() if t.dim() == 2 else t.detach().to_sparse(),
+    "jagged": lambda t: torch.nested.nested_tensor(list(t.detach().unbind()), layout=torch.jagged),
 }
 
 
@@ -93,7 +64,7 @@ def call_with(module, place, kind, x, hx):
     else:
         setattr(module, place, nn.Parameter(kind(getattr(module, place)), requires_grad=False))
     x, *hx = arguments.values()
-    return lambda: module(x, tuple(hx) if len(hx) > 1 else hx[0])
+    return lambda: module(x, given(hx))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -115,7 +86,7 @@ def test_a_foreign_tensor_in_any_place(cell, step, kind, recording):
             if kind == "meta" and place != "input" and not place.startswith("state"):
                 assert outcome(calls[0]) is RuntimeError  # torch returns tensors without values
                 continue
-            if kind == "zero" and cell.mode == "LSTM" and not step:
+            if kind == "zero-tensor" and cell.mode == "LSTM" and not step:
                 calls[1] = call_with(copy.deepcopy(theirs), place, torch.zeros_like, x, hx)  # oneDNN reads past a zero
             truth = call_with(
                 copy.deepcopy(theirs).double(), place, lambda t: values_of(t, kind).double(),
@@ -126,38 +97,31 @@ def test_a_foreign_tensor_in_any_place(cell, step, kind, recording):
 
 def values_of(t, kind):
     """What a tensor of that kind stands for."""
-    if kind == "quantized":
-        return (t.detach().float() * 127).to(torch.int8) / 127
-    return t.detach() * (kind != "zero")
+    return dense(KINDS[kind](t.float())) if kind == "int8" else t.detach() * (kind != "zero-tensor")
 
 
 @cells
-@pytest.mark.parametrize("kind", ["negative", "zero", "conjugate's imaginary part", "quantized"])
+@pytest.mark.parametrize("kind", ["negative", "zero-tensor", "imaginary", "int8"])
 def test_a_foreign_gradient(cell, kind, backend):
-    modules = twins(cell, 4, 6)
-    x, slope, results = torch.randn(5, 3, 4), torch.randn(5, 3, 6), []
-    for module in modules:
-        weight = next(module.parameters())
-        output = module(x.to(weight))[0]
-        given = slope.to(weight)
-        given = KINDS[kind](given) if module is not modules[2] else values_of(given, kind).to(weight)
-        results.append(torch.autograd.grad(output, list(module.parameters()), given))
-    for triple in zip(*results, strict=True):
-        check(*triple)
+    modules, x, slope = twins(cell, 4, 6), torch.randn(5, 3, 4), torch.randn(5, 3, 6)
+
+    def gradients(module):
+        weight = module.weight_ih_l0
+        incoming = values_of(slope, kind).to(weight) if module is modules[2] else KINDS[kind](slope)
+        return torch.autograd.grad(module(x.to(weight))[0], list(module.parameters()), incoming)
+
+    agree(modules, gradients)
 
 
 @pytest.mark.skipif(ops.missing("cpu") is not None, reason="the extension has no CPU kernels")
-@pytest.mark.parametrize("kind", ["quantized", "zero", "sparse", "mkldnn"])
+@pytest.mark.parametrize("kind", ["int8", "zero-tensor", "coo", "mkldnn"])
 @cells
 def test_the_kernels_refuse_what_the_gate_would_stop(cell, kind):
     """The second look: the compiled functions themselves, whatever argument it is."""
     module = build(fastrnn, cell, 4, 6)
     forward, backward = ops.layer_ops("cpu")
-    x, hx, weights = (
-        torch.randn(5, 3, 4),
-        [torch.randn(1, 3, 6)] * cell.states,
-        [w.detach() for w in module.parameters()],
-    )
+    x, hx = torch.randn(5, 3, 4), [torch.randn(1, 3, 6)] * cell.states
+    weights = [w.detach() for w in module.parameters()]
     call = forward_arguments(cell.index, x, None, hx, weights)
     output, states, saved = forward(*call)
     arguments = backward_arguments(call, [output, *states], output, saved)
@@ -181,8 +145,8 @@ def test_the_kernels_refuse_what_the_gate_would_stop(cell, kind):
     negative = [torch._neg_view(-t) for t in (x, *hx, *weights, lengths)]  # made, not refused
     x_, hx_, weights_, lengths_ = negative[0], negative[1 : 1 + len(hx)], negative[1 + len(hx) : -1], negative[-1]
     found, expected = (
-        forward(*forward_arguments(cell.index, *given))
-        for given in ((x_, None, hx_, weights_, 0, lengths_), (x, None, hx, weights, 0, lengths))
+        forward(*forward_arguments(cell.index, *arguments))
+        for arguments in ((x_, None, hx_, weights_, 0, lengths_), (x, None, hx, weights, 0, lengths))
     )
     assert torch.equal(found[0], expected[0])
 
@@ -190,22 +154,10 @@ def test_the_kernels_refuse_what_the_gate_would_stop(cell, kind):
 def test_both_gates_agree():
     """The look at the keys in Python, for installations without the extension, and the compiled one."""
     t = torch.eye(3)
-    samples = [
-        t,
-        nn.Parameter(t),
-        t.half(),
-        t[::2],
-        t.expand(2, 3, 3),
-        t.to("meta"),
-        *(kind(t) for kind in KINDS.values()),
-    ]
-    with torch.inference_mode():
-        samples.append(torch.ones(2))
-    expected = {"meta": True}
-    for name, sample in itertools.zip_longest([None] * 6 + list(KINDS), samples):
-        plain = expected.get(name, name is None)
-        assert gate._are_plain((sample,)) is plain, name
-        assert gate.has_ordinary_keys((sample,)) is plain, name
+    plain = [t, nn.Parameter(t), t.half(), t[::2], t.expand(2, 3, 3), t.to("meta"), inference(t)]
+    others = [kind(t) for name, kind in KINDS.items() if name != "meta"]
+    for samples, verdict in ((plain, True), (others, False)):
+        assert all(look((t,)) is verdict for look in (gate._are_plain, gate.has_ordinary_keys) for t in samples)
 
 
 def test_tensors_of_a_gpu_are_ordinary():
@@ -272,11 +224,6 @@ def test_every_type(dtype, backend):
         check(*triple)
 
 
-def inference(t):
-    with torch.inference_mode():
-        return t.clone()
-
-
 @pytest.mark.parametrize("place", ["input", "state 0", "weight_ih_l0", "mask"])
 @cells
 def test_tensors_of_inference_mode_in_training(cell, place, own_backend):
@@ -293,7 +240,7 @@ def test_tensors_of_inference_mode_in_training(cell, place, own_backend):
         module = copy.deepcopy(ours)
         if place == "mask":
             asked = {name: kind(t) for name, t in asked.items()}
-            output = module(x, tuple(hx) if cell.states > 1 else hx[0], **asked)[0]
+            output = module(x, given(hx), **asked)[0]
         else:
             output = call_with(module, place, kind, x, hx)()[0]
         wanted = [p for p in module.parameters() if p.requires_grad]
@@ -305,15 +252,12 @@ def test_tensors_of_inference_mode_in_training(cell, place, own_backend):
 @cells
 def test_inference_tensors_alone_record_nothing(cell, own_backend):
     """As in torch.nn, where operators on such tensors alone record nothing."""
-    results = []
     for module in twins(cell, 4, 6, bias=False)[:2]:
         module.double()  # oneDNN's LSTM, which knows no float64, raises
         for p in module.parameters():
             p.data = inference(p.data)
         x, h = (inference(torch.ones(size).double()) for size in ((9, 3, 4), (1, 3, 6)))
-        output = module(x, (h, h) if cell.states > 1 else h)[0]
-        results.append(output)
-    assert not any(r.requires_grad for r in results)
+        assert not module(x, given([h] * cell.states))[0].requires_grad
 
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2}], ids=str)
@@ -322,23 +266,9 @@ def test_a_sparse_packed_input(cell, options):
     """Initial states of zeros are dense, whatever the input is."""
     ours, theirs, truth = twins(cell, 4, 6, **options)
     packed = pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
+    data = {ours: packed.data.to_sparse(), theirs: packed.data, truth: packed.data.double()}
     with torch.no_grad():
-        results = [
-            module(packed._replace(data=data))[0].data
-            for module, data in ((ours, packed.data.to_sparse()), (theirs, packed.data), (truth, packed.data.double()))
-        ]
-    check(*results)
-
-
-@cells
-def test_one_bias_alone(cell):
-    """A cell adds the bias that is left when the other was taken away."""
-    modules = twins(cell, 4, 6, step=True)
-    for module in modules:
-        module.bias_ih = None
-    x = torch.randn(3, 4)
-    for triple in zip(*(tensors(m(x.to(m.weight_ih))) for m in modules), strict=True):
-        check(*triple)
+        agree(data, lambda module: module(packed._replace(data=data[module]))[0])
 
 
 @pytest.mark.parametrize("asked", [{}, {"lengths": torch.tensor([5, 2, 4])}], ids=["reference", "lengths"])
@@ -352,11 +282,10 @@ def test_sparse_states(cell, kind, asked):
         hx = [make(h).requires_grad_() for h in states]
         with fastrnn.backend(None if asked else "reference"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            output = module(x, tuple(hx) if cell.states > 1 else hx[0], **asked)[0]
+            output = module(x, given(hx), **asked)[0]
         results.append([output, *torch.autograd.grad(output.sum(), hx)])
-    for dense, mine in zip(*results, strict=True):
-        assert mine.layout == torch.strided
-        torch.testing.assert_close(mine, dense, atol=1e-5, rtol=1e-5)
+    assert all(t.layout == torch.strided for t in results[1])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
 @cells

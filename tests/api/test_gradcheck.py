@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from itertools import chain, combinations
 
-import pytest
 import torch
-from support import OWN_BACKENDS, build, cells, device_of, pairs, random_states, tensors
+from support import OWN_BACKENDS, build, cells, device_of, given, pairs, random_states, tensors
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
@@ -28,10 +27,10 @@ VARIANTS = {
 }
 
 
-def problem(cell, backend, *, lengths=None, **options):
-    """A layer as a function of (input, states, weights), all in float64 and smooth around the point chosen."""
+def problem(cell, backend, *, lengths=None, step=False, **options):
+    """A layer or step as a function of (input, states, weights), all in float64 and smooth around the point chosen."""
     device = device_of(backend)
-    module = build(fastrnn, cell, 2, 2, **options, device=device, dtype=torch.float64)
+    module = build(fastrnn, cell, 2, 2, step=step, **options, device=device, dtype=torch.float64)
     if cell.nonlinearity == "relu":  # away from the kink, on both sides of it
         with torch.no_grad():
             for name, p in module.named_parameters():
@@ -39,14 +38,13 @@ def problem(cell, backend, *, lengths=None, **options):
     names = [name for name, _ in module.named_parameters()]
     rows = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
     hx = random_states(cell, rows, 2, 2, options.get("proj_size", 0))
-    x = torch.randn(3, 2, 2)
-    leaves = [t.to(device, torch.float64).requires_grad_() for t in (x, *tensors(hx))]
+    start = [torch.randn(3, 2, 2), *tensors(hx)]
+    leaves = [(t[0] if step else t).to(device, torch.float64).requires_grad_() for t in start]
 
     def function(x, *rest):
         states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
         input = x if lengths is None else pack_padded_sequence(x, lengths, enforce_sorted=False)
-        result = functional_call(module, weights, (input, states if cell.states == 2 else states[0]))
-        return tuple(tensors(result))
+        return tuple(tensors(functional_call(module, weights, (input, given(states)))))
 
     return function, [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
 
@@ -60,30 +58,13 @@ def test_layer(cell, own_kernels, variant):
         options = {}  # without biases there is no keeping relu away from its kink
     function, inputs = problem(cell, own_kernels, **options)
     assert gradcheck(function, inputs, fast_mode=len(inputs) > 12)
-    assert gradgradcheck(function, inputs, fast_mode=True)
-
-
-@cells
-def test_second_order_entry_by_entry(cell, own_kernels):
-    function, inputs = problem(cell, own_kernels)
-    assert gradgradcheck(function, inputs)
+    assert gradcheck(function, inputs, fast_mode=True, check_batched_grad=True)
+    assert gradgradcheck(function, inputs, fast_mode=bool(options))
 
 
 @cells
 def test_step(cell, own_kernels):
-    device = device_of(own_kernels)
-    module = build(fastrnn, cell, 2, 2, step=True, device=device, dtype=torch.float64)
-    if cell.nonlinearity == "relu":
-        with torch.no_grad():
-            module.bias_ih.copy_(torch.tensor([4.0, -4.0]))
-    names = [name for name, _ in module.named_parameters()]
-
-    def function(x, *rest):
-        states, weights = rest[: cell.states], dict(zip(names, rest[cell.states :]))
-        return tuple(tensors(functional_call(module, weights, (x, states if cell.states == 2 else states[0]))))
-
-    leaves = [torch.randn(2, 2, device=device, dtype=torch.float64, requires_grad=True) for _ in range(1 + cell.states)]
-    inputs = [*leaves, *(p.detach().requires_grad_() for p in module.parameters())]
+    function, inputs = problem(cell, own_kernels, step=True)
     assert gradcheck(function, inputs)
     assert gradgradcheck(function, inputs)
 
@@ -108,9 +89,9 @@ def test_tensor_used_twice(cell, own_kernels):
         first, second = shared[:half], shared[half:]
         return function(x, *[state] * cell.states, *first, *first, *second, *second)
 
-    given = [x, state, *weights[:half], *wide]
-    assert gradcheck(tied, given, fast_mode=True)
-    assert gradgradcheck(tied, given, fast_mode=True)
+    inputs = [x, state, *weights[:half], *wide]
+    assert gradcheck(tied, inputs, fast_mode=True)
+    assert gradgradcheck(tied, inputs, fast_mode=True)
 
 
 @cells
@@ -150,12 +131,11 @@ def test_second_order_of_every_subset(kind, T, own_kernels):
     for chosen in chain.from_iterable(combinations(names, count) for count in range(1, len(names) + 1)):
         found = []
         for module in (ours, theirs):
-            given = dict(zip(names, (x, *hx, *module.parameters())))
-            leaves = {name: t.detach().requires_grad_(name in chosen) for name, t in given.items()}
+            values = zip(names, (x, *hx, *module.parameters()))
+            leaves = {name: t.detach().requires_grad_(name in chosen) for name, t in values}
             input, *states = list(leaves.values())[: 1 + len(hx)]
             weights = {name: leaves[name] for name in names[1 + len(hx) :]}
-            states = tuple(states) if cell.states > 1 else states[0]
-            outputs = tensors(functional_call(module, weights, (input, states)))
+            outputs = tensors(functional_call(module, weights, (input, given(states))))
             wanted = [leaves[name] for name in chosen]
             first = torch.autograd.grad(
                 sum(o.square().sum() for o in outputs), wanted, create_graph=True, allow_unused=True
@@ -165,10 +145,3 @@ def test_second_order_of_every_subset(kind, T, own_kernels):
             found.append([torch.zeros_like(w) if g is None else g for g, w in zip(second, wanted)])
         for mine, torchs in zip(*found, strict=True):
             torch.testing.assert_close(mine, torchs, rtol=1e-9, atol=1e-11, msg=str(chosen))
-
-
-@cells
-@pytest.mark.parametrize("variant", ["plain", "two layers, both ways", "packed, both ways"])
-def test_batched_gradients(cell, own_kernels, variant):
-    function, inputs = problem(cell, own_kernels, **VARIANTS[variant])
-    assert gradcheck(function, inputs, fast_mode=True, check_batched_grad=True)

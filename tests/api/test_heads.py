@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 from emulator import oracle
-from support import pairs
-from test_dropping import ASKED, layer, seeded
-from test_own_cells import BACKENDS, backends, given, gradients, states_of, tensors
+from support import pairs, tensors
+from test_dropping import layer, seeded
+from test_own_cells import ASKED, BACKENDS, backends, check_with_formulas
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -22,17 +22,7 @@ each_cell = pytest.mark.parametrize("cell", RECURRENT, ids=lambda cell: cell.mod
 
 @pairs(cell=RECURRENT, backend=BACKENDS, asked=ASKED, heads=[2, 3])
 def test_heads_are_a_block_diagonal_matrix(cell, backend, asked, heads):
-    module = layer(cell, 3, 6, 2, 2, num_heads=heads).double()
-    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
-    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
-    inputs = [x, *hx, *module.parameters()]
-    with fastrnn.backend(backend):
-        found = tensors(module(x, given(hx), all_states=True, **asked))
-        found_grads = gradients(found, inputs)
-    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, **schedule))
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+    check_with_formulas(layer(cell, 3, 6, 2, 2, num_heads=heads).double(), backend, **asked)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

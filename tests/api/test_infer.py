@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+import functools
 
 import pytest
 import torch
-from support import compiled
+from support import compiled, given, tensors
 from test_dropping import layer
-from test_own_cells import given, states_of, tensors
+from test_own_cells import states_of
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -23,18 +23,31 @@ pytestmark = compiled
 each_cell = pytest.mark.parametrize("cell", [*CELLS.values(), *OWN_CELLS.values()], ids=lambda cell: cell.mode)
 
 
+def watch(monkeypatch, owner, *names):
+    """Whether each call that reached these entries was served by them."""
+    found = []
+
+    def watched(entry):
+        def call(*arguments):
+            result = entry(*arguments)
+            found.append(result is not None)
+            return result
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    return found
+
+
 @pytest.fixture
 def served(monkeypatch):
-    """Whether each call that reached the entry was served by it."""
-    found, infer = [], ops.infer
+    return watch(monkeypatch, ops, "infer")
 
-    def watched(*arguments):
-        result = infer(*arguments)
-        found.append(result is not None)
-        return result
 
-    monkeypatch.setattr(ops, "infer", watched)
-    return found
+@pytest.fixture
+def frozen_served(monkeypatch):
+    return watch(monkeypatch, frozen, "call_plain", "step_plain")
 
 
 def longer(monkeypatch, module, *arguments):
@@ -121,11 +134,9 @@ def test_errors_are_those_of_the_longer_way(monkeypatch, what):
     if what == "weight":
         module.weight_hh_l0 = nn.Parameter(torch.zeros(18, 7))
     texts = []
-    for context in (nullcontext, lambda: monkeypatch.context()):
-        with torch.no_grad(), context() as patch, pytest.raises((RuntimeError, ValueError)) as error:
-            if patch is not None:
-                patch.setattr(ops, "infer", None)
-            module(*arguments)
+    for call in (module, functools.partial(longer, monkeypatch, module)):
+        with torch.no_grad(), pytest.raises((RuntimeError, ValueError)) as error:
+            call(*arguments)
         texts.append(str(error.value))
     assert texts[0] == texts[1]
 
@@ -142,24 +153,6 @@ def test_rows_on_both_sides_of_packing(dtype, hidden, rows):
         found, expected = tensors(module(x)), tensors(truth(x.double()))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close([t.double() for t in found], expected, rtol=tolerance, atol=tolerance)
-
-
-@pytest.fixture
-def frozen_served(monkeypatch):
-    """Whether each call of a frozen layer was served by the entry for plain ones."""
-    found = []
-
-    def watch(entry):
-        def watched(*arguments):
-            result = entry(*arguments)
-            found.append(result is not None)
-            return result
-
-        return watched
-
-    for name in ("call_plain", "step_plain"):
-        monkeypatch.setattr(frozen, name, watch(getattr(frozen, name)))
-    return found
 
 
 def frozen_longer(monkeypatch, call, *arguments):

@@ -68,11 +68,8 @@ def test_samples(name, training, dtype, any_backend):
             assert torch.equal(mine, torchs), key
         truth = copy.deepcopy(theirs).cpu().double()
         args = sample.forward_input.args
-        results = (
-            evaluate(ours, cast(args, dtype, device), dtype),
-            evaluate(theirs, cast(args, dtype, device), dtype),
-            evaluate(truth, cast(args, torch.float64, "cpu"), dtype),
-        )
+        forms = (ours, dtype, device), (theirs, dtype, device), (truth, torch.float64, "cpu")
+        results = [evaluate(module, cast(args, *there), dtype) for module, *there in forms]
         worst += [[deviation(result[key], results[2][key]) for result in results[:2]] for key in results[0]]
     assert len(worst) >= 10
     # In float64 torch's own result is the truth, so what saturation does to its slopes has to be allowed for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support import LAYERS as LAYERS_OF_TORCH
-from support import backward_arguments, flat, forward_arguments, name_of, random_states, tensors, twins
+from support import backward_arguments, flat, forward_arguments, given, name_of, random_states, tensors, twins
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,21 +45,17 @@ LAYERS = [(mode, 1, False, False) for mode in CELLS] + [(mode, 2, True, mode == 
 
 
 @pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
-def test_opcheck_forward(mode, directions, packed, projected):
+def test_opcheck(mode, directions, packed, projected):
     args = forward_arguments(*arguments(mode, directions, packed, projected))
     torch.library.opcheck(torch.ops.fastrnn.layer_forward.default, args)
+    args = arguments_after(forward_arguments(*arguments(mode, directions, packed, projected, grad=False)))
+    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args)
 
 
 def arguments_after(args, needs=(True, True, True)):
     """Of fastrnn::layer_backward after fastrnn::layer_forward with ``args``."""
     output, states, saved = torch.ops.fastrnn.layer_forward(*args)
     return backward_arguments(args, [output.cos(), *(h.sin() for h in states)], output, saved, needs)
-
-
-@pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
-def test_opcheck_backward(mode, directions, packed, projected):
-    args = arguments_after(forward_arguments(*arguments(mode, directions, packed, projected, grad=False)))
-    torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args)
 
 
 @pytest.mark.parametrize("needs", [[True, False, False], [False, True, False], [False, False, True]])
@@ -177,10 +173,6 @@ def check_pure(pure, args):
 @pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)
 def test_without_kernels_the_operators_run_the_reference(pure, mode, directions, packed, projected):
     check_pure(pure, forward_arguments(*arguments(mode, directions, packed, projected)))
-
-
-@pytest.mark.parametrize("mode, projected", [*((mode, False) for mode in CELLS), ("LSTM", True)])
-def test_without_kernels_lengths_and_resets_go_through_the_reference(pure, mode, projected):
     check_pure(pure, masked_arguments(mode, projected))
 
 
@@ -204,7 +196,7 @@ def test_flops_are_those_of_torch(cell, options, packed):
 
     def train(module):
         input = pack_padded_sequence(x, [6, 4, 4, 1]) if packed else x
-        sum(t.sum() for t in tensors(module(input, hx if cell.states == 2 else hx[0]))).backward()
+        sum(t.sum() for t in tensors(module(input, given(hx)))).backward()
 
     def infer(module):
         with torch.no_grad():
@@ -248,23 +240,3 @@ def test_fake_tensors_never_reach_the_kernels():
     if ops.missing("cpu") is None:
         with fastrnn.backend("cpu"), pytest.raises(RuntimeError, match="not an ordinary strided tensor"):
             module(x)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@torch.no_grad()
-@pytest.mark.parametrize("asked", [{}, {"save": "states"}])
-def test_a_traced_module_holds_operators(asked):
-    """TorchScript's tracer sees operators; a call that went past it would become a constant."""
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = fastrnn.GRU(4, 6)
-
-        def forward(self, x):
-            return self.rnn(x, **asked)[0]
-
-    model, x = Model(), torch.randn(5, 3, 4)
-    traced = torch.jit.trace(model, (x,))
-    x = torch.randn(5, 3, 4)
-    torch.testing.assert_close(traced(x), model(x))

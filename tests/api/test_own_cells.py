@@ -11,10 +11,10 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.cases import Layer, check_saved_shapes, check_unread_states, small_layers, timed_layers
-from support import pairs
+from support import given, pairs, tensors
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn._kernels import ext, ops
@@ -127,23 +127,6 @@ def states_of(cell, rows, B, H, dtype=torch.float32, P=0):
     return (hx[0][..., : P or H].contiguous(), *hx[1:])
 
 
-def given(hx):
-    """States as a call takes them."""
-    return tuple(hx) if len(hx) > 1 else hx[0]
-
-
-def listed(states):
-    return [states] if isinstance(states, torch.Tensor) else list(states)
-
-
-def tensors(result):
-    if isinstance(result, torch.Tensor):
-        return [result]
-    if isinstance(result, PackedSequence):
-        return [result.data]
-    return [t for part in result for t in tensors(part)]
-
-
 def gradients(outputs, inputs):
     return torch.autograd.grad(sum((t * k).sum() for k, t in enumerate(outputs, 1)), inputs)
 
@@ -156,24 +139,33 @@ ASKED = {
     | {"checkpoint_chunks": 2, "lengths": torch.tensor([5, 2, 3, 4])},
     "states": {"save": "states", "lengths": torch.tensor([4, 2, 5, 1])},
 }
+
+
+def check_with_formulas(module, backend, proj=0, draws=lambda: {}, **asked):
+    """A call with all its results and gradients against the formulas; ``draws`` gives what it draws at random."""
+    cell, D = ALL_CELLS[module.mode], 1 + module.bidirectional
+    hx = states_of(cell, module.num_layers * D, 4, module.hidden_size, torch.float64, proj)
+    x = torch.randn(5, 4, 3, dtype=torch.float64)
+    inputs = [*(t.requires_grad_() for t in (x, *hx)), *module.parameters()]
+    with fastrnn.backend(backend):
+        torch.manual_seed(5)
+        found = tensors(module(x, given(hx), all_states=True, **asked))
+        found_grads = gradients(found, inputs)
+    torch.manual_seed(5)
+    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
+    expected = tensors(oracle.stack(module, x, hx, **draws(), **schedule))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+
+
 BACKENDS = ["cpu", "reference"] if KERNELS else ["reference"]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@pairs(cell=OWN_CELLS.values(), backend=BACKENDS, asked=ASKED, proj=[0, 2])
-def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked, proj):
+@pairs(cell=OWN_CELLS.values(), backend=BACKENDS, asked=ASKED, proj=[0, 2], bias=[True, False])
+def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked, proj, bias):
     proj = proj if cell.projects else 0
-    module = make(cell, 3, 6, 2, 2, proj_size=proj).double()
-    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64, proj))
-    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
-    with fastrnn.backend(backend):
-        found = tensors(module(x, given(hx), all_states=True, **asked))
-        inputs = [x, *hx, *module.parameters()]
-        found_grads = gradients(found, inputs)
-    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, **schedule))
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+    check_with_formulas(make(cell, 3, 6, 2, 2, proj_size=proj, bias=bias).double(), backend, proj, **asked)
 
 
 @own
@@ -306,10 +298,6 @@ def test_what_does_not_fit_is_refused(cell):
     if not cell.projects:
         with pytest.raises(ValueError, match="proj_size must be 0, got 2: each unit reads its own h"):
             type(module)(3, 6, proj_size=2)
-    if "peephole_i" in cell.params:
-        module.weight_peephole_l0 = nn.Parameter(torch.ones(2, 6))
-        with pytest.raises(RuntimeError, match=r"weight_peephole_l0 must have shape \(3, 6\), got \(2, 6\)"):
-            module(x)
     module.mode = "NONE"
     with pytest.raises(ValueError, match=r"expected the mode of a cell to be one of LSTM, .*, got 'NONE'"):
         module(x)

@@ -7,8 +7,9 @@ import pickle
 
 import pytest
 import torch
+from support import given, tensors
 from test_dropping import layer, seeded
-from test_own_cells import given, states_of, tensors
+from test_own_cells import states_of
 from torch.autograd import gradgradcheck
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 

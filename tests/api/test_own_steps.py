@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from test_own_cells import backends, given, gradients, listed, make, own, states_of
-from torch import nn
+from support import given, tensors
+from test_own_cells import backends, gradients, make, own, states_of
 from torch.autograd import gradcheck, gradgradcheck
 
 import fastrnn
@@ -32,19 +32,19 @@ def test_a_step_is_that_of_the_layer(cell, backend, bias):
     x, hx = torch.randn(4, 3, dtype=torch.float64), [h[0] for h in states_of(cell, 1, 4, 6, torch.float64)]
     inputs = [t.requires_grad_() for t in (x, *hx)]
     with fastrnn.backend(backend):
-        found = listed(module(x, given(hx)))
+        found = tensors(module(x, given(hx)))
         found_grads = gradients(found, [*inputs, *module.parameters()])
         _, final = layer(x[None], given([h[None] for h in hx]))
-        expected = [h[0] for h in listed(final)]
+        expected = [h[0] for h in tensors(final)]
         by_name = dict(layer.named_parameters())
         weights = [by_name[f"{name}_l0"] for name, _ in module.named_parameters()]
         grads = gradients(expected, [*inputs, *weights])
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(found_grads, grads)
-        alone = listed(module(x[1], given([h[1] for h in hx])))
+        alone = tensors(module(x[1], given([h[1] for h in hx])))
         torch.testing.assert_close(alone, [h[1] for h in expected])
         _, without = layer(x[None])
-        torch.testing.assert_close(listed(module(x)), [h[0] for h in listed(without)])
+        torch.testing.assert_close(tensors(module(x)), [h[0] for h in tensors(without)])
 
 
 @own
@@ -71,7 +71,7 @@ def test_steps_are_saved_copied_explained_and_never_left_to_torch(cell):
     with fastrnn.backend("aten"), pytest.raises(RuntimeError, match=f"torch has no {cell.mode}"):
         module(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert {h.dtype for h in listed(module(x))} == {torch.bfloat16}
+        assert {h.dtype for h in tensors(module(x))} == {torch.bfloat16}
     torch.compiler.reset()  # a process compiles a forward for so many modules only
     made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(made(x), module(x))
@@ -88,10 +88,6 @@ def test_what_does_not_fit_is_refused(cell):
     hx = [torch.zeros(4, 5)] * cell.states
     with pytest.raises(RuntimeError, match="hidden0 has inconsistent hidden_size: got 5, expected 6"):
         module(torch.randn(4, 3), given(hx))
-    if cell.mode == "PEEPHOLE_LSTM":
-        module.weight_peephole = nn.Parameter(torch.ones(2, 6))
-        with pytest.raises(RuntimeError, match=r"weight_peephole must have shape \(3, 6\), got \(2, 6\)"):
-            module(torch.randn(4, 3))
     if cell.layer == "SLSTM":
         with pytest.raises(ValueError, match="SLSTMCell: forget_gate must be 'sigmoid' or 'exp', got 'tanh'"):
             fastrnn.SLSTMCell(3, 6, forget_gate="tanh")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from support import build, cells, check, compare, cotangents, device_of, like, random_states, tensors, twins
+from support import build, cells, compare, device_of, random_states, twins
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import fastrnn
 
@@ -35,43 +33,6 @@ def test_against_torch(cell, kind, hx, backend):
 
 
 @cells
-def test_each_row_is_as_if_alone(cell, backend):
-    """Against torch.nn run on every sequence by itself, without packing: outputs, final states and gradients."""
-    lengths = [2, 6, 1, 4]
-    device = device_of(backend)
-    ours, theirs, truth = twins(cell, 3, 5, 2, bidirectional=True, device=device)
-    rows = [torch.randn(length, 3) for length in lengths]
-    hx = random_states(cell, 4, len(rows), 5)
-
-    sources = [like(ours, row) for row in rows]
-    states = like(ours, hx)
-    output, hn = ours(pack_sequence(sources, enforce_sorted=False), states)
-    padded, counted = pad_packed_sequence(output)
-    assert counted.tolist() == lengths
-    final = tensors(hn)
-    incoming = {}
-    for i, length in enumerate(lengths):
-        results = [[padded[:length, i], *(h[:, i] for h in final)]]
-        incoming[i] = cotangents(results[0], torch.float32)
-        for module in (theirs, truth):
-            alone = tuple(h[:, i] for h in tensors(like(module, hx)))
-            results.append(tensors(module(like(module, rows[i]), alone if cell.states == 2 else alone[0])))
-        for triple in zip(*results, strict=True):
-            check(*triple, what=f"row {i}")
-
-    outputs = [t for i, n in enumerate(lengths) for t in [padded[:n, i], *(h[:, i] for h in final)]]
-    grads = torch.autograd.grad(outputs, sources, [g for group in incoming.values() for g in group])
-    for i, row in enumerate(rows):
-        expected = []
-        for module in (theirs, truth):
-            x = like(module, row)
-            alone = tuple(h[:, i] for h in tensors(like(module, hx)))
-            results = tensors(module(x, alone if cell.states == 2 else alone[0]))
-            expected += torch.autograd.grad(results, x, [g.to(t) for g, t in zip(incoming[i], results)])
-        check(grads[i], *expected, what=f"gradient of row {i}")
-
-
-@cells
 def test_result_is_packed_alike(cell, backend):
     """Same batch sizes (int64, on the CPU) and the same index tensors as the input, as in torch."""
     device = device_of(backend)
@@ -86,63 +47,6 @@ def test_result_is_packed_alike(cell, backend):
         assert output.sorted_indices is packed.sorted_indices
         assert output.unsorted_indices is packed.unsorted_indices
         assert (output.unsorted_indices is None) == sort
-
-
-@cells
-def test_states_come_back_in_the_callers_order(cell, backend):
-    """A stretch of zeros as input and no recurrence leave each row's own state: hard to get right by accident."""
-    device = device_of(backend)
-    module, theirs, truth = twins(cell, 3, 5, bidirectional=True, device=device)
-    hx = random_states(cell, 2, 4, 5)
-    packed = [pack_padded_sequence(torch.zeros(6, 4, 3), [2, 6, 1, 4], enforce_sorted=False) for _ in range(3)]
-    results = [tensors(m(p.to(next(m.parameters())), like(m, hx))[1]) for m, p in zip((module, theirs, truth), packed)]
-    for triple in zip(*results, strict=True):
-        check(*triple)
-    # and not, say, in the sorted order
-    order = torch.tensor([1, 3, 0, 2])
-    assert not torch.allclose(results[0][0][:, order].cpu().double(), results[2][0], atol=1e-3)
-
-
-@cells
-def test_padding_is_never_read(cell, backend):
-    device = device_of(backend)
-    module = build(fastrnn, cell, 3, 5, 2, bidirectional=True, device=device)
-    clean = torch.randn(6, 4, 3, device=device)
-    dirty = clean.clone()
-    for row, length in enumerate([2, 6, 1, 4]):
-        dirty[length:, row] = float("nan")
-    results = [tensors(module(pack_padded_sequence(x, [2, 6, 1, 4], enforce_sorted=False))) for x in (clean, dirty)]
-    assert all(torch.equal(a, b) for a, b in zip(*results))
-
-
-@cells
-def test_gradients_stay_in_their_row(cell, backend):
-    """A loss on one row alone gives the other rows of the input exactly zero, and the padding too."""
-    module = build(fastrnn, cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
-    x = like(module, torch.randn(6, 4, 3))
-    output, _ = module(pack_padded_sequence(x, [2, 6, 1, 4], enforce_sorted=False))
-    pad_packed_sequence(output)[0][:, 3].sum().backward()
-    per_row = x.grad.abs().sum((0, 2))
-    assert per_row[3] > 0 and per_row[:3].count_nonzero() == 0 and x.grad[4:, 3].count_nonzero() == 0
-
-
-@cells
-def test_training_step(cell, backend):
-    """Three steps of SGD on packed batches end where torch's end."""
-    modules = twins(cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
-    before = copy.deepcopy(modules[0].state_dict())
-    batches = [torch.randn(6, 4, 3) for _ in range(3)]
-    for module in modules:
-        optimizer = torch.optim.SGD(module.parameters(), 0.1)
-        for x in batches:
-            optimizer.zero_grad()
-            packed = pack_padded_sequence(like(module, x), [2, 6, 1, 4], enforce_sorted=False)
-            module(packed)[0].data.square().mean().backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-    assert all(not torch.equal(p, before[name]) for name, p in modules[0].named_parameters())
-    for triple in zip(*(module.parameters() for module in modules), strict=True):
-        check(*triple)
 
 
 @cells

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import torch
 from support import (
     DTYPES,
+    agree,
     available,
     build,
     cells,
-    check,
     compare,
     cotangents,
     device_of,
+    given,
     like,
     name_of,
     pairs,
@@ -42,7 +44,7 @@ GRID = pairwise(
 )
 
 
-def run_case(cell, dtype, backend, case, training=True):
+def run_case(cell, dtype, backend, case):
     T, B, (I, H) = case["T"], case["B"], case["sizes"]
     proj = (H + 1) // 2 if case["projected"] and cell.mode == "LSTM" and H > 1 else 0
     options = {key: case[key] for key in ("bidirectional", "bias", "batch_first")}
@@ -50,8 +52,6 @@ def run_case(cell, dtype, backend, case, training=True):
         options["proj_size"] = proj
     device = device_of(backend)
     modules = twins(cell, I, H, case["layers"], **options, device=device, dtype=dtype)
-    for module in modules:
-        module.train(training)
     x = torch.randn(T, B, I, device=device)
     rows = case["layers"] * (2 if case["bidirectional"] else 1)
     hx = random_states(cell, rows, B, H, proj) if case["hx"] else None
@@ -84,15 +84,15 @@ def test_layer(cell, dtype, backend, case):
     backend=available(),
     bias=[True, False],
     B=[0, 1, 33, None],
-    given={"hx": True, "zeros": False},
+    with_states={"hx": True, "zeros": False},
 )
-def test_step(cell, dtype, backend, bias, B, given):
+def test_step(cell, dtype, backend, bias, B, with_states):
     def compare_once():
         for I, H in itertools.pairwise((1, 3, 17, 33)):
             modules = twins(cell, I, H, step=True, bias=bias, device=device_of(backend), dtype=dtype)
             batch = () if B is None else (B,)
-            hx = tuple(torch.randn(*batch, H) for _ in range(cell.states)) if given else None
-            compare(modules, torch.randn(*batch, I), hx[0] if hx and cell.states == 1 else hx)
+            hx = given([torch.randn(*batch, H) for _ in range(cell.states)]) if with_states else None
+            compare(modules, torch.randn(*batch, I), hx)
 
     repeated(dtype, compare_once)
 
@@ -106,21 +106,10 @@ def test_long_sequence(cell, backend):
 
 
 @cells
-def test_backward_in_eval_mode(cell, backend):
-    case = {"layers": 2, "bidirectional": True, "bias": True, "projected": False, "packed": False}
-    case |= {"batch_first": False, "hx": True, "T": 4, "B": 3, "sizes": (3, 5)}
-    run_case(cell, torch.float32, backend, case, training=False)
-
-
-@cells
 def test_unbatched_layer(cell, backend):
-    for hx in (None, [torch.randn(4, 5) for _ in range(cell.states)]):
+    for hx in (None, given([torch.randn(4, 5) for _ in range(cell.states)])):
         modules = twins(cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
-        compare(modules, torch.randn(6, 3), hx[0] if hx and cell.states == 1 else hx)
-
-
-def _sources(module, x, hx):
-    return {"x": [x], "hx": tensors(hx), "weights": list(module.parameters())}
+        compare(modules, torch.randn(6, 3), hx)
 
 
 WANTED = ["x", "hx", "weights", "x+hx", "x+weights", "hx+weights", "one weight", "c or h"]
@@ -129,12 +118,11 @@ WANTED = ["x", "hx", "weights", "x+hx", "x+weights", "hx+weights", "one weight",
 @pairs(cell=CELLS.values(), backend=available(), wanted=WANTED)
 def test_gradients_of_some_inputs_only(cell, backend, wanted):
     """What asks for no gradient gets none, and the others' gradients do not depend on it."""
-    ours, theirs, truth = twins(cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
     x, hx = torch.randn(4, 2, 3), random_states(cell, 4, 2, 5)
-    results = []
-    for module in (ours, theirs, truth):
+
+    def gradients(module):
         x_, hx_ = like(module, x), like(module, hx)
-        groups = _sources(module, x_, hx_)
+        groups = {"x": [x_], "hx": tensors(hx_), "weights": list(module.parameters())}
         groups |= {"one weight": [module.weight_hh_l0_reverse], "c or h": [tensors(hx_)[-1]]}
         sources = [t for name in wanted.split("+") for t in groups[name]]
         for t in itertools.chain(*groups.values()):
@@ -142,24 +130,23 @@ def test_gradients_of_some_inputs_only(cell, backend, wanted):
         outputs = tensors(module(x_, hx_))
         torch.autograd.backward(outputs, cotangents(outputs, torch.float32))
         assert all((t.grad is not None) == t.requires_grad for t in itertools.chain(*groups.values()))
-        results.append([t.grad for t in sources])
-    for index, grads in enumerate(zip(*results)):
-        check(*grads, what=f"gradient {index}")
+        return [t.grad for t in sources]
+
+    agree(twins(cell, 3, 5, 2, bidirectional=True, device=device_of(backend)), gradients)
 
 
 @cells
 def test_only_some_outputs_used(cell, backend):
     """A gradient may come from the last state alone, or from the output alone."""
-    ours, theirs, truth = twins(cell, 3, 5, bidirectional=True, device=device_of(backend))
-    x = torch.randn(4, 2, 3)
+    modules, x = twins(cell, 3, 5, bidirectional=True, device=device_of(backend)), torch.randn(4, 2, 3)
+
+    def gradients(module, used):
+        x_ = like(module, x)
+        output = tensors(module(x_))[used]
+        return torch.autograd.grad([output], [x_, module.weight_hh_l0], cotangents([output], x.dtype))
+
     for used in range(1 + cell.states):
-        results = []
-        for module in (ours, theirs, truth):
-            x_ = like(module, x)
-            output = tensors(module(x_))[used]
-            results.append(torch.autograd.grad([output], [x_, module.weight_hh_l0], cotangents([output], x.dtype)))
-        for grads in zip(*results):
-            check(*grads, what=f"from output {used}")
+        agree(modules, functools.partial(gradients, used=used))
 
 
 @pairs(cell=CELLS.values(), backend=available(), packed=[False, True], dtype=DTYPES)
@@ -193,10 +180,9 @@ def test_nothing_passed_in_is_written(cell, backend):
 @cells
 def test_without_gradient_the_same_numbers(cell, backend):
     """no_grad and inference_mode take a path that saves nothing: it must agree to the budget of one rounding."""
-    ours, theirs, truth = twins(cell, 3, 17, 2, bidirectional=True, device=device_of(backend))
+    modules = twins(cell, 3, 17, 2, bidirectional=True, device=device_of(backend))
     x = torch.randn(5, 3, 3, device=device_of(backend))
     for guard in (torch.no_grad, torch.inference_mode):
         with guard():
-            for mine, torchs, exact in zip(*(tensors(m(x.to(next(m.parameters())))) for m in (ours, theirs, truth))):
-                assert not mine.requires_grad
-                check(mine, torchs, exact)
+            agree(modules, lambda module: module(x.to(module.weight_hh_l0)))
+            assert not any(t.requires_grad for t in tensors(modules[0](x)))

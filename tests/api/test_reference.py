@@ -1,6 +1,6 @@
 """The layer operations underneath the modules: the reference's, and by the same contract every compiled backend's.
 
-Truth is a loop over torch.nn's one-step modules in float64, differentiated by autograd: nothing of ours is in it.
+Truth is torch.nn's layer in float64.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import torch
 from support import (
     available,
     backward_arguments,
-    build,
     cells,
     device_of,
     dtypes,
     flat,
     forward_arguments,
+    given,
 )
-from torch import nn
 
 from fastrnn import reference
 from fastrnn._kernels import ops
@@ -44,37 +43,12 @@ def problem(cell, name, dtype, directions, packed, proj=0):
 
 
 def truth(cell, x, hx, weights, batch_sizes, directions):
-    """The layer as a loop of torch.nn cells over one row after another, in float64."""
-    count = len(weights) // directions
-    lengths = [T] * B if batch_sizes is None else [int((batch_sizes > row).sum()) for row in range(B)]
-    counts = [B] * T if batch_sizes is None else batch_sizes.tolist()
-    start = [sum(counts[:t]) for t in range(len(counts))]
-    flat = x.reshape(-1, I)
-    outputs = [[None] * flat.size(0) for _ in range(directions)]
-    finals = [[[None] * B for _ in range(directions)] for _ in hx]
-    for d in range(directions):
-        w_ih, w_hh, b_ih, b_hh, *w_hr = weights[d * count : (d + 1) * count]
-        step = build(nn, cell, I, H, step=True, dtype=torch.float64)
-        fused = {"weight_ih": w_ih, "weight_hh": w_hh @ w_hr[0] if w_hr else w_hh, "bias_ih": b_ih, "bias_hh": b_hh}
-        for row in range(B):
-            # A projected state enters through W_hh; the cell itself knows only unprojected ones.
-            state, first = [h[d, row] for h in hx], True
-            for t in range(lengths[row]) if d == 0 else reversed(range(lengths[row])):
-                weights_now = fused
-                if w_hr and first:
-                    lifted = nn.functional.pad(w_hh, (0, H - w_hh.size(1)))
-                    state[0] = nn.functional.pad(state[0], (0, H - state[0].size(0)))
-                    weights_now = fused | {"weight_hh": lifted}
-                arguments = (flat[start[t] + row], tuple(state) if cell.states == 2 else state[0])
-                after = torch.func.functional_call(step, weights_now, arguments)
-                state, first = list(after) if cell.states == 2 else [after], False
-                outputs[d][start[t] + row] = w_hr[0] @ state[0] if w_hr else state[0]
-            if w_hr:
-                state[0] = w_hr[0] @ state[0]
-            for final, value in zip(finals, state):
-                final[d][row] = value
-    output = torch.cat([torch.stack(rows) for rows in outputs], -1)
-    return output.view(*x.shape[:-1], -1), [torch.stack([torch.stack(d) for d in final]) for final in finals]
+    """torch.nn's layer as a function, in float64."""
+    layer = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}[cell.mode]
+    rows = (x,) if batch_sizes is None else (x, batch_sizes)
+    last = (False,) * (batch_sizes is None)  # batch_first
+    output, *final = layer(*rows, given(hx), weights, True, 1, 0.0, False, directions == 2, *last)
+    return output, final
 
 
 def close(mine, exact, dtype, what):
@@ -145,8 +119,8 @@ def test_nothing_is_written_and_strides_are_free(name, cell, packed):
     wide = torch.stack([x, x], -1)[..., 0]
     hx = [h.transpose(0, 2).contiguous().transpose(0, 2) for h in hx]
     weights = [w.t().contiguous().t() if w.dim() == 2 else w for w in weights]
-    given = [wide, grad_output, *hx, *weights, *grad_hn]
-    before = [t.clone() for t in given]
+    passed = [wide, grad_output, *hx, *weights, *grad_hn]
+    before = [t.clone() for t in passed]
     arguments = forward_arguments(cell.index, wide, sizes, hx, weights)
     output, hn, saved = forward(*arguments)
     for mine, plain in zip([output, *hn], [expected[0], *expected[1]], strict=True):
@@ -154,7 +128,7 @@ def test_nothing_is_written_and_strides_are_free(name, cell, packed):
     kept = [t.clone() for t in (output, *saved)]
     incoming = grad_output.transpose(0, 1).contiguous().transpose(0, 1)
     results = [backward(*backward_arguments(arguments, [g, *grad_hn], output, saved)) for g in (grad_output, incoming)]
-    assert all(map(torch.equal, given, before)) and all(map(torch.equal, (output, *saved), kept))
+    assert all(map(torch.equal, passed, before)) and all(map(torch.equal, (output, *saved), kept))
     for first, second in zip(*map(flat, results), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
 

@@ -19,14 +19,11 @@ from fastrnn.registry import CELLS
 
 CLEAR = (TypeError, ValueError, RuntimeError)
 PACKED = pack_padded_sequence(ones(3, 2, 4, dtype=torch.float64), [3, 2])
+STACK = {"num_layers": 2, "bidirectional": True, "batch_first": True}
 # The input, the shape of a right state, and what the module is built with.
 FORMS = {
     "layer": (ones(3, 2, 4, dtype=torch.float64), (1, 2, 5), {}),
-    "stack": (
-        ones(2, 3, 4, dtype=torch.float64),
-        (4, 2, 5),
-        {"num_layers": 2, "bidirectional": True} | {"batch_first": True},
-    ),
+    "stack": (ones(2, 3, 4, dtype=torch.float64), (4, 2, 5), STACK),
     "unbatched": (ones(3, 4, dtype=torch.float64), (1, 5), {}),
     "packed": (PACKED, (1, 2, 5), {}),
     "step": (ones(2, 4, dtype=torch.float64), (2, 5), {"step": True}),
@@ -167,6 +164,9 @@ def test_the_texts_name_what_was_given(step):
     ):
         with pytest.raises(TypeError, match=f"expected hx to be a tuple of 2 tensors, got {got}$"):
             build(fastrnn, CELLS["LSTM"], 4, 5, step=step)(x, hx)
+    for mode in ("GRU", "RNN_TANH"):
+        with pytest.raises(TypeError, match="expected hx to be a tensor, got tuple"):
+            build(fastrnn, CELLS[mode], 4, 5, step=step)(x, (h,))
 
 
 def test_weights_that_do_not_fit_are_refused_where_torch_follows_the_operators():

@@ -49,12 +49,6 @@ def test_jit_script(cell, step):
     torch.testing.assert_close(torch.jit.load(file)(x), model(x))
 
 
-def test_jit_script_after_revert():
-    model, x = Holder(fastrnn.LSTM(4, 5)), sample(False)
-    torch.testing.assert_close(torch.jit.script(fastrnn.revert(model))(x), model(x))
-    assert type(model.rnn) is fastrnn.LSTM
-
-
 def test_jit_script_compiles_a_subclass_as_it_is():
     class Own(fastrnn.LSTM):
         def forward(self, x):
@@ -85,7 +79,9 @@ def test_jit_trace(cell, step, recording):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"lengths": torch.tensor([6, 2, 4])}, {"all_states": True}], ids=["lengths", "states"]
+    "asked",
+    [{"lengths": torch.tensor([6, 2, 4])}, {"all_states": True}, {"save": "states"}],
+    ids=lambda asked: next(iter(asked)),
 )
 def test_jit_trace_of_what_torch_lacks(asked):
     """The operator, checked by the tracer without gradients and trained after."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
-from support import build, cells, check, cotangents, device_of, one_step, tensors, twins
+from support import agree, build, cells, cotangents, device_of, given, one_step, sample, tensors, twins
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -16,28 +15,25 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastrnn
 from fastrnn.registry import ALL_CELLS
 
-
-def sample(step):
-    return torch.randn(*((2, 4) if step else (2, 3, 4)))
+SAMPLE = torch.full((2, 3, 4), 0.5)
 
 
 @cells
 @one_step
 def test_functional_call(cell, step, backend):
     """Other weights for one call: used for the values, and it is they that get the gradients."""
-    device = device_of(backend)
-    ours, theirs, truth = twins(cell, 4, 6, step=step, device=device)
-    x, start = sample(step), {name: torch.randn(p.shape) for name, p in ours.named_parameters()}
-    results = []
-    for module in (ours, theirs, truth):
+    modules, x = twins(cell, 4, 6, step=step, device=device_of(backend)), sample(step)
+    start = {name: torch.randn(p.shape) for name, p in modules[0].named_parameters()}
+
+    def call(module):
         weight = next(module.parameters())
-        weights = {name: p.to(weight).requires_grad_() for name, p in copy.deepcopy(start).items()}
+        weights = {name: p.to(weight, copy=True).requires_grad_() for name, p in start.items()}
         outputs = tensors(torch.func.functional_call(module, weights, (x.to(weight),)))
         grads = torch.autograd.grad(outputs, list(weights.values()), cotangents(outputs, torch.float32))
-        results.append([*outputs, *grads])
         assert all(p.grad is None for p in module.parameters())
-    for triple in zip(*results, strict=True):
-        check(*triple)
+        return [*outputs, *grads]
+
+    agree(modules, call)
 
 
 class Doubled(nn.Module):
@@ -49,35 +45,35 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize("how", ["weight_norm", "parametrization"])
 def test_parametrizations(cell, how, backend):
     """The weight is computed anew for every call, and gradients reach what it is computed from."""
-    results = []
-    for module in twins(cell, 4, 6, device=device_of(backend)):
+
+    def call(module):
         if how == "weight_norm":
             parametrizations.weight_norm(module, "weight_hh_l0")
         else:
             parametrize.register_parametrization(module, "weight_hh_l0", Doubled())
-        sources, outputs = list(module.parameters()), []
-        assert sum("parametrizations" in name for name, _ in module.named_parameters()) >= 1
+        sources, x = list(module.parameters()), SAMPLE.to(module.weight_ih_l0)
+        assert any("parametrizations" in name for name, _ in module.named_parameters())
         for _ in range(2):  # a cached weight would show in the second round
-            outputs = tensors(module(sample(False).fill_(0.5).to(sources[0])))
+            module(x)
             with torch.no_grad():
                 sources[-1].mul_(1.5)
-        outputs = tensors(module(sample(False).fill_(0.5).to(sources[0])))
-        results.append([*outputs, *torch.autograd.grad(outputs, sources, cotangents(outputs, torch.float32))])
-    for triple in zip(*results, strict=True):
-        check(*triple)
+        outputs = tensors(module(x))
+        return [*outputs, *torch.autograd.grad(outputs, sources, cotangents(outputs, torch.float32))]
+
+    agree(twins(cell, 4, 6, device=device_of(backend)), call)
 
 
 @cells
 def test_weight_replaced_by_a_tensor(cell, backend):
-    results = []
-    for module in twins(cell, 4, 6, device=device_of(backend)):
+
+    def call(module):
         raw = module.weight_hh_l0.detach().clone().requires_grad_()
         del module.weight_hh_l0
         module.weight_hh_l0 = raw * 2
-        outputs = tensors(module(sample(False).fill_(0.5).to(raw)))
-        results.append([*outputs, *torch.autograd.grad(outputs, [raw], cotangents(outputs, torch.float32))])
-    for triple in zip(*results, strict=True):
-        check(*triple)
+        outputs = tensors(module(SAMPLE.to(raw)))
+        return [*outputs, *torch.autograd.grad(outputs, [raw], cotangents(outputs, torch.float32))]
+
+    agree(twins(cell, 4, 6, device=device_of(backend)), call)
 
 
 @cells
@@ -97,35 +93,35 @@ def test_weights_changed_in_place_and_moved(cell):
 @cells
 def test_assigned_flat_weights(cell, backend):
     """What a hypernetwork does: other tensors for _flat_weights, used and trained until weights are exchanged again."""
-    results = []
-    for module in twins(cell, 4, 6, 2, bidirectional=True, device=device_of(backend)):
+
+    def call(module):
         made = [(0.5 * w).detach().requires_grad_() for w in module._flat_weights]
-        module._flat_weights = list(made)
-        outputs = tensors(module(sample(False).fill_(0.5).to(made[0])))
-        results.append([*outputs, *torch.autograd.grad(outputs, made, cotangents(outputs, torch.float32))])
+        module._flat_weights, x = list(made), SAMPLE.to(made[0])
+        outputs = tensors(module(x))
+        found = [*outputs, *torch.autograd.grad(outputs, made, cotangents(outputs, torch.float32))]
         other = {name: 2 * w.detach() for name, w in module.named_parameters()}
-        results[-1] += tensors(torch.func.functional_call(module, other, (sample(False).fill_(0.5).to(made[0]),)))
-        results[-1] += tensors(module(sample(False).fill_(0.5).to(made[0])))  # the parameters are back
+        found += tensors(torch.func.functional_call(module, other, (x,)))
+        found += tensors(module(x))  # the parameters are back
         module.weight_hh_l0 = nn.Parameter(0.5 * made[1].detach())  # and another one, which functional_call replaces
-        results[-1] += tensors(torch.func.functional_call(module, other, (sample(False).fill_(0.5).to(made[0]),)))
-    for triple in zip(*results, strict=True):
-        check(*triple)
+        return found + tensors(torch.func.functional_call(module, other, (x,)))
+
+    agree(twins(cell, 4, 6, 2, bidirectional=True, device=device_of(backend)), call)
 
 
 @cells
 def test_deleted_weights(cell, backend):
     """With its attribute gone, a weight is still in _flat_weights, and others may be assigned there."""
-    results = []
-    for module in twins(cell, 4, 6, device=device_of(backend)):
-        weight, x = module.weight_hh_l0, sample(False).fill_(0.5).to(module.weight_hh_l0)
+
+    def call(module):
+        weight, x = module.weight_hh_l0, SAMPLE.to(module.weight_hh_l0)
         del module.weight_hh_l0
         outputs = tensors(module(x))
         module._flat_weights = [(0.5 * w).detach() for w in module._flat_weights]
         outputs += tensors(module(x))
         assert not any((module._flat_weights[1] is weight, hasattr(module, "weight_hh_l0")))
-        results.append(outputs)
-    for triple in zip(*results, strict=True):
-        check(*triple)
+        return outputs
+
+    agree(twins(cell, 4, 6, device=device_of(backend)), call)
 
 
 @cells
@@ -146,8 +142,7 @@ def test_an_overridden_check(cell, batch_first):
         module(x[0])
         if cell.mode != "LSTM":  # torch checks no packed LSTM
             module(pack_padded_sequence(x, [3, 1] if batch_first else [2, 2, 1], batch_first))
-        hx = [torch.zeros(1, 2 if batch_first else 3, 6)] * cell.states
-        module(x, tuple(hx) if cell.states > 1 else hx[0])
+        module(x, given([torch.zeros(1, 2 if batch_first else 3, 6)] * cell.states))
     half = len(seen) // 2
     assert half == 4 - (cell.mode == "LSTM") and str(seen[:half]) == str(seen[half:])
 

@@ -6,9 +6,19 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.cases import zoned_layers
-from support import pairs
-from test_dropping import ASKED, each_cell, layer, seeded
-from test_own_cells import BACKENDS, KERNELS, PRECISIONS, backends, compiled, given, gradients, states_of, tensors
+from support import given, pairs
+from test_dropping import each_cell, layer, seeded
+from test_own_cells import (
+    ASKED,
+    BACKENDS,
+    KERNELS,
+    PRECISIONS,
+    backends,
+    check_with_formulas,
+    compiled,
+    isas,
+    states_of,
+)
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
@@ -46,8 +56,7 @@ def test_kernels_against_the_formulas(cell, precision):
     case.check_needs(KERNELS)
 
 
-@compiled
-@pytest.mark.parametrize("isa", KERNELS.supported_isas() if KERNELS else [])
+@isas
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_instruction_set_draws_the_same(isa, precision):
     before = KERNELS.isa()
@@ -78,18 +87,8 @@ def test_what_does_not_fit_is_refused():
 @pairs(cell=ALL_CELLS.values(), backend=BACKENDS, training=[True, False], asked=ASKED)
 def test_layers_against_the_formulas(cell, backend, asked, training):
     module = layer(cell, 3, 6, 2, 2, zoneout=RATES).double().train(training)
-    hx = tuple(h.requires_grad_() for h in states_of(cell, 4, 4, 6, torch.float64))
-    x = torch.randn(5, 4, 3, dtype=torch.float64).requires_grad_()
-    inputs = [x, *hx, *module.parameters()]
-    with fastrnn.backend(backend):
-        found = tensors(seeded(module, x, given(hx), all_states=True, **asked))
-        found_grads = gradients(found, inputs)
-    torch.manual_seed(5)
-    seeds = torch.randint(2**63 - 1, (4, 4)) if training else None
-    schedule = {name: value for name, value in asked.items() if name in ("lengths", "reset_mask")}
-    expected = tensors(oracle.stack(module, x, hx, seeds=seeds, **schedule))
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found_grads, gradients(expected, inputs), rtol=1e-8, atol=1e-8)
+    draws = {"draws": lambda: {"seeds": torch.randint(2**63 - 1, (4, 4))}} if training else {}
+    check_with_formulas(module, backend, **draws, **asked)
 
 
 @each_cell
