@@ -168,15 +168,15 @@ struct ColumnsAhead {
 };
 
 // The products of kRows rows with up to kColumns columns of the weights, each contiguous over k.
-// Each value that is loaded serves a whole row or column of the sums. kPasses: as many rows meet
-// the columns in one pass, or in two and more, which share what they bring nearer.
+// Each value that is loaded serves a whole row or column of the sums. kPasses: the rows meet the
+// columns in one pass, or in two and more, which share what they bring nearer; 0 brings nothing.
 template <class S, int kRows, int kColumns, int kPasses>
 __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t depth, const S* w,
                                                 int valid, ColumnsAhead ahead, Accumulate<S>* tile,
                                                 int64_t stride) {
   using V = VecOf<S>;
   constexpr int kWidth = V::kWidth;
-  constexpr int kLines = kColumns * kWidth * sizeof(S) / kPasses / kLine;
+  constexpr int kBytes = kPasses > 0 ? kColumns * kWidth * sizeof(S) / kPasses : 0;
   const S* column[kColumns];
 #pragma GCC unroll 8
   for (int i = 0; i < kColumns; ++i) column[i] = w + (i < valid ? i : valid - 1) * depth;
@@ -188,8 +188,7 @@ __attribute__((noinline)) void multiply_columns(const S* const* rows, int64_t de
   }
   const auto add = [&](const auto& load_at) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int i = 0; i < (kLines > 1 ? kLines : 1); ++i)
-      __builtin_prefetch(ahead.from + i * kLine, 0, 2);
+    for (int at = 0; at < kBytes; at += kLine) __builtin_prefetch(ahead.from + at, 0, 2);
     ahead.from += ahead.step;
     add_products<kRows, kColumns>(
         sum, [&](int r) { return load_at(rows[r]); }, [&](int i) { return load_at(column[i]); });
@@ -248,14 +247,15 @@ void multiply_unpacked(int count, const S* const* rows, int64_t depth, const S* 
       for (int64_t lane = 0; lane < c.valid[v]; lane += columns) {
         const S* const from = w + (c.first[v] + lane) * depth;
         const int valid = int(smaller(columns, c.valid[v] - lane));
-        ColumnsAhead ahead{(const char*)(kFar ? from + columns * depth : from),
-                           kBytes * kWidth / passes};
+        ColumnsAhead ahead{(const char*)(from + columns * depth), kBytes * kWidth / passes};
         for (int left = passes, r = 0; left > 0; --left) {
           const int some = (count - r + left - 1) / left;
           Accumulate<S>* const to = tile + r * stride + v * kWidth + lane;
-          const auto add = passes == 1 ? add_unpacked<S, columns, 1> : add_unpacked<S, columns, 2>;
+          const auto add = !kFar         ? add_unpacked<S, columns, 0>
+                           : passes == 1 ? add_unpacked<S, columns, 1>
+                                         : add_unpacked<S, columns, 2>;
           add(some, rows + r, depth, from, valid, ahead, to, stride);
-          if (kFar) ahead.from += kBytes * depth / passes;
+          ahead.from += kBytes * depth / passes;
           r += some;
         }
       }
