@@ -144,7 +144,7 @@ def test_what_the_other_process_is_told(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert first(index=1) == "cuda"
     (start,) = started()
-    assert start["task"] == {"index": 1, "mode": "LSTM", "dtype": "float16", "quick": True}
+    assert start["task"] == {"index": 1, "mode": "LSTM", "dtype": "float16", "quick": True, "tiers": [""]}
     wanted = {"CUDA_VISIBLE_DEVICES": "3,2", "FASTRNN_PROVE": "0", "FASTRNN_CUDA_TIER": "auto"}
     assert start["environ"].items() >= wanted.items()
     assert "FASTRNN_BACKEND" not in start["environ"]
