@@ -42,15 +42,15 @@ class Backward {
         step_of_cell(step_of_cell),
         carried_states(kCells[s.cell].states - 1),
         copies(kCells[s.cell].shared_gate_grad ? 1 : 2),
-        gains(kCells[s.cell].statistics > 0 ? 2 * kCells[s.cell].gates : 0),
-        unit_params(kCells[s.cell].params - (gains > 0 ? 2 : 0)),
-        parts(copies * kCells[s.cell].gates + gains + unit_params),
+        gate_gains(kCells[s.cell].statistics > 0 ? 2 * kCells[s.cell].gates : 0),
+        unit_params(kCells[s.cell].params - (gate_gains > 0 ? 2 : 0)),
+        parts(copies * kCells[s.cell].gates + gate_gains + unit_params),
         depth(kCells[s.cell].gates * s.H),
         projected(s.R != s.H),
         has_product(kCells[s.cell].recurrent),
         recurrent(has_product && (s.T > 1 || p.states.grad_initial[0])),
         plan(plan_for<Op>(s, double(depth) * double(has_product ? s.R : kPointwise), s.R, 1,
-                          threads, gains > 0)),
+                          threads, gate_gains > 0)),
         units(make_blocks<Op>(s.H, 1, plan.unit_slices)),
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
@@ -132,7 +132,7 @@ class Backward {
       m.grad_h = arena.template take<A>(projected ? 0 : s.B * units.padded());
       m.grad_carried = arena.template take<A>(carried_states * s.B * units.padded());
       m.params = arena.template take<A>(unit_params * units.padded());
-      m.gains = arena.template take<A>(gains * units.padded());
+      m.gains = arena.template take<A>(gate_gains * units.padded());
       m.sums =
           arena.template take<A>(p.grad_units ? plan.batch_slices * parts * units.padded() : 0);
     }
@@ -148,9 +148,9 @@ class Backward {
       if (projected) pack_columns(p.weights[d].w_hr, s.R, s.H, units, scratch[d].w_hr, thread);
       const Range mine = part_of(units.count, plan.threads, thread);
       for (int64_t block = mine.begin; block < mine.end; ++block)
-        pack_params<S>(p.weights[d].params + (gains > 0 ? 2 : 0), units, block, unit_params,
+        pack_params<S>(p.weights[d].params + (gate_gains > 0 ? 2 : 0), units, block, unit_params,
                        scratch[d].params);
-      if (gains > 0) pack_gains(d, mine);
+      if (gate_gains > 0) pack_gains(d, mine);
     }
   }
 
@@ -178,7 +178,7 @@ class Backward {
             {},
             rows,
             grads,
-            grads + gains * units.padded()};
+            grads + gate_gains * units.padded()};
   }
 
   S* grad_gates(const Lane& l, int64_t t, int64_t b) const {
@@ -319,7 +319,7 @@ class Backward {
 
   // With norms.
   int64_t norm_rows_size() const {
-    return gains > 0 ? (slice_rows + gains + parts) * units.padded() : 0;
+    return gate_gains > 0 ? (slice_rows + gate_gains + parts) * units.padded() : 0;
   }
   void pack_gains(int d, Range blocks);
   void products_of_rows(const Lane& l, int64_t e, Range both, Range ending);
@@ -366,7 +366,7 @@ class Backward {
   const Step step_of_cell;
   // Of the cell: states besides h, copies of gate gradients (the last one goes to h), gains of
   // gates, parameters of (H), parts of Sums.
-  const int carried_states, copies, gains, unit_params, parts;
+  const int carried_states, copies, gate_gains, unit_params, parts;
   const int64_t depth;
   const bool projected, has_product, recurrent;
   const Plan plan;

@@ -34,8 +34,8 @@ struct NormGradient {
 
 template <class Op>
 void Backward<Op>::pack_gains(int d, Range blocks) {
-  for_units({0, gains}, units, blocks, [&](int64_t gate, int64_t j) {
-    const int gates = gains / 2;
+  for_units({0, gate_gains}, units, blocks, [&](int64_t gate, int64_t j) {
+    const int gates = gate_gains / 2;
     const S* const gain = (const S*)p.weights[d].params[gate / gates] + gate % gates * s.H;
     load(gain + j, s.H - j).store(scratch[d].gains + gate * units.padded() + j);
   });

@@ -326,7 +326,7 @@ class Forward {
     });
   }
 
-  // Inline, as its parts: a block takes little longer than a few calls.
+  // Inline with its parts: a block takes little longer than a few calls.
   template <class Cell>
   FASTRNN_HD void recur(const Lane& l, int64_t t, Range batch, int64_t block, int64_t next,
                         int64_t x_row) {

@@ -218,14 +218,13 @@ def override_tier(tier: str) -> None:
         _cuda.override_tier(tier)
 
 
-def keep_tiers(index: int, kinds: list[tuple[str, torch.dtype, bool, bool, list]]) -> None:
-    """At which (T, B, H) resident kernels were measured ahead of a launch a step on ``cuda:index``, by cell, dtype,
-    tf32 and training. Replaces what was kept of that device."""
+def keep_tiers(index: int, kinds: list[tuple[int, torch.dtype, bool, bool, list]]) -> None:
+    """At which (T, B, H) resident kernels were measured ahead of a launch a step on ``cuda:index``, by number of the
+    cell, dtype, tf32 and training. Replaces what was kept of that device."""
     if _cuda:
-        rows = [
-            (ALL_CELLS[mode].index, torch.empty(0, dtype=dtype, device="cpu"), *rest) for mode, dtype, *rest in kinds
-        ]
-        _cuda.keep_tiers(index, rows)
+        _cuda.keep_tiers(
+            index, [(cell, torch.empty(0, dtype=dtype, device="cpu"), *rest) for cell, dtype, *rest in kinds]
+        )
 
 
 TIER = os.environ.get("FASTRNN_CUDA_TIER")

@@ -48,7 +48,7 @@ def kinds_of(mode: str, dtype: str, grads: tuple[bool, ...] = (False, True), pre
 
 
 def tiers_of(gpu: Gpu, mode: str, dtype: str) -> tuple[str, ...]:
-    """The settings that a proof of a pair tries; an empty one is that of all calls."""
+    """The settings that a proof of a pair tries; an empty one leaves calls as they are."""
     cell = ALL_CELLS[mode]
     alone = ops.TIER or gpu.capability == ops.PLANNED or dtype == "float64" or not cell.recurrent or cell.statistics
     return ("",) if alone else (STEP, AUTO)
@@ -144,7 +144,7 @@ def verdict_of(index: int) -> dict[str, Any] | str:
     return verdict
 
 
-def _tiers_in(verdict: dict[str, Any]) -> list[tuple[str, torch.dtype, bool, bool, list]]:
+def _tiers_in(verdict: dict[str, Any]) -> list[tuple[int, torch.dtype, bool, bool, list]]:
     """The tiers of a verdict as ``ops.keep_tiers`` takes them."""
     kinds = []
     for kind, finding in verdict["findings"].items():
@@ -153,7 +153,7 @@ def _tiers_in(verdict: dict[str, Any]) -> list[tuple[str, torch.dtype, bool, boo
         mode, dtype, *precision, passes = kind.split()
         rows = [(float(T), float(B), float(H), {STEP: False, AUTO: True}[tier]) for T, B, H, tier in finding["tiers"]]
         nearest(rows, 1, 1, 1)
-        kinds.append((ALL_CELLS[mode].mode, getattr(torch, dtype), precision == ["tf32"], passes == "training", rows))
+        kinds.append((ALL_CELLS[mode].index, getattr(torch, dtype), precision == ["tf32"], passes == "training", rows))
     return kinds
 
 

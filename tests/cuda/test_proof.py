@@ -16,6 +16,7 @@ from torch._dynamo.testing import CompileCounter
 import fastrnn
 from fastrnn._backends import dispatch
 from fastrnn._kernels import ext, ops
+from fastrnn.registry import CELLS
 from fastrnn.verdict import kept, proof
 from fastrnn.verdict.proof import WRONG, Gpu
 
@@ -114,7 +115,7 @@ def test_the_kernels_are_told_the_tiers(monkeypatch):
     monkeypatch.setattr(ops, "keep_tiers", lambda *given: told.append(given))
     tiers = {"tiers": [[1, 1, 64, "step"], [64, 32, 128, "auto"]]}
     write({FORWARD: finding(), "GRU float32 tf32 training": finding() | tiers})
-    kept = [("GRU", torch.float32, True, True, [(1.0, 1.0, 64.0, False), (64.0, 32.0, 128.0, True)])]
+    kept = [(CELLS["GRU"].index, torch.float32, True, True, [(1.0, 1.0, 64.0, False), (64.0, 32.0, 128.0, True)])]
     assert order() == ORDER and told == [(0, kept)]
     proof.reread()
     with fastrnn.backend("cuda"):

@@ -182,10 +182,10 @@ def test_the_nearest_shape_that_a_proof_timed_decides(ops, cuda):
 
     rows = [(16, 8, 64, True), (256, 8, 64, False), (16, 8, 512, False), (16, 8, 512, True)]
     cuda.override_tier("measured")
-    ops.keep_tiers(-1, [("LSTM", torch.bfloat16, False, True, rows)])
+    ops.keep_tiers(-1, [(0, torch.bfloat16, False, True, rows)])
     assert chosen(32, 8, 96) == [0, 0] and chosen(512, 8, 96) == [-1, -1] and chosen(16, 8, 256) == [-1, -1]
     assert chosen(512, 8, 96, grad=False)[0] == chosen(512, 8, 96, cell=1)[0] == 0
-    ops.keep_tiers(0, [("LSTM", torch.bfloat16, False, True, rows[:1])])  # another device
+    ops.keep_tiers(0, [(0, torch.bfloat16, False, True, rows[:1])])  # another device
     assert chosen(512, 8, 96) == [-1, -1]
     ops.keep_tiers(-1, [])
     assert chosen(512, 8, 96) == [0, 0]
