@@ -88,7 +88,8 @@ def _why_not_proven(call: Call) -> str | None:
     if call.mode in USER_CELLS:
         return f"no proof covers {call.mode}, a cell of yours: {proof.OPT_IN}"
     if ops.is_watched():  # sizes may be symbolic
-        return proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, proof.variants_of(call))
+        variants = proof.variants_of(call)
+        return proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, variants, call.H)
     return proof.why_not(call)
 
 

@@ -21,7 +21,7 @@ RIGHT, WRONG, FAILED = "right", "wrong", "failed"
 VARIANTS = ("step", "plain", "layers", "directions", "packed", "projected", "extended", "masked", "zoned", "headed")
 """What a call can be: a cell's step, or a layer; of these several, both directions, packed, projected, with what
 torch.nn does not have, and of that with a mask on h, zoneout, heads. A finding has the *speeds* (T, B, H, PyTorch's
-time over ours) of those that could run."""
+time over ours, and where it was timed the same in a CUDA graph) of those that could run."""
 STEP, AUTO = "step", "auto"
 """Settings of ``FASTRNN_CUDA_TIER`` that a proof times against each other: a launch a step, and one for the sequence
 where the plan has it. A finding has the *tiers* (T, B, H, the faster one) of the shapes that were timed so."""
@@ -56,7 +56,7 @@ def tiers_of(gpu: Gpu, mode: str, dtype: str) -> tuple[str, ...]:
 
 def describe(finding: dict[str, Any]) -> str:
     """A finding in a line."""
-    ratios = [ratio for speeds in finding["speeds"].values() for *_, ratio in speeds]
+    ratios = [row[3] for speeds in finding["speeds"].values() for row in speeds]
     text = f", no slower than PyTorch at {sum(ratio >= 1 for ratio in ratios)} of {len(ratios)} shapes timed"
     detail = f": {finding['detail']}" if finding["detail"] else ""
     return finding["state"] + (text if finding["state"] == RIGHT else "") + detail
@@ -122,7 +122,7 @@ def read(gpu: Gpu) -> dict[str, Any] | str:
             if finding["state"] not in (RIGHT, WRONG, FAILED):
                 raise ValueError(f"unknown state {finding['state']!r}")
             for speeds in finding["speeds"].values():
-                nearest([(T, B, H, float(ratio)) for T, B, H, ratio in speeds], 1, 1, 1)
+                nearest([(T, B, H, float(first), *map(float, more)) for T, B, H, first, *more in speeds], 1, 1, 1)
             describe(finding)
         _tiers_in(verdict)
         summary(verdict)
@@ -179,24 +179,27 @@ def variants_of(call: Call) -> tuple[str, ...]:
     return tuple(name for name, it in zip(VARIANTS, applies, strict=True) if it)
 
 
-def precision_of(call: Call) -> str:
+def precision_of(dtype: torch.dtype, one_step: bool) -> str:
     """The precision in which the kernels multiply float32. A single step uses tf32 only if torch allows it for layers
     and for matmul, because torch's cells follow the latter."""
-    if call.dtype != torch.float32:
+    if dtype != torch.float32:
         return ""
-    settings = ("rnn", "matmul") if call.T == 1 else ("rnn",)
+    settings = ("rnn", "matmul") if one_step else ("rnn",)
     return "tf32" if all(torch._C._get_fp32_precision_getter("cuda", op) == "tf32" for op in settings) else "ieee"
 
 
-def nearest(speeds: list, T: int, B: int, H: int) -> list:
-    """The rows (T, B, H, ...) nearest to a shape in the logarithms; several if they are equally near."""
-    wanted = [math.log2(max(size, 1)) for size in (T, B, H)]
-    distances = [math.dist(wanted, map(math.log2, row[:3])) for row in speeds]
+def nearest(speeds: list, *sizes: int) -> list:
+    """The rows (T, B, H, ...) nearest to a shape in the logarithms; several if they are equally near. The last sizes
+    alone can be given: (H), then any T and B is as near."""
+    wanted = [math.log2(max(size, 1)) for size in sizes]
+    distances = [math.dist(wanted, map(math.log2, row[3 - len(sizes) : 3])) for row in speeds]
     return [row for row, distance in zip(speeds, distances) if distance <= min(distances) + 1e-9]
 
 
-def _against(index: int, kind: str, variants: tuple[str, ...], sizes: tuple[int, int, int] | None) -> str | None:
-    """Why the verdict refuses a call; without ``sizes``, why it refuses some T, B and H."""
+def _against(
+    index: int, kind: str, variants: tuple[str, ...], sizes: tuple[int, ...], captured: bool = False
+) -> str | None:
+    """Why the verdict refuses a call of some ``sizes`` (T, B, H), or of any T and B where they are (H)."""
     verdict = verdict_of(index)
     finding = None if isinstance(verdict, str) else verdict["findings"].get(kind)
     if finding is None:
@@ -208,29 +211,35 @@ def _against(index: int, kind: str, variants: tuple[str, ...], sizes: tuple[int,
         speeds = finding["speeds"].get(variant)
         if speeds is None or not (speeds or extended):
             return f"{kind}, {variant}, could not run or was not timed on this GPU: {finding['detail']}"
-        slow = [] if extended else [row for row in (nearest(speeds, *sizes) if sizes else speeds) if not row[3] >= 1]
+        # The ratio of a launch of that kind; a CUDA graph that was not timed is taken for as fast as calls without one.
+        which = -1 if captured else 3
+        slow = [] if extended else [row for row in nearest(speeds, *sizes) if not row[which] >= 1]
         if slow:
-            T, B, H, ratio = min(slow, key=lambda row: row[3])
-            return f"measured at {ratio:.2f} of torch's speed on this GPU at T={T} B={B} H={H} ({variant})"
+            T, B, H, ratio = *(row := min(slow, key=lambda row: row[which]))[:3], row[which]
+            what = f"{variant}, in a CUDA graph" if captured else variant
+            return f"measured at {ratio:.2f} of torch's speed on this GPU at T={T} B={B} H={H} ({what})"
     return None
 
 
 @functools.lru_cache(maxsize=4096)
-def _why_not(call: Call, precision: str) -> str | None:
+def _why_not(call: Call, precision: str, captured: bool) -> str | None:
     (kind,) = kinds_of(call.mode, name_of(call.dtype), (call.grad,), (precision,))
-    return _against(call.index, kind, variants_of(call), (call.T, call.B, call.H))
+    return _against(call.index, kind, variants_of(call), (call.T, call.B, call.H), captured)
 
 
 def why_not(call: Call) -> str | None:
     """Why the automatic choice leaves a call on a GPU to others than the kernels; None if it takes them."""
-    return _why_not(call, precision_of(call))
+    captured = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return _why_not(call, precision_of(call.dtype, call.T == 1), captured)
 
 
-def why_not_in_graphs(index: int, mode: str, dtype: torch.dtype, grad: bool, variants: tuple[str, ...]) -> str | None:
-    """As :func:`why_not`, for a call whose sizes may be anything and that runs under whatever precision is then set:
-    every shape that was timed has to have been no slower than torch, in each precision."""
-    kinds = kinds_of(mode, name_of(dtype), (grad,))
-    return next(filter(None, (_against(index, kind, variants, None) for kind in kinds)), None)
+def why_not_in_graphs(
+    index: int, mode: str, dtype: torch.dtype, grad: bool, variants: tuple[str, ...], H: int
+) -> str | None:
+    """As :func:`why_not`, for a call whose T and B may be anything: at the nearest H every shape that was timed has to
+    have been no slower than torch, in the precision that is set now."""
+    (kind,) = kinds_of(mode, name_of(dtype), (grad,), (precision_of(dtype, "step" in variants),))
+    return _against(index, kind, variants, (H,))
 
 
 # Dynamo calls it while it traces and takes the result for a constant (torch.compiler.assume_constant_result, whose

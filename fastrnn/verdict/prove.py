@@ -39,7 +39,7 @@ BROKEN, PASSING = 70, 75
 _OUTSIDE = (PASSING, -signal.SIGINT, -signal.SIGTERM, -9)  # say nothing of the kernels; 9 is SIGKILL
 SILENCE_S, WAIT_S = 90.0, 240.0
 """Seconds: after which a worker that says nothing is ended; to wait for the proofs of other processes."""
-QUICK_S, FULL_S = 0.02, 0.1
+QUICK_S, FULL_S = 0.02, 0.05
 """Seconds for each time taken."""
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What most users run comes first: a run that is cut short keeps what it has found. Torch's cells before ours.

@@ -63,12 +63,16 @@ _TIMED = (
     ("projected", (64, 32, 256, 256), {"P": 64}),
 )
 _TIMED_MORE = (
+    *(("plain", (64, B, H, H), {}) for H in (64, 128, 256, 512, 768, 1024, 2048) for B in (1, 16, 128)),
+    *(("plain", (1024, B, H, H), {}) for B, H in ((1, 128), (16, 256), (16, 768), (64, 512))),
     ("plain", (1, 64, 1024, 1024), {}),
-    ("plain", (32, 1, 512, 512), {}),
-    ("plain", (256, 16, 256, 256), {}),
-    ("plain", (32, 128, 1024, 1024), {}),
     ("step", (1, 1, 256, 256), {"call": "step"}),
+    ("step", (1, 1, 1024, 1024), {"call": "step"}),
     ("step", (1, 256, 1024, 1024), {"call": "step"}),
+    ("layers", (32, 16, 64, 64), {"layers": 4}),
+    ("layers", (64, 32, 1024, 1024), {"layers": 2}),
+    ("directions", (64, 32, 1024, 1024), {"directions": 2}),
+    ("packed", (500, 32, 512, 512), {"layers": 2, "directions": 2, "packed": True}),
 )
 
 
@@ -115,17 +119,19 @@ def main(task: dict, device: torch.device, backend: str = "cuda") -> int:
     for tier in task["tiers"]:
         if tier:
             ops.override_tier(tier)
-        rows: dict[str, list[tuple[Shape, Measurement]]] = {}
+        rows: dict[str, list[tuple[Shape, list[Measurement]]]] = {}
         for kind, precision, shape in shapes_of(task["mode"], task["dtype"], task["quick"]):
             say(at=", ".join(filter(None, (kind, str(shape.case.shape), tier))))
-            setting = Setting(device, backend, threads, precision, graph="off", pace=pace if shape.timed else CHECK)
-            (row,) = measure(shape.case, setting)
-            rows.setdefault(kind, []).append((shape, row))
-            if row.status == "error" and (why := _silence(device)):
-                say(why=f"{row.detail} ({why})")
+            graph = "on" if shape.timed and not task["quick"] else "off"
+            setting = Setting(device, backend, threads, precision, graph, pace=pace if shape.timed else CHECK)
+            measured = measure(shape.case, setting)
+            rows.setdefault(kind, []).append((shape, measured))
+            failure = next((row for row in measured if row.status == "error"), None)
+            if failure and (why := _silence(device)):
+                say(why=f"{failure.detail} ({why})")
                 return BROKEN
-            if row.status == "error" and _is_memory_short(row.cause, device):
-                say(why=row.detail)
+            if failure and _is_memory_short(failure.cause, device):
+                say(why=failure.detail)
                 return PASSING
         found.append({kind: finding_of(measured) for kind, measured in rows.items()})
         say(findings={kind: faster_of(*(each[kind] for each in found)) for kind in rows})
@@ -166,16 +172,22 @@ def _is_memory_short(cause: type[Exception] | None, device: torch.device) -> boo
     return cause is not None and issubclass(cause, (torch.OutOfMemoryError, MemoryError))
 
 
-def finding_of(rows: list[tuple[Shape, Measurement]]) -> dict:
+def finding_of(rows: list[tuple[Shape, list[Measurement]]]) -> dict:
     """The finding on a kind: one wrong result makes it wrong; a variant that cannot run is left out."""
-    wrong = [f"{shape.case.shape}: {found.worst}" for shape, found in rows if found.status == "WRONG"]
+    every = [(shape, found) for shape, measured in rows for found in measured]
+    wrong = [f"{shape.case.shape}: {found.worst}" for shape, found in every if found.status == "WRONG"]
     if wrong:
         return {"state": WRONG, "detail": wrong[0], "speeds": {}}
-    lacking = {shape.variant: f"{shape.case.shape}: {found.detail}" for shape, found in rows if found.status != "ok"}
+    lacking = {
+        shape.variant: f"{shape.case.shape}: {found.detail}"
+        for shape, found in every
+        if found.status == "error" or (found.status == "refused" and found.launch == "eager")
+    }
     speeds = {shape.variant: [] for shape, _ in rows if shape.variant not in lacking}
-    for shape, found in rows:
+    for shape, measured in rows:
         if shape.timed and shape.variant in speeds:
-            speeds[shape.variant].append((shape.case.T, shape.case.B, shape.case.H, round(found.ratio, 4)))
+            ratios = [round(found.ratio, 4) for found in measured if found.status == "ok"]
+            speeds[shape.variant].append((shape.case.T, shape.case.B, shape.case.H, *ratios))
     detail = "; ".join(f"without {variant}, {why}" for variant, why in lacking.items())
     return {"state": RIGHT if "plain" in speeds else FAILED, "detail": detail, "speeds": speeds}
 
@@ -194,8 +206,8 @@ def faster_of(steps: dict, resident: dict | None = None) -> dict:
         variant: list(zip(rows, resident["speeds"][variant], strict=True)) for variant, rows in steps["speeds"].items()
     }
     gains: dict[tuple[int, ...], list[float]] = {}
-    for (*shape, before), (*_, after) in chain.from_iterable(pairs.values()):
-        gains.setdefault(tuple(shape), []).append(after / before)
+    for before, after in chain.from_iterable(pairs.values()):
+        gains.setdefault(before[:3], []).append(after[3] / before[3])
     ahead = {shape: math.prod(ratios) > 1 for shape, ratios in gains.items()}
     speeds = {variant: [pair[ahead[pair[0][:3]]] for pair in rows] for variant, rows in pairs.items()}
     return {**steps, "speeds": speeds, "tiers": [(*shape, AUTO if ahead[shape] else STEP) for shape in ahead]}
