@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can tell, in two commands of under nine minutes each on 16 cores, with no network:
+# Everything that only a GPU can tell, in three commands of under nine minutes each on 16 cores, with no network:
 #
 #   benchmarks/gpu_check.sh correctness FOLDER    build, first steps of every tier, GPU tests by tier, sanitizers
 #   benchmarks/gpu_check.sh speed FOLDER          barriers, every tier forced, the grids, a profile by tier
+#   benchmarks/gpu_check.sh proof FOLDER          python -m fastrnn prove, and the verdict that it writes
 #
 # A third argument, a regular expression, names the parts to run: 'machine|build|first-.*'.
 #
-# The second needs the build of the first, in the same tree. FOLDER gets two files for a command: COMMAND.txt, how each
+# The others need the build of the first, in the same tree. FOLDER gets two files for a command: COMMAND.txt, how each
 # part ended, and COMMAND.tar.gz, all that the parts have left. Both are renewed after every part, so a command that is
 # cut off has the parts before. A part that fails or runs out of its time does not stop the others, except the build.
 # Needs torch with CUDA, nvcc of the same CUDA, ninja, pytest, tqdm and matplotlib; compute-sanitizer and ncu for their
 # parts. The wheels of FlashRNN, or of torchrl and what it needs beside torch, in wheels/ (optional) make these opponents
 # run.
 set -u
-usage="usage: benchmarks/gpu_check.sh correctness|speed FOLDER [PARTS]"
+usage="usage: benchmarks/gpu_check.sh correctness|speed|proof FOLDER [PARTS]"
 cd "$(dirname "$0")/.."
 command=${1:?$usage}
 home=$(mkdir -p "${2:?$usage}" && cd "$2" && pwd)
@@ -98,9 +99,9 @@ barriers() {
   cat "$out/barriers.csv"
 }
 
-# What a user's GPU does once, shortened: every kind of call right and timed, and the verdict kept.
+# Every kind of call right and timed, and the verdict kept: fastrnn/verdict/proven-CAPABILITY.json is such a file.
 prove() {
-  FASTRNN_CACHE_DIR=$out "$python" -m fastrnn prove --quick
+  FASTRNN_CACHE_DIR=$out "$python" -m fastrnn prove
 }
 
 # profile NAME KERNELS TIER: where the time of the first kernels of that name goes, in an LSTM of 512 units.
@@ -142,13 +143,12 @@ correctness() {
   for tier in step cta cluster-8 cluster-16 grid; do part "first-$tier" 25 tests "four_steps and $tier"; done
   # The kernels that are least unknown come first, and meanwhile a tool that slows everything down.
   part memcheck 100 sanitize memcheck &
-  part tests-step 90 tests "not (cta or cluster or grid or four_steps or first_call)"
+  part tests-step 90 tests "not (cta or cluster or grid or four_steps)"
   wait
   for tool in racecheck initcheck synccheck; do part $tool 120 sanitize $tool & done
   for tier in cta cluster grid; do part tests-$tier 120 tests "$tier and not four_steps" & done
   gpu_tests=tests/cuda/test_gpu_wavefront.py part tests-wavefront 120 tests "test" &
   gpu_tests=tests/cuda/test_gpu_own_cells.py part tests-own 120 tests "test" &
-  part first-call 120 tests first_call & # a whole proof of one pair
   wait
 }
 
@@ -158,7 +158,6 @@ speed() {
   # Every tier where it can serve, on the same shapes: what the planner's table is filled from. Then what users get.
   for tier in step cluster grid measured; do bench "sizes-$tier" 26 $tier --grid sizes --filter "$some"; done
   for tier in step cta measured; do bench "small-$tier" 12 $tier --grid small; done
-  part prove 30 prove # one that is cut off leaves a verdict on what it got to
   bench cudnn-best-measured 20 measured --grid cudnn-best
   bench rl-measured 20 measured --grid rl
   bench packed-measured 20 measured --grid packed
@@ -178,8 +177,12 @@ speed() {
   part tables 10 tables
 }
 
+proof() {
+  part prove 530 prove # one that is cut off leaves a verdict on what it got to
+}
+
 case $command in
-correctness | speed) "$command" ;;
+correctness | speed | proof) "$command" ;;
 *) echo "$usage" >&2 && exit 2 ;;
 esac
 cat "$out/tables.log" 2>/dev/null

@@ -72,7 +72,7 @@ def _cuda() -> list[tuple[str, str]]:
         rows.append((f"cuda:{index}", f"{text}, not served: {why_not}" if why_not else text))
         if not missing and not why_not:
             found = proof.verdict_of(index)
-            rows.append((f"cuda:{index} proof", f"none: {found}" if isinstance(found, str) else proof.summary(found)))
+            rows.append((f"cuda:{index} proof", f"none: {found}" if isinstance(found, str) else found.summary))
     if count == 0:
         why = "no GPU is visible" if torch.version.cuda else "this torch has no CUDA"
         rows.append(("devices", f"cpu only: {why}"))

@@ -122,7 +122,7 @@ def _step(
     call = describe(cell, data, None, hx, weights, extended=cell.mode not in CELLS, step=True, foreign=foreign)
     slots = slots_of(cell, weights, 1)
     try:
-        backend = dispatch.choose(call, input)
+        backend = dispatch.choose(call)
         if (found := inferred(backend, call, cell, data, hx, weights)) is not None:
             return [h.squeeze(0) for h in found[1:]]
         if not is_checked_by(backend):

@@ -14,9 +14,7 @@ from support import available
 import fastrnn
 from fastrnn.registry import ALL_CELLS
 
-# Here and in all that the tests start: no call proves the kernels unless a test is about that.
-os.environ["FASTRNN_PROVE"] = "0"
-# Nor does what `prove` and `tune` have kept on this machine count.
+# Here and in all that the tests start, what `prove` and `tune` have kept on this machine does not count.
 os.environ["FASTRNN_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"fastrnn-tests-{os.getpid()}")
 # The cases are small and the machine may be shared: threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)

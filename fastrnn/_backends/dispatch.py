@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
-from torch._guards import detect_fake_mode
 
 from .. import reference
 from .._kernels import ops, user_kernels
 from .._kernels.ops import is_compiling
 from .._spec import Call
 from ..registry import CELLS, USER_CELLS
-from ..verdict import first_call, proof
+from ..verdict import proof
 from . import choice
 
 BACKENDS = ("cuda", "cpu", "aten", "reference")
@@ -39,6 +39,8 @@ DTYPES = {
 }
 """What each backend computes in. With any other type a call ends as torch's own operators end with it."""
 _forced: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
+_warned: set[int] = set()
+"""The GPUs at which this process has met a call that only a proof keeps from the kernels."""
 _environment = os.environ.get("FASTRNN_BACKEND") or None  # read once, when fastrnn is imported
 
 
@@ -87,43 +89,32 @@ def _why_not_proven(call: Call) -> str | None:
     """Why the automatic choice does not put backend cuda first for a call on a GPU; None if it does."""
     if call.mode in USER_CELLS:
         return f"no proof covers {call.mode}, a cell of yours: {proof.OPT_IN}"
-    if ops.is_watched():  # sizes may be symbolic
-        variants = proof.variants_of(call)
-        return proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, variants, call.H)
+    if ops.is_watched():  # T and B may be symbolic; H becomes a number, and a graph has one
+        sizes = proof.variants_of(call), len(range(call.H))
+        return proof.why_not_in_graphs(call.index, call.mode, call.dtype, call.grad, *sizes)
     return proof.why_not(call)
 
 
-def _is_unproven(call: Call, input: torch.Tensor | None) -> bool:
-    """Whether :func:`_why_not_proven` has a reason. If the pair has no proof and the call is about to be made, with
-    ``input``, the pair is proven first."""
-    if not _why_not_proven(call):
-        return False
-    if input is None or call.mode in USER_CELLS or first_call.is_over(call.index, call.mode, call.dtype):
-        return True
-    if detect_fake_mode((input,)) is not None or why_not("cuda", call):
-        return True
-    first_call.prove(call.index, call.mode, call.dtype)
-    return _why_not_proven(call) is not None
+def _warn_if_unproven(call: Call) -> None:
+    """Says once what the kernels of a GPU lack, if it is a proof alone."""
+    if call.index in _warned or call.mode in USER_CELLS or ops.is_watched():
+        return
+    verdict = proof.verdict_of(call.index)
+    if isinstance(verdict, str) and not why_not("cuda", call):
+        _warned.add(call.index)
+        if not isinstance(proof.gpu_at(call.index), str):
+            warnings.warn(f"fastrnn leaves calls on cuda:{call.index} to PyTorch: {verdict}", stacklevel=1)
 
 
-def _prove_for_graph(index: int, mode: str, dtype: torch.dtype) -> None:
-    if _forced.get() is None:
-        first_call.prove(index, mode, dtype)
-
-
-_prove_for_graph._dynamo_marked_constant = True  # done while it traces, and no part of the graph; see proof
-
-
-def ranking(call: Call, input: torch.Tensor | None = None) -> tuple[str, ...]:
-    """The backends from most to least preferred, by measurement: on CPUs by ``choice``, on a GPU by its proof. With
-    ``input`` a proof that is missing is made now.
+def ranking(call: Call) -> tuple[str, ...]:
+    """The backends from most to least preferred, by measurement: on CPUs by ``choice``, on GPUs by ``proof``.
 
     The compiled backend of another device than the tensors' is last: it cannot serve.
     """
     if call.foreign:  # what torch.nn does with such a tensor is right
         return ("aten", "reference", "cpu", "cuda")
     own, other = ("cpu", "cuda") if call.device == "cpu" else ("cuda", "cpu")
-    if call.device == "cuda" and _is_unproven(call, input):
+    if call.device == "cuda" and _why_not_proven(call):
         return ("aten", "reference", own, other)
     if call.device == "cpu" and choice.torch_ahead(call):
         return ("aten", own, "reference", other)
@@ -145,10 +136,8 @@ def _refusal(name: str, reasons: list[str]) -> str:
     return f"fastrnn: backend {name!r} was asked for but cannot serve this call: {'; '.join(reasons)}"
 
 
-def choose(call: Call, input: torch.Tensor | None = None) -> str:
-    """The backend that serves ``call``.
-
-    With ``input`` the call is about to be made: the first of its kind on a GPU proves the kernels (``first_call``).
+def choose(call: Call, explained: bool = False) -> str:
+    """The backend that serves ``call``, which is about to be made unless it is ``explained``.
 
     Where none is forced and torch looks on (:func:`ops.is_watched`), that is the operators of ``torch.ops.fastrnn``,
     named by the device.
@@ -163,7 +152,7 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
         reasons = why_not(name, call)
         if reasons:
             raise RuntimeError(_refusal(name, reasons))
-        if name == "cuda" and input is not None and not ops.is_watched():
+        if name == "cuda" and not explained and not ops.is_watched():
             check_kernels(call.mode)
             proof.verdict_of(call.index)  # the kernels follow its tiers
         return name
@@ -171,12 +160,14 @@ def choose(call: Call, input: torch.Tensor | None = None) -> str:
         if ops.is_traced() and not call.extended:
             return "aten"  # TorchScript saves these, loads them anywhere and can train what it traced without gradients
         served = not (call.transformed or call.foreign) and call.dtype in DTYPES["cpu"]
-        if served and (call.device != "cuda" or not _is_unproven(call, input)):
+        if served and (call.device != "cuda" or not _why_not_proven(call)):
             return call.device  # the operators of torch.ops.fastrnn; torch's own would hide what they do
-    for candidate in ranking(call, input):
+    for candidate in ranking(call):
         if candidate == "cpu" and not ops.has_extension():
             continue  # why_not would find it too, more slowly
         if not why_not(candidate, call):
+            if call.device == "cuda" and candidate != "cuda" and not explained:
+                _warn_if_unproven(call)
             return candidate
     if call.extended:
         expected = ", ".join(str(dtype) for dtype in DTYPES["reference"])
@@ -200,11 +191,8 @@ def _choose_for_graph(call: Call) -> str:
         return "aten"
     if call.foreign or call.dtype not in DTYPES["cpu"]:
         return "reference" if call.extended else "aten"
-    if call.device == "cuda" and _environment is None:
-        if not call.transformed and call.mode not in USER_CELLS:
-            _prove_for_graph(call.index, call.mode, call.dtype)
-        if _why_not_proven(call):
-            return "reference" if call.extended else "aten"
+    if call.device == "cuda" and _environment is None and _why_not_proven(call):
+        return "reference" if call.extended else "aten"
     return call.device
 
 
@@ -280,8 +268,7 @@ class Explanation:
 def _preference(call: Call, chosen: str, other: str) -> str:
     unproven = _why_not_proven(call) if other == "cuda" else None
     if unproven:
-        provable = call.mode not in USER_CELLS
-        return unproven + (first_call.outlook(call.index, call.mode, call.dtype) if provable else "")
+        return unproven
     if other == "cpu" and (row := choice.torch_ahead(call)):
         return str(row)
     return f"{chosen} is preferred for this call"
@@ -295,7 +282,7 @@ def explanation(
     ``recomputed`` says that backward computes chunks of time again, ``left`` that torch's operators take the call as it
     stands.
     """
-    chosen, name, order = "aten" if left else choose(call), forced(), ranking(call)
+    chosen, name, order = "aten" if left else choose(call, explained=True), forced(), ranking(call)
     reasons = {}
     for other in order:
         if other == chosen:

@@ -282,7 +282,7 @@ def run(
         call = call._replace(masked=drops.mask is not None, zoned=bool(drops.rates))
         each = drops.by_layer(num_layers, input.dtype)
     try:
-        backend = dispatch.choose(call, input)
+        backend = dispatch.choose(call)
     except RuntimeError:  # tensors on several devices, rather than on a wrong one
         check_call(cell, call, input, hx, slots_of(cell, weights, num_layers * directions))
         raise

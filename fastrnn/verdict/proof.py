@@ -1,9 +1,10 @@
-"""What was found of the CUDA kernels on the GPU at hand, and what follows for a call (``docs/verdict.md``)."""
+"""What is known of the CUDA kernels on the GPU at hand, and what follows for a call (``docs/verdict.md``)."""
 
 from __future__ import annotations
 
 import functools
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from . import kept
 
 COMMAND = "python -m fastrnn prove"
 OPT_IN = "opt in with fastrnn.backend('cuda')"
-UNPROVEN = f"its kernels have not been proven on this GPU: make a first call, run {COMMAND}, or {OPT_IN}"
 RIGHT, WRONG, FAILED = "right", "wrong", "failed"
 VARIANTS = ("step", "plain", "layers", "directions", "packed", "projected", "extended", "masked", "zoned", "headed")
 """What a call can be: a cell's step, or a layer; of these several, both directions, packed, projected, with what
@@ -34,6 +34,22 @@ class Gpu(NamedTuple):
 
     name: str
     capability: str
+
+
+class Verdict(NamedTuple):
+    """What counts for a GPU: findings by kind, each with its ``source``, and in a line where they are from."""
+
+    gpu: Gpu
+    findings: dict[str, dict]
+    summary: str
+
+
+def unproven(gpu: Gpu, kernels: str = "the CUDA kernels") -> str:
+    """What to do for kernels that nothing is known of."""
+    return (
+        f"{kernels} have not been proven on this GPU ({gpu.name}, compute capability {gpu.capability}): `{COMMAND}` "
+        f"does it once (--quick in a few minutes), or {OPT_IN}"
+    )
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -62,12 +78,6 @@ def describe(finding: dict[str, Any]) -> str:
     return finding["state"] + (text if finding["state"] == RIGHT else "") + detail
 
 
-def summary(verdict: dict[str, Any]) -> str:
-    """A verdict in a line."""
-    states = [finding["state"] for finding in verdict["findings"].values()]
-    return f"proven {verdict['date']}: {states.count(RIGHT)} of {len(states)} kinds of call right"
-
-
 def gpu_at(index: int) -> Gpu | str:
     """The GPU, or why there are no kernels to prove on it. Starts no work on the GPU."""
     missing = ops.missing("cuda")
@@ -81,8 +91,13 @@ def gpu_at(index: int) -> Gpu | str:
 
 
 def path_of(gpu: Gpu) -> Path:
-    """The file of a GPU's verdict."""
+    """The file of what was measured of a GPU on this machine."""
     return kept.path_of("verdict", f"{gpu.name}-{gpu.capability}")
+
+
+def table_of(capability: str) -> Path:
+    """The file that the package may have for all GPUs of a compute capability: a verdict as ``prove`` wrote it."""
+    return Path(__file__).with_name(f"proven-{capability}.json")
 
 
 def stamp() -> dict[str, str]:
@@ -97,57 +112,80 @@ def stamp() -> dict[str, str]:
 
 
 def add(gpu: Gpu, findings: dict[str, dict]) -> None:
-    """Adds findings to the GPU's file. A file that no longer counts is replaced."""
+    """Adds findings to the machine's file. A file that no longer counts is replaced."""
     known = read(gpu)
-    before = {} if isinstance(known, str) else known["findings"]
+    before = known["findings"] if isinstance(known, dict) else {}
     verdict = {"gpu": gpu, "date": kept.today(), "stamp": stamp(), "findings": before | findings}
     kept.write(path_of(gpu), verdict)
     reread()
 
 
 def forget(gpu: Gpu) -> bool:
-    """Deletes the GPU's file; whether there was one."""
+    """Deletes the machine's file; whether there was one."""
     there = kept.remove(path_of(gpu))
     reread()
     return there
 
 
-def read(gpu: Gpu) -> dict[str, Any] | str:
-    """The GPU's verdict, or why there is none that counts."""
+def read(gpu: Gpu) -> dict[str, Any] | str | None:
+    """What was measured on this machine; in words why it does not count; None if nothing was."""
+    return kept.read(path_of(gpu), partial(_check, list(gpu)), stamp())
 
-    def check(verdict: dict[str, Any]) -> None:
-        if verdict["gpu"] != list(gpu):
-            raise ValueError(f"it is about {verdict['gpu']}")
-        for finding in verdict["findings"].values():
-            if finding["state"] not in (RIGHT, WRONG, FAILED):
-                raise ValueError(f"unknown state {finding['state']!r}")
-            for speeds in finding["speeds"].values():
-                nearest([(T, B, H, float(first), *map(float, more)) for T, B, H, first, *more in speeds], 1, 1, 1)
-            describe(finding)
-        _tiers_in(verdict)
-        summary(verdict)
 
-    found = kept.read(path_of(gpu), check, stamp())
-    if isinstance(found, dict):
-        return found if found["findings"] else UNPROVEN
-    return f"{UNPROVEN} ({found})" if found else UNPROVEN
+def _read_table(gpu: Gpu) -> dict[str, Any] | str | None:
+    """What the package has for the GPU, whatever the driver, torch and the build; likewise."""
+    path = table_of(gpu.capability)
+    if ops.TIER and path.exists():
+        return f"{path} does not count with FASTRNN_CUDA_TIER={ops.TIER}"
+    return kept.read(path, partial(_check, [gpu.capability]), {})
+
+
+def _check(gpu: list[str], verdict: dict[str, Any]) -> None:
+    """Raises one of ``kept.DAMAGE`` for what is no verdict on a GPU that ends so."""
+    if len(verdict["gpu"]) != 2 or verdict["gpu"][-len(gpu) :] != gpu:
+        raise ValueError(f"it is about {verdict['gpu']}")
+    for finding in verdict["findings"].values():
+        if finding["state"] not in (RIGHT, WRONG, FAILED):
+            raise ValueError(f"unknown state {finding['state']!r}")
+        for speeds in finding["speeds"].values():
+            nearest([(T, B, H, float(first), *map(float, more)) for T, B, H, first, *more in speeds], 1, 1, 1)
+        describe(finding)
+    _tiers_in(verdict["findings"])
+    str(verdict["date"])
+
+
+def in_force(gpu: Gpu) -> Verdict | str:
+    """What the table says, and before it what was measured on this machine; or why nothing counts."""
+    findings: dict[str, dict] = {}
+    lines, notes = [], []
+    for found, source in (_read_table(gpu), "{gpu[0]}, {date}, shipped with fastrnn"), (read(gpu), "this GPU, {date}"):
+        if isinstance(found, str):
+            notes.append(found)
+        elif found and (mine := found["findings"]):
+            where = source.format(**found)
+            findings |= {kind: finding | {"source": where} for kind, finding in mine.items()}
+            right = sum(finding["state"] == RIGHT for finding in mine.values())
+            lines.insert(0, f"proven on {where}: {right} of {len(mine)} kinds of call right")
+    if not findings:
+        return unproven(gpu) + "".join(f" ({note})" for note in notes)
+    return Verdict(gpu, findings, "; ".join(lines + notes))
 
 
 @functools.cache
-def verdict_of(index: int) -> dict[str, Any] | str:
-    """The verdict on ``cuda:index``, or why there is none; read once per process. The kernels follow its tiers."""
+def verdict_of(index: int) -> Verdict | str:
+    """What counts for ``cuda:index``, or why nothing does; read once per process. The kernels follow its tiers."""
     gpu = gpu_at(index)
     if isinstance(gpu, str):
         return gpu
-    verdict = read(gpu)
-    ops.keep_tiers(index, [] if isinstance(verdict, str) else _tiers_in(verdict))
+    verdict = in_force(gpu)
+    ops.keep_tiers(index, [] if isinstance(verdict, str) else _tiers_in(verdict.findings))
     return verdict
 
 
-def _tiers_in(verdict: dict[str, Any]) -> list[tuple[int, torch.dtype, bool, bool, list]]:
-    """The tiers of a verdict as ``ops.keep_tiers`` takes them."""
+def _tiers_in(findings: dict[str, dict]) -> list[tuple[int, torch.dtype, bool, bool, list]]:
+    """The tiers of findings as ``ops.keep_tiers`` takes them."""
     kinds = []
-    for kind, finding in verdict["findings"].items():
+    for kind, finding in findings.items():
         if not finding.get("tiers"):
             continue
         mode, dtype, *precision, passes = kind.split()
@@ -161,14 +199,6 @@ def reread() -> None:
     """Makes the next call read the files again."""
     verdict_of.cache_clear()
     _why_not.cache_clear()
-
-
-def is_open(index: int, mode: str, dtype: str) -> bool:
-    """Whether ``cuda:index`` has kernels, and no finding on a cell in a dtype that counts."""
-    verdict = verdict_of(index)
-    if isinstance(verdict, str):
-        return not isinstance(gpu_at(index), str)
-    return verdict["findings"].keys().isdisjoint(kinds_of(mode, dtype))
 
 
 def variants_of(call: Call) -> tuple[str, ...]:
@@ -201,23 +231,26 @@ def _against(
 ) -> str | None:
     """Why the verdict refuses a call of some ``sizes`` (T, B, H), or of any T and B where they are (H)."""
     verdict = verdict_of(index)
-    finding = None if isinstance(verdict, str) else verdict["findings"].get(kind)
+    if isinstance(verdict, str):
+        return verdict
+    finding = verdict.findings.get(kind)
     if finding is None:
-        return verdict if isinstance(verdict, str) else UNPROVEN
+        return unproven(verdict.gpu, f"the kernels of {kind}")
+    where = f"on {finding['source']}"
     if finding["state"] != RIGHT:
-        return f"{COMMAND} on this GPU: {kind} {describe(finding)}"
+        return f"{COMMAND} {where}: {kind} {describe(finding)}"
     extended = "extended" in variants  # then torch has nothing to be measured against
     for variant in variants:
         speeds = finding["speeds"].get(variant)
         if speeds is None or not (speeds or extended):
-            return f"{kind}, {variant}, could not run or was not timed on this GPU: {finding['detail']}"
+            return f"{kind}, {variant}, could not run or was not timed {where}: {finding['detail']}"
         # The ratio of a launch of that kind; a CUDA graph that was not timed is taken for as fast as calls without one.
         which = -1 if captured else 3
         slow = [] if extended else [row for row in nearest(speeds, *sizes) if not row[which] >= 1]
         if slow:
             T, B, H, ratio = *(row := min(slow, key=lambda row: row[which]))[:3], row[which]
             what = f"{variant}, in a CUDA graph" if captured else variant
-            return f"measured at {ratio:.2f} of torch's speed on this GPU at T={T} B={B} H={H} ({what})"
+            return f"measured at {ratio:.2f} of torch's speed {where}, at T={T} B={B} H={H} ({what})"
     return None
 
 

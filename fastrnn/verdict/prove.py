@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,20 +23,15 @@ from typing import Any, BinaryIO
 
 from .._kernels import ops
 from ..registry import BY_NUMBER, CELLS
-from . import proof
+from . import kept, proof
 from .proof import COMMAND, FAILED, RIGHT, Gpu
-
-try:
-    import fcntl
-except ImportError:  # then several processes may measure at the same time, and disturb each other
-    fcntl = None
 
 PROGRAM = ("-m", "fastrnn.verdict.worker")
 BROKEN, PASSING = 70, 75
 """Exit codes of the worker: the kernels broke the device for it; memory or the device was not to be had."""
 _OUTSIDE = (PASSING, -signal.SIGINT, -signal.SIGTERM, -9)  # say nothing of the kernels; 9 is SIGKILL
-SILENCE_S, WAIT_S = 90.0, 240.0
-"""Seconds: after which a worker that says nothing is ended; to wait for the proofs of other processes."""
+SILENCE_S = 90.0
+"""Seconds after which a worker that says nothing is ended."""
 QUICK_S, FULL_S = 0.02, 0.05
 """Seconds for each time taken."""
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -55,71 +48,47 @@ class Unjudged(Exception):
     """Nothing was learned of the kernels, for a reason that may pass."""
 
 
-def prove_pair(
-    index: int, gpu: Gpu, mode: str, dtype: str, say: Callable[[str], None], quick: bool, limit: float | None = None
-) -> bool:
-    """Keeps the findings on a pair; whether all is right. With a ``limit`` in seconds, what others have found meanwhile
-    is not measured again.
+def prove_pair(index: int, gpu: Gpu, mode: str, dtype: str, say: Callable[[str], None], quick: bool) -> bool:
+    """Keeps the findings on a pair; whether all is right.
 
     Raises:
         Unjudged: there are none.
-        OSError: they cannot be kept, which is known before anything is measured.
+        OSError: they cannot be kept.
     """
-    path = proof.path_of(gpu).absolute()
-    with _only_one(path.with_suffix(".lock"), say):
-        proof.add(gpu, {})
-        if limit is None or proof.is_open(index, mode, dtype):
-            say(
-                f"proving the {mode} {dtype} kernels on {gpu.name} against PyTorch, once (kept in {path}; "
-                "FASTRNN_PROVE=0 leaves CUDA tensors to PyTorch)"
-            )
-            tiers = proof.tiers_of(gpu, mode, dtype)
-            task = {"index": index, "mode": mode, "dtype": dtype, "quick": quick, "tiers": tiers}
-            found = _measure(task, limit or math.inf)
-            if isinstance(found, str):
-                failed = {"state": FAILED, "detail": found, "speeds": {}}
-                found = dict.fromkeys(proof.kinds_of(mode, dtype), failed)
-            proof.add(gpu, found)
-            for kind, finding in found.items():
-                say(f"{kind}: {proof.describe(finding)}")
-            return all(finding["state"] == RIGHT for finding in found.values())
-    return True
+    say(f"proving the {mode} {dtype} kernels on {gpu.name} against PyTorch (kept in {proof.path_of(gpu)})")
+    tiers = proof.tiers_of(gpu, mode, dtype)
+    found = _measure({"index": index, "mode": mode, "dtype": dtype, "quick": quick, "tiers": tiers})
+    if isinstance(found, str):
+        failed = {"state": FAILED, "detail": found, "speeds": {}}
+        found = dict.fromkeys(proof.kinds_of(mode, dtype), failed)
+    proof.add(gpu, found)
+    for kind, finding in found.items():
+        say(f"{kind}: {proof.describe(finding)}")
+    return all(finding["state"] == RIGHT for finding in found.values())
 
 
 @contextlib.contextmanager
-def _only_one(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _only_one(path: Path) -> Iterator[None]:
     """Holds a lock among processes, where the file system has locks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
-        began = time.monotonic()
-        while fcntl is not None:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() - began > WAIT_S:
-                    raise Unjudged(f"another process has been proving for {WAIT_S:g} seconds") from None
-                say(f"waiting for another process that proves kernels, {WAIT_S:g} seconds at most")
-                say = str
-                time.sleep(0.1)
-                continue
-            except OSError:
-                pass
-            break
-        try:
-            yield
-        finally:
-            if fcntl is not None:  # not by closing the file, which a forked process may have open too
-                with contextlib.suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_UN)
+                print("waiting for another process that proves kernels", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def _measure(task: dict[str, Any], limit: float) -> dict[str, dict] | str:
+def _measure(task: dict[str, Any]) -> dict[str, dict] | str:
     """What the worker finds, or how it failed; raises Unjudged."""
-    deadline, process, messages = time.monotonic() + limit, _start(task), queue.SimpleQueue()
+    process, messages = _start(task), queue.SimpleQueue()
     threading.Thread(target=_listen, args=(process.stdout, messages), daemon=True).start()
     at, why, code, found, awaited = "", "", None, {}, len(task["tiers"])
     try:
-        while (message := messages.get(timeout=max(0, min(SILENCE_S, deadline - time.monotonic())))) is not None:
+        while (message := messages.get(timeout=SILENCE_S)) is not None:
             if "findings" in message:
                 found, awaited = message["findings"], awaited - 1
             if not awaited:
@@ -143,13 +112,12 @@ def _measure(task: dict[str, Any], limit: float) -> dict[str, dict] | str:
 
 
 def _start(task: dict[str, Any]) -> subprocess.Popen:
-    """The worker imports the same modules, measures under the same settings, and proves nothing by itself."""
+    """The worker imports the same modules and measures under the same settings."""
     root = str(Path(__file__).absolute().parents[2])
     settings = {
         "PYTHONPATH": os.pathsep.join([root, *(os.path.abspath(path) for path in sys.path if isinstance(path, str))]),
         "PYTHONSAFEPATH": "1",
         "PYTHONWARNINGS": "ignore",
-        "FASTRNN_PROVE": "0",
         "FASTRNN_BACKEND": None,
         "FASTRNN_CUDA_TIER": ops.TIER,  # in force since fastrnn was imported, whatever os.environ says now
     }
@@ -197,15 +165,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         there = proof.forget(gpu)
         print(f"forgotten: {proof.path_of(gpu)}" if there else f"nothing was known of {gpu.name}")
         return 0
-    status = 0
+    status, say = 0, partial(print, flush=True)
     try:
-        for pair in args.only or PAIRS:
-            try:
-                right = prove_pair(int(index or 0), gpu, *pair.split(":"), partial(print, flush=True), args.quick)
-                status = max(status, 0 if right else 1)
-            except Unjudged as reason:
-                print(f"{COMMAND}: {pair} could not be judged: {reason}", file=sys.stderr)
-                status = 3
+        kept.prepare()
+        with _only_one(proof.path_of(gpu).with_suffix(".lock")):
+            for pair in args.only or PAIRS:
+                try:
+                    right = prove_pair(int(index or 0), gpu, *pair.split(":"), say, args.quick)
+                    status = max(status, 0 if right else 1)
+                except Unjudged as reason:
+                    print(f"{COMMAND}: {pair} could not be judged: {reason}", file=sys.stderr)
+                    status = 3
     except KeyboardInterrupt:
         print("interrupted: what was found so far is kept", file=sys.stderr)
         return 130

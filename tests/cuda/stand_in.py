@@ -13,7 +13,7 @@ import torch
 from fastrnn._backends import dispatch
 from fastrnn._kernels import ops
 from fastrnn._spec import Call
-from fastrnn.verdict import first_call, kept, proof, prove
+from fastrnn.verdict import kept, proof, prove
 from fastrnn.verdict.proof import RIGHT, Gpu
 
 GPU = Gpu("Stand-in 3000", "9.0")
@@ -22,15 +22,17 @@ FORWARD = "LSTM float16 forward"
 PLAIN = {"plain": [[1, 1, 256, 0.83], [64, 32, 128, 1.5]], "extended": []}
 ORDER = ["cuda", "aten", "reference", "cpu"]
 AFTER = ["aten", "reference", "cuda", "cpu"]
-PROGRAM, X = prove.PROGRAM, torch.zeros(1)
 
 # A GPU that all kernels are built for, but that none can be started on; stand_in_worker.py proves them.
 IN_PLACE = (
     (proof, "gpu_at", lambda index: GPU if index == 0 else f"there is no cuda:{index}"),
+    (proof, "table_of", lambda capability: kept.folder() / f"proven-{capability}.json"),
     (kept, "digest", lambda: "as built"),
     (ops, "missing", lambda backend: None),
     (ops, "PLANNED", ""),
+    (ops, "TIER", None),
     (dispatch, "_environment", None),
+    (dispatch, "_warned", {0}),
     (prove, "PROGRAM", (str(Path(__file__).with_name("stand_in_worker.py")),)),
 )
 
@@ -43,15 +45,12 @@ def pretend() -> None:
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch, tmp_path):
-    """All that, a folder of its own, and first calls that prove; the worker writes a line for every start."""
+    """All that, and a folder of its own; the worker writes a line for every start."""
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("STAND_IN", "right")
     monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
-    monkeypatch.delenv("FASTRNN_PROVE")
     for module, name, value in IN_PLACE:
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(first_call, "_tried", {})
-    monkeypatch.setattr(first_call, "_spent", 0.0)
     proof.reread()
     yield GPU
     proof.reread()
@@ -65,6 +64,13 @@ def write(findings: dict[str, dict], **stamp: str) -> None:
     """The verdict's file."""
     written = {"gpu": GPU, "date": "2026-01-02", "stamp": proof.stamp() | stamp, "findings": findings}
     kept.write(proof.path_of(GPU), written)
+    proof.reread()
+
+
+def ship(findings: dict[str, dict], capability: str = "9.0", gpu: str = "Table 1", **changes) -> None:
+    """The table of a capability, as another machine wrote it."""
+    written = {"gpu": [gpu, capability], "date": "2025-12-31", "stamp": {"driver": "another"}, "findings": findings}
+    kept.write(proof.table_of(capability), written | changes)
     proof.reread()
 
 
@@ -83,11 +89,6 @@ def said(**changes) -> str:
     return reason
 
 
-def first(**changes) -> str:
-    """The backend of a call that is about to be made."""
-    return dispatch.choose(CALL._replace(**changes), X)
-
-
 def started() -> list[dict]:
     """Every worker that was started."""
     log = Path(os.environ["STAND_IN_LOG"])
@@ -96,12 +97,6 @@ def started() -> list[dict]:
 
 def pairs() -> list[str]:
     return ["{mode}:{dtype}".format(**start["task"]) for start in started()]
-
-
-def another_process(monkeypatch) -> None:
-    """What this process remembers is forgotten."""
-    monkeypatch.setattr(first_call, "_tried", {})
-    proof.reread()
 
 
 def is_running(pid: int) -> bool:

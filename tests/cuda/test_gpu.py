@@ -15,6 +15,10 @@ from emulator.cases import (
     timed_layers,
 )
 
+import fastrnn
+from fastrnn._backends import autograd, dispatch
+from fastrnn.verdict import proof, prove
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False"),
@@ -338,8 +342,6 @@ def test_the_tensors_device_is_used_whichever_is_current(cuda):
 
 def test_modules_run_on_these_kernels(cuda):
     """A module on a GPU trains like torch's, and its backward works in eval mode, where cuDNN's does not."""
-    import fastrnn
-
     ours = fastrnn.LSTM(24, 64, 2, bidirectional=True).cuda().eval()
     theirs = torch.nn.LSTM(24, 64, 2, bidirectional=True)
     theirs.load_state_dict(ours.state_dict())
@@ -355,19 +357,16 @@ def test_modules_run_on_these_kernels(cuda):
 
 def test_what_the_kernels_prove_here_decides(tmp_path, monkeypatch):
     """A short proof of one cell in one type: the default choice is what its verdict says."""
-    import fastrnn
-    from fastrnn._backends import dispatch
-    from fastrnn.verdict import proof, prove
-
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(dispatch, "_environment", None)
+    monkeypatch.setattr(proof, "table_of", lambda capability: tmp_path / "none")
     proof.reread()
     layer, x = fastrnn.LSTM(32, 32).half().cuda(), torch.randn(7, 3, 32).half().cuda()
     said = fastrnn.explain(layer, x)
-    assert said.backend == "aten" and said.reasons["cuda"][0].startswith(proof.UNPROVEN)
+    assert said.backend == "aten" and said.reasons["cuda"] == [proof.unproven(proof.gpu_at(0))]
     try:
         assert prove.main(["--quick", "--only", "LSTM:float16"]) == 0
-        for name, finding in proof.verdict_of(0)["findings"].items():
+        for name, finding in proof.verdict_of(0).findings.items():
             for T, B, H, ratio in finding["speeds"]["plain"]:
                 layer, x = fastrnn.LSTM(H, H).half().cuda(), torch.randn(T, B, H).half().cuda()
                 with torch.set_grad_enabled("training" in name):
@@ -377,23 +376,21 @@ def test_what_the_kernels_prove_here_decides(tmp_path, monkeypatch):
         proof.reread()
 
 
-def test_the_first_call_proves_its_kernels(tmp_path, monkeypatch, capfd):
-    """By itself, in another process; the default choice is then what the verdict says."""
-    import fastrnn
-    from fastrnn._backends import dispatch
-    from fastrnn.verdict import first_call, proof
-
+def test_the_table_that_ships_decides(tmp_path, monkeypatch):
+    """Modules run on the kernels by themselves where it says so, and in a CUDA graph where it says that."""
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
-    monkeypatch.delenv("FASTRNN_PROVE")
     monkeypatch.setattr(dispatch, "_environment", None)
-    monkeypatch.setattr(first_call, "_tried", {})
-    monkeypatch.setattr(first_call, "_spent", 0.0)
     proof.reread()
-    layer, x = fastrnn.GRU(32, 32).bfloat16().cuda(), torch.randn(7, 3, 32).bfloat16().cuda()
-    try:
-        for _ in range(2):
+    if not proof.table_of(proof.gpu_at(0).capability).exists() or proof.ops.TIER:
+        pytest.skip("no table of this compute capability ships, or FASTRNN_CUDA_TIER is set")
+    ran, layer_ops = [], autograd.layer_ops
+    monkeypatch.setattr(autograd, "layer_ops", lambda backend: ran.append(backend) or layer_ops(backend))
+    for T, B, H, *ratios in proof.verdict_of(0).findings["GRU bfloat16 forward"]["speeds"]["plain"]:
+        layer, x = fastrnn.GRU(H, H).bfloat16().cuda(), torch.randn(T, B, H).bfloat16().cuda()
+        with torch.no_grad():
             layer(x)
-        assert capfd.readouterr().err.count("fastrnn: ") == 3
-        assert {found["state"] for found in proof.verdict_of(0)["findings"].values()} == {proof.RIGHT}
-    finally:
-        proof.reread()
+            torch.cuda.synchronize()
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                layer(x)
+        assert ran == ["cuda"] * ((ratios[0] >= 1) + (ratios[-1] >= 1)), (T, B, H, ratios)
+        ran.clear()

@@ -20,14 +20,14 @@ LIMIT_S = 540
 FIRST = ["first-step", "first-cta", "first-cluster-8", "first-cluster-16", "first-grid"]
 STEP = {"memcheck", "tests-step"}
 RESIDENT = {"racecheck", "initcheck", "synccheck", "tests-cta", "tests-cluster", "tests-grid", "tests-wavefront"}
-RESIDENT |= {"first-call", "tests-own"}
+RESIDENT |= {"tests-own"}
 CORRECTNESS = ["machine", "build", *FIRST, *sorted(STEP), *sorted(RESIDENT)]
 SIZES = [f"bench-sizes-{tier}" for tier in ("step", "cluster", "grid", "measured")]
 SIZES += [f"bench-small-{tier}" for tier in ("step", "cta", "measured")]
 GRIDS = [f"{grid}-measured" for grid in ("cudnn-best", "rl", "packed", "decode", "long", "odd", "own")]
 FLASHRNN = ["flashrnn", "bench-long-flashrnn"]
 PROFILES = ["profile-step", "profile-cluster", "profile-grid"]
-SPEED = ["barriers", *SIZES, "prove", *(f"bench-{name}" for name in GRIDS), *FLASHRNN, "torchrl", *PROFILES]
+SPEED = ["barriers", *SIZES, *(f"bench-{name}" for name in GRIDS), *FLASHRNN, "torchrl", *PROFILES]
 SPEED += ["tables"]
 
 # Writes down how it was called and does what the part needs to go on; FAIL and HANG name parts of a command line.
@@ -37,6 +37,7 @@ echo "python tier=${FASTRNN_CUDA_TIER:-} $*" >>"$CALLS"
 if [ -n "$FAIL" ] && [[ "$*" == *$FAIL* ]]; then echo "stand-in: told to fail" >&2; exit 3; fi
 said="$*"
 [[ "$*" == *sm_* ]] && echo sm_90
+[[ "$*" == *prove* ]] && echo "a verdict" >"$FASTRNN_CACHE_DIR/verdict.json"
 [[ "$*" == *'%d.%d'* ]] && echo 9.0
 while [ $# -gt 0 ]; do
   if [ "$1" = --out ]; then echo a row >"$2"; fi
@@ -154,9 +155,14 @@ def test_speed_in_order_and_within_the_limit(rehearsal):
         assert 0 < int(re.search(r"--stop-after (\d+)", call)[1]) < limits[name]
         assert ("--opponent flashrnn" in call) == ("flashrnn" in name)
     assert next(call for call in run.calls if "summary.py" in call).count("/bench-") == len(calls) + 1
-    assert "python tier= -m fastrnn prove --quick" in run.calls
     assert any("-arch=sm_90 -o" in call and "barriers.cu" in call for call in run.calls)
     assert sum(call.startswith("ncu") for call in run.calls) == len(PROFILES)
+
+
+def test_a_proof_within_the_limit_whose_verdict_is_kept(rehearsal):
+    run = rehearsal.run("proof")
+    assert (run.status, run.ends) == (0, {"prove": "0"}) and limits_of(run.calls)["prove"] <= LIMIT_S
+    assert "python tier= -m fastrnn prove" in run.calls and run.files["verdict.json"] == "a verdict\n"
 
 
 def test_its_arguments_are_those_of_the_programs(rehearsal, monkeypatch, capsys):
@@ -178,7 +184,7 @@ def test_every_choice_of_tests_has_tests(rehearsal):
     names = [line for line in done.stdout.splitlines() if "::" in line]
     calls = [call for call in rehearsal.run("correctness").calls if " -k " in call]
     choices = {re.search(r"(tests/\S+) -k (.*)", call).groups() for call in calls}
-    assert len(choices) == 14
+    assert len(choices) == 13
     for file, words in choices:
         chosen = Expression.compile(words)
         assert any(chosen.evaluate(lambda word, name=name: word in name) for name in names if file in name), words
@@ -236,4 +242,4 @@ def test_what_is_not_installed_is_named(rehearsal):
 def test_another_command_is_refused(rehearsal):
     process = rehearsal.start("both")
     said, _ = process.communicate(timeout=30)
-    assert process.returncode == 2 and "usage: benchmarks/gpu_check.sh correctness|speed FOLDER" in said
+    assert process.returncode == 2 and "usage: benchmarks/gpu_check.sh correctness|speed|proof FOLDER" in said

@@ -1,4 +1,4 @@
-"""The kernels' proof on a GPU: the verdict's file, and the choices that follow from it."""
+"""The kernels' proof on a GPU: the machine's verdict, and the choices that follow from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ import types
 
 import pytest
 import torch
-from stand_in import AFTER, CALL, FORWARD, GPU, ORDER, PLAIN, finding, first, gpu, known, order, said, write  # noqa: F401
+from stand_in import (  # noqa: F401
+    AFTER,
+    CALL,
+    FORWARD,
+    GPU,
+    ORDER,
+    PLAIN,
+    finding,
+    gpu,
+    known,
+    order,
+    said,
+    ship,
+    write,
+)
 from support import compiled
 from torch._dynamo.testing import CompileCounter
 
@@ -28,7 +42,7 @@ def test_a_verdict_is_in_memory_as_it_stands_in_the_file():
     path = proof.path_of(GPU)
     assert proof.read(GPU) == json.loads(path.read_text()) and proof.read(GPU)["findings"] == findings
     assert path.name == "verdict-stand-in-3000-9.0.json" and os.listdir(path.parent) == [path.name]
-    assert proof.read(Gpu(GPU.name, "8.0")) == proof.read(Gpu("Stand-in", "9.0")) == proof.UNPROVEN
+    assert proof.read(Gpu(GPU.name, "8.0")) is proof.read(Gpu("Stand-in", "9.0")) is None
 
 
 def test_where_the_file_is(monkeypatch, tmp_path):
@@ -81,8 +95,7 @@ def test_the_extensions_identity(monkeypatch, tmp_path):
 
 DAMAGED = ["", "{", "[]", "null", '{"findings": {}}', '{"gpu": 3, "findings": {"a": {}}}', "\x00"]
 CHANGED = [
-    {"gpu": ["Another", "9.0"]},
-    {"stamp": []},
+    {"gpu": [GPU.name, "8.0"]},
     {"findings": [1]},
     {"findings": {FORWARD: finding("fine")}},
     {"findings": {FORWARD: finding(speeds={"plain": [[1, 2, 1.5]]})}},
@@ -95,16 +108,27 @@ CHANGED = [
 ]
 
 
+@pytest.mark.parametrize("file", ["verdict", "table"])
 @pytest.mark.parametrize("damage", [*DAMAGED, *CHANGED, "folder"])
-def test_a_damaged_file_is_no_verdict_and_no_error(damage):
+def test_a_damaged_file_is_no_verdict_and_no_error(damage, file):
     known()
     path = proof.path_of(GPU)
+    if file == "table":
+        path = path.rename(proof.table_of("9.0"))
     if damage == "folder":
         path.unlink()
         path.mkdir()
     else:
         changed = damage if isinstance(damage, str) else json.dumps(json.loads(path.read_text()) | damage)
         path.write_text(changed)
+    proof.reread()
+    assert order() == AFTER and f"{path} is damaged" in said()
+
+
+@pytest.mark.parametrize("change", [{"gpu": ["Another", "9.0"]}, {"stamp": []}])
+def test_what_a_verdict_of_this_machine_has_to_name(change):
+    write({FORWARD: finding()})
+    proof.path_of(GPU).write_text(json.dumps(json.loads(proof.path_of(GPU).read_text()) | change))
     proof.reread()
     assert order() == AFTER and "is damaged" in said()
 
@@ -119,10 +143,12 @@ def test_the_kernels_are_told_the_tiers(monkeypatch):
     assert order() == ORDER and told == [(0, kept)]
     proof.reread()
     with fastrnn.backend("cuda"):
-        assert first() == "cuda"
+        assert dispatch.choose(CALL) == "cuda"
     assert told == [(0, kept)] * 2
     known()
     assert order() == ORDER and told[2:] == [(0, [])]
+    ship({FORWARD: finding() | tiers, "GRU float32 tf32 training": finding() | tiers})
+    assert order() == ORDER and told[3:] == [(0, kept)]  # of what this machine has not measured
 
 
 def test_the_file_is_read_once(monkeypatch):
@@ -138,7 +164,7 @@ def test_the_file_is_read_once(monkeypatch):
 
 def test_without_a_verdict_the_kernels_are_opt_in():
     assert order() == order(grad=True) == AFTER
-    assert said().startswith(proof.UNPROVEN)
+    assert said() == proof.unproven(GPU)
     assert dispatch.choose(CALL) == "aten" and dispatch.choose(CALL._replace(extended=True)) == "reference"
 
 
@@ -147,7 +173,7 @@ def test_the_nearest_shape_decides():
     assert order() == order(T=1000, B=100, H=500) == ORDER
     assert dispatch.choose(CALL) == "cuda"
     assert order(T=1, B=2, H=200) == AFTER and dispatch.choose(CALL._replace(T=1, B=2, H=200)) == "aten"
-    assert said(T=1, B=2) == "measured at 0.83 of torch's speed on this GPU at T=1 B=1 H=256 (plain)"
+    assert said(T=1, B=2) == "measured at 0.83 of torch's speed on this GPU, 2026-01-02, at T=1 B=1 H=256 (plain)"
     assert said(B=0) == "an empty batch launches nothing" and order(T=0)
 
 
@@ -164,7 +190,8 @@ def test_only_the_kind_that_was_proven():
     known()
     for other in ({"mode": "GRU"}, {"grad": True}, {"dtype": torch.float32}, {"dtype": torch.bfloat16}):
         assert order(**other) == AFTER
-        assert said(**other).startswith(proof.UNPROVEN)
+        assert " have not been proven on this GPU (Stand-in 3000" in said(**other)
+    assert said(grad=True).startswith("the kernels of LSTM float16 training have")
     assert dispatch.choose(CALL._replace(transformed=True)) == "reference"
 
 
@@ -174,7 +201,7 @@ def test_what_is_not_right_is_never_chosen(state):
     for more in ({}, {"extended": True}, {"step": True, "T": 1}):
         assert order(**more)[0] != "cuda" and dispatch.choose(CALL._replace(**more)) != "cuda"
         assert state in said(**more) and "of this" in said(**more)
-    assert proof.why_not_in_graphs(0, "LSTM", torch.float16, False, ("plain",))
+    assert proof.why_not_in_graphs(0, "LSTM", torch.float16, False, ("plain",), 128)
 
 
 FEATURES = {"layers": {"layers": 2}, "directions": {"directions": 2}, "packed": {"packed": True}, "projected": {"P": 5}}
@@ -222,7 +249,23 @@ def test_float32_goes_by_the_precision_in_force(monkeypatch):
     for other in ("ieee", "none"):
         force["rnn"] = other
         assert order(**call) == ORDER
-    assert "speed" in proof.why_not_in_graphs(0, "GRU", torch.float32, False, ("plain",))
+    asked = 0, "GRU", torch.float32, False, ("plain",), 9
+    assert proof.why_not_in_graphs(*asked) is None
+    force["rnn"] = "tf32"
+    assert "speed" in proof.why_not_in_graphs(*asked)
+
+
+def test_a_capture_goes_by_what_was_timed_in_cuda_graphs(monkeypatch):
+    captured = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: bool(captured))
+    known(speeds={"plain": [[64, 32, 128, 0.9, 1.2], [64, 32, 1024, 1.3, 0.8], [1, 1, 128, 1.1]]})
+    assert (order(), order(H=1024), order(T=1, B=1)) == (AFTER, ORDER, ORDER)
+    captured.append(True)
+    assert (order(), order(H=1024), order(T=1, B=1)) == (ORDER, AFTER, ORDER)
+    assert said(H=1024).endswith(
+        "at 0.80 of torch's speed on this GPU, 2026-01-02, at T=64 B=32 H=1024 (plain, in a CUDA graph)"
+    )
 
 
 def test_the_precision_in_force_is_torchs():
@@ -230,10 +273,10 @@ def test_the_precision_in_force_is_torchs():
     try:
         for value in ("ieee", "tf32"):
             rnn.fp32_precision = value
-            assert proof.precision_of(CALL._replace(dtype=torch.float32)) == value
+            assert proof.precision_of(torch.float32, False) == value
     finally:
         rnn.fp32_precision = before
-    assert proof.precision_of(CALL) == ""
+    assert proof.precision_of(torch.float16, False) == ""
 
 
 def test_a_cell_is_not_rounded_more_than_torchs(monkeypatch):
@@ -249,32 +292,34 @@ def test_a_cell_is_not_rounded_more_than_torchs(monkeypatch):
 
 
 def in_graph(x, extended=False):
-    call = CALL._replace(T=x.size(0), B=x.size(1), extended=extended)
+    call = CALL._replace(T=x.size(0), B=x.size(1), H=x.size(2), extended=extended)
     return x + (1 if dispatch._choose_for_graph(call) == "cuda" else 0)
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_in_a_graph_every_shape_has_to_be_fast(slow):
-    """Its sizes may be symbolic, and stay so."""
-    known(speeds=PLAIN if slow else {"plain": [[1, 1, 256, 1.0], [64, 32, 128, 1.5]], "extended": []})
+SLOW_ONCE = {"plain": [[1, 1, 128, 0.9], [64, 32, 128, 1.5], [64, 32, 1024, 1.0]], "extended": []}
+
+
+def test_in_a_graph_every_shape_of_the_nearest_size_has_to_be_fast():
+    """T and B may be symbolic, and stay so; a graph has one H."""
+    known(speeds=SLOW_ONCE)
     torch._dynamo.reset()
     counter = CompileCounter()
     run = torch.compile(in_graph, backend=counter, fullgraph=True, dynamic=True)
     for T, B in ((3, 4), (7, 5)):
-        assert run(torch.zeros(T, B)).unique().item() == (0 if slow else 1)
-        assert run(torch.zeros(T, B), extended=True).unique().item() == 1
-    assert counter.frame_count == 2
+        for H, runs in ((128, 0), (900, 1)):
+            assert run(torch.zeros(T, B, H)).unique().item() == runs
+            assert run(torch.zeros(T, B, H), extended=True).unique().item() == 1
+    assert counter.frame_count == 4
     proof.forget(GPU)
     torch._dynamo.reset()
-    assert run(torch.zeros(3, 4)).unique().item() == 0
+    assert run(torch.zeros(3, 4, 900)).unique().item() == 0
 
 
 def test_what_torch_follows_goes_by_the_rule_of_graphs(monkeypatch):
-    known()
-    monkeypatch.setattr(ops, "is_watched", lambda: True)
-    assert dispatch.choose(CALL) == "aten"
-    known(speeds={"plain": [[1, 1, 1, 1.0]]})
+    known(speeds=SLOW_ONCE)
     assert dispatch.choose(CALL) == "cuda"
+    monkeypatch.setattr(ops, "is_watched", lambda: True)
+    assert dispatch.choose(CALL) == "aten" and dispatch.choose(CALL._replace(H=1024)) == "cuda"
 
 
 def test_forcing_still_forces():

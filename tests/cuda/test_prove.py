@@ -6,21 +6,42 @@ There is no GPU here: stand_in_worker.py measures, or what is measured is measur
 from __future__ import annotations
 
 import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
 import types
+from pathlib import Path
 
 import pytest
 import torch
-from stand_in import AFTER, CALL, FORWARD, GPU, ORDER, finding, gpu, known, order, pairs, write  # noqa: F401
+from stand_in import (  # noqa: F401
+    AFTER,
+    CALL,
+    FORWARD,
+    GPU,
+    ORDER,
+    finding,
+    gpu,
+    is_running,
+    known,
+    order,
+    pairs,
+    ship,
+    started,
+    write,
+)
 from support import compiled
 
+import fastrnn
 from fastrnn import __main__ as command
 from fastrnn import _info
 from fastrnn._backends import dispatch
 from fastrnn._kernels import ext, ops
-from fastrnn.bench.case import Case, make_inputs, make_weights
-from fastrnn.bench.measure import Measurement, Setting, measure
 from fastrnn.registry import BY_NUMBER
-from fastrnn.verdict import proof, prove, worker
+from fastrnn.verdict import kept, proof, prove
 from fastrnn.verdict.proof import FAILED, RIGHT, WRONG
 
 
@@ -29,8 +50,7 @@ def only(*pairs: str) -> int:
 
 
 def findings() -> dict:
-    verdict = proof.read(GPU)
-    return {} if isinstance(verdict, str) else verdict["findings"]
+    return (proof.read(GPU) or {"findings": {}})["findings"]
 
 
 def states() -> dict[str, str]:
@@ -120,6 +140,31 @@ def test_launches_a_step_stay_right_where_resident_kernels_end_the_worker(monkey
     assert detail.startswith("without resident kernels: ") and detail.endswith(FAILING[end])
 
 
+def test_a_hang_after_all_was_found_changes_nothing(monkeypatch):
+    monkeypatch.setenv("STAND_IN", "right, then a hang")
+    assert only("LSTM:float16") == 0 and order() == ORDER and not is_running(started()[0]["pid"])
+
+
+def test_what_the_worker_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTRNN_BACKEND", "reference")
+    monkeypatch.setenv("FASTRNN_CUDA_TIER", "grid")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", "cache")
+    monkeypatch.setattr(ops, "TIER", "auto")
+    monkeypatch.setattr(proof, "gpu_at", lambda index: GPU)
+    (tmp_path / "decoy" / "fastrnn").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "decoy")
+    monkeypatch.chdir(tmp_path)
+    assert only("LSTM:float16", "--device", "cuda:1") == 0
+    (start,) = started()
+    assert start["task"] == {"index": 1, "mode": "LSTM", "dtype": "float16", "quick": True, "tiers": [""]}
+    assert start["environ"].items() >= {"CUDA_VISIBLE_DEVICES": "3,2", "FASTRNN_CUDA_TIER": "auto"}.items()
+    assert "FASTRNN_BACKEND" not in start["environ"]
+    found = next(path for path in start["path"] if Path(path, "fastrnn").is_dir())
+    assert Path(found, "fastrnn") == Path(fastrnn.__file__).parent
+    assert set(map(os.path.abspath, sys.path)) <= set(start["path"])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it would measure for long")
 def test_the_worker_leaves_a_device_that_lets_nobody_in(monkeypatch, capsys):
     monkeypatch.setattr(prove, "PROGRAM", ("-m", "fastrnn.verdict.worker"))
@@ -127,142 +172,38 @@ def test_the_worker_leaves_a_device_that_lets_nobody_in(monkeypatch, capsys):
     assert f"exit code {prove.PASSING}, " in capsys.readouterr().err
 
 
-class Broken(RuntimeError):
-    pass
+def test_a_process_that_is_killed_takes_its_worker_along(monkeypatch):
+    monkeypatch.setenv("STAND_IN", "waits")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(fastrnn.__file__).parents[1]), str(Path(__file__).parent)])
+    )
+    program = "import stand_in; stand_in.pretend(); stand_in.prove.main(['--only', 'LSTM:float16'])"
+    killed = subprocess.Popen([sys.executable, "-c", program])
+    assert wait_for(started)
+    killed.kill(), killed.wait()
+    assert wait_for(lambda: not is_running(started()[0]["pid"]))
 
 
-@pytest.mark.parametrize(
-    "cause, answers, code",
-    [
-        (torch.OutOfMemoryError, True, prove.PASSING),
-        (MemoryError, True, prove.PASSING),
-        (Broken, True, 0),
-        (Broken, False, prove.BROKEN),
-    ],
-)
-def test_the_type_of_an_error_gives_the_exit_code(monkeypatch, cause, answers, code):
-    said, silent = [], iter([None] + ([None] if answers else ["no answer"]) * 99)
-    monkeypatch.setattr(worker, "_speech", lambda: lambda **message: said.append(message))
-    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
-    monkeypatch.setattr(worker.gc, "freeze", lambda: None)
-    monkeypatch.setattr(worker, "_silence", lambda device: next(silent))
-    monkeypatch.setattr(worker, "measure", lambda *_: [Measurement("error", detail="whatever it says", cause=cause)])
-    task = {"mode": "GRU", "dtype": "float16", "quick": True, "tiers": [""]}
-    assert worker.main(task, torch.device("cpu")) == code
-    if code:
-        assert "whatever it says" in said[-1]["why"]
-    else:
-        assert {found["state"] for found in said[-1]["findings"].values()} == {FAILED}
-
-
-def test_the_worker_ends_with_its_parent(monkeypatch):
-    read, ended = iter([b"x", b""]), []
-    monkeypatch.setattr(worker.os, "read", lambda *_: next(read))
-    monkeypatch.setattr(worker.os, "_exit", ended.append)
-    worker._end_with_parent()
-    assert ended == [prove.PASSING]
-
-
-def rows(*ends: tuple[str, str]) -> list:
-    return [
-        (worker.Shape(variant, False, Case("LSTM", 1, 1, 1, 1)), Measurement(status, detail="no room", worst="off"))
-        for variant, status in ends
-    ]
-
-
-def test_what_rows_make_of_a_kind():
-    found = worker.finding_of(rows(("plain", "ok"), ("projected", "ok"), ("projected", "error"), ("extended", "ok")))
-    assert found["state"] == RIGHT and found["speeds"] == {"plain": [], "extended": []}
-    assert "projected" in found["detail"] and "no room" in proof.describe(found)
-    assert worker.finding_of(rows(("plain", "ok"), ("plain", "error")))["state"] == FAILED
-    found = worker.finding_of(rows(("plain", "error"), ("extended", "WRONG")))
-    assert found["state"] == WRONG and found["detail"].endswith("off")
-
-
-def speeds(small: float, large: float, packed: float, variant: str = "packed") -> dict:
-    return {"plain": [(4, 1, 64, small), (64, 32, 128, large)], variant: [(64, 32, 128, packed)], "extended": []}
-
-
-def test_the_faster_tier_of_every_shape_is_kept():
-    """Of a shape that several variants have, the one that is faster over all of them."""
-    steps = finding(speeds=speeds(0.5, 2.0, 1.0))
-    assert worker.faster_of(steps) == steps
-    found = worker.faster_of(steps, finding(speeds=speeds(1.5, 1.9, 1.2)))
-    assert found["speeds"] == speeds(1.5, 1.9, 1.2)
-    assert found["tiers"] == [(4, 1, 64, "auto"), (64, 32, 128, "auto")]
-    found = worker.faster_of(steps, finding(speeds=speeds(1.5, 1.9, 1.0)))
-    assert found["speeds"] == speeds(1.5, 2.0, 1.0)
-    assert found["tiers"] == [(4, 1, 64, "auto"), (64, 32, 128, "step")]
-
-
-@pytest.mark.parametrize("resident", [finding(WRONG, {}, "off"), finding(FAILED, {}, "off")])
-def test_resident_kernels_that_are_not_right_serve_no_call(resident):
-    steps = finding(speeds=speeds(0.5, 2.0, 1.0))
-    lacking = finding(speeds=speeds(9, 9, 9, "layers"), detail="off")
-    for found in (worker.faster_of(steps, resident), worker.faster_of(steps, lacking)):
-        assert found["detail"].startswith("without resident kernels, ") and found["detail"].endswith(": off")
-        assert found | {"detail": ""} == steps
-    assert worker.faster_of(resident, steps) == resident
-
-
-def test_what_is_tried():
-    """Both tiers, unless one alone could serve, or the plan was measured on such a GPU."""
-    both, one = ("step", "auto"), ("",)
-    assert proof.tiers_of(GPU, "LSTM", "bfloat16") == proof.tiers_of(GPU, "SLSTM_EXP", "float32") == both
-    for mode, dtype in (("LSTM", "float64"), ("IND_RNN", "float16"), ("LAYER_NORM_GRU", "float16")):
-        assert proof.tiers_of(GPU, mode, dtype) == one
-
-
-@pytest.mark.parametrize("name, value", [("PLANNED", GPU.capability), ("TIER", "cta")])
-def test_where_one_tier_is_tried(monkeypatch, name, value):
-    monkeypatch.setattr(ops, name, value)
-    assert proof.tiers_of(GPU, "LSTM", "bfloat16") == ("",)
-
-
-MODES = [cell.mode for cell in BY_NUMBER]
-
-
-@pytest.mark.parametrize("quick", [False, True])
-@pytest.mark.parametrize("mode", MODES)
-def test_every_variant_is_measured_in_every_kind(mode, quick):
-    measured = list(worker.shapes_of(mode, "float32", quick))
-    assert list(dict.fromkeys(kind for kind, *_ in measured)) == proof.kinds_of(mode, "float32")
-    for kind in {kind for kind, *_ in measured}:
-        mine = [shape for other, _, shape in measured if other == kind]
-        wanted = set(proof.VARIANTS) - (set() if "LSTM" in mode or "SLSTM" in mode else {"projected"})
-        wanted -= {"headed"} if mode in ("IND_RNN", "LAYER_NORM_LSTM", "LAYER_NORM_GRU") else set()
-        assert {shape.variant for shape in mine} == wanted
-        assert {shape.variant for shape in mine if shape.timed} == wanted - {"extended", "masked", "zoned", "headed"}
-        assert len(set(mine)) == len(mine)
-
-
-@compiled
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_every_shape_that_is_checked_can_be(mode):
-    """Long and large ones aside, which a CPU takes its time for."""
-    for _, precision, shape in worker.shapes_of(mode, "float32", False):
-        if precision == "ieee" and not shape.timed and shape.case.T < 100 and shape.case.H < 1000:
-            (found,) = measure(shape.case, Setting(backend="cpu", pace=worker.CHECK))
-            assert found.status == "ok", (shape, found)
-
-
-def test_relus_sums_stay_off_zero():
-    case = Case("RNN", 3, 2, 4, 6, nonlinearity="relu")
-    for weight in make_weights(case).values():
-        assert (weight[::2] >= 0).all() and (weight[1::2] <= 0).all() and weight.any()
-    assert all((leaf >= 0).all() for leaf in make_inputs(case, "cpu")[0].leaves)
+def wait_for(condition, seconds=30) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
 
 
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
 def test_all_pairs_or_some_beside_what_is_known():
+    """And without what the table says."""
+    ship({"RNN_TANH float16 forward": finding()})
     write({"LSTM float64 forward": finding(WRONG, {})})
     assert only("GRU:float16") == 0 and pairs() == ["GRU:float16"]
     assert states()["LSTM float64 forward"] == WRONG and len(states()) == 3
     assert command.main(["prove"]) == 0
-    assert pairs()[1:] == list(prove.PAIRS) and set(states().values()) == {RIGHT} and len(states()) == 10 * len(MODES)
+    assert (
+        pairs()[1:] == list(prove.PAIRS) and set(states().values()) == {RIGHT} and len(states()) == 10 * len(BY_NUMBER)
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--only", "RNN:float32"], ["--only", "LSTM"], ["--device", "cpu"]])
@@ -290,11 +231,32 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(mon
     assert "file" in capsys.readouterr().err
 
 
+def test_a_second_command_waits_for_the_first(capfd):
+    kept.prepare()
+    with prove._only_one(proof.path_of(GPU).with_suffix(".lock")):
+        second = threading.Thread(target=only, args=("LSTM:float16",))
+        second.start()
+        heard = []
+        assert wait_for(lambda: heard.append(capfd.readouterr().err) or "waiting for another process" in "".join(heard))
+        assert not started()
+    second.join()
+    assert order() == ORDER
+
+
+def test_a_file_system_without_locks(monkeypatch):
+    def refuse(*_):
+        raise OSError("not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert only("LSTM:float16") == 0 and order() == ORDER
+
+
 def test_forgetting(capsys):
     known()
+    ship({"GRU float16 forward": finding()})
     assert order() == ORDER
     assert command.main(["prove", "--forget"]) == 0
-    assert "forgotten: " in capsys.readouterr().out and order() == AFTER
+    assert "forgotten: " in capsys.readouterr().out and order() == AFTER and order(mode="GRU") == ORDER
     assert command.main(["prove", "--forget"]) == 0
     assert "nothing was known" in capsys.readouterr().out
 
@@ -312,6 +274,17 @@ def test_interrupting_keeps_what_was_found(monkeypatch):
     assert order() == ORDER and len(states()) == 2
 
 
+def test_interrupting_ends_the_worker(monkeypatch):
+    class Interrupted(queue.SimpleQueue):
+        def get(self, **named):
+            super().get(**named)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(queue, "SimpleQueue", Interrupted)
+    monkeypatch.setenv("STAND_IN", "hang")
+    assert only("GRU:float16") == 130 and not findings() and not is_running(started()[0]["pid"])
+
+
 def test_info_has_a_line_for_every_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: GPU.name)
@@ -319,6 +292,6 @@ def test_info_has_a_line_for_every_gpu(monkeypatch):
     monkeypatch.setattr(ext, "why_no_cuda", lambda: None)
     monkeypatch.setattr(ext, "load", lambda: types.SimpleNamespace(cuda=None))
     monkeypatch.setattr(ext, "build", types.SimpleNamespace(cuda_archs="9.0"))
-    assert ("cuda:0 proof", f"none: {proof.UNPROVEN}") in _info._cuda()
+    assert ("cuda:0 proof", f"none: {proof.unproven(GPU)}") in _info._cuda()
     write({FORWARD: finding(), "GRU float16 forward": finding(WRONG)})
-    assert ("cuda:0 proof", "proven 2026-01-02: 1 of 2 kinds of call right") in _info._cuda()
+    assert ("cuda:0 proof", "proven on this GPU, 2026-01-02: 1 of 2 kinds of call right") in _info._cuda()

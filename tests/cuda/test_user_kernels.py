@@ -11,7 +11,7 @@ import types
 import pytest
 import torch
 from own_cells import ROOT, SCALED, compiled, load
-from stand_in import CALL, X, gpu  # noqa: F401  a fixture of every test here
+from stand_in import CALL, gpu  # noqa: F401  a fixture of every test here
 
 import fastrnn
 from fastrnn._backends import dispatch, graph
@@ -20,6 +20,7 @@ from fastrnn._kernels.cell_errors import Header
 from fastrnn._spec import pack
 from fastrnn.registry import FIRST_USER_CELL
 
+X = torch.zeros(1)
 CXX = next((name for name in ("g++", "c++") if shutil.which(name)), None)
 # It makes an object that has the symbol, or says what $FAKE_SAYS has; it writes down what it is asked.
 FAKE = """#!/bin/sh
@@ -100,7 +101,7 @@ def said(cell) -> str:
 
 def choose(cell) -> str:
     with fastrnn.backend("cuda"):
-        return dispatch.choose(call_of(cell), X)
+        return dispatch.choose(call_of(cell))
 
 
 @compiled
@@ -119,10 +120,10 @@ def test_without_nvcc_the_reason_names_it(cell, monkeypatch):
 @compiled
 def test_nothing_is_compiled_before_backend_cuda_is_asked_for(cell, fake):
     assert "opt in with fastrnn.backend('cuda')" in said(cell)
-    assert dispatch.choose(call_of(cell), X) == "reference"
+    assert dispatch.choose(call_of(cell)) == "reference"
     with fastrnn.backend("cuda"):
-        assert dispatch.choose(call_of(cell)) == "cuda"  # which explain asks
-    assert dispatch.choose(call_of(cell)._replace(device="cpu"), X) == "cpu"
+        assert dispatch.choose(call_of(cell), explained=True) == "cuda"
+    assert dispatch.choose(call_of(cell)._replace(device="cpu")) == "cpu"
     assert fake.calls() == []
 
 

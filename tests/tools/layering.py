@@ -39,7 +39,7 @@ FLOORS = [
         "_kernels.cell_library",
         "_kernels.user_kernels",
     ],
-    ["verdict.kept", "verdict.proof", "verdict.prove", "verdict.first_call"],
+    ["verdict.kept", "verdict.proof", "verdict.prove"],
     ["_backends.choice", "_backends.dispatch", "_backends.aten", "_backends.autograd", "_backends.graph"],
     ["_backends.loop", "_backends.onnx"],
     ["_call.checks", "_call.extras", "_call.heads", "_call.chunks", "_call.wavefront", "_call.stack"],

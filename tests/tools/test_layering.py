@@ -127,7 +127,7 @@ def test_launch_rule(source, is_fine):
         ("_kernels.ops", "from .. import _C", False),
         ("_kernels.ext", "from fastrnn import _C", True),
         ("_backends.dispatch", "import fastrnn._C", False),
-        ("_backends.dispatch", "from ..verdict import first_call, proof\nfrom .choice import Row", True),
+        ("_backends.dispatch", "from ..verdict import proof\nfrom .choice import Row", True),
         ("_backends.choice", "from . import dispatch", False),
         ("verdict.proof", "from .._call.stack import run", False),
         ("verdict.proof", "from .prove import main", False),
