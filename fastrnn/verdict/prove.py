@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda:0", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, shorter times: a rougher verdict")
     parser.add_argument("--only", choices=PAIRS, nargs="+", metavar="CELL:DTYPE", help="these pairs: LSTM:float32 ...")
-    parser.add_argument("--forget", action="store_true", help="delete what is known of this GPU instead")
+    parser.add_argument("--forget", action="store_true", help="delete what this machine has kept of the GPU instead")
     args = parser.parse_args(argv)
     kind, _, index = args.device.partition(":")
     if kind != "cuda" or not (index or "0").isdecimal():
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if args.forget:
         there = proof.forget(gpu)
-        print(f"forgotten: {proof.path_of(gpu)}" if there else f"nothing was known of {gpu.name}")
+        print(f"forgotten: {proof.path_of(gpu)}" if there else f"nothing was kept of {gpu.name}")
         return 0
     status, say = 0, partial(print, flush=True)
     try:

@@ -230,6 +230,14 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(mon
     assert command.main(["prove"]) == 2 and not pairs()
     assert "file" in capsys.readouterr().err
 
+    def refuse(**_):
+        raise OSError("read-only")
+
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kept.tempfile, "TemporaryFile", refuse)
+    assert command.main(["prove"]) == 2 and not pairs()
+    assert "read-only" in capsys.readouterr().err
+
 
 def test_a_second_command_waits_for_the_first(capfd):
     kept.prepare()
@@ -258,7 +266,7 @@ def test_forgetting(capsys):
     assert command.main(["prove", "--forget"]) == 0
     assert "forgotten: " in capsys.readouterr().out and order() == AFTER and order(mode="GRU") == ORDER
     assert command.main(["prove", "--forget"]) == 0
-    assert "nothing was known" in capsys.readouterr().out
+    assert "nothing was kept of Stand-in 3000" in capsys.readouterr().out
 
 
 def test_interrupting_keeps_what_was_found(monkeypatch):
