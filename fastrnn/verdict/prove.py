@@ -16,8 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,14 +47,16 @@ class Unjudged(Exception):
     """Nothing was learned of the kernels, for a reason that may pass."""
 
 
-def prove_pair(index: int, gpu: Gpu, mode: str, dtype: str, say: Callable[[str], None], quick: bool) -> bool:
-    """Keeps the findings on a pair; whether all is right.
+def prove_pair(index: int, gpu: Gpu, mode: str, dtype: str, quick: bool) -> bool:
+    """Keeps the findings on a pair, and prints them; whether all is right.
 
     Raises:
         Unjudged: there are none.
         OSError: they cannot be kept.
     """
-    say(f"proving the {mode} {dtype} kernels on {gpu.name} against PyTorch (kept in {proof.path_of(gpu)})")
+    print(
+        f"proving the {mode} {dtype} kernels on {gpu.name} against PyTorch (kept in {proof.path_of(gpu)})", flush=True
+    )
     tiers = proof.tiers_of(gpu, mode, dtype)
     found = _measure({"index": index, "mode": mode, "dtype": dtype, "quick": quick, "tiers": tiers})
     if isinstance(found, str):
@@ -63,7 +64,7 @@ def prove_pair(index: int, gpu: Gpu, mode: str, dtype: str, say: Callable[[str],
         found = dict.fromkeys(proof.kinds_of(mode, dtype), failed)
     proof.add(gpu, found)
     for kind, finding in found.items():
-        say(f"{kind}: {proof.describe(finding)}")
+        print(f"{kind}: {proof.describe(finding)}", flush=True)
     return all(finding["state"] == RIGHT for finding in found.values())
 
 
@@ -165,13 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         there = proof.forget(gpu)
         print(f"forgotten: {proof.path_of(gpu)}" if there else f"nothing was kept of {gpu.name}")
         return 0
-    status, say = 0, partial(print, flush=True)
+    status = 0
     try:
         kept.prepare()
         with _only_one(proof.path_of(gpu).with_suffix(".lock")):
             for pair in args.only or PAIRS:
                 try:
-                    right = prove_pair(int(index or 0), gpu, *pair.split(":"), say, args.quick)
+                    right = prove_pair(int(index or 0), gpu, *pair.split(":"), args.quick)
                     status = max(status, 0 if right else 1)
                 except Unjudged as reason:
                     print(f"{COMMAND}: {pair} could not be judged: {reason}", file=sys.stderr)
