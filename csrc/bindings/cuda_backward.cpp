@@ -141,7 +141,7 @@ layer_backward(const OptionalTensors& grads, const GivenTensors& tensors, const 
   if (needs[0]) {
     grad_x = call.empty(call.x.sizes());
     for (int64_t d = 0; d < s.directions; ++d) {
-      context.blas().product(matrix(grad_x->view({s.total, call.I})), matrix(b.grad_x_gates[d]),
+      context.blas().product(matrix(grad_x->view({s.total, call.I})), matrix(b.grad_x_gates, d),
                              matrix(call.weight(d, kWih)), Transpose::kNeither, d > 0);
     }
   }

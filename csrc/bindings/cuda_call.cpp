@@ -141,7 +141,15 @@ Matrix matrix(const at::Tensor& tensor) {
   return {tensor.data_ptr(), tensor.size(0), tensor.size(1), stride};
 }
 
-void* data(const at::Tensor& tensor) { return tensor.defined() ? tensor.data_ptr() : nullptr; }
+Matrix matrix(const at::Tensor& tensor, int64_t d) {
+  const int64_t rows = tensor.size(1), cols = tensor.size(2);
+  return {data(tensor, d * rows * cols), rows, cols, cols};
+}
+
+void* data(const at::Tensor& tensor, int64_t first) {
+  if (!tensor.defined()) return nullptr;
+  return static_cast<char*>(tensor.data_ptr()) + first * tensor.itemsize();
+}
 
 void* data(const Tensors& tensors, size_t index) {
   return index < tensors.size() ? data(tensors[index]) : nullptr;

@@ -52,8 +52,11 @@ struct Call : LayerArgs {
 
 // A 2-dimensional tensor with unit stride along its rows.
 Matrix matrix(const at::Tensor& tensor);
-// Null for an undefined tensor.
-void* data(const at::Tensor& tensor);
+// Matrix d of a contiguous 3-dimensional tensor: a view would be an operator of torch, and each
+// takes the host a microsecond or more.
+Matrix matrix(const at::Tensor& tensor, int64_t d);
+// Of a contiguous tensor's values from `first` on; null for an undefined tensor.
+void* data(const at::Tensor& tensor, int64_t first = 0);
 // Null when there is no such tensor.
 void* data(const Tensors& tensors, size_t index);
 

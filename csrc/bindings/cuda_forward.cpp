@@ -1,4 +1,4 @@
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 
 #include "cuda_context.h"
 #include "cuda_gates.h"
@@ -27,7 +27,8 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   const at::Tensor output = call.filled_by_steps({s.total, s.directions * s.recurrent});
   Tensors last;
   for (const at::Tensor& state : call.hx)  // which is what a row without any step ends with
-    last.push_back(call.lengths.defined() ? state.clone() : at::empty_like(state));
+    last.push_back(call.lengths.defined() ? state.clone()
+                                          : at::empty(state.sizes(), state.options()));
   for (int k = 1; call.spec.all_states && k < states; ++k)
     last.push_back(call.filled_by_steps(call.rows_shape(s.directions * s.hidden)));
   at::Tensor gates, carried, given, statistics, emitting, full, product, product_h0, operand;
@@ -84,8 +85,7 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
     p.w_hh[d] = data(call.weight(d, kWhh));
     p.b_ih[d] = data(call.weight(d, kBih));
     p.b_hh[d] = data(call.weight(d, kBhh));
-    p.h[d] = call.projected ? full[d].data_ptr()
-                            : output.narrow(1, d * s.recurrent, s.recurrent).data_ptr();
+    p.h[d] = call.projected ? data(full, d * s.total * s.hidden) : data(output, d * s.recurrent);
     layer.w_hr[d] = data(call.weight(d, kWhr));
   }
   call.report(run(layer, context.blas(), context.stream()));

@@ -10,7 +10,7 @@ namespace fastrnn::cuda {
 at::Tensor input_product(const Call& call, Library& library) {
   const at::Tensor x_gates = call.empty({call.D, call.N, call.cell.gates * call.H});
   for (int64_t d = 0; d < call.D; ++d) {
-    library.product(matrix(x_gates[d]), matrix(call.x_rows()), matrix(call.weight(d, kWih)),
+    library.product(matrix(x_gates, d), matrix(call.x_rows()), matrix(call.weight(d, kWih)),
                     Transpose::kRight, false);
   }
   return x_gates;

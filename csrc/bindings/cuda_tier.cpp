@@ -197,8 +197,8 @@ at::Tensor resident_weights(const Call& call, const at::Tensor& w_hh, bool backw
   const bool aligned = H == padded(H) && reinterpret_cast<uintptr_t>(w_hh.data_ptr()) % 16 == 0;
   if (aligned && !backward) return w_hh;
   const at::Tensor gates = w_hh.view({G, H, H});
-  at::Tensor made = backward ? at::zeros({H, G, padded(H)}, call.options)
-                             : at::zeros({G, H, padded(H)}, call.options);
+  at::Tensor made = call.empty({backward ? H : G, backward ? G : H, padded(H)});
+  if (H < padded(H)) made.zero_();
   made.narrow(2, 0, H).copy_(backward ? gates.permute({2, 0, 1}) : gates);
   return made;
 }
@@ -213,13 +213,15 @@ ResidentMemory::ResidentMemory(const Call& call, const Team& team, bool backward
     weights.push_back(resident_weights(call, call.weight(d, kWhh), backward));
     resident.weights[d] = weights.back().data_ptr();
   }
-  const auto bytes = [&](int64_t count) {
-    return at::empty({count}, call.options.dtype(at::kByte));
-  };
-  exchange = bytes(exchange_bytes(call.dtype, team, call.D, backward));
-  arrivals = bytes(arrival_bytes(team, call.D));
-  resident.exchange = exchange.data_ptr();
-  resident.arrivals = static_cast<unsigned*>(arrivals.data_ptr());
+  if (team.tier == Tier::kGrid) {
+    const auto bytes = [&](int64_t count) {
+      return at::empty({count}, call.options.dtype(at::kByte));
+    };
+    exchange = bytes(exchange_bytes(call.dtype, team, call.D, backward));
+    arrivals = bytes(arrival_bytes(team, call.D));
+    resident.exchange = exchange.data_ptr();
+    resident.arrivals = static_cast<unsigned*>(arrivals.data_ptr());
+  }
   if (!call.packed) return;
   offsets = at::empty({call.T + 1}, call.options.dtype(at::kLong));
   resident.offsets = offsets.mutable_data_ptr<int64_t>();

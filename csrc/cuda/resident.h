@@ -38,12 +38,15 @@ constexpr const char* tier_name(Tier tier) {
 struct Team {
   Tier tier;
   bool tensor_cores;  // mma (16-bit types, or fp32 rounded to tf32); else multiply-adds
-  int rows;           // of a batch tile: 8, or 32 with tensor cores
+  int rows;           // of a batch tile: 8 or fewer, or 32 with tensor cores
   int members;        // blocks of a team; members * units >= H
   int units;          // hidden units of a member, a multiple of 8
   int teams;          // of each direction
   int tiles;          // batch tiles of a team; teams * tiles * rows >= B
 };
+
+// Rows that the products and the memory of a tile have room for.
+FASTRNN_HD constexpr int tile_rows(int rows) { return rows > 8 ? 32 : 8; }
 
 // Hidden units as the weights of a resident kernel have them: their rows begin on sixteen bytes.
 FASTRNN_HD constexpr int64_t padded(int64_t hidden) { return (hidden + 7) / 8 * 8; }
@@ -164,7 +167,7 @@ FASTRNN_HD int sums_floats(const ProductLayout& layout, int gates, int rows) {
   return layout.slices * gates * layout.groups * octets_of_group(gates) * (rows / 8) * kOctetFloats;
 }
 FASTRNN_HD int inbox_floats(const Team& team) {
-  return team.members * (team.units / 8) * (team.rows / 8) * kOctetFloats;
+  return team.members * (team.units / 8) * (tile_rows(team.rows) / 8) * kOctetFloats;
 }
 
 // The most units that a member may have.

@@ -8,13 +8,13 @@ namespace fastrnn::cuda {
 template <class Cell, class Scalar, bool kTensorCores, int kRows, Tier kTier>
 struct ResidentBackward {
   static constexpr int kGates = Cell::kGates, kBytes = sizeof(Scalar);
-  static constexpr int kNs = kRows / 8;
+  static constexpr int kTileRows = tile_rows(kRows), kNs = kTileRows / 8;
   static constexpr int kEach = kThreadRows<kTier, kRows>, kUnits = kThreadUnits<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
   static constexpr ProductForm kForm = backward_form(
       kGates, kBytes,
       weight_registers(kTier, kGates, Cell::kStates, Cell::kParams, kTensorCores, kRows, true));
-  using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
+  using Product = ResidentProduct<Scalar, kTileRows, kTensorCores, kForm>;
   using Update = BackwardUpdate<Cell, Scalar>;
 
   __device__ __forceinline__ static void run(const BackwardSequence& p) {
@@ -22,7 +22,7 @@ struct ResidentBackward {
     const Shape& s = p.step.shape;
     const Member me(team, blockIdx);
     const int d = me.d, stride = backward_stride(team, kGates, kBytes);
-    const int quads = kRows * stride, width = stride * Product::kValues;
+    const int quads = kTileRows * stride, width = stride * Product::kValues;
     const int octets = team.units / 8, floats = inbox_floats(team);
     // 65536 / octets, rounded up: exact quotients of all octets of a layer, without a division.
     const int inverse = (65535 + octets) / octets;
@@ -155,15 +155,16 @@ struct ResidentBackward {
             }
           }
         }
-        if (rows_of_tile<kRows>(step_rows.now.count, first) > 0) {
+        if (rows_of_tile(team.rows, step_rows.now.count, first) > 0) {
           __syncthreads();
-          link.expect(floats * static_cast<int>(sizeof(float)));
+          const int sent = kNs > 1 ? 8 : (team.rows + 1) / 2 * 2;  // of eight rows
+          link.expect(floats / 8 * sent * static_cast<int>(sizeof(float)));
           const int ratio = opaque(inverse);
           product.run(operand, stride,
                       [&](int /*slice*/, int group, int half, int n, int unit, int pair, Pair sum) {
                         const int octet = group * 2 + half;
                         const int owner = octet * ratio >> 16, own = octet - owner * octets;
-                        if (owner >= team.members) return;
+                        if (owner >= team.members || 2 * pair >= sent) return;
                         float* to = inbox_of(now, tile, kThroughMemory ? owner : 0) +
                                     ((me.rank * octets + own) * kNs + n) * kOctetFloats +
                                     octet_slot(own, unit, 2 * pair);

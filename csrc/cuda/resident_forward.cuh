@@ -9,13 +9,13 @@ template <class Cell, class Scalar, bool kTensorCores, int kRows, Tier kTier>
 struct ResidentForward {
   static constexpr int kGates = Cell::kGates, kOctets = octets_of_group(kGates);
   static constexpr int kBytes = sizeof(Scalar);
-  static constexpr int kNs = kRows / 8;
+  static constexpr int kTileRows = tile_rows(kRows), kNs = kTileRows / 8;
   static constexpr int kEach = kThreadRows<kTier, kRows>, kUnits = kThreadUnits<kTier, kRows>;
   static constexpr bool kThroughMemory = Link<kTier>::kThroughMemory;
   static constexpr ProductForm kForm = forward_form(
       kGates,
       weight_registers(kTier, kGates, Cell::kStates, Cell::kParams, kTensorCores, kRows, false));
-  using Product = ResidentProduct<Scalar, kRows, kTensorCores, kForm>;
+  using Product = ResidentProduct<Scalar, kTileRows, kTensorCores, kForm>;
   using Update = ForwardUpdate<Cell, Scalar>;
 
   __device__ __forceinline__ static void run(const ForwardSequence& p) {
@@ -23,7 +23,7 @@ struct ResidentForward {
     const Shape& s = p.step.shape;
     const Member me(team, blockIdx);
     const int d = me.d, stride = forward_stride(team, kBytes);
-    const int quads = kRows * stride, width = stride * Product::kValues;
+    const int quads = kTileRows * stride, width = stride * Product::kValues;
     const ProductLayout division =
         forward_layout(kGates, kBytes, team.units, static_cast<int>(s.hidden));
     const int slice_floats = division.groups * kOctets * kNs * kGates * kOctetFloats;
@@ -75,7 +75,7 @@ struct ResidentForward {
     };
     const int begin = kThroughMemory ? me.unit : 0;
     const int end = kThroughMemory ? min(me.unit + team.units, hidden) : hidden;
-    for (int row = threadIdx.x / kWarp; row < tiles * kRows; row += kResidentWarps) {
+    for (int row = threadIdx.x / kWarp; row < tiles * team.rows; row += kResidentWarps) {
       if (me.batch + row >= s.batch) break;
       Quad* const tile = (kThroughMemory ? shelf : operand) + int64_t{row / kRows} * quads;
       const int64_t other = int64_t{kThroughMemory ? tiles : 1} * quads;
@@ -144,7 +144,7 @@ struct ResidentForward {
       const bool last = position + 1 == steps;
       const int now = opaque(position % 2), then = 1 - now;
       for (int tile = 0; tile < tiles; ++tile) {
-        const int rows = rows_of_tile<kRows>(step_rows.now.count, me.batch + tile * kRows);
+        const int rows = rows_of_tile(team.rows, step_rows.now.count, me.batch + tile * kRows);
         if (rows > 0) {
           const Quad* input = operand + now * quads;
           Quad* output = operand + then * quads;

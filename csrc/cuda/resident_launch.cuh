@@ -123,16 +123,21 @@ cudaError_t launch_resident(void (*kernel)(Params), const CellSizes& cell, Dtype
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
+template <class Scalar, class Rows, class F>
+cudaError_t with_mma(const Team& team, Rows rows, F f) {
+  if (team.tensor_cores) return f(std::true_type{}, rows);
+  if constexpr (sizeof(Scalar) == sizeof(float)) return f(std::false_type{}, rows);
+  return cudaErrorInvalidValue;
+}
+
 // Calls f(std::bool_constant<tensor cores>, std::integral_constant<int, rows>).
 template <class Scalar, Tier kTier, class F>
 cudaError_t with_team(const Team& team, F f) {
   if (team.units % 8 != 0 || team.units > max_units(kTier, team.rows)) return cudaErrorInvalidValue;
-  if constexpr (sizeof(Scalar) == sizeof(float)) {
-    if (!team.tensor_cores && team.rows == 8)
-      return f(std::false_type{}, std::integral_constant<int, 8>{});
+  if constexpr (kTier == Tier::kCta) {
+    if (team.rows < 8) return with_mma<Scalar>(team, std::integral_constant<int, 4>{}, f);
   }
-  if (team.tensor_cores && team.rows == 8)
-    return f(std::true_type{}, std::integral_constant<int, 8>{});
+  if (team.rows <= 8) return with_mma<Scalar>(team, std::integral_constant<int, 8>{}, f);
   if constexpr (kTier != Tier::kCta) {
     if (team.tensor_cores && team.rows == 32)
       return f(std::true_type{}, std::integral_constant<int, 32>{});

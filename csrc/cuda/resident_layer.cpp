@@ -9,14 +9,17 @@ namespace fastrnn::cuda {
 
 namespace {
 
-std::string describe(const char* pass, int cell, Dtype dtype, const Team& team, const Shape& s) {
+Status outcome(cudaError_t error, const char* pass, int cell, Dtype dtype, const Team& team,
+               const Shape& s) {
+  if (error == cudaSuccess) return {};
   static constexpr const char* kNames[] = {"float64", "float32", "bfloat16", "float16"};
-  return std::string(kCells[cell].mode) + " " + pass + " in a resident kernel (" +
-         tier_name(team.tier) + (team.tensor_cores ? ", mma, " : ", fma, ") +
-         kNames[static_cast<int>(dtype)] + ", " + std::to_string(team.rows) + " rows, " +
-         std::to_string(team.members) + " x " + std::to_string(team.units) + " units, " +
-         std::to_string(team.teams) + " teams) with B = " + std::to_string(s.batch) +
-         ", H = " + std::to_string(s.hidden) + ", D = " + std::to_string(s.directions);
+  return {error, std::string(kCells[cell].mode) + " " + pass + " in a resident kernel (" +
+                     tier_name(team.tier) + (team.tensor_cores ? ", mma, " : ", fma, ") +
+                     kNames[static_cast<int>(dtype)] + ", " + std::to_string(team.rows) +
+                     " rows, " + std::to_string(team.members) + " x " + std::to_string(team.units) +
+                     " units, " + std::to_string(team.teams) +
+                     " teams) with B = " + std::to_string(s.batch) +
+                     ", H = " + std::to_string(s.hidden) + ", D = " + std::to_string(s.directions)};
 }
 
 template <class Step, class Layer>
@@ -35,16 +38,14 @@ Status run_resident(const LayerForward& layer, cudaStream_t stream) {
   Residency residency{true, 0};
   const cudaError_t error =
       resident_forward(layer.cell, layer.dtype, sequence_of<ForwardStep>(layer), stream, residency);
-  return {error,
-          describe("forward", layer.cell, layer.dtype, layer.resident.team, layer.step.shape)};
+  return outcome(error, "forward", layer.cell, layer.dtype, layer.resident.team, layer.step.shape);
 }
 
 Status run_resident(const LayerBackward& layer, cudaStream_t stream) {
   Residency residency{true, 0};
   const cudaError_t error = resident_backward(layer.cell, layer.dtype,
                                               sequence_of<BackwardStep>(layer), stream, residency);
-  return {error,
-          describe("backward", layer.cell, layer.dtype, layer.resident.team, layer.step.shape)};
+  return outcome(error, "backward", layer.cell, layer.dtype, layer.resident.team, layer.step.shape);
 }
 
 cudaError_t room_for(int cell, Dtype dtype, const Team& team, const Shape& shape, bool backward) {

@@ -73,7 +73,7 @@ class Moments {
 // Units and the most rows that a thread serves. Two units share addresses and wait for less, but
 // where there is a thread for each unit, most often, one is quicker.
 template <Tier kTier, int kRows>
-constexpr int kThreadUnits = kTier == Tier::kCta || kRows == 32 ? 2 : 1;
+constexpr int kThreadUnits = (kTier == Tier::kCta && kRows == 8) || kRows == 32 ? 2 : 1;
 template <Tier kTier, int kRows>
 constexpr int kThreadRows =
     max_units(kTier, kRows) / kThreadUnits<kTier, kRows> * kRows / kResidentThreads;
@@ -108,10 +108,9 @@ struct DeviceSchedule {
   }
 };
 
-// Rows of the tile that begins at batch row `first`, of `count` in the step.
-template <int kRows>
-FASTRNN_HD int rows_of_tile(int count, int first) {
-  return count <= first ? 0 : count - first < kRows ? count - first : kRows;
+// Rows of the tile of `rows` that begins at batch row `first`, of `count` in the step.
+FASTRNN_HD int rows_of_tile(int rows, int count, int first) {
+  return count <= first ? 0 : count - first < rows ? count - first : rows;
 }
 
 // The cell's parameters of a member's units into shared memory, (P, units), which a thread meets

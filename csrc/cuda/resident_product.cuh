@@ -42,6 +42,8 @@ struct ReducedFmaTile : FmaTile<Scalar, kHalves, kRows> {
     return {{this->sum[half][n * 8], this->sum[half][n * 8 + 1]}};
   }
   static FASTRNN_HD uint32_t operand(uint32_t word) { return word; }
+  static FASTRNN_HD void pack(Quad (&)[kHalves]) {}
+  static FASTRNN_HD void unpack(Quad (&)[kHalves]) {}
 };
 
 // Eight rows have registers for two chains.
@@ -54,12 +56,32 @@ struct RoundedMmaTile : MmaTile<Scalar, kHalves, kRows, true, kRows == 8 ? 2 : 1
   static FASTRNN_HD uint32_t operand(uint32_t word) {
     return MmaTile<Scalar, kHalves, kRows>::operand(word);
   }
+  // Of two halves to the words of two products, and back. An operand takes four registers side by
+  // side: so they come from memory in one load.
+  static FASTRNN_HD void pack(Quad (&w)[kHalves]) {
+#pragma unroll
+    for (int h = 0; h + 1 < kHalves; h += 2) {
+      const Quad low = w[h], high = w[h + 1];
+      w[h] = {{low.word[0], high.word[0], low.word[1], high.word[1]}};
+      w[h + 1] = {{low.word[2], high.word[2], low.word[3], high.word[3]}};
+    }
+  }
+  static FASTRNN_HD void unpack(Quad (&w)[kHalves]) {
+#pragma unroll
+    for (int h = 0; h + 1 < kHalves; h += 2) {
+      const Quad first = w[h], second = w[h + 1];
+      w[h] = {{first.word[0], first.word[2], second.word[0], second.word[2]}};
+      w[h + 1] = {{first.word[1], first.word[3], second.word[1], second.word[3]}};
+    }
+  }
 };
 
 template <class Scalar, int kRows, bool kTensorCores, ProductForm kForm>
 class ResidentProduct {
   static constexpr int kHalves = kForm.halves;
   static constexpr int kRegGroups = kForm.reg_groups, kRegChunks = kForm.reg_chunks;
+  // Of the other operand, chunks that are on their way to registers at a time.
+  static constexpr int kAhead = kRows == 8 && kTensorCores ? 2 : 1;
 
  public:
   using Lane = std::conditional_t<kTensorCores, RoundedMmaTile<Scalar, kHalves, kRows>,
@@ -118,9 +140,12 @@ class ResidentProduct {
 #pragma unroll 4
       for (int c = g < kRegGroups ? kRegChunks : 0; c < chunks_; ++c) {
         const int place = place_of(c);
+        Quad w[kHalves];
 #pragma unroll
-        for (int half = 0; half < kHalves; ++half)
-          piece(g, c)[half * kWarp] = as_operand(fetch(begins[half], place));
+        for (int half = 0; half < kHalves; ++half) w[half] = as_operand(fetch(begins[half], place));
+        Lane::pack(w);
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) piece(g, c)[half * kWarp] = w[half];
       }
     }
 #pragma unroll
@@ -149,6 +174,7 @@ class ResidentProduct {
       Quad w[kHalves], x[Lane::kLaneRows];
 #pragma unroll
       for (int half = 0; half < kHalves; ++half) w[half] = piece(g, c)[half * kWarp];
+      Lane::unpack(w);
       input(c, x);
       sum.multiply(w, x);
     };
@@ -166,13 +192,13 @@ class ResidentProduct {
     for (int g = 0; g < kRegGroups; ++g) {
       if (g < groups_) {
         Lane sum;
+        Quad x[kAhead][Lane::kLaneRows];
+        if constexpr (kAhead > 1) input(0, x[0]);
 #pragma unroll
         for (int c = 0; c < kRegChunks; ++c) {
-          if (c < chunks_) {
-            Quad x[Lane::kLaneRows];
-            input(c, x);
-            sum.multiply(kept_[g][c], x);
-          }
+          const int next = c + kAhead - 1;
+          if (next < kRegChunks && next < chunks_) input(next, x[next % kAhead]);
+          if (c < chunks_) sum.multiply(kept_[g][c], x[c % kAhead]);
         }
 #pragma unroll 1
         for (int c = kRegChunks; c < chunks_; ++c) from_shared(sum, g, c);

@@ -42,6 +42,10 @@ constexpr double kMostClusterCost = 3.2;
 // kGrid was ahead up to this B * H, and in backward up to this B * H * members, which it exchanges.
 constexpr int64_t kMostGridForward = 65536, kMostGridBackward = 524288;
 
+// Fewer rows a tile are quicker, as each warp has less to do in a step, but more teams leave less
+// room for the layers of a stack at the same time (plan_wavefront).
+constexpr int kLayersBeside = 4;
+
 // Weights on their way to the chip take as long as a few launches: single steps took 13 to 35 us on
 // an H100, and 11 to 27 with a launch (benchmarks/NOTES.md). Two and three steps were not measured.
 constexpr int64_t kFewestSteps = 4;
@@ -87,9 +91,24 @@ struct Planner {
             1};
   }
 
-  std::optional<Team> cta(int rows) const {
-    const Team team = this->team(Tier::kCta, rows, units_of(q.hidden, 1));
-    if (rows != 8 || !fits(team)) return {};
+  // Of a tile of eight rows, those that are used: fewer, but not fewer than `least`, while the GPU
+  // has room for four layers so.
+  int narrow_rows(int64_t room, int least) const {
+    int rows = 8;
+    while (rows > least && kLayersBeside * teams_of(rows / 2) <= room) rows /= 2;
+    return rows;
+  }
+  int64_t teams_of(int rows) const { return q.directions * tiles_of(q.batch, rows); }
+
+  // A thread that serves several elements takes them one after another.
+  std::optional<Team> cta() const {
+    const int units = units_of(q.hidden, 1);
+    int rows = wish.rows ? wish.rows : narrow_rows(device.sms, 2);
+    while (!wish.rows && rows > 2 && rows * units > kResidentThreads &&
+           teams_of(rows / 2) <= device.sms)
+      rows /= 2;
+    const Team team = this->team(Tier::kCta, rows, units);
+    if (rows > 8 || !fits(team)) return {};
     return team;
   }
 
@@ -97,7 +116,10 @@ struct Planner {
   std::optional<Team> cluster(int rows, int most) const {
     for (int members = 2; members <= device.max_cluster; members *= 2) {
       const int units = wish.units ? wish.units : units_of(q.hidden, members);
-      const Team team = this->team(Tier::kCluster, rows, units);
+      const int served = wish.rows  ? wish.rows
+                         : rows > 8 ? rows
+                                    : narrow_rows(clusters(members), 4);
+      const Team team = this->team(Tier::kCluster, served, units);
       const bool few = units <= most || 2 * members > device.max_cluster;
       if (few && team.members > 1 && team.members <= device.max_cluster && fits(team)) return team;
     }
@@ -107,7 +129,8 @@ struct Planner {
   std::optional<Team> best_cluster() const {
     std::optional<Team> best;
     for (const ClusterForm& form : kClusterForms) {
-      if ((wish.rows && wish.rows != form.rows) || (form.rows > 8 && !tensor_cores)) continue;
+      if ((wish.rows && tile_rows(wish.rows) != form.rows) || (form.rows > 8 && !tensor_cores))
+        continue;
       const std::optional<Team> team = cluster(form.rows, form.units);
       if (!team) continue;
       if (!best || cluster_cost(*team) < cluster_cost(*best)) best = team;
@@ -115,9 +138,13 @@ struct Planner {
     return best;
   }
 
+  // Clusters that run at the same time.
+  int64_t clusters(int64_t members) const {
+    return std::max<int64_t>(static_cast<int64_t>(device.sms * kClusterShare / members), 1);
+  }
+
   double cluster_cost(const Team& team) const {
-    const auto room = static_cast<int64_t>(device.sms * kClusterShare / team.members);
-    const int64_t turns = tiles_of(q.directions * team.teams, std::max<int64_t>(room, 1));
+    const int64_t turns = tiles_of(q.directions * team.teams, clusters(team.members));
     return (team.rows > 8 ? 2.9 : team.units > 32 ? 1.6 : 1.0) * static_cast<double>(turns);
   }
 
@@ -156,7 +183,7 @@ struct Planner {
   }
 
   std::optional<Team> best(Tier tier) const {
-    if (tier == Tier::kCta) return cta(wish.rows ? wish.rows : 8);
+    if (tier == Tier::kCta) return cta();
     return tier == Tier::kCluster ? best_cluster() : best_grid();
   }
 };

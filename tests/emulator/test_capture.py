@@ -33,12 +33,13 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compile
 
 NAMES = [name for name, *_ in KERNELS + RESIDENT]
 PRECISIONS = {name: precisions for name, _, precisions in KERNELS + RESIDENT}
+# Every second combination, as cases.parameters has them.
 CASES = [
     pytest.param(cell, name, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
-    for name in NAMES
-    for precision in PRECISIONS[name]
+    for i, name in enumerate(NAMES)
+    for j, precision in enumerate(PRECISIONS[name])
     for cell in oracle.CELLS
-    if cell in oracle.FUSED or name == "update"
+    if (cell in oracle.FUSED or name == "update") and (cell + i + j) % 2 == 0
 ]
 
 

@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 from own_cells import SCHEDULES, STEPS, TEXTS, check_within_the_budget, compiled, listed, load, make, states_of
+from support import pairs
 
 import fastrnn
 from emulator import build
@@ -57,9 +58,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["update", "fused"])
-@pytest.mark.parametrize("asked", [{}, {"save": "states"}, {"all_states": True}, {"checkpoint_chunks": 2}], ids=str)
-@pytest.mark.parametrize("option", OPTIONS)
+ASKED = [{}, {"save": "states"}, {"all_states": True}, {"checkpoint_chunks": 2}]
+
+
+@pairs(name=list(STEPS), option=list(OPTIONS), asked={str(asked): asked for asked in ASKED}, fused=[False, True])
 def test_the_options_of_every_layer_as_in_the_reference(cuda, cell, option, asked, fused):
     cuda.override_plan(fused=fused, rows=8 if fused else 0)
     module = make(cell, 3, 6, 2, bidirectional=True, dtype=torch.float64, **OPTIONS[option])

@@ -39,7 +39,7 @@ def test_the_plan_names_what_serves_and_what_could(cuda):
 def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
     """As on a GPU, with the emulator in the place of the extension's CUDA part."""
     monkeypatch.setattr(dispatch.ops.ext, "load", lambda: types.SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(dispatch, "choose", lambda call, input=None: "cuda")
+    monkeypatch.setattr(dispatch, "choose", lambda call, explained=False: "cuda")
     call = dispatch.Call("GRU", "cuda", torch.float16, T=5, B=3, I=2, H=40, directions=2)
     text = str(dispatch.explanation(call, torch.empty(0, dtype=torch.float16)))
     assert text.startswith(
@@ -106,8 +106,8 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
 @pytest.mark.parametrize(
     "device, arguments, want",
     [
-        ("H200", {"H": 64}, ["cta 8 1 64 2 1", "cluster 8 2 32 2 1", "grid 8 2 32 2 1"]),
-        ("H200", {"H": 96, "dtype": "float32"}, ["cluster 8 4 24 2 1", "grid 8 3 32 2 1"]),
+        ("H200", {"H": 64}, ["cta 2 1 64 8 1", "cluster 4 2 32 4 1", "grid 8 2 32 2 1"]),
+        ("H200", {"H": 96, "dtype": "float32"}, ["cluster 4 4 24 4 1", "grid 8 3 32 2 1"]),
         ("H200", {"H": 256}, ["cluster 8 8 32 2 1", "grid 8 8 32 2 1"]),
         # There is room for fifteen clusters of eight: beyond, half as many members with twice the units, or more rows.
         ("H200", {"H": 256, "B": 120}, ["cluster 8 8 32 15 1", "grid 8 8 32 15 1"]),
@@ -117,19 +117,28 @@ def tiers(cuda, device, H, B=16, dtype="bfloat16", cell=0, backward=False, D=1):
         ("H200", {"H": 256, "B": 256, "dtype": "float32"}, ["cluster 8 8 32 32 1", "grid 8 8 32 16 2"]),
         ("H200", {"H": 512, "backward": True}, ["cluster 8 16 32 2 1", "grid 8 16 32 2 1"]),
         ("H200", {"H": 512, "dtype": "float32", "backward": True}, ["grid 8 16 32 2 1"]),
+        # Fewer rows a tile while four layers find room; in a block also where a thread would serve several elements.
+        ("H200", {"H": 64, "B": 66}, ["cta 2 1 64 33 1", "cluster 8 2 32 9 1", "grid 8 2 32 9 1"]),
+        ("H200", {"H": 64, "B": 67}, ["cta 4 1 64 17 1", "cluster 8 2 32 9 1", "grid 8 2 32 9 1"]),
+        ("H200", {"H": 64, "B": 528}, ["cta 4 1 64 132 1", "cluster 8 2 32 66 1", "grid 8 2 32 66 1"]),
+        ("H200", {"H": 64, "B": 529}, ["cta 8 1 64 67 1", "cluster 8 2 32 67 1", "grid 32 2 32 17 1"]),
+        ("H200", {"H": 32, "B": 256}, ["cta 8 1 32 32 1", "cluster 8 2 16 32 1", "grid 8 1 32 32 1"]),
+        ("H200", {"H": 256, "B": 12}, ["cluster 4 8 32 3 1", "grid 8 8 32 2 1"]),
+        ("H200", {"H": 256, "B": 13}, ["cluster 8 8 32 2 1", "grid 8 8 32 2 1"]),
         ("H200", {"H": 768}, ["cluster 8 16 48 2 1", "grid 8 24 32 2 1"]),
+        ("H200", {"H": 768, "B": 64}, ["cluster 8 16 48 8 1", "grid 32 32 24 2 1"]),
         ("H200", {"H": 1024, "B": 256}, ["grid 32 64 16 2 4"]),
         ("H200", {"H": 2048}, ["grid 8 128 16 1 2"]),
         ("H200", {"H": 2048, "B": 256, "backward": True}, []),
         ("H200", {"H": 64, "dtype": "float64"}, []),
         ("H200", {"H": 64, "cell": oracle.MODES.index("IND_RNN")}, []),
         ("H200", {"H": 64, "cell": oracle.MODES.index("LAYER_NORM_LSTM")}, []),
-        ("A100", {"H": 96}, ["cta 8 1 96 2 1", "grid 8 3 32 2 1"]),
+        ("A100", {"H": 96}, ["cta 2 1 96 8 1", "grid 8 3 32 2 1"]),
         ("A100", {"H": 1024}, ["grid 8 43 24 2 1"]),
         ("A100", {"H": 2048}, []),
         ("RTX 4090", {"H": 1024}, ["grid 8 64 16 2 1"]),
-        ("T4", {"H": 64, "dtype": "float16"}, ["cta 8 1 64 2 1"]),
-        ("T4", {"H": 64, "dtype": "tf32"}, ["cta 8 1 64 2 1"]),
+        ("T4", {"H": 64, "dtype": "float16"}, ["cta 2 1 64 8 1"]),
+        ("T4", {"H": 64, "dtype": "tf32"}, ["cta 2 1 64 8 1"]),
         ("T4", {"H": 64}, []),
         ("T4", {"H": 256, "dtype": "float16"}, []),
     ],
