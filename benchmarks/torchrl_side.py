@@ -36,12 +36,15 @@ class RolloutLayer(nn.Module):
         layer.batch_first = True
         self.states = ("state_h", "state_c") if case.cell == "LSTM" else ("state_h",)
         on_gpu = device.type == "cuda"
+        precision = torch.backends.cuda.matmul.fp32_precision if on_gpu else "auto"
+        if on_gpu:  # torchrl asks by the older of torch's two settings, which has to agree with the other
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         self.rollout = getattr(modules, f"{case.cell}Module")(
             **{case.cell.lower(): layer},
             in_keys=["x", *self.states],
             out_keys=["output", *(("next", name) for name in self.states)],
             recurrent_backend="triton" if on_gpu else "pad",
-            recurrent_matmul_precision=torch.backends.cuda.matmul.fp32_precision if on_gpu else "auto",
+            recurrent_matmul_precision=precision,
             default_recurrent_mode=True,
         )
 

@@ -75,7 +75,7 @@ def describe(finding: dict[str, Any]) -> str:
     ratios = [row[3] for speeds in finding["speeds"].values() for row in speeds]
     text = f", no slower than PyTorch at {sum(ratio >= 1 for ratio in ratios)} of {len(ratios)} shapes timed"
     detail = f": {finding['detail']}" if finding["detail"] else ""
-    return finding["state"] + (text if finding["state"] == RIGHT else "") + detail
+    return finding["state"] + (text if finding["state"] == RIGHT and ratios else "") + detail
 
 
 def gpu_at(index: int) -> Gpu | str:

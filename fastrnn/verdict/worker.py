@@ -20,7 +20,7 @@ from .._kernels import ops
 from ..bench.case import Case
 from ..bench.measure import Measurement, Setting, measure
 from ..bench.timing import Pace
-from ..registry import ALL_CELLS, Cell
+from ..registry import ALL_CELLS, CELLS, Cell
 from . import proof
 from .proof import AUTO, FAILED, RIGHT, STEP, WRONG
 from .prove import BROKEN, FULL_S, PASSING, QUICK_S
@@ -56,6 +56,7 @@ _TIMED = (
     ("plain", (1, 1, 256, 256), {}),
     ("plain", (64, 32, 128, 128), {}),
     ("plain", (64, 64, 512, 512), {}),
+    ("plain", (256, 1, 128, 128), {}),
     ("step", (1, 64, 512, 512), {"call": "step"}),
     ("layers", (64, 32, 256, 256), {"layers": 2}),
     ("directions", (64, 32, 256, 256), {"directions": 2}),
@@ -64,7 +65,7 @@ _TIMED = (
 )
 _TIMED_MORE = (
     *(("plain", (64, B, H, H), {}) for H in (64, 128, 256, 512, 768, 1024, 2048) for B in (1, 16, 128)),
-    *(("plain", (1024, B, H, H), {}) for B, H in ((1, 128), (16, 256), (16, 768), (64, 512))),
+    *(("plain", (1024, B, H, H), {}) for B, H in ((1, 256), (16, 256), (16, 768), (64, 512))),
     ("plain", (1, 64, 1024, 1024), {}),
     ("step", (1, 1, 256, 256), {"call": "step"}),
     ("step", (1, 1, 1024, 1024), {"call": "step"}),
@@ -87,9 +88,12 @@ class Shape(NamedTuple):
 def shapes_of(mode: str, dtype: str, quick: bool) -> Iterator[tuple[str, str, Shape]]:
     """All that is measured of a cell in a dtype, kind by kind: the kind, its precision and a shape."""
     cell = ALL_CELLS[mode]
-    checked, timed = _CHECKED + (() if quick else _CHECKED_MORE), _TIMED + (() if quick else _TIMED_MORE)
-    rows = [(row, is_timed) for some, is_timed in ((checked, False), (timed, True)) for row in some]
+    checked = _CHECKED + (() if quick else _CHECKED_MORE)
     for precision, grad in product(proof.PRECISIONS.get(dtype, ("",)), (False, True)):
+        timed = _TIMED if mode in CELLS else ()
+        if timed and not quick and precision != "ieee":  # which few set
+            timed += _TIMED_MORE
+        rows = [*((row, False) for row in checked), *((row, True) for row in timed)]
         (kind,) = proof.kinds_of(mode, dtype, (grad,), (precision,))
         fixed = {"dtype": dtype, "mode": "training" if grad else "forward", "nonlinearity": cell.nonlinearity or ""}
         for (variant, sizes, more), is_timed in rows:
