@@ -157,14 +157,14 @@ struct ResidentBackward {
         }
         if (rows_of_tile(team.rows, step_rows.now.count, first) > 0) {
           __syncthreads();
-          const int sent = kNs > 1 ? 8 : (team.rows + 1) / 2 * 2;  // of eight rows
-          link.expect(floats / 8 * sent * static_cast<int>(sizeof(float)));
+          const int pairs = min((team.rows + 1) / 2, 4);  // of rows, in every eight
+          link.expect(floats / 4 * pairs * static_cast<int>(sizeof(float)));
           const int ratio = opaque(inverse);
           product.run(operand, stride,
                       [&](int /*slice*/, int group, int half, int n, int unit, int pair, Pair sum) {
                         const int octet = group * 2 + half;
                         const int owner = octet * ratio >> 16, own = octet - owner * octets;
-                        if (owner >= team.members || 2 * pair >= sent) return;
+                        if (owner >= team.members || 2 * pair >= team.rows) return;
                         float* to = inbox_of(now, tile, kThroughMemory ? owner : 0) +
                                     ((me.rank * octets + own) * kNs + n) * kOctetFloats +
                                     octet_slot(own, unit, 2 * pair);

@@ -196,9 +196,12 @@ class ResidentProduct {
         if constexpr (kAhead > 1) input(0, x[0]);
 #pragma unroll
         for (int c = 0; c < kRegChunks; ++c) {
-          const int next = c + kAhead - 1;
-          if (next < kRegChunks && next < chunks_) input(next, x[next % kAhead]);
-          if (c < chunks_) sum.multiply(kept_[g][c], x[c % kAhead]);
+          if (kAhead > 1 && c + 1 < kRegChunks && c + 1 < chunks_)
+            input(c + 1, x[(c + 1) % kAhead]);
+          if (c < chunks_) {
+            if constexpr (kAhead == 1) input(c, x[0]);
+            sum.multiply(kept_[g][c], x[c % kAhead]);
+          }
         }
 #pragma unroll 1
         for (int c = kRegChunks; c < chunks_; ++c) from_shared(sum, g, c);

@@ -12,7 +12,7 @@ import torch
 
 from .._kernels import ext, ops
 from .._spec import Call
-from ..registry import ALL_CELLS
+from ..registry import ALL_CELLS, CELLS
 from . import kept
 
 COMMAND = "python -m fastrnn prove"
@@ -239,14 +239,14 @@ def _against(
     where = f"on {finding['source']}"
     if finding["state"] != RIGHT:
         return f"{COMMAND} {where}: {kind} {describe(finding)}"
-    extended = "extended" in variants  # then torch has nothing to be measured against
+    timed = "extended" not in variants and kind.split()[0] in CELLS  # else torch has nothing to be measured against
     for variant in variants:
         speeds = finding["speeds"].get(variant)
-        if speeds is None or not (speeds or extended):
+        if speeds is None or (timed and not speeds):
             return f"{kind}, {variant}, could not run or was not timed {where}: {finding['detail']}"
         # The ratio of a launch of that kind; a CUDA graph that was not timed is taken for as fast as calls without one.
         which = -1 if captured else 3
-        slow = [] if extended else [row for row in nearest(speeds, *sizes) if not row[which] >= 1]
+        slow = [row for row in nearest(speeds, *sizes) if not row[which] >= 1] if timed else []
         if slow:
             T, B, H, ratio = *(row := min(slow, key=lambda row: row[which]))[:3], row[which]
             what = f"{variant}, in a CUDA graph" if captured else variant

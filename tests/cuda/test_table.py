@@ -70,6 +70,20 @@ def test_the_tables_that_ship(monkeypatch):
         assert {finding["state"] for finding in table["findings"].values()} == {proof.RIGHT}
 
 
+def test_what_the_table_of_hopper_decides(monkeypatch):
+    """As `logs/prove.log` among the H200's results has it; cells that torch.nn does not have need be right alone."""
+    monkeypatch.setattr(proof, "table_of", lambda capability: Path(fastrnn.__file__).parent / "verdict/proven-9.0.json")
+    proof.reread()
+    sizes = {"T": 64, "B": 32, "H": 256, "grad": True}
+    served = [("LSTM", "bfloat16"), ("GRU", "float32"), ("LAYER_NORM_GRU", "float64"), ("SLSTM", "bfloat16")]
+    for mode, dtype in served:
+        assert order(mode=mode, dtype=getattr(torch, dtype), **sizes) == ORDER, (mode, dtype)
+    for mode, dtype in (("GRU", "float16"), ("SLSTM_EXP", "float16"), ("LSTM", "float64")):
+        assert order(mode=mode, dtype=getattr(torch, dtype), **sizes) == AFTER, (mode, dtype)
+        assert "have not been proven on this GPU" in said(mode=mode, dtype=getattr(torch, dtype), **sizes)
+    assert order(mode="GRU", dtype=torch.float32, **sizes | {"H": 64, "grad": False}) == AFTER
+
+
 def test_calls_without_a_verdict_warn_once(monkeypatch):
     monkeypatch.setattr(dispatch, "_warned", set())
     with warnings.catch_warnings():
