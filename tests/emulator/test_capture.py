@@ -298,7 +298,7 @@ def capturing(cuda, monkeypatch):
     """capturing(function, inputs, host) captures ``function()``, a call of modules; then its inputs are new ones."""
     extension = types.SimpleNamespace(cuda=cuda, cpu=cuda)
     monkeypatch.setattr(ext, "load", lambda: extension)
-    monkeypatch.setattr(dispatch, "choose", lambda call, input=None: "cuda")
+    monkeypatch.setattr(dispatch, "choose", lambda call, explained=False: "cuda")
     for module in (autograd, stack):  # a graph does not watch; extras are checked by values where nobody does
         monkeypatch.setattr(module, "is_watched", lambda: False)
     cuda.override_tier("cta")

@@ -38,7 +38,7 @@ def cell(name, cuda, monkeypatch):
     library = build.own_cell(TEXTS[name], cell.name)
     cuda.add_cell(cell.registered.index, cell_library.address_in(lambda: library, "fastrnn_user_kernels"))
     monkeypatch.setattr(ext, "load", lambda: types.SimpleNamespace(cuda=cuda, cpu=cuda))
-    monkeypatch.setattr(dispatch, "choose", lambda call, input=None: dispatch.forced() or "cuda")
+    monkeypatch.setattr(dispatch, "choose", lambda call, explained=False: dispatch.forced() or "cuda")
     return cell
 
 

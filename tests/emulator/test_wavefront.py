@@ -38,7 +38,7 @@ def log(cuda, monkeypatch):
     log = Log()
     extension = types.SimpleNamespace(cuda=Kernels(cuda, log), cpu=cuda)
     monkeypatch.setattr(ext, "load", lambda: extension)
-    monkeypatch.setattr(dispatch, "choose", lambda call, input=None: "cuda")
+    monkeypatch.setattr(dispatch, "choose", lambda call, explained=False: "cuda")
     monkeypatch.setattr(dispatch.choice, "torch_ahead", lambda call: None)  # it asks for the CPU's instruction set
     monkeypatch.setattr(wavefront, "Lanes", lanes_of(log))
     cuda.override_tier("cta")
