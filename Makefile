@@ -1,7 +1,8 @@
 # `make demo` and `make test` do all the set-up themselves: virtual environment, torch, build tools, the extension.
 #
 #   make demo                       what was built, a check against torch.nn, the CUDA kernels' proof on a GPU of
-#                                   which nothing is known, a language model trained both ways, a table of what the swap gives here
+#                                   which nothing is known, a language model trained both ways, a table of what the
+#                                   swap gives here
 #   make test ARGS="-k packed"      the tests; ARGS goes to pytest
 #   make fuzz ARGS="--seed 7"       10,000 random calls against torch.nn (--cases, --start)
 #   make ptx ARGS="-k sm_90"        the compiled PTX of all CUDA kernels, interpreted; needs nvcc, not a GPU

@@ -123,6 +123,7 @@ cudaError_t launch_resident(void (*kernel)(Params), const CellSizes& cell, Dtype
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
+// Calls f with tensor cores or without, as the team has it and the type can.
 template <class Scalar, class Rows, class F>
 cudaError_t with_mma(const Team& team, Rows rows, F f) {
   if (team.tensor_cores) return f(std::true_type{}, rows);
@@ -133,11 +134,14 @@ cudaError_t with_mma(const Team& team, Rows rows, F f) {
 // Calls f(std::bool_constant<tensor cores>, std::integral_constant<int, rows>).
 template <class Scalar, Tier kTier, class F>
 cudaError_t with_team(const Team& team, F f) {
-  if (team.units % 8 != 0 || team.units > max_units(kTier, team.rows)) return cudaErrorInvalidValue;
+  if (team.rows < 1 || team.units % 8 != 0 || team.units > max_units(kTier, team.rows))
+    return cudaErrorInvalidValue;
   if constexpr (kTier == Tier::kCta) {
-    if (team.rows < 8) return with_mma<Scalar>(team, std::integral_constant<int, 4>{}, f);
+    if (team.rows <= 4) return with_mma<Scalar>(team, std::integral_constant<int, 4>{}, f);
   }
-  if (team.rows <= 8) return with_mma<Scalar>(team, std::integral_constant<int, 8>{}, f);
+  // The tiles of a kGrid team lie as far apart as a full one has rows.
+  if (kTier == Tier::kGrid ? team.rows == 8 : team.rows <= 8)
+    return with_mma<Scalar>(team, std::integral_constant<int, 8>{}, f);
   if constexpr (kTier != Tier::kCta) {
     if (team.tensor_cores && team.rows == 32)
       return f(std::true_type{}, std::integral_constant<int, 32>{});

@@ -392,5 +392,5 @@ def test_the_table_that_ships_decides(tmp_path, monkeypatch):
             torch.cuda.synchronize()
             with torch.cuda.graph(torch.cuda.CUDAGraph()):
                 layer(x)
-        assert ran == ["cuda"] * ((ratios[0] >= 1) + (ratios[-1] >= 1)), (T, B, H, ratios)
+        assert ran == ["cuda"] * ((ratios[0] >= 1) + (min(ratios) >= 1)), (T, B, H, ratios)
         ran.clear()

@@ -120,11 +120,24 @@ def test_weights_beyond_the_registers(cuda, cell):
 @pytest.mark.parametrize("tier", ["cluster", "grid"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_members_of_more_units_whose_threads_serve_several_rows(cuda, cell, tier):
-    for units, precision, rows in ((64, "bfloat16", 8), (48, "float32", 8), (48, "float16", 4)):
-        if tier == "grid" and rows < 8:
-            continue
-        cuda.override_tier(tier, rows=rows, units=units)
+    for units, precision in ((64, "bfloat16"), (48, "float32")):
+        cuda.override_tier(tier, rows=8, units=units)
         Layer(cell, precision, (3, 9, 2, 100), 2, packed=True).check(cuda)
+
+
+@pytest.mark.parametrize("tier, rows, H", [("cta", 1, 17), ("cta", 3, 90), ("cta", 6, 90), ("cluster", 3, 100)])
+def test_tiles_of_which_some_rows_are_used(cuda, tier, rows, H):
+    cuda.override_tier(tier, rows=rows)
+    for cell, precision in ((0, "bfloat16"), (1, "tf32")):
+        if H <= 64 or tier != "cta" or precision != "tf32":
+            Layer(cell, precision, (3, 9, 2, H), 2, packed=True).check(cuda)
+
+
+@pytest.mark.parametrize("tier, rows", [("grid", 4), ("cluster", 16), ("cta", -1)])
+def test_tiles_that_no_kernel_has_are_refused(cuda, tier, rows):
+    cuda.override_tier(tier, rows=rows)
+    with pytest.raises(RuntimeError, match=f"tier {tier} cannot serve LSTM forward"):
+        Layer(0, "bfloat16", (3, 9, 2, 40)).forward(cuda)
 
 
 def test_a_sequence_longer_than_one_launch_can_carry_offsets_of(cuda):
