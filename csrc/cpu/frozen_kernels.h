@@ -24,7 +24,7 @@ size_t serve_frozen(const FrozenCall& call, bool measure) {
 
 template <class Op>
 size_t serve_frozen(const FrozenCall& call, bool measure) {
-  constexpr bool kInt8 = Op::kValues == 4;
+  constexpr bool kInt8 = std::is_same_v<Op, FrozenInt8>;
   switch (call.shape.cell) {  // positions in cells.def; frozen_serves knows them
     case 0:
       return serve_frozen<Lstm, Op>(call, measure);
@@ -40,24 +40,22 @@ size_t serve_frozen(const FrozenCall& call, bool measure) {
   __builtin_unreachable();
 }
 
-template <bool kVnni>
-size_t serve_frozen_type(const FrozenCall& call, bool measure) {
-  switch (call.shape.type) {
-    case FrozenType::kFloat32:
-      return serve_frozen<FrozenFloat32>(call, measure);
-    case FrozenType::kBfloat16:
-      return serve_frozen<FrozenBfloat16>(call, measure);
-    case FrozenType::kInt8:
-      return serve_frozen<FrozenInt8<kVnni>>(call, measure);
-  }
-  __builtin_unreachable();
+template <class Op>
+FrozenKernels frozen_kernels_with() {
+  return {[](const FrozenCall& call) { return serve_frozen<Op>(call, true); },
+          [](const FrozenCall& call) { serve_frozen<Op>(call, false); }};
 }
 
-// kVnni: the CPU has the dot product of bytes.
-template <bool kVnni>
-FrozenKernels frozen_kernels_of() {
-  return {[](const FrozenCall& call) { return serve_frozen_type<kVnni>(call, true); },
-          [](const FrozenCall& call) { serve_frozen_type<kVnni>(call, false); }};
+inline FrozenKernels frozen_kernels_of(FrozenType type) {
+  switch (type) {
+    case FrozenType::kFloat32:
+      return frozen_kernels_with<FrozenFloat32>();
+    case FrozenType::kBfloat16:
+      return frozen_kernels_with<FrozenWide>();
+    case FrozenType::kInt8:
+      return frozen_kernels_with<FrozenInt8>();
+  }
+  __builtin_unreachable();
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -17,8 +17,8 @@ class FrozenStack {
   using V = Vec<float>;
   using Value = typename Op::Value;
   using Row = FrozenRow<Value>;
-  static constexpr int G = Cell::kGates, S = Cell::kStates, kRows = frozen_rows(G);
-  static constexpr int kOutRows = frozen_rows(1);  // of the projection
+  static constexpr int G = Cell::kGates, S = Cell::kStates, kRows = frozen_rows<Op>(G);
+  static constexpr int kOutRows = frozen_rows<Op>(1);  // of the projection
   // Rows of x in a chunk; more where the weights do not stay in the cache between chunks.
   static constexpr int64_t kChunkRows = 64, kLongChunkRows = 256;
   // Updates that run side by side.

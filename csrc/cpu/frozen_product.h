@@ -37,6 +37,7 @@ struct FrozenRow {
 // What float sums have in common.
 struct FloatSums {
   using Sum = Vec<float>;
+  static constexpr int kOthers = 3;  // of 16 registers, those without a sum
   static FASTRNN_HD Sum zero() { return Sum(0.0f); }
   static FASTRNN_HD Sum add(Sum a, Sum b) { return a + b; }
   static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int at, float /*scale*/) {
@@ -72,7 +73,8 @@ struct FrozenWide : FloatSums {
 
   template <int R, int V>
   static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
-    for_each<2>([&](auto half) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
       add_products<R, V>(
           sum, [&](int r) { return Sum(row[r][k + half]); },
           [&](int v) {
@@ -81,7 +83,7 @@ struct FrozenWide : FloatSums {
           });
       // The compiler loads the weights again for the other half: both need too many registers.
       asm("" : "+r"(w));
-    });
+    }
   }
   static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
     for (int64_t k = 0; k < frozen_padded(count); k += kFrozenWidth)
@@ -121,20 +123,17 @@ struct FrozenDot : FloatSums {
     Storage<Bfloat16>::store(to, VecOf<Bfloat16>(x));
   }
 };
-using FrozenBfloat16 = FrozenDot;
-#else
-using FrozenBfloat16 = FrozenWide;
 #endif
 
 // int8 weights in -127 .. 127 and rows of uint8 around 128, four of k in 32 bits. The sums are
 // exact, and so the same on every instruction set.
-template <bool kVnni>
 struct FrozenInt8 {
   using Value = uint8_t;
   using Bits = Vec<float>::Bits;
   static constexpr int kValues = 4;
   static constexpr bool kConverts = true;
   static constexpr float kStateScale = 1.0f / 127;
+  static constexpr int kOthers = 5;
 
   struct Sum {
     Bits v;
@@ -209,17 +208,9 @@ struct FrozenInt8 {
 
   // sum + the products of four values of a row with the four weights of each lane.
   static FASTRNN_HD Bits dot(Bits sum, int32_t four, Bits weights) {
-#if FASTRNN_LEVEL >= 2
-    if constexpr (kVnni) {
-      // GCC 12 copies and spills the sums of the intrinsic.
-      __m512i total = (__m512i)sum;
-      asm("vpdpbusd %2, %1, %0"
-          : "+v"(total)
-          : "v"(_mm512_set1_epi32(four)), "v"((__m512i)weights));
-      return (Bits)total;
-    }
-#endif
-#if FASTRNN_LEVEL >= 2
+#ifdef FASTRNN_VNNI
+    return (Bits)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), (__m512i)weights);
+#elif FASTRNN_LEVEL >= 2
     // In 16 bits: the even and the odd ones of the four.
     typedef int16_t Words __attribute__((vector_size(kVectorBytes)));
     const Words even = ((Words)weights << 8) >> 8, odd = (Words)weights >> 8;
@@ -243,10 +234,12 @@ struct FrozenInt8 {
 };
 
 // As many sums as fit the registers beside the weights of a step and a broadcast value.
-constexpr int kFrozenSums = kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3);
+template <class Op>
+constexpr int kFrozenSums = kVectorRegisters - (kVectorRegisters > 16 ? 6 : Op::kOthers);
 // A tile has one vector of each gate, or a line of one.
+template <class Op>
 constexpr int frozen_rows(int gates) {
-  const int fit = kFrozenSums / (kParts == 1 ? gates : kParts);
+  const int fit = kFrozenSums<Op> / (kParts == 1 ? gates : kParts);
   return fit > 8 ? 8 : fit;
 }
 // Few sums would wait for each other: several of each then.
@@ -304,7 +297,7 @@ template <class Op, int G, int R>
 __attribute__((noinline)) void multiply_frozen(const FrozenRow<typename Op::Value>* rows,
                                                const FrozenPanel& p, FrozenAhead& ahead,
                                                float* tile) {
-  constexpr int kMost = kFrozenSums / (R * kParts);
+  constexpr int kMost = kFrozenSums<Op> / (R * kParts);
   constexpr int kPasses = (G + kMost - 1) / kMost;
   for_each<kPasses>([&](auto i) {
     constexpr int kFirst = G * i / kPasses, kEnd = G * (i + 1) / kPasses;
@@ -314,8 +307,8 @@ __attribute__((noinline)) void multiply_frozen(const FrozenRow<typename Op::Valu
   });
 }
 
-// The same for `count` rows, which are at most frozen_rows(G).
-template <class Op, int G, int R = frozen_rows(G)>
+// The same for `count` rows, which are at most frozen_rows<Op>(G).
+template <class Op, int G, int R = frozen_rows<Op>(G)>
 FASTRNN_HD void multiply_frozen_rows(int count, const FrozenRow<typename Op::Value>* rows,
                                      const FrozenPanel& panel, FrozenAhead& ahead, float* tile) {
   if constexpr (R > 1) {

@@ -4,7 +4,9 @@
 
 #pragma GCC target("prfchw")
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#ifndef FASTRNN_ISA
 #define FASTRNN_ISA avx512
+#endif
 #define FASTRNN_LEVEL 2
 namespace fastrnn::cpu::FASTRNN_ISA {
 constexpr int kVectorBytes = 64;

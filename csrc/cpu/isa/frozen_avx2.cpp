@@ -7,6 +7,6 @@
 #include "../frozen_kernels.h"
 
 namespace fastrnn::cpu {
-FrozenKernels avx2_frozen() { return avx2::frozen_kernels_of<false>(); }
+FrozenKernels avx2_frozen(FrozenType type) { return avx2::frozen_kernels_of(type); }
 }  // namespace fastrnn::cpu
 #endif

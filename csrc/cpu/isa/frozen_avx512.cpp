@@ -1,4 +1,4 @@
-// AVX512, with and without the dot product of bytes: kernels of frozen stacks.
+// AVX512: kernels of frozen stacks.
 #include "frozen_levels.h"
 
 #if FASTRNN_X86_LEVELS
@@ -7,8 +7,6 @@
 #include "../frozen_kernels.h"
 
 namespace fastrnn::cpu {
-FrozenKernels avx512_frozen(bool vnni) {
-  return vnni ? avx512::frozen_kernels_of<true>() : avx512::frozen_kernels_of<false>();
-}
+FrozenKernels avx512_frozen(FrozenType type) { return avx512::frozen_kernels_of(type); }
 }  // namespace fastrnn::cpu
 #endif

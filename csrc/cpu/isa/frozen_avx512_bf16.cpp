@@ -1,4 +1,4 @@
-// AVX512 with the dot products of bfloat16 and of bytes: kernels of frozen stacks.
+// AVX512 with the dot product of bfloat16: kernels of frozen stacks with such weights.
 #include "frozen_levels.h"
 
 #if FASTRNN_X86_LEVELS
@@ -7,6 +7,8 @@
 #include "../frozen_kernels.h"
 
 namespace fastrnn::cpu {
-FrozenKernels avx512_bf16_frozen() { return avx512_bf16::frozen_kernels_of<true>(); }
+FrozenKernels avx512_bf16_frozen() {
+  return avx512_bf16::frozen_kernels_with<avx512_bf16::FrozenDot>();
+}
 }  // namespace fastrnn::cpu
 #endif

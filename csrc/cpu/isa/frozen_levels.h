@@ -7,13 +7,13 @@
 
 namespace fastrnn::cpu {
 
-FrozenKernels plain_frozen();
-FrozenKernels avx2_frozen();
-FrozenKernels avx512_frozen(bool vnni);  // vnni: the CPU has the dot product of bytes
-FrozenKernels avx512_bf16_frozen();
+FrozenKernels plain_frozen(FrozenType type);
+FrozenKernels avx2_frozen(FrozenType type);
+FrozenKernels avx512_frozen(FrozenType type);
+FrozenKernels avx512_vnni_frozen();  // of kInt8, with the dot product of bytes
+FrozenKernels avx512_bf16_frozen();  // of kBfloat16, with the dot product of bfloat16
 
-// Of the instruction set in use (dispatch.h). Every CPU with bfloat16 products has those of bytes,
-// too; avx512 uses them only where it is the machine's highest level.
-const FrozenKernels& frozen_kernels();
+// Of the instruction set in use (dispatch.h).
+const FrozenKernels& frozen_kernels(FrozenType type);
 
 }  // namespace fastrnn::cpu

@@ -7,7 +7,8 @@ namespace fastrnn::cpu {
 [[gnu::weak]] Kernels avx512_kernels() { return {}; }
 [[gnu::weak]] Kernels avx512_bf16_kernels() { return {}; }
 [[gnu::weak]] Kernels amx_bf16_kernels() { return {}; }
-[[gnu::weak]] FrozenKernels avx2_frozen() { return {}; }
-[[gnu::weak]] FrozenKernels avx512_frozen(bool) { return {}; }
+[[gnu::weak]] FrozenKernels avx2_frozen(FrozenType) { return {}; }
+[[gnu::weak]] FrozenKernels avx512_frozen(FrozenType) { return {}; }
+[[gnu::weak]] FrozenKernels avx512_vnni_frozen() { return {}; }
 [[gnu::weak]] FrozenKernels avx512_bf16_frozen() { return {}; }
 }  // namespace fastrnn::cpu

@@ -126,11 +126,12 @@ bool run(Random& random, size_t missing) {
   call.order = ragged ? order.data() : nullptr;
   call.threads = 4;
   forced = {1 + int(random.below(2)), 1 + int(random.below(2)), 1 + int(random.below(2))};
-  const size_t bytes = frozen_kernels().workspace(call);
+  const FrozenKernels& kernels = frozen_kernels(s.type);
+  const size_t bytes = kernels.workspace(call);
   const Memory workspace = allocate(bytes - std::min(bytes, missing));
   std::memset(workspace.get(), 0xff, bytes - std::min(bytes, missing));
   call.workspace = workspace.get();
-  frozen_kernels().run(call);
+  kernels.run(call);
   const float* const last = (const float*)h.get();
   return std::none_of(last, last + rows * s.R, [](float value) { return value != value; });
 }
