@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(config, items):
             left_out.append(item)
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_finish():
+    """Timings collect garbage, which takes a second with all the tests in it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config):
