@@ -1,7 +1,7 @@
 #include "cpu_gradients.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/mm.h>
 
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"

@@ -1,7 +1,8 @@
 // fastrnn._C.cpu: layer_forward and layer_backward on the CPU kernels, and the choice of their
 // instruction set.
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <tuple>

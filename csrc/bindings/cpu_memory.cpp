@@ -1,7 +1,7 @@
 #include "cpu_memory.h"
 
 #include <ATen/EmptyTensor.h>
-#include <ATen/Functions.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/Allocator.h>
 
 #include <atomic>

@@ -2,9 +2,9 @@
 
 #include <ATen/DimVector.h>
 #include <ATen/EmptyTensor.h>
-#include <ATen/Functions.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
