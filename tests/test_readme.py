@@ -126,7 +126,7 @@ def test_the_tables_are_those_of_the_results(monkeypatch):
     blocks = (
         ("<!-- results:", 6, "| GRU |"),
         ("<!-- clients -->", 1, "| `pfrl` |"),
-        ("<!-- deployed:", 3, "| OpenVINO |"),
+        ("<!-- deployed:", 4, "| OpenVINO |"),
         ("<!-- own:", 1, "| SLSTM num_heads=4 |"),
         ("<!-- deployed:", 1, "| OpenVINO |"),
     )
