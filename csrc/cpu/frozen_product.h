@@ -128,12 +128,18 @@ struct FrozenDot : FloatSums {
 // int8 weights in -127 .. 127 and rows of uint8 around 128, four of k in 32 bits. The sums are
 // exact, and so the same on every instruction set.
 struct FrozenInt8 {
+#if FASTRNN_LEVEL == 1 && !defined(FASTRNN_VNNI)
+  // dot() adds in pairs, of 16 bits, and takes 128 off the values of a row.
+  static constexpr bool kByPairs = true;
+#else
+  static constexpr bool kByPairs = false;  // what 128 adds is in `sums`
+#endif
   using Value = uint8_t;
   using Bits = Vec<float>::Bits;
   static constexpr int kValues = 4;
   static constexpr bool kConverts = true;
   static constexpr float kStateScale = 1.0f / 127;
-  static constexpr int kOthers = 5;
+  static constexpr int kOthers = kByPairs ? 5 : 3;
 
   struct Sum {
     Bits v;
@@ -142,7 +148,7 @@ struct FrozenInt8 {
   static FASTRNN_HD Sum add(Sum a, Sum b) { return {a.v + b.v}; }
   static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int at, float scale) {
     using V = Vec<float>;
-    if constexpr (!kSigned) sum.v -= (Bits)V::load((const float*)(p.sums + at)).v;
+    if constexpr (!kByPairs) sum.v -= (Bits)V::load((const float*)(p.sums + at)).v;
     const V units = V::load(p.scales + at) * V(scale);
     return multiply_add(as_float(sum.v), units, V::load(p.bias + at));
   }
@@ -183,9 +189,6 @@ struct FrozenInt8 {
   }
 
  private:
-  // Whether dot() takes 128 off the values of a row; else their products with it are in `sums`.
-  static constexpr bool kSigned = FASTRNN_LEVEL == 1;
-
   // NaN becomes 128, which stands for 0.
   static FASTRNN_HD void store_rounded(Value* to, Vec<float> x) {
     constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves integers in the low bits
@@ -208,7 +211,9 @@ struct FrozenInt8 {
 
   // sum + the products of four values of a row with the four weights of each lane.
   static FASTRNN_HD Bits dot(Bits sum, int32_t four, Bits weights) {
-#ifdef FASTRNN_VNNI
+#if defined(FASTRNN_VNNI) && FASTRNN_LEVEL == 1
+    return (Bits)_mm256_dpbusd_avx_epi32((__m256i)sum, _mm256_set1_epi32(four), (__m256i)weights);
+#elif defined(FASTRNN_VNNI)
     return (Bits)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), (__m512i)weights);
 #elif FASTRNN_LEVEL >= 2
     // In 16 bits: the even and the odd ones of the four.

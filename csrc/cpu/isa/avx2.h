@@ -3,7 +3,9 @@
 #pragma once
 
 #pragma GCC target("avx2,fma,f16c")
+#ifndef FASTRNN_ISA
 #define FASTRNN_ISA avx2
+#endif
 #define FASTRNN_LEVEL 1
 namespace fastrnn::cpu::FASTRNN_ISA {
 constexpr int kVectorBytes = 32;

@@ -6,7 +6,10 @@ namespace {
 
 FrozenKernels kernels_of(const std::string& isa, FrozenType type, [[maybe_unused]] bool highest) {
 #if FASTRNN_X86_LEVELS
-  if (isa == "avx2") return avx2_frozen(type);
+  if (isa == "avx2") {
+    const bool bytes = __builtin_cpu_supports("avxvnni");
+    return type == FrozenType::kInt8 && bytes ? avx2_vnni_frozen() : avx2_frozen(type);
+  }
   const bool dot = isa == "avx512_bf16" || isa == "amx_bf16";
   if (dot || isa == "avx512") {
     // Every CPU with the dot product of bfloat16 has that of bytes, too.

@@ -9,8 +9,9 @@ namespace fastrnn::cpu {
 
 FrozenKernels plain_frozen(FrozenType type);
 FrozenKernels avx2_frozen(FrozenType type);
+FrozenKernels avx2_vnni_frozen();  // of kInt8, with the dot product of bytes
 FrozenKernels avx512_frozen(FrozenType type);
-FrozenKernels avx512_vnni_frozen();  // of kInt8, with the dot product of bytes
+FrozenKernels avx512_vnni_frozen();  // likewise
 FrozenKernels avx512_bf16_frozen();  // of kBfloat16, with the dot product of bfloat16
 
 // Of the instruction set in use (dispatch.h).

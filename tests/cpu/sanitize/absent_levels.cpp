@@ -8,6 +8,7 @@ namespace fastrnn::cpu {
 [[gnu::weak]] Kernels avx512_bf16_kernels() { return {}; }
 [[gnu::weak]] Kernels amx_bf16_kernels() { return {}; }
 [[gnu::weak]] FrozenKernels avx2_frozen(FrozenType) { return {}; }
+[[gnu::weak]] FrozenKernels avx2_vnni_frozen() { return {}; }
 [[gnu::weak]] FrozenKernels avx512_frozen(FrozenType) { return {}; }
 [[gnu::weak]] FrozenKernels avx512_vnni_frozen() { return {}; }
 [[gnu::weak]] FrozenKernels avx512_bf16_frozen() { return {}; }
