@@ -16,8 +16,8 @@ FrozenKernels kernels_of(const std::string& isa, FrozenType type, [[maybe_unused
     const bool bytes = dot || (highest && __builtin_cpu_supports("avx512vnni"));
     if (type == FrozenType::kInt8 && bytes) return avx512_vnni_frozen();
     // Intel's dot product of bfloat16 multiplies at half the rate of its float32 FMA: widened
-    // weights are faster there at every shape (benchmarks/NOTES.md, 2026-11-27). With tiles a step
-    // of few rows would be no faster, and there is nothing to measure them on.
+    // weights are slower there at no shape (benchmarks/NOTES.md, 2026-11-27). With tiles a step of
+    // few rows would be no faster, and there is nothing to measure them on.
     const bool pays = !(highest && __builtin_cpu_is("intel"));
     if (type == FrozenType::kBfloat16 && dot && pays) return avx512_bf16_frozen();
     return avx512_frozen(type);
