@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """Timings collect garbage, which takes a second with all the tests in it."""
+    """Leaves the tests out of garbage collection: every timing collects, and they would make that take a second."""
     gc.collect()
     gc.freeze()
 

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "../cpu/dispatch.h"
+#include "../cpu/isa/frozen_levels.h"
 #include "../cpu/parallel.h"
 #include "../cpu/user_cells.h"
 #include "cpu_gradients.h"
@@ -253,6 +254,13 @@ void set_isa(const std::string& name) {
               name);
 }
 
+void use_dot_products(std::optional<bool> always) {
+  using cpu::DotProducts;
+  cpu::use_dot_products(!always   ? DotProducts::kWhereFaster
+                        : *always ? DotProducts::kAlways
+                                  : DotProducts::kNever);
+}
+
 }  // namespace
 }  // namespace fastrnn
 
@@ -270,6 +278,8 @@ void bind_cpu(pybind11::module_& m) {
   m.def("isa", &fastrnn::cpu::isa, "Name of the instruction set in use.");
   m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"),
         "Uses another supported instruction set from now on.");
+  m.def("use_dot_products", &fastrnn::use_dot_products, arg("always"),
+        "Frozen layers: wherever the CPU has such instructions, nowhere, or (None) where faster.");
   m.def("cached_bytes", &fastrnn::cached_bytes, "Bytes of freed memory kept for later calls.");
   m.def("cache_limit", &fastrnn::cache_limit,
         "How many may be kept: FASTRNN_CPU_CACHE_MB, in bytes.");

@@ -153,7 +153,7 @@ class Frozen {
     call.offsets = offsets;
     call.order = order;
     call.threads = cpu::usable_threads(at::get_num_threads());
-    const cpu::FrozenKernels& kernels = cpu::frozen_kernels(shape.type);
+    const cpu::FrozenKernels kernels = cpu::frozen_kernels(shape.type);
     const size_t bytes = kernels.workspace(call);
     if (alignas(64) char small[8192]; bytes <= sizeof small) {  // of single steps
       call.workspace = small;

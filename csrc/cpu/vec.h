@@ -3,7 +3,7 @@
 // says which (isa/*.cpp). Everything is forced inline: no code compiled for one instruction set may
 // be reached from another. GCC does not update the predefined macros with its target pragma, so the
 // files define FASTRNN_LEVEL (0 plain, 1 AVX2, 2 AVX512, 3 with bfloat16 products, 4 with tiles of
-// them) for the headers.
+// them) for the headers, and FASTRNN_VNNI where there is the dot product of bytes.
 #pragma once
 
 #include <cstdint>

@@ -43,21 +43,22 @@ UNITS = {torch.float32: 4, torch.bfloat16: 0.5}
 BFLOAT16_ERROR = 4e-3
 
 
-@pytest.fixture(params=ISAS, autouse=True)
-def isa(request):
-    """Every instruction set of this machine, in use while the test runs."""
-    kernels = ext.load().cpu
+FORMS = [(isa, dot) for isa in ISAS for dot in ([False] if isa == "plain" else [False, True])]
+
+
+@pytest.fixture(params=FORMS, ids=lambda form: form[0] + "-dot" * form[1], autouse=True)
+def rounds_rows(request):
+    """Every instruction set of this machine, with its dot products of bytes and bfloat16 and without, in use while the
+    test runs. Whether bfloat16 products round both operands."""
+    kernels, (isa, dot) = ext.load().cpu, request.param
     before = kernels.isa()
-    kernels.set_isa(request.param)
+    kernels.set_isa(isa)
+    kernels.use_dot_products(dot)
     try:
-        yield request.param
+        yield dot and isa in ("avx512_bf16", "amx_bf16")
     finally:
         kernels.set_isa(before)
-
-
-def rounds_rows(isa: str) -> bool:
-    """Whether bfloat16 products round both operands."""
-    return isa in ("avx512_bf16", "amx_bf16")
+        kernels.use_dot_products(None)
 
 
 def rounded(layer: nn.Module) -> nn.Module:
@@ -99,7 +100,7 @@ def call(layer, case, x, hx, lengths):
 @cells
 @pytest.mark.parametrize("weights", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("part", range(4))
-def test_error_budget(cell, weights, part, isa):
+def test_error_budget(cell, weights, part, rounds_rows):
     """Any two values of any two factors meet in GRID. With bfloat16 weights the truth has them, too, and where rows are
     rounded as well, it is the error of torch.nn in bfloat16 that is allowed twice."""
     for case in GRID[part::4]:
@@ -112,7 +113,7 @@ def test_error_budget(cell, weights, part, isa):
         lengths = torch.randint(1, case["T"] + 1, (case["B"],))
         lengths[-1] = case["T"]
         truth = copy.deepcopy(theirs).double()
-        if weights and rounds_rows(isa):
+        if weights and rounds_rows:
             theirs = theirs.bfloat16()
         dtype = next(theirs.parameters()).dtype
         with torch.no_grad():
@@ -210,7 +211,7 @@ def test_int8_stack(cell):
 
 @cells
 @pytest.mark.parametrize("weights", [None, torch.bfloat16, torch.int8], ids=str)
-def test_steps_and_chunks_are_the_sequence(cell, weights, isa):
+def test_steps_and_chunks_are_the_sequence(cell, weights, rounds_rows):
     """int8 to the last bit; else products of other numbers of rows add up in another order."""
     if weights == torch.int8 and cell.mode not in ("LSTM", "GRU"):
         pytest.skip("int8 is for LSTM and GRU")
@@ -218,7 +219,7 @@ def test_steps_and_chunks_are_the_sequence(cell, weights, isa):
         frozen = fastrnn.freeze(build(nn, cell, 12, 35, 2, **options), weights=weights)
         x = torch.randn(13, 3, 12)
         whole, final = frozen(x)
-        budget = 0 if weights == torch.int8 else BFLOAT16_ERROR if weights and rounds_rows(isa) else 1e-6
+        budget = 0 if weights == torch.int8 else BFLOAT16_ERROR if weights and rounds_rows else 1e-6
         budget *= max(1.0, whole.abs().max().item())
 
         state, out = frozen.initial_state(3), torch.empty(3, whole.size(2))

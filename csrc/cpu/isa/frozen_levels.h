@@ -15,6 +15,10 @@ FrozenKernels avx512_vnni_frozen();  // likewise
 FrozenKernels avx512_bf16_frozen();  // of kBfloat16, with the dot product of bfloat16
 
 // Of the instruction set in use (dispatch.h).
-const FrozenKernels& frozen_kernels(FrozenType type);
+FrozenKernels frozen_kernels(FrozenType type);
+
+// Where these use the CPU's dot products of bytes and of bfloat16. Tests ask for either form.
+enum class DotProducts { kWhereFaster, kAlways, kNever };
+void use_dot_products(DotProducts where);
 
 }  // namespace fastrnn::cpu

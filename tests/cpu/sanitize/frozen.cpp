@@ -126,7 +126,7 @@ bool run(Random& random, size_t missing) {
   call.order = ragged ? order.data() : nullptr;
   call.threads = 4;
   forced = {1 + int(random.below(2)), 1 + int(random.below(2)), 1 + int(random.below(2))};
-  const FrozenKernels& kernels = frozen_kernels(s.type);
+  const FrozenKernels kernels = frozen_kernels(s.type);
   const size_t bytes = kernels.workspace(call);
   const Memory workspace = allocate(bytes - std::min(bytes, missing));
   std::memset(workspace.get(), 0xff, bytes - std::min(bytes, missing));
@@ -144,7 +144,10 @@ int main(int count, char** arguments) {
   const size_t missing = count > 3 ? size_t(std::atoi(arguments[3])) : 0;
   Random random;
   int failures = 0;
-  for (int i = 0; i < runs; ++i) failures += !run(random, missing);
+  for (int i = 0; i < runs; ++i) {
+    use_dot_products(i % 2 ? DotProducts::kAlways : DotProducts::kNever);
+    failures += !run(random, missing);
+  }
   std::printf("%d runs, %d failures\n", runs, failures);
   if (forced_uses == 0) std::printf("no work was divided\n");
   return failures > 0 || forced_uses == 0;
