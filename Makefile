@@ -5,7 +5,7 @@
 #                                   swap gives here
 #   make test ARGS="-k packed"      the tests; ARGS goes to pytest
 #   make fuzz ARGS="--seed 7"       10,000 random calls against torch.nn (--cases, --start)
-#   make ptx ARGS="-k sm_90"        the compiled PTX of all CUDA kernels, interpreted; needs nvcc, not a GPU
+#   make ptx ARCHITECTURES=sm_90    the compiled PTX of all CUDA kernels, interpreted; needs nvcc, not a GPU
 #   make forwards                   records the cells' forwards for the reference, after one has changed
 #   make docs                       the site, in build/site; needs no torch
 #   make wheel                      a wheel with the CPU kernels in dist/, tried where there is no compiler
@@ -62,9 +62,11 @@ fuzz: build
 forwards: build
 	$(BIN)/python -c "from fastrnn import _C; from fastrnn.reference import recorded as r; r.FILE.write_text(r.dump(_C.cells()))"
 
-# A worker for each architecture.
+# A process for each architecture.
+ARCHITECTURES ?= sm_75 sm_80 sm_90
 ptx: build
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadgroup tests/emulator/ptx/every_kernel.py $(ARGS)
+	printf '%s\n' $(ARCHITECTURES) | OMP_WAIT_POLICY=passive xargs -P 3 -I ARCHITECTURE \
+		$(BIN)/python -m pytest tests/emulator/ptx/every_kernel.py -k ARCHITECTURE $(ARGS)
 
 docs: $(DOCS)/.installed
 # Not --quiet: what is not logged is not counted.

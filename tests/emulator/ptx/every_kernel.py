@@ -1,6 +1,7 @@
 """The emulator's tests once more, with every launch run from the PTX of sm_75, sm_80 and sm_90: `make ptx`.
 
-Not among the ordinary tests, because it takes long; tests/emulator/test_ptx.py has a part of it.
+Not among the ordinary tests, because it takes long; tests/emulator/test_ptx.py has a part of it. A process runs all
+tests of an architecture, for the last of them asks what ran.
 """
 
 import pytest
@@ -17,12 +18,8 @@ pytestmark = [
 ]
 
 BY_NAME = {name: form for name, form, _ in KERNELS + RESIDENT}
+ARCHITECTURES = [pytest.param(architecture, id=f"sm_{architecture}") for architecture in compiled.ARCHITECTURES]
 RAN = {architecture: set() for architecture in compiled.ARCHITECTURES}
-
-
-def sm(architecture):
-    group = f"sm_{architecture}"
-    return pytest.param(architecture, id=group, marks=pytest.mark.xdist_group(group))
 
 
 def form_of(values):
@@ -34,7 +31,7 @@ def form_of(values):
     return form or {}, values.get("precision", "bfloat16")
 
 
-@pytest.fixture(params=[sm(architecture) for architecture in reversed(compiled.ARCHITECTURES)])
+@pytest.fixture(params=ARCHITECTURES)
 def cuda(request, _emulated):
     form, precision = form_of(request.node.callspec.params)
     if not exists(request.param, form, precision):
@@ -92,7 +89,7 @@ test_states_alone = test_states.test_gradients_against_the_formulas
 test_rebuilt_gates = test_states.test_gates_rebuilt_by_the_products_that_forward_made_are_the_same_to_the_bit
 
 
-@pytest.mark.parametrize("architecture", [sm(architecture) for architecture in compiled.ARCHITECTURES])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_entry_has_run(request, record_property, architecture):
     """But those that have no body there: of clusters before sm_90, of tensor cores that Turing lacks."""
     if request.config.option.keyword not in ("", f"sm_{architecture}"):
