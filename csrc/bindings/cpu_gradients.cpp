@@ -52,13 +52,16 @@ void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
       rounds && kernel && K > 0 && sides[0].result.scalar_type() == a.scalar_type();
   if (kernel && K > 0) {
     const int threads = cpu::usable_threads(at::get_num_threads());
-    cpu::ProductParams p{M, K, a.const_data_ptr(), a.stride(0), transposed, add, threads, {}};
+    cpu::ProductParams p{M,  K,      a.const_data_ptr(), a.stride(0), transposed, add, threads,
+                         {}, nullptr};
     for (size_t i = 0; i < sides.size(); ++i) {
       const auto& [b, sums, out] = sides[i];
       void* const rounded = kernel_rounds ? out.mutable_data_ptr() : nullptr;
       p.sides[i] = {sums.size(1), b.const_data_ptr(), sums.mutable_data_ptr<float>(),
                     b.stride(0),  sums.stride(0),     rounded};
     }
+    const Tensor workspace = scratch(kernel(p));
+    p.workspace = workspace.mutable_data_ptr();
     kernel(p);
   } else if (K > 0) {
     const Tensor left = transposed ? a.t() : a;
@@ -109,7 +112,7 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
   const int64_t copied = rows.N * args.R * int64_t(output.element_size());
   const int64_t summed = M * (args.R + (x ? args.I : 0)) * int64_t(sizeof(float));
   if (in_place && copied > summed) {
-    const bool backwards = rows.backwards(d);
+    const bool backwards = args.spec.backwards(d);
     const Tensor h = output.view({args.N, args.D, args.R}).select(1, d);
     add_up(backwards ? shifted : 0, args.B, h0, false, false);
     add_up(backwards ? 0 : args.B, shifted, h.narrow(0, backwards ? args.B : 0, shifted), true,

@@ -89,8 +89,6 @@ void set_inputs(const LayerRows& rows, Params* p) {
   for (size_t k = 0; k < args.hx.size(); ++k) p->states.initial[k] = pointer(args.hx[k]);
 }
 
-Tensor scratch(size_t bytes) { return empty_block({int64_t(bytes)}, at::TensorOptions(at::kByte)); }
-
 // What is saved does not depend on the lengths in its shape: the rows that exist come first, and
 // the rest is not written.
 std::tuple<Tensor, Tensors, Tensors> layer_forward(const Tensor& x, const OptionalTensors& given,
@@ -205,13 +203,15 @@ Gradients layer_backward(OptionalTensors grads, const Tensor& x, const OptionalT
 // from Python, computes or reports it. That way takes longer than the kernels of a small call.
 std::optional<Tensors> infer(const pybind11::tuple& objects, int64_t cell, int64_t layers,
                              int64_t directions) {
-  if (cell >= kCellCount || !are_plain(objects, false)) return std::nullopt;
+  const CellInfo& info = cell_info(cell);
+  if (cell >= kCellCount || layers < 1 || directions < 1 || !are_plain(objects, false) ||
+      objects.size() <= size_t(info.states))
+    return std::nullopt;
   const Tensors tensors = unpack(objects);
   Tensor x = tensors[0];
   if (is_observed(tensors) || !x.is_cpu() || x.dim() != 3 || x.numel() == 0) return std::nullopt;
 
   const pybind11::gil_scoped_release no_gil;
-  const CellInfo& info = cell_info(cell);
   const auto weights = tensors.begin() + 1 + info.states;
   const int64_t rows = layers * directions, each = (tensors.end() - weights) / rows;
   const int64_t plain_weights = each - info.params, slots = kFirstParam + info.params;

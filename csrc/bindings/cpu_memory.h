@@ -10,6 +10,11 @@ namespace fastrnn {
 // long as a good part of the kernels.
 at::Tensor empty_block(at::IntArrayRef sizes, const at::TensorOptions& options);
 
+// So many bytes for a kernel to work in.
+inline at::Tensor scratch(size_t bytes) {
+  return empty_block({int64_t(bytes)}, at::TensorOptions(at::kByte));
+}
+
 // The tensor itself if it is contiguous, else a copy in such memory that is.
 at::Tensor dense(const at::Tensor& tensor);
 

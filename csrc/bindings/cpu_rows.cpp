@@ -128,11 +128,11 @@ Tensor LayerRows::operands(const Tensor& output, int64_t d) const {
   char* const to = (char*)result.mutable_data_ptr();
   const bool* const reset = resets.defined() ? resets.const_data_ptr<bool>() : nullptr;
   for_rows(bytes, [&](int64_t t, int64_t b) {
-    const int64_t before = backwards(d) ? t + 1 : t - 1, later = std::max(t, before);
+    const int64_t before = args.spec.backwards(d) ? t + 1 : t - 1, later = std::max(t, before);
     const bool first = before < 0 || before >= T || b >= offsets[before + 1] - offsets[before];
     char* const row = to + (offsets[t] + b) * bytes;
     // The end of a row, where the backward direction begins, is no edge between two steps.
-    if (reset && !(first && backwards(d)) && reset[offsets[later] + b]) {
+    if (reset && !(first && args.spec.backwards(d)) && reset[offsets[later] + b]) {
       std::memset(row, 0, bytes);
     } else {
       std::memcpy(row,

@@ -9,9 +9,6 @@ struct LayerRows {
   // Raises unless the lengths are within 0 .. T.
   explicit LayerRows(const LayerArgs& args);
 
-  // Whether direction d runs backwards in time.
-  bool backwards(int64_t d) const { return d >= args.spec.forwards; }
-
   // The rows of a tensor (T, B, width) that exist, (N, width); the tensor itself where all do.
   at::Tensor gather(const at::Tensor& tensor) const;
   // The way back, in the shape of args.rows_shape(): zeros in the rows that do not exist.

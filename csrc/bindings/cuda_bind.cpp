@@ -129,6 +129,7 @@ void bind_cuda(py::module_& cuda) {
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability, bool masked) {
+        cell_info(cell);
         return as_dict(plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
                              recurrent, directions, capability, masked}));
       },
@@ -140,13 +141,13 @@ void bind_cuda(py::module_& cuda) {
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability, int sms, int shared_per_block,
          int max_cluster) {
+        const CellInfo& info = cell_info(cell);
         py::list found;
         for (const Candidate& candidate :
              resident_candidates({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
                                   recurrent, directions, capability},
                                  {capability, sms, shared_per_block, max_cluster})) {
           found.append(as_dict(candidate));
-          const fastrnn::CellInfo& info = fastrnn::kCells[cell];
           found[found.size() - 1]["shared_bytes"] =
               shared_bytes({info.gates, info.states, info.params}, static_cast<Dtype>(dtype),
                            candidate.team, hidden, backward);

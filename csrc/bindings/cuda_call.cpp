@@ -116,8 +116,22 @@ StepKernel Call::plan_for(bool backward, int capability) const {
   const bool masked = operand_mask.defined();
   const bool is_free = cell.recurrent && cell.statistics == 0 && !(backward ? projected : masked);
   if (kernel.rows >= 0 && is_free) return kernel;
-  return plan({spec.cell, dtype, tf32, backward, shape.batch, shape.hidden, shape.recurrent,
-               shape.directions, capability, masked});
+  return plan(query(backward, capability));
+}
+
+PlanQuery Call::query(bool backward, int capability) const {
+  return {spec.cell,
+          dtype,
+          tf32,
+          backward,
+          shape.batch,
+          shape.hidden,
+          shape.recurrent,
+          shape.directions,
+          capability,
+          operand_mask.defined(),
+          zoned,
+          T};
 }
 
 at::Tensor Call::moments(cudaStream_t stream) const {

@@ -33,6 +33,7 @@ struct Call : LayerArgs {
   at::Tensor empty_accumulate(at::IntArrayRef sizes) const;
   // For what the kernels fill step by step: zero at steps that do not exist.
   at::Tensor filled_by_steps(at::IntArrayRef sizes) const;
+  PlanQuery query(bool backward, int capability) const;
   StepKernel plan_for(bool backward, int capability) const;
   // Of the kernels' `moments`; undefined where no row is masked. Launches what writes them.
   at::Tensor moments(cudaStream_t stream) const;

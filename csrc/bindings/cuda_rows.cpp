@@ -60,7 +60,7 @@ at::Tensor previous_states(const Call& call, const at::Tensor& states, int state
   const at::Tensor initial = call.hx[state][d];
   const int64_t width = states.size(1);
   at::Tensor before = shifted(call, states, initial, d).view(call.rows_shape(width));
-  const bool backwards = call.row_schedule.backwards(static_cast<int>(d));
+  const bool backwards = call.spec.backwards(d);
   if (call.lengths.defined() && backwards) {
     before = at::where(times(call).eq(call.lengths.sub(1)).unsqueeze(2),
                        initial.to(states.scalar_type()), before);
@@ -103,9 +103,8 @@ void write_final_h(const Call& call, const at::Tensor& output, const at::Tensor&
   const at::Tensor last = call.lengths.sub(1).clamp(0, call.T - 1).view({1, call.B, 1});
   for (int64_t d = 0; d < call.D; ++d) {
     const at::Tensor steps = h.select(2, d);
-    const at::Tensor final = call.row_schedule.backwards(static_cast<int>(d))
-                                 ? steps[0]
-                                 : steps.gather(0, last.expand({1, call.B, call.R}))[0];
+    const at::Tensor final =
+        call.spec.backwards(d) ? steps[0] : steps.gather(0, last.expand({1, call.B, call.R}))[0];
     hn[d].copy_(at::where(call.lengths.gt(0).unsqueeze(1), final, call.hx[0][d]));
   }
 }

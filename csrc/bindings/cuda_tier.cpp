@@ -45,7 +45,7 @@ double distance(const TierRow& row, const PlanQuery& q) {
 bool is_measured_ahead(const PlanQuery& q, int device, bool training) {
   const std::shared_lock lock(kept_mutex);
   const auto found = kept.find({device, q.cell, q.dtype, q.tf32, training});
-  if (found == kept.end()) return q.capability == kMeasuredCapability;
+  if (found == kept.end() || found->second.empty()) return q.capability == kMeasuredCapability;
   double least = INFINITY;
   for (const TierRow& row : found->second) least = std::min(least, distance(row, q));
   return std::ranges::all_of(found->second, [&](const TierRow& row) {
@@ -160,17 +160,13 @@ Team team_for(const Call& call, bool backward, const Context& context) {
       call.spec.cell >= kFirstUserCell || call.cell.statistics > 0 || call.dtype == Dtype::kFloat64)
     return kStepTeam;
   const Device device = context.device();
-  const Shape& s = call.shape;
-  PlanQuery query{call.spec.cell, call.dtype,  call.tf32,    backward,         s.batch,
-                  s.hidden,       s.recurrent, s.directions, device.capability};
-  query.steps = call.T;
-  const Choice choice(query, device, call.x.get_device(),
+  const Choice choice(call.query(backward, device.capability), device, call.x.get_device(),
                       backward || call.spec.save != Save::kNothing);
   TORCH_CHECK(
       choice.chosen >= 0 || choice.setting.tier < 0 || choice.setting.tier == int16_t(Tier::kStep),
       call.function, ": tier ", tier_name(Tier(choice.setting.tier)), " cannot serve ",
-      call.cell.mode, backward ? " backward" : " forward", " with H = ", s.hidden,
-      ", B = ", s.batch, " on this device",
+      call.cell.mode, backward ? " backward" : " forward", " with H = ", call.H, ", B = ", call.B,
+      " on this device",
       choice.against == cudaSuccess ? "" : std::string(": ") + Context::error_text(choice.against));
   return choice.team();
 }

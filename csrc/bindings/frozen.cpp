@@ -191,12 +191,13 @@ Tensor pack_frozen(int64_t cell, int64_t type, const std::vector<int64_t>& sizes
               sizes.size(), " numbers");
   const cpu::FrozenShape shape{
       int(cell), cpu::FrozenType(type), int(sizes[0]), int(sizes[1]), sizes[2], sizes[3], sizes[4]};
-  TORCH_CHECK(type >= 0 && type <= 2 && shape.layers >= 1 && (shape.D == 1 || shape.D == 2) &&
-                  shape.I >= 0 && shape.H >= 1 && shape.R >= 1 && shape.R <= shape.H,
-              kName, ": expected type 0 .. 2 and sizes of a stack, got type ", type, " and ",
-              sizes);
-  TORCH_CHECK(cpu::frozen_serves(int(cell), shape.type, shape.R != shape.H), kName,
-              ": there are no kernels for cell ", cell, " with weights of type ", type);
+  TORCH_CHECK(shape.cell == cell && int64_t(shape.type) == type && shape.layers == sizes[0] &&
+                  shape.D == sizes[1] && cpu::frozen_serves(shape),
+              kName, ": there are no kernels for cell ", cell, " with weights of type ", type,
+              " and sizes ", sizes);
+  const int64_t inputs = std::max(shape.I, shape.layers > 1 ? shape.D * shape.R : shape.R);
+  TORCH_CHECK(shape.type != cpu::FrozenType::kInt8 || inputs <= cpu::kMostInt8Inputs, kName,
+              ": int8 weights take at most ", cpu::kMostInt8Inputs, " inputs, got ", inputs);
   TORCH_CHECK(int64_t(weights.size()) == sizes[0] * sizes[1] * kSlots, kName, ": expected ",
               sizes[0] * sizes[1] * kSlots, " weights, got ", weights.size());
   const Tensor packed = at::empty({int64_t(cpu::frozen_bytes(shape))}, at::kByte);

@@ -36,6 +36,7 @@ LayerSpec unpacked(const char* function, at::IntArrayRef spec) {
               ": save must be 0 (nothing), 1 (everything) or 2 (states), got ", spec[2]);
   TORCH_CHECK(spec[3] >= 0 && spec[3] <= kMostDirections, function, ": forwards must be in 0 .. ",
               kMostDirections, ", got ", spec[3]);
+  cell_info(spec[1]);  // before the number becomes an int
   return {int(spec[1]), Save(spec[2]), int(spec[3]), spec[4] != 0, spec[5]};
 }
 
@@ -179,13 +180,8 @@ void LayerArgs::set_weights(const OptionalTensors& given) {
 at::Tensor LayerArgs::mask(const std::optional<at::Tensor>& given, const char* name,
                            at::ScalarType dtype, at::IntArrayRef shape) const {
   if (!given) return {};
-  const at::Tensor mask = plain(*given, function, name);
   TORCH_CHECK(!packed, function, ": ", name, " and batch_sizes exclude each other");
-  TORCH_CHECK(
-      mask.scalar_type() == dtype && mask.sizes() == shape && mask.device() == options.device(),
-      function, ": ", name, " must be ", dtype, " of shape ", shape, " on ", options.device(),
-      ", got ", mask.scalar_type(), " of shape ", mask.sizes(), " on ", mask.device());
-  return mask.contiguous();
+  return checked(*given, name, shape, dtype);
 }
 
 at::Tensor LayerArgs::checked(const at::Tensor& given, const char* name, at::IntArrayRef shape,
@@ -258,16 +254,16 @@ LayerResults::LayerResults(const LayerArgs& args, const OptionalTensors& grads,
   };
   if (has_gates) gates = saved("saved gates", {args.D, args.N, cell.saved, args.H});
   if (cell.saves_carried) {
-    carried = saved("saved states", {args.D, args.N, cell.states - 1, args.H},
-                    c10::typeMetaToScalarType(args.accumulate_options().dtype()));
+    carried =
+        saved("saved states", {args.D, args.N, cell.states - 1, args.H}, args.accumulate_type());
   }
   if (has_given) {
     given = saved("saved states of the cell", {args.D, args.N, cell.read_next, args.H},
-                  c10::typeMetaToScalarType(args.accumulate_options().dtype()));
+                  args.accumulate_type());
   }
   if (has_statistics) {
-    statistics = saved("saved statistics", {args.D, args.N, cell.statistics},
-                       c10::typeMetaToScalarType(args.accumulate_options().dtype()));
+    statistics =
+        saved("saved statistics", {args.D, args.N, cell.statistics}, args.accumulate_type());
   }
   if (args.projected) hidden = saved("saved h before the projection", {args.D, args.N, args.H});
 }

@@ -39,9 +39,8 @@ struct LayerArgs {
   Tensors checked_states(const Tensors& states, const char* name) const;
 
   at::ScalarType x_type() const { return c10::typeMetaToScalarType(options.dtype()); }
-  at::TensorOptions accumulate_options() const {
-    return options.dtype(x_type() == at::kDouble ? at::kDouble : at::kFloat);
-  }
+  at::ScalarType accumulate_type() const { return x_type() == at::kDouble ? x_type() : at::kFloat; }
+  at::TensorOptions accumulate_options() const { return options.dtype(accumulate_type()); }
 
   // (T, B, width) or, packed, (N, width).
   at::DimVector rows_shape(int64_t width) const;

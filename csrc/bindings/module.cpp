@@ -89,9 +89,9 @@ py::dict add_cell(int64_t number, size_t address) {
   namespace cpu = fastrnn::cpu;
   const cpu::Team team{&cpu::run_team, [](const cpu::Barrier& barrier) { barrier.wait(); }};
   cpu::UserCell cell{};
-  TORCH_CHECK(number >= fastrnn::kFirstUserCell,
-              "fastrnn: the number of an added cell must be at least ", fastrnn::kFirstUserCell,
-              ", got ", number);
+  TORCH_CHECK(number >= fastrnn::kFirstUserCell && number == int(number),
+              "fastrnn: the number of an added cell must be an int of at least ",
+              fastrnn::kFirstUserCell, ", got ", number);
   TORCH_CHECK(reinterpret_cast<cpu::OpenUserCell>(address)(cpu::kLayout, team, &cell),
               fastrnn::kOtherSources);
   fastrnn::add_user_cell(number, cell);

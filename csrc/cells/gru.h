@@ -12,7 +12,8 @@ struct GruNames {
   static constexpr State kStates[] = {{"h", 0}};
 };
 
-struct Gru : Counted<GruNames> {
+template <class Names>
+struct GruOf : Counted<Names> {
   static constexpr int kSaved = 4;  // r z n after their activations, then the hidden part of n
   static constexpr bool kSharedGateGrad = false;
   static constexpr bool kDirectGrad = true;
@@ -49,5 +50,7 @@ struct Gru : Counted<GruNames> {
     grad_prev[0] = grad_next[0] * z;
   }
 };
+
+struct Gru : GruOf<GruNames> {};
 
 }  // namespace fastrnn

@@ -65,23 +65,6 @@ struct LayerNormGruNames : GruNames {
   static constexpr int kNorms = 2;
 };
 
-struct LayerNormGru : Counted<LayerNormGruNames> {
-  static constexpr int kSaved = Gru::kSaved;
-  static constexpr bool kSharedGateGrad = Gru::kSharedGateGrad, kDirectGrad = Gru::kDirectGrad;
-  static constexpr unsigned kBackwardPrev = Gru::kBackwardPrev, kBackwardNext = Gru::kBackwardNext;
-  static constexpr bool kReadsH = Gru::kReadsH, kSavedReadsState = Gru::kSavedReadsState;
-
-  template <class A>
-  static FASTRNN_HD void forward(const In<A>& in, A* next, A* saved) {
-    Gru::forward(in, next, saved);
-  }
-
-  template <class A>
-  static FASTRNN_HD void backward(const A* saved, const In<A>& in, const A* next,
-                                  const A* grad_next, A* grad_x, A* grad_h, A* grad_prev,
-                                  A* grad_params) {
-    Gru::backward(saved, in, next, grad_next, grad_x, grad_h, grad_prev, grad_params);
-  }
-};
+struct LayerNormGru : GruOf<LayerNormGruNames> {};
 
 }  // namespace fastrnn

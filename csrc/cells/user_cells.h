@@ -59,6 +59,15 @@ inline const CellInfo* find_info(int64_t cell) {
   return cell >= 0 && cell < kCellCount ? &kCells[cell] : added<CellInfo>().find(cell);
 }
 
+// Of structs that a library and the extension give each other. Where it differs, the two were
+// compiled from different sources.
+template <class... Structs>
+constexpr size_t layout_of() {
+  size_t all = 0;
+  ((all = all * 1021 + sizeof(Structs)), ...);
+  return all;
+}
+
 // For a number that is known to be a cell's.
 inline const CellInfo& info_of(int64_t cell) { return *find_info(cell); }
 

@@ -49,6 +49,8 @@ struct LayerSpec {
   int forwards;        // so many directions run forwards in time, those that follow backwards
   bool all_states;     // return every state of each step
   int64_t first_step;  // what is step 0 here, in the sequence of which this is a part
+
+  bool backwards(int64_t direction) const { return direction >= forwards; }
 };
 
 // Zoneout (Krueger et al. 2017): after a step a unit's h keeps its value from before with the first

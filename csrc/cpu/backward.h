@@ -164,12 +164,11 @@ class Backward {
   }
 
   Lane lane_of(int d, const Share& share, int thread) const {
-    const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
     A* const rows = norm_rows + thread * norm_rows_size();
     A* const grads = rows + slice_rows * units.padded();
     return {d,
             Schedule(s, d),
-            {first_row, smaller(s.B, first_row + slice_rows)},
+            rows_of_slice(s.B, slice_rows, share),
             part_of(units.count, plan.unit_slices, share.unit_slice),
             part_of(outs.count, plan.unit_slices, share.unit_slice),
             meetings.of_slice(share, thread),

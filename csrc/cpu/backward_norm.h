@@ -24,8 +24,8 @@ struct NormGradient {
   V plain, by_unit, inverse;
 
   FASTRNN_HD NormGradient(const NormSums<V, A>& sums, A count, A inverse)
-      : plain(total<A>(sums.plain) / count),
-        by_unit(total<A>(sums.by_unit) / count),
+      : plain(sum_of_lanes(sums.plain) / count),
+        by_unit(sum_of_lanes(sums.by_unit) / count),
         inverse(inverse) {}
   FASTRNN_HD V operator()(V grad, V unit) const {
     return (grad - plain - unit * by_unit) * inverse;

@@ -22,9 +22,6 @@ class Forward {
   using V = VecOf<S>;
   using Packed = typename Op::Packed;
   static constexpr int W = V::kWidth;
-  // Rows of x whose gates a thread computes at a time; more where the weights, which are read once
-  // for each chunk, do not stay in its cache.
-  static constexpr int64_t kChunkRows = 64, kLongChunkRows = 256;
   static constexpr int kTile = Op::kMaxRows * kMaxVecs * W;
 
   struct Lane;
@@ -50,9 +47,7 @@ class Forward {
         outs(make_blocks<Op>(s.R, 1, plan.unit_slices)) {
     slice_rows = (s.B + plan.batch_slices - 1) / plan.batch_slices;
     const double input_bytes = double(gates) * double(s.H) * double(s.I) * sizeof(Packed);
-    const bool stays = input_bytes / plan.unit_slices <= kNearCache / 2;
-    const int64_t rows = stays ? kChunkRows : kLongChunkRows;
-    chunk_steps = larger(1, smaller(s.T, rows / larger(1, slice_rows)));
+    chunk_steps = chunk_length(s.T, slice_rows, input_bytes, plan);
     lay_out();
   }
 
@@ -249,11 +244,10 @@ class Forward {
   }
 
   void run_direction(int d, const Share& share, int thread) {
-    const int64_t first_row = smaller(s.B, share.batch_slice * slice_rows);
     int tile_rows = 0;
     Lane l{d,
            Schedule(s, d),
-           {first_row, smaller(s.B, first_row + slice_rows)},
+           rows_of_slice(s.B, slice_rows, share),
            part_of(units.count, plan.unit_slices, share.unit_slice),
            part_of(outs.count, plan.unit_slices, share.unit_slice),
            x_gates + thread * x_gates_size(),

@@ -48,10 +48,12 @@ FrozenDirection place_direction(const FrozenShape& s, int64_t inputs, size_t at)
 
 }  // namespace
 
-bool frozen_serves(int cell, FrozenType type, bool projected) {
+bool frozen_serves(const FrozenShape& s) {
   constexpr int kLstm = 0, kGru = 1, kRnnRelu = 3;
-  if (cell < kLstm || cell > kRnnRelu || (projected && cell != kLstm)) return false;
-  return type != FrozenType::kInt8 || (cell <= kGru && !projected);
+  const bool int8 = s.type == FrozenType::kInt8, projected = s.R != s.H;
+  return s.cell >= kLstm && s.cell <= (int8 ? kGru : kRnnRelu) && s.type >= FrozenType::kFloat32 &&
+         s.type <= FrozenType::kInt8 && (!projected || (s.cell == kLstm && !int8)) &&
+         s.layers >= 1 && (s.D == 1 || s.D == 2) && s.I >= 0 && s.H >= 1 && s.R >= 1 && s.R <= s.H;
 }
 
 FrozenDirection frozen_direction(const FrozenShape& s, int layer, int direction) {
@@ -81,7 +83,7 @@ bool read_header(const char* packed, size_t bytes, FrozenShape* shape) {
   std::memcpy(&header, packed, sizeof header);
   *shape = header.shape;
   return header.magic == Header::kMagic && header.version == expected.version &&
-         header.lanes == expected.lanes && bytes == frozen_bytes(*shape);
+         header.lanes == expected.lanes && frozen_serves(*shape) && bytes == frozen_bytes(*shape);
 }
 
 void pack_frozen(FrozenType type, const FrozenMatrix& m, const FrozenSource& source, char* packed) {

@@ -26,7 +26,10 @@ struct FrozenShape {
 };
 
 // Whether there are kernels for such a stack.
-bool frozen_serves(int cell, FrozenType type, bool projected);
+bool frozen_serves(const FrozenShape& shape);
+
+// Inputs of a matrix of kInt8: the sums of more, of at most 255 * 127 each, may exceed 31 bits.
+constexpr int64_t kMostInt8Inputs = ((int64_t(1) << 31) - 1) / (255 * 127);
 
 // Units are packed in blocks of 16, whatever the instruction set: a step of k of one gate is a
 // cache line.

@@ -19,8 +19,6 @@ class FrozenStack {
   using Row = FrozenRow<Value>;
   static constexpr int G = Cell::kGates, S = Cell::kStates, kRows = frozen_rows<Op>(G);
   static constexpr int kOutRows = frozen_rows<Op>(1);  // of the projection
-  // Rows of x in a chunk; more where the weights do not stay in the cache between chunks.
-  static constexpr int64_t kChunkRows = 64, kLongChunkRows = 256;
   // Updates that run side by side.
   static constexpr int kTogether = 2;
   static constexpr int kTile = kRows * G * kFrozenLanes;
@@ -36,9 +34,7 @@ class FrozenStack {
         plan(plan_of(threads)) {
     slice_rows = (call.B + plan.batch_slices - 1) / plan.batch_slices;
     const double input_bytes = 4.0 / Op::kValues * G * double(s.H) * double(larger(s.I, width));
-    const bool stays = input_bytes / plan.unit_slices <= kNearCache / 2;
-    const int64_t rows = stays ? kChunkRows : kLongChunkRows;
-    chunk_steps = larger(1, smaller(call.T, rows / larger(1, slice_rows)));
+    chunk_steps = chunk_length(call.T, slice_rows, input_bytes, plan);
     lay_out();
   }
 
@@ -90,11 +86,7 @@ class FrozenStack {
   int64_t chunk_rows() const { return chunk_steps * slice_rows; }
   int64_t most_blocks() const { return (blocks + plan.unit_slices - 1) / plan.unit_slices; }
 
-  // An odd number of cache lines, so that rows do not compete for the same sets.
-  static int64_t stride(int64_t values) {
-    constexpr int64_t kLineValues = kLine / sizeof(Value);
-    return ((frozen_padded(values) + kLineValues - 1) / kLineValues | 1) * kLineValues;
-  }
+  static int64_t stride(int64_t values) { return odd_lines<Value>(frozen_padded(values)); }
 
   Plan plan_of(int threads) const {
     LayerShape shape{};
@@ -155,7 +147,6 @@ class FrozenStack {
   }
 
   void run_direction(int layer, int d, const Share& share, int thread) {
-    const int64_t first_row = smaller(call.B, share.batch_slice * slice_rows);
     FrozenRows<float> out{middle[layer % 2], 0, width, true};
     if (layer + 1 == s.layers) out = call.output;
     out.data += d * s.R;
@@ -166,7 +157,7 @@ class FrozenStack {
            layer > 0 ? FrozenRows<const float>{middle[(layer - 1) % 2], 0, width, true} : call.x,
            layer > 0 ? width : s.I,
            out,
-           {first_row, smaller(call.B, first_row + slice_rows)},
+           rows_of_slice(call.B, slice_rows, share),
            part_of(blocks, plan.unit_slices, share.unit_slice),
            part_of(outs, plan.unit_slices, share.unit_slice),
            x_gates + thread * most_blocks() * chunk_rows() * G * kFrozenLanes,
@@ -262,6 +253,14 @@ class FrozenStack {
     update_all();
   }
 
+  // Stores what a product reads. It may read past the last of the units, where weights are 0: a
+  // value that is not finite must not stand there.
+  FASTRNN_HD void keep(Value* row, int64_t units, int64_t unit, V x) {
+    Op::store(row + unit, x);
+    const int64_t past = unit + kFrozenWidth - units;
+    if (past > 0) __builtin_memset(row + units, 0, size_t(past) * sizeof(Value));
+  }
+
   template <int count>
   FASTRNN_HD void update(const Lane& l, const Job* jobs, int after) {
     const bool has_h = !projected();
@@ -285,9 +284,9 @@ class FrozenStack {
         const int64_t unit = jobs[i].unit + lane, b = jobs[i].b;
         for_each<Cell::kCarried>(
             [&](auto k) { next[k + 1].v[i].store(state(l.d, k + 1, b) + unit); });
-        if (!has_h) return Op::store(scratch[l.d].hidden + b * hidden_stride + unit, next[0].v[i]);
+        if (!has_h) return keep(scratch[l.d].hidden + b * hidden_stride, s.H, unit, next[0].v[i]);
         next[0].v[i].store(state(l.d, 0, b) + unit);
-        Op::store(scratch[l.d].h[after] + b * h_stride + unit, next[0].v[i]);
+        keep(scratch[l.d].h[after] + b * h_stride, s.H, unit, next[0].v[i]);
         fastrnn::cpu::FASTRNN_ISA::store(jobs[i].out + lane, next[0].v[i], s.H - unit);
       });
     }
@@ -308,7 +307,7 @@ class FrozenStack {
             const int64_t unit = block * kFrozenLanes + lane;
             const V h = V::load(tile + r * kFrozenLanes + lane);
             h.store(state(l.d, 0, b) + unit);
-            Op::store(scratch[l.d].h[(e + 1) % 2] + b * h_stride + unit, h);
+            keep(scratch[l.d].h[(e + 1) % 2] + b * h_stride, s.R, unit, h);
             fastrnn::cpu::FASTRNN_ISA::store(row_of(l.out, t, b) + unit, h, s.R - unit);
           }
         }

@@ -15,7 +15,7 @@ constexpr int kFrozenWidth = kVectorBytes / int(sizeof(float));
 constexpr int kParts = kFrozenLanes / kFrozenWidth;
 constexpr int kFrozenLine = kFrozenLanes * int(sizeof(float));  // bytes of a step of one gate
 
-// One block of units of a matrix, from one vector of its 16 lanes on.
+// One block of units of a matrix.
 struct FrozenPanel {
   int64_t steps;
   const char* weights;
@@ -38,10 +38,22 @@ struct FrozenRow {
 struct FloatSums {
   using Sum = Vec<float>;
   static constexpr int kOthers = 3;  // of 16 registers, those without a sum
+  static constexpr float kStateScale = 1;
   static FASTRNN_HD Sum zero() { return Sum(0.0f); }
   static FASTRNN_HD Sum add(Sum a, Sum b) { return a + b; }
   static FASTRNN_HD Vec<float> finish(Sum sum, const FrozenPanel& p, int at, float /*scale*/) {
     return sum + Sum::load(p.bias + at);
+  }
+  static FASTRNN_HD void store(float* to, Vec<float> x) { x.store(to); }
+  static FASTRNN_HD void store(Bfloat16* to, Vec<float> x) {
+    Storage<Bfloat16>::store(to, VecOf<Bfloat16>(x));
+  }
+  // A row of x, filled with zeros to whole vectors.
+  template <class Value>
+  static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
+    for (int64_t k = 0; k < frozen_padded(count); k += kFrozenWidth)
+      store(to + k, load(from + k, count - k));
+    return 1;
   }
 };
 
@@ -49,7 +61,6 @@ struct FrozenFloat32 : FloatSums {
   using Value = float;
   static constexpr int kValues = 1;         // of k in a step
   static constexpr bool kConverts = false;  // whether rows of x become others
-  static constexpr float kStateScale = 1;
 
   template <int R, int V>
   static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
@@ -57,10 +68,6 @@ struct FrozenFloat32 : FloatSums {
         sum, [&](int r) { return Sum(row[r][k]); },
         [&](int v) { return Sum::load((const float*)(w + v * kVectorBytes)); });
   }
-  static FASTRNN_HD float convert(const float* /*from*/, int64_t /*count*/, Value* /*to*/) {
-    return 1;
-  }
-  static FASTRNN_HD void store(Value* to, Vec<float> x) { x.store(to); }
 };
 
 // bfloat16 weights, two of k in 32 bits, widened; the rows stay float32.
@@ -68,7 +75,6 @@ struct FrozenWide : FloatSums {
   using Value = float;
   static constexpr int kValues = 2;
   static constexpr bool kConverts = true;  // they get an even number of values
-  static constexpr float kStateScale = 1;
   using Bits = Vec<float>::Bits;
 
   template <int R, int V>
@@ -85,12 +91,6 @@ struct FrozenWide : FloatSums {
       asm("" : "+r"(w));
     }
   }
-  static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
-    for (int64_t k = 0; k < frozen_padded(count); k += kFrozenWidth)
-      load(from + k, count - k).store(to + k);
-    return 1;
-  }
-  static FASTRNN_HD void store(Value* to, Vec<float> x) { x.store(to); }
 };
 
 #if FASTRNN_LEVEL >= 3  // has the bfloat16 dot product
@@ -98,7 +98,6 @@ struct FrozenDot : FloatSums {
   using Value = Bfloat16;
   static constexpr int kValues = 2;
   static constexpr bool kConverts = true;
-  static constexpr float kStateScale = 1;
 
   template <int R, int V>
   static FASTRNN_HD void step(const Value* const* row, int64_t k, const char* w, Sum (*sum)[V]) {
@@ -113,14 +112,6 @@ struct FrozenDot : FloatSums {
         sum[r][v] = Sum((Sum::Raw)_mm512_dpbf16_ps((__m512)sum[r][v].v, x, weights));
       }
     }
-  }
-  static FASTRNN_HD float convert(const float* from, int64_t count, Value* to) {
-    for (int64_t k = 0; k < frozen_padded(count); k += kFrozenWidth)
-      store(to + k, load(from + k, count - k));
-    return 1;
-  }
-  static FASTRNN_HD void store(Value* to, Vec<float> x) {
-    Storage<Bfloat16>::store(to, VecOf<Bfloat16>(x));
   }
 };
 #endif

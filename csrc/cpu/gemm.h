@@ -26,11 +26,13 @@ class Product {
     const double N = double(p.sides[0].N + p.sides[1].N);
     const double most = double(p.M) * N * double(p.K) / kWorthAThread;
     threads = int(larger(1, smaller(p.threads, smaller(int64_t(most), squares()))));
-    lay_out(nullptr);
-    allocated = (char*)__builtin_malloc(arena.used + 64);
-    lay_out((char*)(((uintptr_t)allocated + 63) / 64 * 64));
+    arena = Arena{(char*)p.workspace};
+    all_panels = arena.template take<Packed>(threads * panels_size());
+    blocks = arena.template take<S>(threads * kRows * kStride);
+    pointers = arena.template take<const S*>(threads * kRows);
   }
-  ~Product() { __builtin_free(allocated); }
+
+  size_t workspace() const { return arena.used; }
 
   void run(int thread) {
     const Range part = part_of(squares(), threads, thread);
@@ -70,13 +72,6 @@ class Product {
   int64_t squares() const { return (p.M + W - 1) / W; }
   int64_t panels_size(int side) const { return panel_size<Op>(depth, columns[side].unit_vectors); }
   int64_t panels_size() const { return panels_size(0) + panels_size(1); }
-
-  void lay_out(char* base) {
-    arena = Arena{base};
-    all_panels = arena.template take<Packed>(threads * panels_size());
-    blocks = arena.template take<S>(threads * kRows * kStride);
-    pointers = arena.template take<const S*>(threads * kRows);
-  }
 
   // Rows of a, or columns of it as rows, from k on.
   void gather(int64_t k, Range block, Rows<Op>* rows) const {
@@ -150,7 +145,6 @@ class Product {
   const ProductParams& p;
   const Blocks columns[2];  // of each side
   int64_t depth;            // of K at a time
-  char* allocated;
   Arena arena{nullptr};
   Packed* all_panels;  // of each thread: all columns of both b for depth of K
   S* blocks;           // of each thread: kRows rows, kStride apart
@@ -158,13 +152,14 @@ class Product {
 };
 
 template <class Op>
-void run_product(const ProductParams& params) {
+size_t run_product(const ProductParams& params) {
   Product<Op> product(params);
+  if (!params.workspace) return product.workspace();
   const auto body = [](void* context, int thread) { ((Product<Op>*)context)->run(thread); };
-  if (run_team(product.threads, body, &product)) return;
-  ProductParams alone = params;
+  if (run_team(product.threads, body, &product)) return 0;
+  ProductParams alone = params;  // which needs no more memory
   alone.threads = 1;
-  run_product<Op>(alone);
+  return run_product<Op>(alone);
 }
 
 }  // namespace fastrnn::cpu::FASTRNN_ISA

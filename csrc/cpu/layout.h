@@ -22,6 +22,13 @@ struct Arena {
   }
 };
 
+// Rounded up to an odd number of cache lines, so that rows do not compete for the same sets.
+template <class T>
+FASTRNN_HD int64_t odd_lines(int64_t values) {
+  constexpr int64_t kValues = kLine / sizeof(T);
+  return ((values + kValues - 1) / kValues | 1) * kValues;
+}
+
 // Room for the rows that every thread multiplies, capacity of them each.
 template <class Op>
 class RowStore {
@@ -32,7 +39,7 @@ class RowStore {
   RowStore(Arena& arena, int threads, int64_t capacity, int64_t depth)
       : capacity(capacity),
         depth(depth),
-        stride(Op::kCopies ? odd_lines(padded_depth<Op>(depth)) : 0),
+        stride(Op::kCopies ? odd_lines<S>(padded_depth<Op>(depth)) : 0),
         pointers(arena.template take<const S*>(threads * capacity)),
         copies(arena.template take<S>(threads * capacity * stride)) {}
 
@@ -43,12 +50,6 @@ class RowStore {
   }
 
  private:
-  // Rounded up to an odd number of cache lines, so that rows do not compete for the same sets.
-  static int64_t odd_lines(int64_t values) {
-    constexpr int64_t kLine = 64 / sizeof(S);
-    return ((values + kLine - 1) / kLine | 1) * kLine;
-  }
-
   int64_t capacity = 0, depth = 0, stride = 0;
   const S** pointers = nullptr;
   S* copies = nullptr;
@@ -80,6 +81,19 @@ struct Range {
 
   FASTRNN_HD int64_t size() const { return end - begin; }
 };
+
+// The batch rows of a thread's slice, of which each has `slice_rows` but the last.
+FASTRNN_HD Range rows_of_slice(int64_t batch, int64_t slice_rows, const Share& share) {
+  const int64_t first = smaller(batch, share.batch_slice * slice_rows);
+  return {first, smaller(batch, first + slice_rows)};
+}
+
+// Steps in a chunk of time, whose input products a thread makes at once: of some rows, and of more
+// where the weights, read once for each chunk, do not stay in its cache.
+inline int64_t chunk_length(int64_t T, int64_t slice_rows, double input_bytes, const Plan& plan) {
+  const bool stays = input_bytes / plan.unit_slices <= kNearCache / 2;
+  return larger(1, smaller(T, (stays ? 64 : 256) / larger(1, slice_rows)));
+}
 
 // Part `index` of `parts` near-equal parts of 0 .. count.
 FASTRNN_HD Range part_of(int64_t count, int64_t parts, int64_t index) {

@@ -121,16 +121,6 @@ void pack_panel(const typename Op::Storage* w, int64_t depth, int64_t k_stride,
   }
 }
 
-template <class A, bool C>
-FASTRNN_HD A sum_of_lanes(Vec<A, C> x) {
-  A lanes[Vec<A, C>::kWidth];
-  x.store(lanes);
-  for (int half = Vec<A, C>::kWidth / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
-
 // out[i] = the sum of the lanes of x[i], for four vectors.
 template <class A, bool C>
 FASTRNN_HD void sum_four(const Vec<A, C>* x, A* out) {

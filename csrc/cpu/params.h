@@ -99,9 +99,11 @@ struct ProductParams {
   bool accumulate;  // add to what is in c
   int threads;      // upper bound
   Side sides[2];
+  void* workspace;  // as a layer's
 };
 
-using ProductKernel = void (*)(const ProductParams&);
+// Without a workspace: computes nothing and returns how large one has to be.
+using ProductKernel = size_t (*)(const ProductParams&);
 
 // The kernels of one instruction set, for the dtypes it serves.
 struct Kernels {

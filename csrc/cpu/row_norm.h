@@ -40,23 +40,11 @@ FASTRNN_HD void for_lanes(int64_t units, const F& f) {
   if (j < units) f(j, FirstLanes<V>(units - j));
 }
 
-template <class A, class V>
-FASTRNN_HD A total(V v) {
-  A lanes[V::kWidth];
-  v.store(lanes);
-#pragma GCC unroll 8
-  for (int half = V::kWidth / 2; half > 0; half /= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
-  }
-  return lanes[0];
-}
-
 template <class A, int kParts, class V>
 FASTRNN_HD A total_of(const V (&sums)[kParts]) {
   V sum = sums[0];
   for (int i = 1; i < kParts; ++i) sum = sum + sums[i];
-  return total<A>(sum);
+  return sum_of_lanes(sum);
 }
 
 // Of a row in which `kParts` vectors stand side by side for each vector of units. The mean comes

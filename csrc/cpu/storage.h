@@ -13,15 +13,7 @@ struct Half {
 };
 
 template <class S>
-struct AccumulateOf {
-  using type = float;
-};
-template <>
-struct AccumulateOf<double> {
-  using type = double;
-};
-template <class S>
-using Accumulate = typename AccumulateOf<S>::type;
+using Accumulate = std::conditional_t<std::is_same_v<S, double>, double, float>;
 template <class S>
 using VecOf = Vec<Accumulate<S>, sizeof(S) == 2>;
 
@@ -75,27 +67,20 @@ FASTRNN_HD void narrow(float x, Half* out) {
 template <class S>
 struct Storage {
   using V = VecOf<S>;
+  static constexpr bool kSame = std::is_same_v<S, Accumulate<S>>;
   static FASTRNN_HD V load(const S* p) {
+    if constexpr (kSame) return V::load(p);
     Accumulate<S> lanes[V::kWidth];
     for (int i = 0; i < V::kWidth; ++i) lanes[i] = widen(p[i]);
     return V::load(lanes);
   }
   static FASTRNN_HD void store(S* p, V x) {
+    if constexpr (kSame) return x.store(p);
     Accumulate<S> lanes[V::kWidth];
     x.store(lanes);
     for (int i = 0; i < V::kWidth; ++i) narrow(lanes[i], p + i);
   }
 };
-
-template <class A>
-struct SameStorage {
-  static FASTRNN_HD Vec<A> load(const A* p) { return Vec<A>::load(p); }
-  static FASTRNN_HD void store(A* p, Vec<A> x) { x.store(p); }
-};
-template <>
-struct Storage<float> : SameStorage<float> {};
-template <>
-struct Storage<double> : SameStorage<double> {};
 
 template <>
 struct Storage<Bfloat16> {

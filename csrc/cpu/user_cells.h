@@ -19,11 +19,7 @@ struct UserCell {
   Kernels others, bfloat16;  // for the cell at position 0
 };
 
-// Where it differs, the two were compiled from different sources.
-constexpr size_t kLayout = ((sizeof(ForwardParams) * 1021 + sizeof(BackwardParams)) * 1021 +
-                            sizeof(CellInfo) + sizeof(Kernels)) *
-                               1021 +
-                           sizeof(Graph);
+constexpr size_t kLayout = layout_of<ForwardParams, BackwardParams, CellInfo, Kernels, Graph>();
 
 // A library's one symbol, fastrnn_user_cell. Returns false where `layout` is not its own.
 using OpenUserCell = bool (*)(size_t layout, const Team& team, UserCell* cell);

@@ -15,6 +15,10 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
+constexpr int kVectorBytes = FASTRNN_LEVEL >= 2 ? 64 : FASTRNN_LEVEL == 1 ? 32 : 16;
+constexpr int kVectorRegisters = FASTRNN_LEVEL >= 2 ? 32 : 16;
+constexpr double kProductsPerCycle = FASTRNN_LEVEL >= 1 ? 2 : 1;
+
 // The compiler's vector types. Spelled out per element type: GCC loses the attribute where the
 // element type is a template parameter.
 template <class A>
@@ -105,6 +109,18 @@ FASTRNN_HD Vec<float, true> quotient(Vec<float, true> a, Vec<float, true> b) {
   return a * V((V::Raw)_mm512_rcp14_ps((__m512)b.v));
 }
 #endif
+
+template <class A, bool C>
+FASTRNN_HD A sum_of_lanes(Vec<A, C> x) {
+  A lanes[Vec<A, C>::kWidth];
+  x.store(lanes);
+#pragma GCC unroll 8
+  for (int half = Vec<A, C>::kWidth / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
 
 // sum[r][v] += x(r) * w(v). The fewer of both stay in registers.
 template <int R, int V, class Sum, class X, class W>

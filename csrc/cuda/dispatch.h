@@ -5,38 +5,37 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "../cells/cell_info.h"
 #include "params.h"
 
 namespace fastrnn::cuda {
 
-template <class T>
-struct Type {
-  using type = T;
-};
-
-// Calls f(Type<Scalar>) for the storage type.
+// Calls f(std::type_identity<Scalar>) for the storage type.
 template <class F>
 cudaError_t with_dtype(Dtype dtype, F f) {
   switch (dtype) {
     case Dtype::kFloat64:
-      return f(Type<double>{});
+      return f(std::type_identity<double>{});
     case Dtype::kFloat32:
-      return f(Type<float>{});
+      return f(std::type_identity<float>{});
     case Dtype::kBFloat16:
-      return f(Type<__nv_bfloat16>{});
+      return f(std::type_identity<__nv_bfloat16>{});
     case Dtype::kFloat16:
-      return f(Type<__half>{});
+      return f(std::type_identity<__half>{});
   }
   return cudaErrorInvalidValue;
 }
 
-// Calls f(Type<Cell>) for the cell at this position of cells.def.
+// Calls f(std::type_identity<Cell>, std::type_identity<Scalar>) for the cell at this position of
+// cells.def and the storage type.
 template <class F>
-cudaError_t with_cell(int cell, F f) {
+cudaError_t with_types(int cell, Dtype dtype, F f) {
   int position = 0;
 #define FASTRNN_CELL_ENTRY(type, mode) \
-  if (cell == position++) return f(Type<type>{});
+  if (cell == position++)              \
+    return with_dtype(dtype, [&](auto s) { return f(std::type_identity<type>{}, s); });
 #include "../cells/cells.def"
 #undef FASTRNN_CELL_ENTRY
   return cudaErrorInvalidValue;

@@ -9,16 +9,9 @@ cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, cons
                            cudaStream_t stream) {
   if (const CellKernels* const own = user_kernels(cell, dtype))
     return own->forward(kernel, step, stream);
-  return with_cell(cell, [&](auto c) {
-    using Cell = typename decltype(c)::type;
-    return with_dtype(dtype, [&](auto s) {
-      using Scalar = typename decltype(s)::type;
-      if constexpr (Cell::kNorms > 0) {
-        return kernel.fused ? cudaErrorInvalidValue : forward_normed<Cell, Scalar>(step, stream);
-      } else {
-        return forward_step<Cell, Scalar>(kernel, step, stream);
-      }
-    });
+  return with_types(cell, dtype, [&](auto c, auto s) {
+    return forward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,
+                                                                                stream);
   });
 }
 
@@ -26,27 +19,10 @@ cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
                             const BackwardStep& step, cudaStream_t stream) {
   if (const CellKernels* const own = user_kernels(cell, dtype))
     return own->backward(kernel, step, stream);
-  return with_cell(cell, [&](auto c) {
-    using Cell = typename decltype(c)::type;
-    return with_dtype(dtype, [&](auto s) {
-      using Scalar = typename decltype(s)::type;
-      if constexpr (Cell::kNorms > 0) {
-        return kernel.fused ? cudaErrorInvalidValue : backward_normed<Cell, Scalar>(step, stream);
-      } else {
-        return backward_step<Cell, Scalar>(kernel, step, stream);
-      }
-    });
+  return with_types(cell, dtype, [&](auto c, auto s) {
+    return backward_step<typename decltype(c)::type, typename decltype(s)::type>(kernel, step,
+                                                                                 stream);
   });
-}
-
-cudaError_t launch_mask_operand(Dtype dtype, const ForwardStep& step, cudaStream_t stream) {
-  return with_dtype(dtype,
-                    [&](auto s) { return mask_operand<typename decltype(s)::type>(step, stream); });
-}
-
-cudaError_t launch_gather_projected(Dtype dtype, const BackwardStep& step, cudaStream_t stream) {
-  return with_dtype(
-      dtype, [&](auto s) { return gather_projected<typename decltype(s)::type>(step, stream); });
 }
 
 }  // namespace fastrnn::cuda

@@ -39,14 +39,5 @@ template <class Cell, class Scalar>
 cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& step, cudaStream_t stream);
 template <class Cell, class Scalar>
 cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& step, cudaStream_t stream);
-// The same of cells that normalise their rows (norm.cuh).
-template <class Cell, class Scalar>
-cudaError_t forward_normed(const ForwardStep& step, cudaStream_t stream);
-template <class Cell, class Scalar>
-cudaError_t backward_normed(const BackwardStep& step, cudaStream_t stream);
-template <class Scalar>
-cudaError_t mask_operand(const ForwardStep& step, cudaStream_t stream);
-template <class Scalar>
-cudaError_t gather_projected(const BackwardStep& step, cudaStream_t stream);
 
 }  // namespace fastrnn::cuda

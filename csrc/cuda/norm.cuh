@@ -18,9 +18,6 @@ __device__ __forceinline__ void for_mine(int64_t count, const F& f) {
   for (int64_t i = threadIdx.x; i < count; i += kNormThreads) f(i);
 }
 
-FASTRNN_HD float inverse_root(float v) { return 1.0f / ::sqrtf(v); }
-FASTRNN_HD double inverse_root(double v) { return 1.0 / ::sqrt(v); }
-
 // Sums over the threads of a row. Each has shared memory of its own, so that none waits until
 // all threads have read another.
 template <class A>
@@ -60,7 +57,7 @@ __device__ __forceinline__ void find_norms(RowSums<A>& sums, int64_t size, const
   });
   sums.add_up(squares);
   for_each<kCount>(
-      [&](auto k) { norms[k].inverse = inverse_root(squares[k] / A(size) + A(kNormEpsilon)); });
+      [&](auto k) { norms[k].inverse = A(1) / std::sqrt(squares[k] / A(size) + A(kNormEpsilon)); });
 }
 
 // What a row's gates get from x, side 0, and from h, side 1.
@@ -328,43 +325,16 @@ __global__ void __launch_bounds__(kNormThreads, 1) rebuild_row(const __grid_cons
 
 // The launchers.
 
-template <class Cell, class Scalar, class Params>
-cudaError_t launch_rows(void (*kernel)(Params), int64_t rows, const Params& params,
-                        cudaStream_t stream) {
-  return launch(kernel, static_cast<unsigned>(rows), params.shape.directions,
-                RowSums<Accumulate<Scalar>>::kSharedBytes, params, stream, kNormThreads);
-}
-
-template <class Cell, class Scalar>
-cudaError_t forward_normed(const ForwardStep& p, cudaStream_t stream) {
-  const int64_t last = p.shape.directions - 1;
-  const int64_t rows = std::max(p.step_rows[0].now.count, p.step_rows[last].now.count);
-  return launch_rows<Cell, Scalar>(forward_row<Cell, Scalar>, rows, p, stream);
-}
-
-template <class Cell, class Scalar>
-cudaError_t backward_normed(const BackwardStep& p, cudaStream_t stream) {
-  const int64_t last = p.shape.directions - 1;
-  const int64_t rows = std::max(backward_rows(p, 0), backward_rows(p, last));
-  return launch_rows<Cell, Scalar>(backward_row<Cell, Scalar>, rows, p, stream);
+template <class Scalar, class Params>
+cudaError_t launch_normed(void (*kernel)(Params), int64_t rows, const Params& params,
+                          cudaStream_t stream) {
+  return launch(kernel, static_cast<unsigned>(rows), params.shape.directions, kNormThreads,
+                RowSums<Accumulate<Scalar>>::kSharedBytes, stream, params);
 }
 
 template <class Cell, class Scalar>
 cudaError_t rebuild_rows(const Rebuild& p, cudaStream_t stream) {
-  return launch_rows<Cell, Scalar>(rebuild_row<Cell, Scalar>, p.shape.total, p, stream);
+  return launch_normed<Scalar>(rebuild_row<Cell, Scalar>, p.shape.total, p, stream);
 }
 
 }  // namespace fastrnn::cuda
-
-#define FASTRNN_INSTANTIATE_NORMED_FOR(Cell, Scalar)                                   \
-  template cudaError_t forward_normed<Cell, Scalar>(const ForwardStep&, cudaStream_t); \
-  template cudaError_t backward_normed<Cell, Scalar>(const BackwardStep&, cudaStream_t);
-
-// The kernels of one cell, in every storage type: what a file of inst/ consists of.
-#define FASTRNN_INSTANTIATE_NORMED(Cell)              \
-  namespace fastrnn::cuda {                           \
-  FASTRNN_INSTANTIATE_NORMED_FOR(Cell, double)        \
-  FASTRNN_INSTANTIATE_NORMED_FOR(Cell, float)         \
-  FASTRNN_INSTANTIATE_NORMED_FOR(Cell, __nv_bfloat16) \
-  FASTRNN_INSTANTIATE_NORMED_FOR(Cell, __half)        \
-  }

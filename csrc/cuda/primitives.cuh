@@ -321,4 +321,17 @@ __device__ __forceinline__ void block_sums(A (&values)[kCount], A* shared) {
   }
 }
 
+// Launches nothing where there are no blocks.
+template <class... Params, class... Arguments>
+cudaError_t launch(void (*kernel)(Params...), unsigned blocks, int64_t directions, int threads,
+                   int shared_bytes, cudaStream_t stream, const Arguments&... arguments) {
+  if (blocks == 0) return cudaSuccess;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks, static_cast<unsigned>(directions));
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 }  // namespace fastrnn::cuda

@@ -51,12 +51,9 @@ template <class Cell, class Scalar>
 cudaError_t rebuild_layer(const Rebuild& p, cudaStream_t stream) {
   if constexpr (Cell::kSaved > 0) {
     const int64_t count = p.shape.total * p.shape.hidden;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>((count + kRebuildThreads - 1) / kRebuildThreads),
-                          static_cast<unsigned>(p.shape.directions));
-    config.blockDim = dim3(kRebuildThreads);
-    config.stream = stream;
-    return cudaLaunchKernelEx(&config, rebuild_saved<Cell, Scalar>, p);
+    const auto blocks = static_cast<unsigned>((count + kRebuildThreads - 1) / kRebuildThreads);
+    return launch(rebuild_saved<Cell, Scalar>, blocks, p.shape.directions, kRebuildThreads, 0,
+                  stream, p);
   } else {
     return cudaErrorInvalidValue;
   }

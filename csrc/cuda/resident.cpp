@@ -1,53 +1,32 @@
 #include "resident.h"
 
-#include <type_traits>
-
 #include "dispatch.h"
 
 namespace fastrnn::cuda {
 
-namespace {
-
-// Calls f(Type<Cell>, Type<Scalar>, std::integral_constant<Tier, tier>).
-template <class F>
-cudaError_t with_kernel(int cell, Dtype dtype, Tier tier, F f) {
-  return with_cell(cell, [&](auto c) {
-    return with_dtype(dtype, [&](auto s) {
-      using Cell = typename decltype(c)::type;
-      constexpr bool kExists = Cell::kRecurrent && Cell::kNorms == 0;
-      if constexpr (kExists && !std::is_same_v<typename decltype(s)::type, double>) {
-        switch (tier) {
-          case Tier::kCta:
-            return f(c, s, std::integral_constant<Tier, Tier::kCta>{});
-          case Tier::kCluster:
-            return f(c, s, std::integral_constant<Tier, Tier::kCluster>{});
-          case Tier::kGrid:
-            return f(c, s, std::integral_constant<Tier, Tier::kGrid>{});
-          case Tier::kStep:
-            break;
-        }
+template <class Step>
+cudaError_t run_sequence(int cell, Dtype dtype, const Sequence<Step>& sequence, cudaStream_t stream,
+                         bool launch) {
+  return with_types(cell, dtype, [&](auto c, auto s) {
+    using Cell = typename decltype(c)::type;
+    using Scalar = typename decltype(s)::type;
+    if constexpr (Cell::kRecurrent && Cell::kNorms == 0 && !std::is_same_v<Scalar, double>) {
+      switch (sequence.team.tier) {
+        case Tier::kCta:
+          return run_sequence<Cell, Scalar, Tier::kCta>(sequence, stream, launch);
+        case Tier::kCluster:
+          return run_sequence<Cell, Scalar, Tier::kCluster>(sequence, stream, launch);
+        case Tier::kGrid:
+          return run_sequence<Cell, Scalar, Tier::kGrid>(sequence, stream, launch);
+        case Tier::kStep:
+          break;
       }
-      return cudaErrorInvalidValue;
-    });
+    }
+    return cudaErrorInvalidValue;
   });
 }
 
-}  // namespace
-
-cudaError_t resident_forward(int cell, Dtype dtype, const ForwardSequence& sequence,
-                             cudaStream_t stream, Residency& residency) {
-  return with_kernel(cell, dtype, sequence.team.tier, [&](auto c, auto s, auto tier) {
-    return resident_forward<typename decltype(c)::type, typename decltype(s)::type,
-                            decltype(tier)::value>(sequence, stream, residency);
-  });
-}
-
-cudaError_t resident_backward(int cell, Dtype dtype, const BackwardSequence& sequence,
-                              cudaStream_t stream, Residency& residency) {
-  return with_kernel(cell, dtype, sequence.team.tier, [&](auto c, auto s, auto tier) {
-    return resident_backward<typename decltype(c)::type, typename decltype(s)::type,
-                             decltype(tier)::value>(sequence, stream, residency);
-  });
-}
+template cudaError_t run_sequence(int, Dtype, const ForwardSequence&, cudaStream_t, bool);
+template cudaError_t run_sequence(int, Dtype, const BackwardSequence&, cudaStream_t, bool);
 
 }  // namespace fastrnn::cuda

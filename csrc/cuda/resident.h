@@ -191,29 +191,20 @@ constexpr int kCounterWords = 32;
 int64_t exchange_bytes(Dtype dtype, const Team& team, int64_t directions, bool backward);
 int64_t arrival_bytes(const Team& team, int64_t directions);
 
-// Launches, if `launch`; else only finds out. `room` gets how many teams can run at the same time
-// with this very kernel and its shared memory; a kGrid team that needs more blocks than there is
-// room for could wait forever, and is refused with cudaErrorCooperativeLaunchTooLarge.
-// cudaErrorInvalidValue if there is no such cell, type or kernel.
-struct Residency {
-  bool launch;
-  int64_t room;
-};
-cudaError_t resident_forward(int cell, Dtype dtype, const ForwardSequence& sequence,
-                             cudaStream_t stream, Residency& residency);
-cudaError_t resident_backward(int cell, Dtype dtype, const BackwardSequence& sequence,
-                              cudaStream_t stream, Residency& residency);
+// Launches, if `launch`; else only finds out. A kGrid team that needs more blocks than can run at
+// the same time with this very kernel and its shared memory could wait forever, and is refused with
+// cudaErrorCooperativeLaunchTooLarge. cudaErrorInvalidValue if there is no such cell, type or
+// kernel.
+template <class Step>
+cudaError_t run_sequence(int cell, Dtype dtype, const Sequence<Step>& sequence, cudaStream_t stream,
+                         bool launch);
 
 // values[0 .. count) to `to` on the device, as arguments of launches: nothing waits, and a graph
 // keeps its own copy.
 cudaError_t write_offsets(int64_t* to, const int64_t* values, int64_t count, cudaStream_t stream);
 
 // What inst/*.cu instantiate, one file a cell and tier.
-template <class Cell, class Scalar, Tier kTier>
-cudaError_t resident_forward(const ForwardSequence& sequence, cudaStream_t stream,
-                             Residency& residency);
-template <class Cell, class Scalar, Tier kTier>
-cudaError_t resident_backward(const BackwardSequence& sequence, cudaStream_t stream,
-                              Residency& residency);
+template <class Cell, class Scalar, Tier kTier, class Step>
+cudaError_t run_sequence(const Sequence<Step>& sequence, cudaStream_t stream, bool launch);
 
 }  // namespace fastrnn::cuda

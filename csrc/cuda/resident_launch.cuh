@@ -74,8 +74,7 @@ cudaError_t kept_room(const RoomKey& key, int64_t& room, Count count) {
 
 template <class Params>
 cudaError_t launch_resident(void (*kernel)(Params), const CellSizes& cell, Dtype dtype,
-                            bool backward, const Params& params, cudaStream_t stream,
-                            Residency& residency) {
+                            bool backward, const Params& params, cudaStream_t stream, bool launch) {
   const Team& team = params.team;
   const int64_t directions = params.step.shape.directions;
   const int64_t bytes = shared_bytes(cell, dtype, team, params.step.shape.hidden, backward);
@@ -99,17 +98,17 @@ cudaError_t launch_resident(void (*kernel)(Params), const CellSizes& cell, Dtype
     config.numAttrs = 1;
   }
   int device = 0;
+  int64_t room = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) {
     const RoomKey key{reinterpret_cast<const void*>(kernel), device, team.members, bytes};
-    error = kept_room(key, residency.room, [&](int64_t& room) {
-      return count_room(kernel, device, team, config, room);
-    });
+    error = kept_room(
+        key, room, [&](int64_t& teams) { return count_room(kernel, device, team, config, teams); });
   }
   if (error != cudaSuccess) return error;
   const int64_t needed = team.tier == Tier::kGrid ? team.teams * directions : 1;
-  if (residency.room < needed) return cudaErrorCooperativeLaunchTooLarge;
-  if (!residency.launch) return cudaSuccess;
+  if (room < needed) return cudaErrorCooperativeLaunchTooLarge;
+  if (!launch) return cudaSuccess;
   if (team.tier == Tier::kGrid) {
     // Forward reads the padding of the exchange; backward reads what it has written.
     if (!backward) {
@@ -149,36 +148,30 @@ cudaError_t with_team(const Team& team, F f) {
   return cudaErrorInvalidValue;
 }
 
-template <class Cell, class Scalar, Tier kTier>
-cudaError_t resident_forward(const ForwardSequence& p, cudaStream_t stream, Residency& residency) {
+template <class Cell, class Scalar, Tier kTier, class Step>
+cudaError_t run_sequence(const Sequence<Step>& p, cudaStream_t stream, bool launch) {
   return with_team<Scalar, kTier>(p.team, [&](auto tensor_cores, auto rows) {
     constexpr bool kMma = decltype(tensor_cores)::value;
+    constexpr bool kBackward = std::is_same_v<Step, BackwardStep>;
     constexpr int kRows = decltype(rows)::value;
-    return launch_resident(resident_forward_kernel<Cell, Scalar, kMma, kRows, kTier>,
-                           {Cell::kGates, Cell::kStates, Cell::kParams}, kDtype<Scalar>, false, p,
-                           stream, residency);
-  });
-}
-
-template <class Cell, class Scalar, Tier kTier>
-cudaError_t resident_backward(const BackwardSequence& p, cudaStream_t stream,
-                              Residency& residency) {
-  return with_team<Scalar, kTier>(p.team, [&](auto tensor_cores, auto rows) {
-    constexpr bool kMma = decltype(tensor_cores)::value;
-    constexpr int kRows = decltype(rows)::value;
-    return launch_resident(resident_backward_kernel<Cell, Scalar, kMma, kRows, kTier>,
-                           {Cell::kGates, Cell::kStates, Cell::kParams}, kDtype<Scalar>, true, p,
-                           stream, residency);
+    void (*kernel)(Sequence<Step>);
+    if constexpr (kBackward) {
+      kernel = resident_backward_kernel<Cell, Scalar, kMma, kRows, kTier>;
+    } else {
+      kernel = resident_forward_kernel<Cell, Scalar, kMma, kRows, kTier>;
+    }
+    return launch_resident(kernel, {Cell::kGates, Cell::kStates, Cell::kParams}, kDtype<Scalar>,
+                           kBackward, p, stream, launch);
   });
 }
 
 }  // namespace fastrnn::cuda
 
-#define FASTRNN_RESIDENT_FOR(Cell, Scalar, tier)                                                  \
-  template cudaError_t resident_forward<Cell, Scalar, tier>(const ForwardSequence&, cudaStream_t, \
-                                                            Residency&);                          \
-  template cudaError_t resident_backward<Cell, Scalar, tier>(const BackwardSequence&,             \
-                                                             cudaStream_t, Residency&);
+#define FASTRNN_RESIDENT_FOR(Cell, Scalar, tier)                                               \
+  template cudaError_t run_sequence<Cell, Scalar, tier>(const ForwardSequence&, cudaStream_t,  \
+                                                        bool);                                 \
+  template cudaError_t run_sequence<Cell, Scalar, tier>(const BackwardSequence&, cudaStream_t, \
+                                                        bool);
 
 #define FASTRNN_RESIDENT(Cell, tier)              \
   namespace fastrnn::cuda {                       \

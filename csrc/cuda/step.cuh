@@ -247,22 +247,27 @@ __global__ void __launch_bounds__(kStepThreads)
 // The launchers. `rows` is the most that any direction has; 0 rows need no launch.
 
 template <class Params>
-cudaError_t launch(void (*kernel)(Params), unsigned blocks, int64_t directions, int shared_bytes,
-                   const Params& params, cudaStream_t stream, int threads = kStepThreads) {
-  if (blocks == 0) return cudaSuccess;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks, static_cast<unsigned>(directions));
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, params);
+cudaError_t launch(void (*kernel)(Params), unsigned blocks, int shared_bytes, const Params& params,
+                   cudaStream_t stream) {
+  return launch(kernel, blocks, params.shape.directions, kStepThreads, shared_bytes, stream,
+                params);
+}
+
+// Rows of a launch for a step: of the direction that has more, the first or the last.
+inline int64_t launch_rows(const ForwardStep& p) {
+  return std::max(p.step_rows[0].now.count, p.step_rows[p.shape.directions - 1].now.count);
+}
+inline int64_t launch_rows(const BackwardStep& p) {
+  return std::max(backward_rows(p, 0), backward_rows(p, p.shape.directions - 1));
 }
 
 // 16-byte loads: every row of K values begins on 16 bytes.
 template <class Scalar>
-bool aligned(int64_t K, std::initializer_list<const void*> bases) {
+bool aligned(int64_t K, const void* const (&weights)[kMostDirections],
+             std::initializer_list<const void*> others) {
   const auto odd = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Quad) != 0; };
-  return K * sizeof(Scalar) % sizeof(Quad) == 0 && std::none_of(bases.begin(), bases.end(), odd);
+  return K * sizeof(Scalar) % sizeof(Quad) == 0 && std::ranges::none_of(weights, odd) &&
+         std::ranges::none_of(others, odd);
 }
 
 // Calls f(std::bool_constant<tensor cores>, std::integral_constant<int, rows>) for the tile that
@@ -287,55 +292,11 @@ cudaError_t with_tile(const StepKernel& kernel, F f) {
   return cudaErrorInvalidValue;
 }
 
-template <class Cell, class Scalar>
-cudaError_t forward_step(const StepKernel& kernel, const ForwardStep& p, cudaStream_t stream) {
-  const Shape& s = p.shape;
-  const int64_t rows = std::max(p.step_rows[0].now.count, p.step_rows[s.directions - 1].now.count);
-  if (!kernel.fused || !Cell::kRecurrent) {
-    const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
-    return launch(forward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
-  }
-  const bool wide =
-      aligned<Scalar>(s.recurrent, {p.w_hh[0], p.w_hh[1], p.states.initial[0], p.output});
-  return with_tile<Cell, Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
-    constexpr int kOctets = Cell::kGates == 1 ? 2 : 1;
-    constexpr bool kMma = decltype(tensor_cores)::value;
-    constexpr int kRows = decltype(tile_rows)::value;
-    using Product = BlockProduct<Scalar, Cell::kGates * kOctets, kRows, kMma>;
-    const unsigned blocks = Tile<kRows, 8 * kOctets>::blocks(rows, s.hidden);
-    return launch(wide ? forward_fused<Cell, Scalar, kMma, kRows, true>
-                       : forward_fused<Cell, Scalar, kMma, kRows, false>,
-                  blocks, s.directions, Product::kSharedBytes, p, stream);
-  });
-}
-
-template <class Cell, class Scalar>
-cudaError_t backward_step(const StepKernel& kernel, const BackwardStep& p, cudaStream_t stream) {
-  const Shape& s = p.shape;
-  const int64_t rows = std::max(backward_rows(p, 0), backward_rows(p, s.directions - 1));
-  if (!kernel.fused || !Cell::kRecurrent) {
-    const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.hidden);
-    return launch(backward_update<Cell, Scalar>, blocks, s.directions, 0, p, stream);
-  }
-  const int64_t K = Cell::kGates * s.hidden;
-  const bool wide = aligned<Scalar>(K, {p.w_hh_t[0], p.w_hh_t[1], p.grad_h_gates});
-  return with_tile<Cell, Scalar>(kernel, [&](auto tensor_cores, auto tile_rows) {
-    constexpr bool kMma = decltype(tensor_cores)::value;
-    constexpr int kRows = decltype(tile_rows)::value;
-    using Product = BlockProduct<Scalar, 2, kRows, kMma>;
-    const unsigned blocks = Tile<kRows, 16>::blocks(rows, s.hidden);
-    return launch(wide ? backward_fused<Cell, Scalar, kMma, kRows, true>
-                       : backward_fused<Cell, Scalar, kMma, kRows, false>,
-                  blocks, s.directions, Product::kSharedBytes, p, stream);
-  });
-}
-
 template <class Scalar>
 cudaError_t mask_operand(const ForwardStep& p, cudaStream_t stream) {
   const Shape& s = p.shape;
-  const int64_t rows = std::max(p.step_rows[0].now.count, p.step_rows[s.directions - 1].now.count);
-  const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.recurrent);
-  return launch(mask_operand_rows<Scalar>, blocks, s.directions, 0, p, stream);
+  const unsigned blocks = Tile<1, kStepThreads>::blocks(1, launch_rows(p) * s.recurrent);
+  return launch(mask_operand_rows<Scalar>, blocks, 0, p, stream);
 }
 
 template <class Scalar>
@@ -346,7 +307,7 @@ cudaError_t gather_projected(const BackwardStep& p, cudaStream_t stream) {
     rows = std::max({rows, p.step_rows[d].now.count, p.step_rows[d].after.count});
   }
   const unsigned blocks = Tile<1, kStepThreads>::blocks(1, rows * s.recurrent);
-  return launch(gather_projected_rows<Scalar>, blocks, s.directions, 0, p, stream);
+  return launch(gather_projected_rows<Scalar>, blocks, 0, p, stream);
 }
 
 }  // namespace fastrnn::cuda

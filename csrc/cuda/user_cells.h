@@ -20,11 +20,8 @@ struct UserCell {
   CellKernels kernels[4];  // by Dtype
 };
 
-// Where it differs, the two were compiled from different sources.
-constexpr size_t kLayout = ((sizeof(ForwardStep) * 1021 + sizeof(BackwardStep)) * 1021 +
-                            sizeof(Rebuild) + sizeof(StepKernel)) *
-                               1021 +
-                           sizeof(UserCell) + sizeof(Graph);
+constexpr size_t kLayout =
+    layout_of<ForwardStep, BackwardStep, Rebuild, StepKernel, UserCell, Graph>();
 
 // A library's one symbol, fastrnn_user_kernels. Returns false where `layout` is not its own.
 using OpenUserCell = bool (*)(size_t layout, UserCell* cell);

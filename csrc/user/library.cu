@@ -1,7 +1,7 @@
 // What makes a library of a user's cell out of the step kernels of csrc/cuda
 // (fastrnn/_kernels/cell_library.py).
+#include "../cuda/instantiate.cuh"
 #include "../cuda/rebuild.cuh"
-#include "../cuda/step.cuh"
 #include "../cuda/user_cells.h"
 #include "own_cell.h"
 

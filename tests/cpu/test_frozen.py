@@ -364,6 +364,16 @@ def test_rows_of_finite_input_stay_clean(cell, weights, value):
         assert output[1:, 2].isnan().all()
 
 
+@pytest.mark.parametrize("weights", [None, torch.bfloat16])
+@pytest.mark.parametrize("layer", [nn.LSTM(5, 19), nn.GRU(5, 19), nn.LSTM(5, 19, proj_size=7)], ids=["", "", "7"])
+def test_infinite_input(layer, weights):
+    """H and R are odd, and products of bfloat16 read two values at a time."""
+    x = torch.randn(4, 6, 5)
+    x[1, 2, 3] = float("inf")
+    output, expected = fastrnn.freeze(layer, weights=weights)(x)[0], layer(x)[0]
+    assert torch.equal(output.isnan(), expected.isnan()) and not expected.isnan().all()
+
+
 @cells
 def test_strided_input(cell):
     """Rows may stand anywhere; only the features of a row stand together, or the input is copied."""

@@ -309,8 +309,22 @@ def test_packed_weights_of_something_else():
     for wrong in (torch.zeros(500, dtype=torch.uint8), frozen._packed[:-1], frozen._packed[64:]):
         with pytest.raises(RuntimeError, match="expected the weights that pack_frozen returned"):
             kernels.frozen_forward(wrong, torch.zeros(1, 1, 3), None, None, None, False)
-    with pytest.raises(RuntimeError, match="no kernels for cell 2"):
-        kernels.pack_frozen(2, 2, [1, 1, 3, 4, 4], [None] * 7)
+    for place in range(56):  # in the header: a constant, version, lanes, the shape
+        wrong = frozen._packed.clone()
+        wrong[place] = 255 - wrong[place]
+        with pytest.raises(RuntimeError, match="expected the weights that pack_frozen returned"):
+            kernels.frozen_forward(wrong, torch.zeros(1, 1, 3), None, None, None, False)
+    for cell in (2, 1 << 32):
+        with pytest.raises(RuntimeError, match=f"no kernels for cell {cell}"):
+            kernels.pack_frozen(cell, 2, [1, 1, 3, 4, 4], [None] * 7)
+
+
+@compiled
+def test_sums_of_int8_fit_their_type():
+    most = 2**31 // (255 * 127)
+    fastrnn.freeze(nn.GRU(most, 1), torch.int8)
+    with pytest.raises(RuntimeError, match=f"at most {most} inputs, got {most + 1}"):
+        fastrnn.freeze(nn.GRU(most + 1, 1), torch.int8)
 
 
 @compiled

@@ -3,28 +3,25 @@
 // with norms.
 #pragma once
 
-#include <utility>
-
 #include "../../csrc/cells/cell_info.h"
+#include "../../csrc/cuda/instantiate.cuh"
 #include "../../csrc/cuda/layer.h"
-#include "../../csrc/cuda/norm.cuh"
 #include "../../csrc/cuda/resident_cluster.cuh"
 #include "../../csrc/cuda/resident_cta.cuh"
 #include "../../csrc/cuda/resident_grid.cuh"
-#include "../../csrc/cuda/step.cuh"
 
 namespace fastrnn::cuda {
 
 cudaError_t launch_forward(int cell, Dtype dtype, const StepKernel& kernel, const ForwardStep& step,
                            cudaStream_t stream) {
-  if (kCells[cell].statistics > 0) return forward_normed<LayerNormLstm, float>(step, stream);
+  if (kCells[cell].statistics > 0) return forward_step<LayerNormLstm, float>(kernel, step, stream);
   return dtype == Dtype::kFloat64 ? forward_step<Gru, double>(kernel, step, stream)
                                   : forward_step<Lstm, __nv_bfloat16>(kernel, step, stream);
 }
 
 cudaError_t launch_backward(int cell, Dtype dtype, const StepKernel& kernel,
                             const BackwardStep& step, cudaStream_t stream) {
-  if (kCells[cell].statistics > 0) return backward_normed<LayerNormLstm, float>(step, stream);
+  if (kCells[cell].statistics > 0) return backward_step<LayerNormLstm, float>(kernel, step, stream);
   return dtype == Dtype::kFloat64 ? backward_step<Gru, double>(kernel, step, stream)
                                   : backward_step<Lstm, __nv_bfloat16>(kernel, step, stream);
 }
@@ -38,43 +35,28 @@ cudaError_t launch_gather_projected(Dtype, const BackwardStep& step, cudaStream_
   return gather_projected<__nv_bfloat16>(step, stream);
 }
 
-template <class Sequence, class F>
-cudaError_t with_kernel(Dtype dtype, const Sequence& p, F f) {
-  using Float = std::pair<Gru, float>;
-  using Half = std::pair<Lstm, __nv_bfloat16>;
-  const bool wide = dtype == Dtype::kFloat32;
+template <class Cell, class Scalar, class Step>
+cudaError_t run_tier(const Sequence<Step>& p, cudaStream_t stream, bool launch) {
   switch (p.team.tier) {
     case Tier::kCta:
-      return wide ? f(Float{}, std::integral_constant<Tier, Tier::kCta>{})
-                  : f(Half{}, std::integral_constant<Tier, Tier::kCta>{});
+      return run_sequence<Cell, Scalar, Tier::kCta>(p, stream, launch);
     case Tier::kCluster:
-      return wide ? f(Float{}, std::integral_constant<Tier, Tier::kCluster>{})
-                  : f(Half{}, std::integral_constant<Tier, Tier::kCluster>{});
+      return run_sequence<Cell, Scalar, Tier::kCluster>(p, stream, launch);
     case Tier::kGrid:
-      return wide ? f(Float{}, std::integral_constant<Tier, Tier::kGrid>{})
-                  : f(Half{}, std::integral_constant<Tier, Tier::kGrid>{});
+      return run_sequence<Cell, Scalar, Tier::kGrid>(p, stream, launch);
     case Tier::kStep:
       break;
   }
   return cudaErrorInvalidValue;
 }
 
-cudaError_t resident_forward(int, Dtype dtype, const ForwardSequence& p, cudaStream_t stream,
-                             Residency& residency) {
-  return with_kernel(dtype, p, [&](auto types, auto tier) {
-    using Types = decltype(types);
-    return resident_forward<typename Types::first_type, typename Types::second_type,
-                            decltype(tier)::value>(p, stream, residency);
-  });
+template <class Step>
+cudaError_t run_sequence(int, Dtype dtype, const Sequence<Step>& p, cudaStream_t stream,
+                         bool launch) {
+  return dtype == Dtype::kFloat32 ? run_tier<Gru, float>(p, stream, launch)
+                                  : run_tier<Lstm, __nv_bfloat16>(p, stream, launch);
 }
-
-cudaError_t resident_backward(int, Dtype dtype, const BackwardSequence& p, cudaStream_t stream,
-                              Residency& residency) {
-  return with_kernel(dtype, p, [&](auto types, auto tier) {
-    using Types = decltype(types);
-    return resident_backward<typename Types::first_type, typename Types::second_type,
-                             decltype(tier)::value>(p, stream, residency);
-  });
-}
+template cudaError_t run_sequence(int, Dtype, const ForwardSequence&, cudaStream_t, bool);
+template cudaError_t run_sequence(int, Dtype, const BackwardSequence&, cudaStream_t, bool);
 
 }  // namespace fastrnn::cuda

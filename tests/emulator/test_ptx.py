@@ -85,6 +85,16 @@ def test_no_bit_depends_on_who_runs_ahead(cuda, form, order):
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("head", range(4))
+def test_the_weights_of_any_head_may_lie_between_two_vectors(cuda, head):
+    prescribe(cuda, "mma8")
+    layer = Layer(0, "bfloat16", (2, 9, 3, 40), 4, forwards=4)
+    place = head * len(layer.weights) // 4 + 1
+    w_hh = layer.weights[place]
+    layer.weights[place] = w_hh.new_empty(w_hh.numel() + 1)[1:].view_as(w_hh).copy_(w_hh)
+    layer.check(Executed(cuda, 90))
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
 def test_turing_gives_up_rather_than_multiply_what_it_cannot(cuda, precision):
     prescribe(cuda, "mma8")

@@ -6,11 +6,6 @@
 #pragma GCC target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 #define FASTRNN_ISA amx_bf16
 #define FASTRNN_LEVEL 4
-namespace fastrnn::cpu::FASTRNN_ISA {
-constexpr int kVectorBytes = 64;
-constexpr int kVectorRegisters = 32;
-constexpr double kProductsPerCycle = 2;
-}  // namespace fastrnn::cpu::FASTRNN_ISA
 
 #include "../layer.h"
 

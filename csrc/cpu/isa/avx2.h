@@ -7,8 +7,3 @@
 #define FASTRNN_ISA avx2
 #endif
 #define FASTRNN_LEVEL 1
-namespace fastrnn::cpu::FASTRNN_ISA {
-constexpr int kVectorBytes = 32;
-constexpr int kVectorRegisters = 16;
-constexpr double kProductsPerCycle = 2;
-}  // namespace fastrnn::cpu::FASTRNN_ISA

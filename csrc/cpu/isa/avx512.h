@@ -8,8 +8,3 @@
 #define FASTRNN_ISA avx512
 #endif
 #define FASTRNN_LEVEL 2
-namespace fastrnn::cpu::FASTRNN_ISA {
-constexpr int kVectorBytes = 64;
-constexpr int kVectorRegisters = 32;
-constexpr double kProductsPerCycle = 2;
-}  // namespace fastrnn::cpu::FASTRNN_ISA

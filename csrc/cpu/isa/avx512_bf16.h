@@ -6,8 +6,3 @@
 #pragma GCC target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 #define FASTRNN_ISA avx512_bf16
 #define FASTRNN_LEVEL 3
-namespace fastrnn::cpu::FASTRNN_ISA {
-constexpr int kVectorBytes = 64;
-constexpr int kVectorRegisters = 32;
-constexpr double kProductsPerCycle = 2;
-}  // namespace fastrnn::cpu::FASTRNN_ISA

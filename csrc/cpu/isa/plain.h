@@ -4,8 +4,3 @@
 
 #define FASTRNN_ISA plain
 #define FASTRNN_LEVEL 0
-namespace fastrnn::cpu::FASTRNN_ISA {
-constexpr int kVectorBytes = 16;
-constexpr int kVectorRegisters = 16;
-constexpr double kProductsPerCycle = 1;
-}  // namespace fastrnn::cpu::FASTRNN_ISA

@@ -1,4 +1,4 @@
 #include "../../cells/layer_norm.h"
-#include "../norm.cuh"
+#include "../instantiate.cuh"
 
-FASTRNN_INSTANTIATE_NORMED(fastrnn::LayerNormGru)
+FASTRNN_INSTANTIATE(fastrnn::LayerNormGru)

@@ -1,4 +1,5 @@
 #include "../launch.h"
+#include "../primitives.cuh"
 
 namespace fastrnn::cuda {
 
@@ -21,13 +22,8 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t write_moments(uint8_t* to, const RowSchedule& schedule, int64_t batch,
                           int64_t directions, cudaStream_t stream) {
   const int64_t count = (schedule.steps + 2) * batch;
-  if (count == 0) return cudaSuccess;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads),
-                        static_cast<unsigned>(directions));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, store_moments, to, schedule, batch);
+  const auto blocks = static_cast<unsigned>((count + kThreads - 1) / kThreads);
+  return launch(store_moments, blocks, directions, kThreads, 0, stream, to, schedule, batch);
 }
 
 }  // namespace fastrnn::cuda

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "../primitives.cuh"
 #include "../resident.h"
 
 namespace fastrnn::cuda {
@@ -18,16 +19,12 @@ __global__ void store_offsets(int64_t* to, int count, const __grid_constant__ Of
 }  // namespace
 
 cudaError_t write_offsets(int64_t* to, const int64_t* values, int64_t count, cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(1);
-  config.blockDim = dim3(32);
-  config.stream = stream;
   cudaError_t error = cudaSuccess;
   for (int64_t first = 0; first < count && error == cudaSuccess; first += kOffsets) {
     const int now = static_cast<int>(std::min<int64_t>(kOffsets, count - first));
     Offsets offsets{};
     std::copy_n(values + first, now, offsets.value);
-    error = cudaLaunchKernelEx(&config, store_offsets, to + first, now, offsets);
+    error = launch(store_offsets, 1, 1, 32, 0, stream, to + first, now, offsets);
   }
   return error;
 }

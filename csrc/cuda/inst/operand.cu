@@ -1,10 +1,11 @@
+#include "../dispatch.h"
 #include "../step.cuh"
 
 namespace fastrnn::cuda {
 
-template cudaError_t mask_operand<double>(const ForwardStep&, cudaStream_t);
-template cudaError_t mask_operand<float>(const ForwardStep&, cudaStream_t);
-template cudaError_t mask_operand<__nv_bfloat16>(const ForwardStep&, cudaStream_t);
-template cudaError_t mask_operand<__half>(const ForwardStep&, cudaStream_t);
+cudaError_t launch_mask_operand(Dtype dtype, const ForwardStep& step, cudaStream_t stream) {
+  return with_dtype(dtype,
+                    [&](auto s) { return mask_operand<typename decltype(s)::type>(step, stream); });
+}
 
 }  // namespace fastrnn::cuda

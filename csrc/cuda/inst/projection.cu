@@ -1,10 +1,11 @@
+#include "../dispatch.h"
 #include "../step.cuh"
 
 namespace fastrnn::cuda {
 
-template cudaError_t gather_projected<double>(const BackwardStep&, cudaStream_t);
-template cudaError_t gather_projected<float>(const BackwardStep&, cudaStream_t);
-template cudaError_t gather_projected<__nv_bfloat16>(const BackwardStep&, cudaStream_t);
-template cudaError_t gather_projected<__half>(const BackwardStep&, cudaStream_t);
+cudaError_t launch_gather_projected(Dtype dtype, const BackwardStep& step, cudaStream_t stream) {
+  return with_dtype(
+      dtype, [&](auto s) { return gather_projected<typename decltype(s)::type>(step, stream); });
+}
 
 }  // namespace fastrnn::cuda

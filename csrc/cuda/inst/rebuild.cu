@@ -9,18 +9,14 @@ namespace fastrnn::cuda {
 cudaError_t launch_rebuild(int cell, Dtype dtype, const Rebuild& rebuild, cudaStream_t stream) {
   if (const CellKernels* const own = user_kernels(cell, dtype))
     return own->rebuild(rebuild, stream);
-  return with_cell(cell, [&](auto c) {
+  return with_types(cell, dtype, [&](auto c, auto s) {
     using Cell = typename decltype(c)::type;
-    return with_dtype(dtype, [&](auto s) {
-      using Scalar = typename decltype(s)::type;
-      if constexpr (Cell::kNorms > 0) {
-        return rebuild_rows<Cell, Scalar>(rebuild, stream);
-      } else if constexpr (Cell::kSaved > 0) {
-        return rebuild_layer<Cell, Scalar>(rebuild, stream);
-      } else {
-        return cudaErrorInvalidValue;
-      }
-    });
+    using Scalar = typename decltype(s)::type;
+    if constexpr (Cell::kNorms > 0) {
+      return rebuild_rows<Cell, Scalar>(rebuild, stream);
+    } else {
+      return rebuild_layer<Cell, Scalar>(rebuild, stream);
+    }
   });
 }
 

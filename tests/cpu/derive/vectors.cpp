@@ -3,9 +3,6 @@
 #include <cstdio>
 
 #define FASTRNN_ISA tested
-namespace fastrnn::cpu::FASTRNN_ISA {
-constexpr int kVectorBytes = FASTRNN_LEVEL == 0 ? 16 : FASTRNN_LEVEL == 1 ? 32 : 64;
-}
 #include "../../../csrc/cpu/vec_math.h"
 
 namespace {

@@ -59,8 +59,8 @@ FrozenShape draw_shape(Random& random) {
   s.D = 1 + int(random.below(2));
   s.I = random.among({1, 2, 3, 5, 16, 17, 33, 50});
   s.H = random.among({1, 2, 5, 15, 16, 17, 31, 48, 70});
-  const bool projected = s.H > 1 && frozen_serves(s.cell, s.type, true) && random.below(2) == 1;
-  s.R = projected ? 1 + random.below(s.H - 1) : s.H;
+  s.R = s.H > 1 && random.below(2) == 1 ? 1 + random.below(s.H - 1) : s.H;
+  if (!frozen_serves(s)) s.R = s.H;
   return s;
 }
 

@@ -81,8 +81,11 @@ int check_products(const std::string& isa, fastrnn::cpu::ProductKernel kernel, D
       sides.emplace_back(N, pad, K, M, dtype, draw);
       if (variant & 8) sides.emplace_back(N + 18, 2 * pad, K, M, dtype, draw);
       for (int threads = 1; threads <= 3; ++threads) {
-        fastrnn::cpu::ProductParams params{M, K, a.get(), lda, transposed, add, threads, {}};
+        fastrnn::cpu::ProductParams params{M,   K,       a.get(), lda,    transposed,
+                                           add, threads, {},      nullptr};
         for (size_t i = 0; i < sides.size(); ++i) params.sides[i] = sides[i].params(variant & 16);
+        const Buffer workspace(Dtype::kFloat32, int64_t(kernel(params) / sizeof(float)));
+        params.workspace = workspace.get();
         kernel(params);
         const auto left = [&](int64_t m, int64_t k) {
           return a_read[transposed ? k * lda + m : m * lda + k];

@@ -87,7 +87,7 @@ def entries(source: str, architecture: int) -> dict[str, str]:
 
 
 TIERS = {"kCta": "1", "kCluster": "2", "kGrid": "3"}
-INSTANCE = re.compile(r"^FASTRNN_(?:INSTANTIATE(?:_NORMED)?|RESIDENT)\(\s*([^,)]+?)\s*(?:,\s*Tier::(\w+)\s*)?\)", re.M)
+INSTANCE = re.compile(r"^FASTRNN_(?:INSTANTIATE|RESIDENT)\(\s*([^,)]+?)\s*(?:,\s*Tier::(\w+)\s*)?\)", re.M)
 
 
 @functools.cache
