@@ -129,7 +129,7 @@ void bind_cuda(py::module_& cuda) {
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability, bool masked) {
-        cell_info(cell);
+        fastrnn::cell_info(cell);
         return as_dict(plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
                              recurrent, directions, capability, masked}));
       },
@@ -141,7 +141,7 @@ void bind_cuda(py::module_& cuda) {
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability, int sms, int shared_per_block,
          int max_cluster) {
-        const CellInfo& info = cell_info(cell);
+        const fastrnn::CellInfo& info = fastrnn::cell_info(cell);
         py::list found;
         for (const Candidate& candidate :
              resident_candidates({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,

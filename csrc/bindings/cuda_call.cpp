@@ -6,7 +6,6 @@
 
 #include <atomic>
 
-#include "../cuda/plan.h"
 #include "../cuda/user_cells.h"
 #include "cuda_context.h"
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../cuda/layer.h"
+#include "../cuda/plan.h"
 #include "layer_args.h"
 
 namespace fastrnn::cuda {

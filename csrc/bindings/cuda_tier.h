@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "../cuda/plan.h"
 #include "../cuda/tiers.h"
 #include "cuda_call.h"
 #include "cuda_context.h"
