@@ -26,7 +26,7 @@ Tensor for_product(const Tensor& tensor) { return tensor.to(product_type(tensor.
 cpu::ProductKernel kernel_for(at::ScalarType dtype, int64_t M, int64_t N, int64_t K) {
   if (dtype == at::kDouble) return nullptr;
   const bool pairs = product_type(dtype) == at::kBFloat16;
-  return cpu::product_kernel(pairs ? cpu::Dtype::kBfloat16 : cpu::Dtype::kFloat32, M * N, K);
+  return cpu::product_kernel(pairs ? Dtype::kBfloat16 : Dtype::kFloat32, M * N, K);
 }
 
 // A right-hand side of a product, and its result; `sums` is the result in the type that products

@@ -21,28 +21,12 @@ namespace {
 
 using at::Tensor;
 
-cpu::Dtype storage_type(const LayerArgs& args) {
-  TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ",
-              args.x.device());
-  switch (args.x.scalar_type()) {
-    case at::kDouble:
-      return cpu::Dtype::kFloat64;
-    case at::kFloat:
-      return cpu::Dtype::kFloat32;
-    case at::kBFloat16:
-      return cpu::Dtype::kBfloat16;
-    case at::kHalf:
-      return cpu::Dtype::kFloat16;
-    default:
-      TORCH_CHECK(false, args.function,
-                  ": dtype must be float64, float32, bfloat16 or float16, got ", args.x.dtype());
-  }
-}
-
 cpu::LayerShape shape_of(const LayerRows& rows) {
   const LayerArgs& args = rows.args;
+  TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ",
+              args.x.device());
   return {args.spec.cell < kFirstUserCell ? args.spec.cell : 0,
-          storage_type(args),
+          dtype_of(args.function, args.x),
           rows.T,
           rows.B,
           args.I,
@@ -58,11 +42,11 @@ cpu::LayerShape shape_of(const LayerRows& rows) {
           args.operand_mask.defined() ? args.operand_mask.const_data_ptr() : nullptr};
 }
 
-const cpu::Kernels& kernels_for(const LayerArgs& args, cpu::Dtype dtype) {
+const cpu::Kernels& kernels_for(const LayerArgs& args, Dtype dtype) {
   if (args.spec.cell < kFirstUserCell) return cpu::kernels(dtype);
   const cpu::UserCell* const own = added<cpu::UserCell>().find(args.spec.cell);
   TORCH_CHECK(own, args.function, ": ", args.cell.mode, " was added without CPU kernels");
-  return dtype == cpu::Dtype::kBfloat16 ? own->bfloat16 : own->others;
+  return dtype == Dtype::kBfloat16 ? own->bfloat16 : own->others;
 }
 
 const void* pointer(const Tensor& tensor) {

@@ -53,22 +53,6 @@ bool matmul_uses_tf32(const Settings& settings) {
 
 }  // namespace
 
-Dtype dtype_of(const char* function, const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kDouble:
-      return Dtype::kFloat64;
-    case at::kFloat:
-      return Dtype::kFloat32;
-    case at::kBFloat16:
-      return Dtype::kBFloat16;
-    case at::kHalf:
-      return Dtype::kFloat16;
-    default:
-      TORCH_CHECK(false, function, ": x must be float64, float32, bfloat16 or float16, got ",
-                  x.scalar_type());
-  }
-}
-
 bool uses_tf32(Dtype dtype, int64_t steps) {
   const at::Context& context = at::globalContext();
   if (dtype != Dtype::kFloat32 || !allows_tf32(context, &at::Context::allowTF32CuDNN)) return false;

@@ -12,8 +12,6 @@ namespace fastrnn::cuda {
 // backward, cells without W_hh or with norms, and a forward pass with an operand mask.
 void override_plan(std::optional<StepKernel> kernel);
 
-// Of a call on these tensors; raises for a type without kernels.
-Dtype dtype_of(const char* function, const at::Tensor& x);
 // Whether torch's setting for RNNs allows tf32; for one step that for matrix products has to as
 // well, for the step may be a cell's, and torch's cells follow that one.
 bool uses_tf32(Dtype dtype, int64_t steps);

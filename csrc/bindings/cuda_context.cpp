@@ -24,7 +24,7 @@ class Cublas : public Library {
         // Pedantic, because the handle's own mode follows torch's setting for matmul, not for RNNs.
         compute_ = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F_PEDANTIC;
         break;
-      case Dtype::kBFloat16:
+      case Dtype::kBfloat16:
         type_ = CUDA_R_16BF;
         compute_ = CUBLAS_COMPUTE_32F;
         break;

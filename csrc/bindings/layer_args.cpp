@@ -50,6 +50,22 @@ const CellInfo& cell_info(int64_t cell) {
   return *found;
 }
 
+Dtype dtype_of(const char* function, const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble:
+      return Dtype::kFloat64;
+    case at::kFloat:
+      return Dtype::kFloat32;
+    case at::kBFloat16:
+      return Dtype::kBfloat16;
+    case at::kHalf:
+      return Dtype::kFloat16;
+    default:
+      TORCH_CHECK(false, function, ": x must be float64, float32, bfloat16 or float16, got ",
+                  x.scalar_type());
+  }
+}
+
 LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntArrayRef numbers,
                      at::ArrayRef<double> scalars_given, bool may_be_wide)
     : function(function), spec(unpacked(function, numbers)), cell(cell_info(spec.cell)) {

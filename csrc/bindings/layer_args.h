@@ -19,6 +19,9 @@ using OptionalTensors = std::vector<std::optional<at::Tensor>>;
 // The cell at a position of cells.def, or a user's; raises for a number that is none.
 const CellInfo& cell_info(int64_t cell);
 
+// Raises for a type without kernels.
+Dtype dtype_of(const char* function, const at::Tensor& x);
+
 // The tensors of a call as they are given.
 struct GivenTensors {
   const at::Tensor& x;

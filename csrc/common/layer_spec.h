@@ -28,6 +28,9 @@ namespace fastrnn {
 constexpr int kMostGates = 8, kMostStates = 4, kMostParams = 8, kMostScalars = 4;
 constexpr int kMostDirections = 16;
 
+// Of a layer's tensors: the storage type.
+enum class Dtype : int { kFloat64, kFloat32, kBfloat16, kFloat16 };
+
 // Of `given`. The operand mask, (D, B, R), is what h is multiplied with on its way to W_hh, the
 // same in every step (Gal and Ghahramani 2016); without W_hh, what the cell sees of h is.
 // Seeds, (D, B) int64, are a key for each row, of what zoneout draws.

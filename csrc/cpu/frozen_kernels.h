@@ -7,19 +7,8 @@ namespace fastrnn::cpu::FASTRNN_ISA {
 
 template <class Cell, class Op>
 size_t serve_frozen(const FrozenCall& call, bool measure) {
-  using Stack = FrozenStack<Cell, Op>;
-  if (measure) {  // for as many threads as asked for, and for one where fewer are granted
-    const size_t asked = Stack(call, call.threads).workspace();
-    return call.threads == 1 ? asked : size_t(larger(asked, Stack(call, 1).workspace()));
-  }
-  const auto body = [](void* stack, int thread) { ((Stack*)stack)->run(thread); };
-  Stack stack(call, call.threads);
-  stack.prepare();
-  if (run_team(stack.threads(), body, &stack)) return 0;
-  Stack alone(call, 1);
-  alone.prepare();
-  alone.run(0);
-  return 0;
+  return serve(call.threads, measure,
+               [&](int threads) { return FrozenStack<Cell, Op>(call, threads); });
 }
 
 template <class Op>

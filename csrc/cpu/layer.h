@@ -8,15 +8,6 @@
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
-template <class Pass, class Params>
-void run_pass(const Params& params, typename Pass::Step step, int threads) {
-  Pass pass(params, step, threads);
-  pass.prepare();
-  const auto body = [](void* context, int thread) { ((Pass*)context)->run(thread); };
-  // One thread is always granted.
-  if (!run_team(pass.threads(), body, &pass)) run_pass<Pass>(params, step, 1);
-}
-
 template <template <class> class Pass, class Params>
 struct Launch {
   template <class Op>
@@ -27,15 +18,8 @@ struct Launch {
   if (params.shape.cell == position++) step = &Pass<Op>::template step<type>;
 #include FASTRNN_CELLS
 #undef FASTRNN_CELL_ENTRY
-    const int threads = params.shape.threads;
-    if (!measure) {
-      run_pass<Pass<Op>>(params, step, threads);
-      return 0;
-    }
-    // Enough for the number of threads asked for, and for one where fewer are granted.
-    const size_t asked = Pass<Op>(params, step, threads).workspace();
-    const size_t least = Pass<Op>(params, step, 1).workspace();
-    return asked > least ? asked : least;
+    return serve(params.shape.threads, measure,
+                 [&](int threads) { return Pass<Op>(params, step, threads); });
   }
 
   static size_t call(const Params& params, bool measure) {

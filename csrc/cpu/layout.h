@@ -95,6 +95,20 @@ inline int64_t chunk_length(int64_t T, int64_t slice_rows, double input_bytes, c
   return larger(1, smaller(T, (stays ? 64 : 256) / larger(1, slice_rows)));
 }
 
+// Runs the pass that make(threads) returns. With `measure` only says how much memory it needs: with
+// as many threads, and with one, which is what it gets where fewer are granted.
+template <class Make>
+size_t serve(int threads, bool measure, const Make& make) {
+  if (measure) {
+    const size_t asked = make(threads).workspace();
+    return threads == 1 ? asked : size_t(larger(asked, make(1).workspace()));
+  }
+  auto pass = make(threads);
+  pass.prepare();
+  const auto body = [](void* context, int thread) { ((decltype(pass)*)context)->run(thread); };
+  return run_team(pass.threads(), body, &pass) ? 0 : serve(1, false, make);
+}
+
 // Part `index` of `parts` near-equal parts of 0 .. count.
 FASTRNN_HD Range part_of(int64_t count, int64_t parts, int64_t index) {
   return {count * index / parts, count * (index + 1) / parts};

@@ -15,8 +15,6 @@
 
 namespace fastrnn::cpu {
 
-enum class Dtype : int { kFloat64, kFloat32, kBfloat16, kFloat16 };
-
 struct LayerShape {
   int cell;                // position in cells.def
   Dtype dtype;             // S

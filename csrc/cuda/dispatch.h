@@ -20,7 +20,7 @@ cudaError_t with_dtype(Dtype dtype, F f) {
       return f(std::type_identity<double>{});
     case Dtype::kFloat32:
       return f(std::type_identity<float>{});
-    case Dtype::kBFloat16:
+    case Dtype::kBfloat16:
       return f(std::type_identity<__nv_bfloat16>{});
     case Dtype::kFloat16:
       return f(std::type_identity<__half>{});

@@ -16,14 +16,14 @@ constexpr int64_t kRereadBytes = int64_t{8} << 20;
 
 StepKernel plan(const PlanQuery& q) {
   const StepKernel library{false, false, 0};
-  const bool half_width = q.dtype == Dtype::kBFloat16 || q.dtype == Dtype::kFloat16;
+  const bool half_width = q.dtype == Dtype::kBfloat16 || q.dtype == Dtype::kFloat16;
   const bool tf32 = q.dtype == Dtype::kFloat32 && q.tf32 && q.capability >= 80;
   if (!info_of(q.cell).recurrent) return library;      // whose product there is none to make
   if (info_of(q.cell).statistics > 0) return library;  // a norm needs the products of a whole row
   // A fused step reads h as the output has it.
   if (q.masked && !q.backward) return library;
   // Turing's tensor cores know fp16 alone.
-  if (q.dtype == Dtype::kBFloat16 && q.capability < 80) return library;
+  if (q.dtype == Dtype::kBfloat16 && q.capability < 80) return library;
   // A projected LSTM's backward has a second product between the first and the update.
   if (q.backward && q.recurrent != q.hidden) return library;
 

@@ -15,7 +15,7 @@ namespace fastrnn::cuda {
 template <class Scalar>
 constexpr Dtype kDtype = Dtype::kFloat32;
 template <>
-constexpr Dtype kDtype<__nv_bfloat16> = Dtype::kBFloat16;
+constexpr Dtype kDtype<__nv_bfloat16> = Dtype::kBfloat16;
 template <>
 constexpr Dtype kDtype<__half> = Dtype::kFloat16;
 

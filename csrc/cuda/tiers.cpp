@@ -201,7 +201,7 @@ std::vector<Candidate> resident_candidates(const PlanQuery& q, const Device& dev
   if (kCells[q.cell].statistics > 0) return found;  // a norm is over the units of all members
   if (q.zoned) return found;  // what it draws takes registers that the weights have
   // Turing's tensor cores know fp16 alone.
-  if (q.dtype == Dtype::kBFloat16 && device.capability < 80) return found;
+  if (q.dtype == Dtype::kBfloat16 && device.capability < 80) return found;
   const Planner planner{q, device, wish, half_width || tf32};
   for (const Regime& regime : kRegimes) {
     if (device.capability < regime.min_capability || bytes(q.dtype) < regime.min_bytes ||

@@ -30,7 +30,7 @@ void multiply(Dtype dtype, const BlasCall& call, bool add) {
       return gemm<double>(call, add);
     case Dtype::kFloat32:
       return gemm<float>(call, add);
-    case Dtype::kBFloat16:
+    case Dtype::kBfloat16:
       return gemm<__nv_bfloat16>(call, add);
     case Dtype::kFloat16:
       return gemm<__half>(call, add);

@@ -309,12 +309,12 @@ bool same_steps() {
       good = good && same<double>(*far, masked, 1, Dtype::kFloat64, StepKernel{true, false, 8});
       for (const int rows : {8, 32})
         good = good &&
-               same<__nv_bfloat16>(*far, masked, 0, Dtype::kBFloat16, StepKernel{true, true, rows});
+               same<__nv_bfloat16>(*far, masked, 0, Dtype::kBfloat16, StepKernel{true, true, rows});
       if (far == &kLong) continue;  // whose launches have no products between them
       const StepKernel update{false, false, 0};
       good = good && same<double>(*far, masked, 1, Dtype::kFloat64, update) &&
-             same<__nv_bfloat16>(*far, masked, 0, Dtype::kBFloat16, update) &&
-             same<__nv_bfloat16>(*far, masked, 0, Dtype::kBFloat16, update, Team{}, int64_t{5});
+             same<__nv_bfloat16>(*far, masked, 0, Dtype::kBfloat16, update) &&
+             same<__nv_bfloat16>(*far, masked, 0, Dtype::kBfloat16, update, Team{}, int64_t{5});
     }
   }
   return good;
@@ -335,7 +335,7 @@ bool same_resident(Team team) {
     Team mma = team;
     mma.tensor_cores = true;
     good = good && pair(float{}, 1, Dtype::kFloat32, team) &&
-           pair(__nv_bfloat16{}, 0, Dtype::kBFloat16, mma);
+           pair(__nv_bfloat16{}, 0, Dtype::kBfloat16, mma);
   };
   check(kLong, false);
   if (team.tier == Tier::kGrid) return good;  // whose blocks must all run at the same time

@@ -161,7 +161,7 @@ int main(int count, char** arguments) {
       Team mma = team;
       mma.tensor_cores = true;
       return race<float>(masked, 1, Dtype::kFloat32, {}, {team}) &&
-             race<__nv_bfloat16>(masked, 0, Dtype::kBFloat16, {}, {mma});
+             race<__nv_bfloat16>(masked, 0, Dtype::kBfloat16, {}, {mma});
     };
     if (which == "cta") ran = ran && resident({Tier::kCta, false, 8, 1, 24, 2, 1});
     if (which == "cluster") ran = ran && resident({Tier::kCluster, false, 8, 3, 8, 2, 1});
@@ -169,8 +169,8 @@ int main(int count, char** arguments) {
     if (which == "norm") ran = ran && race<float>(masked, 9, Dtype::kFloat32, {});
     if (which == "step") {
       ran = ran && race<double>(masked, 1, Dtype::kFloat64, {true, false, 8}) &&
-            race<__nv_bfloat16>(masked, 0, Dtype::kBFloat16, {true, true, 8}) &&
-            race<__nv_bfloat16>(masked, 0, Dtype::kBFloat16, {true, true, 32});
+            race<__nv_bfloat16>(masked, 0, Dtype::kBfloat16, {true, true, 8}) &&
+            race<__nv_bfloat16>(masked, 0, Dtype::kBfloat16, {true, true, 32});
     }
   }
   std::puts(ran ? "ran" : "a launch failed");

@@ -10,7 +10,7 @@
 
 #include "../../../csrc/cpu/params.h"
 
-using fastrnn::cpu::Dtype;
+using fastrnn::Dtype;
 
 inline size_t size_of(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
