@@ -159,7 +159,7 @@ def _run_autocast(
         # There torch projects h in the low type; c alone stays in the type of its initial value.
         low = torch.get_autocast_dtype(device)
         output, hn = output.to(low), [hn[0].to(low), *hn[1:]]
-        sequences = [[h.to(low), c] for h, c in sequences]
+        sequences = [[h.to(low), *rest] for h, *rest in sequences]
     return output, hn, sequences
 
 
