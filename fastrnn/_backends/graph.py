@@ -20,14 +20,19 @@ from .._spec import CELL, EVERYTHING, STATES, W_HH, W_HR, W_IH, unpack
 from ..registry import cell_of
 from . import dispatch
 
-KERNELS = frozenset(
-    name for name in ("cpu", "cuda") if ext.reason is None and missing(name) is None and not dispatch.is_reference()
-)
-"""The types of device whose tensors the operators compute by the extension."""
+KERNELS = frozenset(name for name in ("cpu", "cuda") if hasattr(ext.load(), name) and not dispatch.is_reference())
+"""The types of device whose tensors the operators compute by the extension, unless a GPU is another than it was built
+for: nothing here asks that at import, for processes forked from one that has asked cannot use CUDA."""
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return x.device.type in KERNELS and (x.device.type == "cpu" or missing("cuda", x.device.index) is None)
 
 
 def _forward(backend: str) -> Callable:
     def forward(x, given, hx, weights, spec, scalars):
+        if not _has_kernels(x):
+            return _reference_forward(x, given, hx, weights, spec, scalars)
         dispatch.check_graph(backend)
         if hx[0].size(1) == 0:  # an empty batch launches nothing
             return _fake_forward(x, given, hx, weights, spec, scalars)
@@ -41,6 +46,8 @@ def _forward(backend: str) -> Callable:
 def _backward(backend: str) -> Callable:
     def backward(grads, x, given, hx, weights, results, spec, scalars, needs):
         arguments = grads, x, given, hx, weights, results, spec, scalars, needs
+        if backend != "reference" and not _has_kernels(x):
+            return _reference_backward(*arguments)
         if hx[0].size(1) == 0:
             grad_x, grad_hx, grad_weights = _fake_backward(*arguments)
             return grad_x, grad_hx, [grad.zero_() for grad in grad_weights]
@@ -103,7 +110,7 @@ def _fake_forward(x, given, hx, weights, spec, scalars):
     output = x.new_empty(*x.shape[:-1], hx[0].size(0) * hx[0].size(2))
     gates = save != STATES or x.device.type != "cuda"
     projected = weights[W_HR] is not None
-    shapes = _saved_shapes(cell, x, hx, projected, gates, len(scalars) > 0) if save and x.device.type in KERNELS else []
+    shapes = _saved_shapes(cell, x, hx, projected, gates, len(scalars) > 0) if save and _has_kernels(x) else []
     saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in shapes]
     states = [h.new_empty(h.shape) for h in hx]
     if all_states:

@@ -44,16 +44,19 @@ def has_extension() -> bool:
     return ext.load() is not None
 
 
-def missing(backend: str) -> str | None:
-    """Why this backend's operations cannot be called, or None if they can."""
+def missing(backend: str, index: int | None = None) -> str | None:
+    """Why this backend's operations cannot be called, on the GPU ``index`` or the current one; None if they can."""
     extension = ext.load()
     if extension is None:
         return f"the compiled extension is missing: {ext.reason}"
     if not hasattr(extension, backend):
         return f"the extension was built without {backend.upper()} kernels: {ext.why_no_cuda()}"
-    if backend == "cuda" and torch.cuda.is_available():
-        return ext.why_not_device(torch.cuda.get_device_capability(), ext.build.cuda_archs)
+    if backend == "cuda" and (index or 0) < torch.cuda.device_count():
+        return ext.why_not_device(torch.cuda.get_device_capability(index), ext.build.cuda_archs)
     return None
+
+
+missing._dynamo_marked_constant = True  # found while dynamo traces, and no part of the graph
 
 
 def layer_ops(backend: str) -> LayerOps:
