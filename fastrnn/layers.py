@@ -228,7 +228,7 @@ def slstm_mode(owner: str, forget_gate: str) -> str:
         ValueError: there is no such gate.
     """
     modes = {"sigmoid": "SLSTM", "exp": "SLSTM_EXP"}
-    if forget_gate not in modes:
+    if not isinstance(forget_gate, str) or forget_gate not in modes:
         raise ValueError(f"{owner}: forget_gate must be 'sigmoid' or 'exp', got {forget_gate!r}")
     return modes[forget_gate]
 

@@ -6,6 +6,7 @@ Their CUDA kernels are tested with those of the other cells, in the emulator.
 from __future__ import annotations
 
 import copy
+import re
 import sys
 import threading
 from dataclasses import replace
@@ -344,8 +345,11 @@ def test_the_forget_gates_of_an_slstm():
     module = fastrnn.SLSTM(3, 6, forget_gate="exp")
     assert module.mode == "SLSTM_EXP" and repr(module) == "SLSTM(3, 6, forget_gate=exp)"
     assert copy.deepcopy(module).mode == "SLSTM_EXP" and fastrnn.SLSTM(3, 6).mode == "SLSTM"
-    with pytest.raises(ValueError, match="SLSTM: forget_gate must be 'sigmoid' or 'exp', got 'tanh'"):
-        fastrnn.SLSTM(3, 6, forget_gate="tanh")
+    for kind in (fastrnn.SLSTM, fastrnn.SLSTMCell):
+        for wrong in ("tanh", [1], None):
+            text = f"{kind.__name__}: forget_gate must be 'sigmoid' or 'exp', got {wrong!r}"
+            with pytest.raises(ValueError, match=re.escape(text)):
+                kind(3, 6, forget_gate=wrong)
 
 
 def test_the_weights_of_an_indrnn_are_vectors_of_their_own_range():
