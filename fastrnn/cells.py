@@ -298,6 +298,8 @@ def explain_cell(module: Step, input: Tensor, hx: Tensor | Sequence[Tensor] | No
     own = cell.mode not in CELLS
     left = (foreign or autocasting) and is_left_to_torch(cell, data, foreign, own, step=True)
     data, states, weights = autocast(cell.step, data, states, weights, foreign=foreign)
-    hx = [h.unsqueeze(0) for h in states]
-    call = describe(cell, data.unsqueeze(0), None, hx, weights, extended=own, step=True, foreign=foreign)
+    data, hx = data.unsqueeze(0), [h.unsqueeze(0) for h in states]
+    call = describe(cell, data, None, hx, weights, extended=own, step=True, foreign=foreign)
+    if not left:
+        check_call(cell, call, data, hx, slots_of(cell, weights, 1))
     return dispatch.explanation(call, left=left)

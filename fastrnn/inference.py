@@ -211,9 +211,9 @@ class FrozenLayer(nn.Module):
             size = *x.shape[:-1], self.proj_size or self.hidden_size
             frozen.check_written(self.mode, states, out, size, self.dtype)
         if self._packed is not None and wide is x:
-            return ext.load().cpu.frozen_advance(self._packed, x, states, out, self.batch_first)
+            return frozen.advance(self._packed, x, states, out, self.batch_first)
         if self._packed is not None:
-            output = ext.load().cpu.frozen_advance(self._packed, wide, states, None, self.batch_first)
+            output = frozen.advance(self._packed, wide, states, None, self.batch_first)
         elif x.dim() == 3 and x.size(1 if self.batch_first else 0) == 0:
             return x.new_empty(size)  # the layer wants a step
         else:

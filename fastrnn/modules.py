@@ -17,7 +17,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from ._backends import dispatch
-from ._call.checks import as_states, check_heads
+from ._call.checks import as_states, check_call, check_heads
 from ._call.extras import check_extras
 from ._call.heads import join_states, split_states, split_weights
 from ._call.stack import autocast, describe, is_autocast, is_left_to_torch, is_ragged, is_recomputed, run
@@ -196,9 +196,7 @@ class Layer(Tooling, Options, nn.RNNBase):
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
         directions = 2 if self.bidirectional else 1
         if self.num_heads > 1:
-            call = describe(cell, data, batch_sizes, states, weights, self.num_layers, directions)
-            check_heads(cell, call, states, slots_of(cell, weights, self.num_layers * directions), self.num_heads)
-            states = split_states(states, self.num_heads)
+            states = self._split(cell, data, batch_sizes, states, weights)
         drops = self._drops(states[0], input) if self.zoneout or (self.recurrent_dropout and self.training) else None
         if self.weight_dropout and self.training:
             weights = self._dropped(cell, weights)
@@ -219,6 +217,15 @@ class Layer(Tooling, Options, nn.RNNBase):
             return rows, final
         layers = [tuple(self._like_input(s, input) for s in states) for states in sequences]
         return rows, final, (layers if cell.states > 1 else [h for (h,) in layers])
+
+    def _split(
+        self, cell: Cell, data: Tensor, batch_sizes: Tensor | None, states: list[Tensor], weights: list[Tensor]
+    ) -> list[Tensor]:
+        """The states of each head, once they and the weights are known to fit."""
+        directions = 2 if self.bidirectional else 1
+        call = describe(cell, data, batch_sizes, states, weights, self.num_layers, directions)
+        check_heads(cell, call, states, slots_of(cell, weights, self.num_layers * directions), self.num_heads)
+        return split_states(states, self.num_heads)
 
     def _like_input(self, rows: Tensor, input: Rows) -> Rows:
         """A time-major result for every step, laid out as the caller's input is."""
@@ -360,7 +367,7 @@ def explain_layer(
     masked, zoned = module.training and module.recurrent_dropout > 0, bool(module.zoneout)
     heads, directions = module.num_heads, 2 if module.bidirectional else 1
     if heads > 1:
-        states = split_states(states, heads)
+        states = module._split(cell, data, batch_sizes, states, weights)
         weights = split_weights(cell, weights, module.num_layers * directions, heads)
     foreign = is_foreign((data, *states, *weights))
     own = extras is not None or cell.mode not in CELLS or masked or zoned or heads > 1
@@ -368,4 +375,6 @@ def explain_layer(
     data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes), foreign)
     sizes = module.num_layers, directions * heads
     call = describe(cell, data, batch_sizes, states, weights, *sizes, own, foreign=foreign)
+    if not left:
+        check_call(cell, call, data, states, slots_of(cell, weights, module.num_layers * directions * heads))
     return dispatch.explanation(call._replace(masked=masked, zoned=zoned), data, is_recomputed(call, extras), left)

@@ -65,7 +65,7 @@ def forward(
 def check_written(
     name: str, states: Sequence[Tensor], out: Tensor | None, size: Sequence[int], dtype: torch.dtype
 ) -> None:
-    """Refuses what the kernels refuse of the tensors that a step writes in place.
+    """Refuses what :func:`advance` refuses of the tensors that a step writes in place.
 
     Raises:
         TypeError: ``out`` is no tensor.
@@ -89,6 +89,11 @@ def check_written(
     spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in written)
     if any(end > begin for (_, end), (begin, _) in zip(spans, spans[1:])):
         raise RuntimeError(f"{name}: states and out are written in place and must not share memory")
+
+
+def advance(packed: Tensor, x: Tensor, states: list[Tensor], out: Tensor | None, batch_first: bool) -> Tensor:
+    """The output of the next steps; the states move on in place."""
+    return ext.load().cpu.frozen_advance(packed, x, states, out, batch_first)
 
 
 def _run(packed, x, hx, lengths, batch_first, directions):
