@@ -296,9 +296,7 @@ def explanation(
         reasons[other] = against
     if chosen != "cuda" or like is None:
         return Explanation(chosen, reasons, call)
-    sizes = call.B, call.H, call.P or call.H, call.directions
-    layers = 1 if recomputed else call.layers
-    kernels = ops.plan_kernels(like, call.mode, *sizes, layers, call.T, call.grad, call.masked, call.zoned)
+    kernels = ops.plan_kernels(like, call, 1 if recomputed else call.layers)
     if recomputed and call.layers > 1:
         kernels = kernels._replace(layers="one after another, because backward computes their chunks again")
     return Explanation(chosen, reasons, call, kernels)
