@@ -69,7 +69,7 @@ class Step(Tooling, nn.RNNCellBase):
         batched = input.dim() == 2
         states = None
         if hx is not None:
-            states = as_states(cell, name, "lstm_cell", hx)
+            states = as_states(cell, name, hx)
             for index, state in enumerate(states):
                 if state.dim() not in (1, 2):
                     label = f"hx[{index}]" if cell.states > 1 else "hidden"

@@ -137,7 +137,7 @@ class FrozenLayer(nn.Module):
         if isinstance(input, Proxy):
             return leaf(self, input, hx, lengths=lengths)
         packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
-        states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
+        states = None if hx is None else as_states(cell, cell.layer, hx)
         data, states = self._cast(data), states and [self._cast(h) for h in states]
         self._check(self.dtype, data, *(states or ()))
         wide = data if data.dtype is torch.float32 else data.float()
@@ -181,7 +181,7 @@ class FrozenLayer(nn.Module):
             output = frozen.step_plain(self._plain, cell.states, self.batch_first, x, state, out)
             if output is not None:
                 return output
-        return self._advance(x, as_states(cell, cell.layer, cell.layer.lower(), state), out)
+        return self._advance(x, as_states(cell, cell.layer, state), out)
 
     def initial_state(self, batch: int | None = None) -> States:
         """The states that a call without ``hx`` begins with, float32: h (layers, batch, R) or a tuple of all states;

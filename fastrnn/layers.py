@@ -114,9 +114,6 @@ class OwnLayer(Layer):
     def _reset_own(weights: dict[str, Tensor]) -> None:
         """Fills those whose initial values are others than of ``torch.nn``."""
 
-    def flatten_parameters(self) -> None:
-        """Does nothing: it is for cuDNN, which has no such layer."""
-
 
 class PeepholeLSTM(OwnLayer):
     r"""LSTM whose gates see the cell state.

@@ -124,42 +124,40 @@ class Layer(Tooling, Options, nn.RNNBase):
 
         rows, hidden = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
         widths = (self.proj_size or hidden, *[hidden] * (cell.states - 1))
+        states: list[Tensor]
         if hx is None:
             zeros = data.new_zeros
             if data.layout is not torch.strided:  # in some layouts new_zeros writes where it must not
                 zeros = partial(torch.zeros, dtype=data.dtype, device=data.device)
-            hx = [zeros(rows, batch, width) for width in widths]
-            hx = [h.fill_(value) if value else h for h, value in zip(hx, cell.initial)]
-            if self._checks_arguments:
-                self._check_by_override(data, hx, batch_sizes)
-            else:
-                _check_input(self, data, weights[0], data.dim())
-            return data, hx, weights, batch_sizes
-        hx = as_states(cell, cell.layer, "lstm", hx)
-        if batch_sizes is None:
-            for h in hx:
-                if h.dim() != (3 if batched else 2):
-                    raise _wrong_state_dims(hx, batched)
-        if not batched:
-            hx = [h.unsqueeze(1) for h in hx]
+            states = [zeros(rows, batch, width) for width in widths]
+            states = [h.fill_(value) if value else h for h, value in zip(states, cell.initial)]
+        else:
+            states = as_states(cell, cell.layer, hx)
+            if batch_sizes is None:
+                for h in states:
+                    if h.dim() != (3 if batched else 2):
+                        raise _wrong_state_dims(states, batched)
+            if not batched:
+                states = [h.unsqueeze(1) for h in states]
         if self._checks_arguments:
-            self._check_by_override(data, hx, batch_sizes)
+            self._check_by_override(data, states, batch_sizes)
         else:
             _check_input(self, data, weights[0], data.dim())
-            try:
-                for index, (state, width) in enumerate(zip(hx, widths)):
-                    if state.shape != (rows, batch, width):
-                        which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
-                        self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
-            except RuntimeError:
-                packed = batch_sizes is not None and sorted_indices is None
-                if not (packed and cell.mode == "LSTM" and any(map(_is_nested, hx))):
-                    raise
-                hx = [torch.stack(h.unbind()) if _is_nested(h) else h for h in hx]
-                return self._prepare(cell, input, hx)
+        if hx is None:
+            return data, states, weights, batch_sizes
+        try:
+            for index, (state, width) in enumerate(zip(states, widths)):
+                if state.shape != (rows, batch, width) and not self._checks_arguments:
+                    which = f"hidden[{index}]" if len(states) > 1 else "hidden"
+                    self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
+        except RuntimeError:
+            packed = batch_sizes is not None and sorted_indices is None
+            if not (packed and cell.mode == "LSTM" and any(map(_is_nested, states))):
+                raise
+            return self._prepare(cell, input, [torch.stack(h.unbind()) if _is_nested(h) else h for h in states])
         if sorted_indices is not None:
-            hx = [h.index_select(1, sorted_indices) for h in hx]
-        return data, hx, weights, batch_sizes
+            states = [h.index_select(1, sorted_indices) for h in states]
+        return data, states, weights, batch_sizes
 
     def _check_by_override(self, data: Tensor, hx: list[Tensor], batch_sizes: Tensor | None) -> None:
         """Calls a subclass's ``check_forward_args`` in place of the checks, with what torch's forward hands to it."""
