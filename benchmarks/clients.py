@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -257,16 +257,6 @@ def environment_now() -> Row:
     return {name: place[name] for name in PLACE} | {"date": date, "load": f"{os.getloadavg()[0]:.1f}"}
 
 
-def table_of(path: Path) -> dict[str, Client]:
-    """`CLIENTS` of a Python file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"--table: expected a Python file, got {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.CLIENTS
-
-
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file of results, none if there is no file."""
     if not path.exists():
@@ -331,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="CSV, a row per client (default: %(default)s)")
     parser.add_argument("--row", type=Path, help=argparse.SUPPRESS)  # measure in this process, write the row there
     args = parser.parse_args(argv)
-    table = table_of(args.table) if args.table else CLIENTS
+    table = runpy.run_path(str(args.table))["CLIENTS"] if args.table else CLIENTS
     names = args.clients or list(table)
     if unknown := [name for name in names if name not in table]:
         parser.error(f"clients: expected some of {', '.join(table)}, got {', '.join(unknown)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ def _cell(ratios: Sequence[float]) -> str:
     """Geometric mean and worst."""
     if not ratios:
         return ""
-    return f"{math.exp(statistics.fmean(map(math.log, ratios))):.2f}x ({min(ratios):.2f})"
+    return f"{statistics.geometric_mean(ratios):.2f}x ({min(ratios):.2f})"
 
 
 def table(rows: Sequence[dict]) -> str:

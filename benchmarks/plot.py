@@ -1,14 +1,12 @@
-"""Draw a results CSV and keep README's table true to it.
+"""Draw a results CSV, or make a table of it.
 
-`python benchmarks/plot.py results/<device>.csv --grid cpu --readme README.md` draws one PNG per thread count beside the
-CSV and rewrites what stands between `<!-- benchmark:cpu -->` and `<!-- /benchmark:cpu -->`; with `--check` it writes
-nothing and exits 1 if that table is stale.
+`python benchmarks/plot.py results/<device>.csv --grid cpu` draws one PNG per thread count beside the CSV; `tables.py`
+puts the tables into the documents.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,27 +21,16 @@ MANY_SHAPES = 30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when all is drawn or up to date, 1 when --check finds a stale table."""
+    """0 when all is drawn."""
     parser = _parser()
     args = parser.parse_args(argv)
     rows = [row for row in latest(read_rows(args.csv)) if row["grid"] == args.grid]
     rows = [row for row in rows if (row["opponent"], row["backend"]) == (args.opponent, args.backend)]
     if not rows:
         parser.error(f"{args.csv} has no row of grid {args.grid} with {args.opponent} against backend {args.backend}")
-    if args.readme:
-        before = args.readme.read_text()
-        try:
-            after = replace_block(before, args.grid, markdown(rows))
-        except ValueError as missing:
-            parser.error(f"{args.readme}: {missing}")
-        if args.check:
-            print(f"{args.readme}: table of {args.grid} is {'up to date' if after == before else 'stale'}")
-            return int(after != before)
-        args.readme.write_text(after)
-    if not args.check:
-        for path, part in figures(rows, args.png or args.csv.with_name(f"{args.csv.stem}-{args.grid}.png")):
-            draw(part, path)
-            print(path)
+    for path, part in figures(rows, args.png or args.csv.with_name(f"{args.csv.stem}-{args.grid}.png")):
+        draw(part, path)
+        print(path)
     return 0
 
 
@@ -104,15 +91,6 @@ def _mean_and_worst(group: Group | None) -> tuple[str, str]:
     return " ".join(filter(None, (mean, f"({missing})" if missing else ""))), (
         ratio(float(group.worst["ratio"])) + "x" if group.worst else ""
     )
-
-
-def replace_block(text: str, grid: str, block: str) -> str:
-    """The text with `block` between the markers of `grid`; ValueError if they are not there exactly once, in order."""
-    start, end = f"<!-- benchmark:{grid} -->", f"<!-- /benchmark:{grid} -->"
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"expected one {start} followed by one {end}")
-    pattern = re.escape(start) + ".*?" + re.escape(end)
-    return re.sub(pattern, lambda _match: f"{start}\n{block}\n{end}", text, flags=re.DOTALL)
 
 
 # --- the figure --------------------------------------------------------------------------------------------------
@@ -216,8 +194,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--opponent", default="torch", help="rows against this opponent (default: %(default)s)")
     parser.add_argument("--backend", default="auto", help="rows of this backend setting (default: %(default)s)")
     parser.add_argument("--png", type=Path, help="default: <csv>-<grid>.png beside the CSV")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="Markdown file whose marked table to rewrite")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the table is stale")
     return parser
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -98,8 +98,8 @@ def _belongs(case, key: dict[str, str]) -> bool:
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:
-    """exp(mean(log values)), None of nothing."""
-    return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else None
+    """None of nothing."""
+    return statistics.geometric_mean(values) if values else None
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:

@@ -31,41 +31,35 @@ PAGES = (
     DOCS / "cells.md",
     HERE.parent / "README.md",
 )
-BLOCK = re.compile(r"<!-- results: (\S+) (\S+) -->\n.*?<!-- /results -->", re.DOTALL)
-CLIENTS = re.compile(r"<!-- clients -->\n.*?<!-- /clients -->", re.DOTALL)
-OWN = re.compile(r"<!-- own: (\S+) -->\n.*?<!-- /own -->", re.DOTALL)
-DEPLOYED = re.compile(r"<!-- deployed: (\S+) (\d+) -->\n.*?<!-- /deployed -->", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (results|own|deployed|clients)(?:: (.+?))? -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
 def with_tables(text: str) -> str:
     """The page's text with every table made anew; ValueError if one has no rows."""
 
     def made(match: re.Match[str]) -> str:
-        name, backend = match.groups()
-        wanted = {"grid": "cpu", "opponent": "torch", "backend": backend}
-        rows = [row for row in latest(read_rows(HERE / "results" / name)) if row.items() >= wanted.items()]
-        if not rows:
-            raise ValueError(f"tables.py: expected rows of {wanted} in {name}, got none")
-        return f"<!-- results: {name} {backend} -->\n{markdown(rows)}\n<!-- /results -->"
+        begin, kind, arguments, end = match.groups("")
+        return f"{begin}{TABLES[kind](*arguments.split())}\n{end}"
 
-    def deployed(match: re.Match[str]) -> str:
-        name, threads = match.groups()
-        rows = [row for row in deployed_report.read(HERE / "results" / "deployed" / name) if row["threads"] == threads]
-        return f"<!-- deployed: {name} {threads} -->\n{deployed_report.table(rows)}\n<!-- /deployed -->"
-
-    def own(match: re.Match[str]) -> str:
-        return f"<!-- own: {match[1]} -->\n{_own_table(HERE / 'results' / match[1])}\n<!-- /own -->"
-
-    text = OWN.sub(own, DEPLOYED.sub(deployed, BLOCK.sub(made, text)))
-    if not CLIENTS.search(text):
-        return text
-    table = clients.markdown(clients.read_rows(clients.RESULTS))
-    return CLIENTS.sub(lambda _: f"<!-- clients -->\n{table}\n<!-- /clients -->", text)
+    return BLOCK.sub(made, text)
 
 
-def _own_table(path: Path) -> str:
+def _results(name: str, backend: str) -> str:
+    wanted = {"grid": "cpu", "opponent": "torch", "backend": backend}
+    rows = [row for row in latest(read_rows(HERE / "results" / name)) if row.items() >= wanted.items()]
+    if not rows:
+        raise ValueError(f"tables.py: expected rows of {wanted} in {name}, got none")
+    return markdown(rows)
+
+
+def _deployed(name: str, threads: str) -> str:
+    rows = deployed_report.read(HERE / "results" / "deployed" / name)
+    return deployed_report.table([row for row in rows if row["threads"] == threads])
+
+
+def _own(name: str) -> str:
     """A row for each layer and option, and for each of its shapes our time and the loops' over it."""
-    rows = [row for row in latest(read_rows(path)) if row["grid"] in OWN_GRIDS]
+    rows = [row for row in latest(read_rows(HERE / "results" / name)) if row["grid"] in OWN_GRIDS]
     shapes = list(dict.fromkeys(case_of(row).shape.removesuffix(f" {row['option']}") for row in rows))
     lines = ["| layer | " + " | ".join(f"{shape} | loop | compiled loop" for shape in shapes) + " |"]
     lines.append("| --- |" + " ---: |" * 3 * len(shapes))
@@ -82,6 +76,13 @@ def _own_table(path: Path) -> str:
     first = rows[-1]
     place = f"{first['device']}, {first['threads']} thread, torch {first['torch']}, fastrnn {first['fastrnn']}"
     return "\n".join([*lines, "", f"{place} ({first['commit']}), training in {first['dtype']}, {first['date'][:10]}."])
+
+
+def _clients() -> str:
+    return clients.markdown(clients.read_rows(clients.RESULTS))
+
+
+TABLES = {"results": _results, "own": _own, "deployed": _deployed, "clients": _clients}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from . import functional, modules
 from ._backends import graph  # noqa: F401  registers torch.ops.fastrnn
 from ._backends.dispatch import Explanation, backend
+from ._call.extras import Asked
 from .cells import (
     CIFGLSTMCell,
     GRUCell,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from typing_extensions import Unpack
 
-    from ._call.extras import Asked
     from .modules import Rows
 
 __version__ = "0.1.0"
@@ -100,13 +100,16 @@ def explain(
         both.
 
     Raises:
-        TypeError: ``module`` is not a fastrnn module.
+        TypeError: ``module`` is not a fastrnn module, or has no such argument.
         RuntimeError: a backend is forced that cannot serve the call.
     """
-    if isinstance(module, modules.Layer):
-        return explain_layer(module, input, hx, **asked)
+    if not isinstance(module, (modules.Layer, Step)):
+        raise TypeError(
+            f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"
+        )
+    for name in asked:
+        if isinstance(module, Step) or name not in Asked.__annotations__:
+            raise TypeError(f"fastrnn.explain: a call of {type(module).__name__} has no argument {name!r}")
     if isinstance(module, Step):
-        return explain_cell(module, input, hx, **asked)  # type: ignore[arg-type, misc]  # it refuses what a step has not
-    raise TypeError(
-        f"fastrnn.explain: expected a fastrnn layer or cell, got {type(module).__name__}; see fastrnn.convert"
-    )
+        return explain_cell(module, input, hx)  # type: ignore[arg-type]  # it refuses what a step has not
+    return explain_layer(module, input, hx, **asked)

@@ -12,9 +12,8 @@ from ._backends import choice
 from ._kernels import ext
 from .verdict import proof
 
-# Settings that change what runs or how fast; PREFIX* stands for all that start so.
+# Settings that change what runs or how fast, besides ours.
 _VARIABLES = (
-    "FASTRNN_*",
     "XDG_CACHE_HOME",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME",
@@ -48,9 +47,7 @@ def _cpu() -> list[tuple[str, str]]:
     threads = f"{torch.get_num_threads()} threads"
     if ext.reason:
         return [("cpu kernels", f"pure PyTorch ({threads}): no extension")]
-    cpu = getattr(ext.load(), "cpu", None)
-    if cpu is None:
-        return [("cpu kernels", f"pure PyTorch ({threads}): not part of this build")]
+    cpu = ext.load().cpu
     try:
         kept = f"up to {cpu.cache_limit() / 2**20:g} MiB of freed memory kept for later calls (FASTRNN_CPU_CACHE_MB)"
     except RuntimeError as error:  # every call raises it, too
@@ -61,8 +58,6 @@ def _cpu() -> list[tuple[str, str]]:
 
 def _cuda() -> list[tuple[str, str]]:
     missing = ext.why_no_cuda()
-    if missing is None and not hasattr(ext.load(), "cuda"):
-        missing = "not part of this build"
     count = torch.cuda.device_count()
     rows = [("cuda kernels", f"not active: {missing}" if missing else "active" if count else "built, but idle: no GPU")]
     for index in range(count):
@@ -80,8 +75,7 @@ def _cuda() -> list[tuple[str, str]]:
 
 
 def _environment() -> list[tuple[str, str]]:
-    prefixes = tuple(name[:-1] for name in _VARIABLES if name.endswith("*"))
-    names = sorted(name for name in os.environ if name in _VARIABLES or name.startswith(prefixes))
+    names = sorted(name for name in os.environ if name in _VARIABLES or name.startswith("FASTRNN_"))
     return [("environment", f"{name}={os.environ[name]}") for name in names] or [("environment", "nothing set")]
 
 

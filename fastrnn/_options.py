@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ._call.extras import Drops
 from ._spec import MOST_DIRECTIONS, W_HH
-from .registry import ALL_CELLS, Cell
+from .registry import ALL_CELLS, CELLS, Cell
 
 
 class Options(nn.RNNBase):
@@ -74,8 +74,8 @@ class Options(nn.RNNBase):
         return super().extra_repr() + "".join(f", {name}={value}" for name, value in self.own_options.items())
 
     def flatten_parameters(self) -> None:
-        """As torch's, which prepares the weights for cuDNN; with heads nothing, for there cuDNN is not asked."""
-        if self.num_heads == 1:
+        """As torch's, which prepares the weights for cuDNN; nothing where cuDNN is not asked."""
+        if self.num_heads == 1 and self.mode in CELLS:
             super().flatten_parameters()
 
     def _drops(self, h: Tensor, input: Tensor | PackedSequence) -> Drops:

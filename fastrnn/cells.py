@@ -69,7 +69,7 @@ class Step(Tooling, nn.RNNCellBase):
         batched = input.dim() == 2
         states = None
         if hx is not None:
-            states = as_states(cell, name, "lstm_cell", hx)
+            states = as_states(cell, name, hx)
             for index, state in enumerate(states):
                 if state.dim() not in (1, 2):
                     label = f"hx[{index}]" if cell.states > 1 else "hidden"
@@ -298,6 +298,8 @@ def explain_cell(module: Step, input: Tensor, hx: Tensor | Sequence[Tensor] | No
     own = cell.mode not in CELLS
     left = (foreign or autocasting) and is_left_to_torch(cell, data, foreign, own, step=True)
     data, states, weights = autocast(cell.step, data, states, weights, foreign=foreign)
-    hx = [h.unsqueeze(0) for h in states]
-    call = describe(cell, data.unsqueeze(0), None, hx, weights, extended=own, step=True, foreign=foreign)
+    data, hx = data.unsqueeze(0), [h.unsqueeze(0) for h in states]
+    call = describe(cell, data, None, hx, weights, extended=own, step=True, foreign=foreign)
+    if not left:
+        check_call(cell, call, data, hx, slots_of(cell, weights, 1))
     return dispatch.explanation(call, left=left)

@@ -154,13 +154,16 @@ def convert(
 def revert_(model: nn.Module) -> ConversionReport:
     """Turns fastrnn's modules in ``model`` back into torch's, in place, wherever they came from.
 
-    Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed, and so are modules
-    with ``recurrent_dropout``, ``weight_dropout``, ``zoneout`` or ``num_heads``, which torch.nn does not have.
+    Returns a :class:`ConversionReport`; subclasses of fastrnn's modules are left alone and listed, and so are those of
+    other cells than torch.nn's, and modules with ``recurrent_dropout``, ``weight_dropout``, ``zoneout`` or
+    ``num_heads``, which torch.nn does not have.
     """
     require_module("revert_", model)
     report = ConversionReport()
     for name, module in model.named_modules():
-        if getattr(module, "own_options", None):
+        if isinstance(module, (OwnLayer, cells.OwnStep)):
+            report.skipped[name] = f"torch.nn has no {type(module).__name__}"
+        elif getattr(module, "own_options", None):
             report.skipped[name] = f"torch.nn has no {' or '.join(module.own_options)}"
         elif type(module) in TO_TORCH:
             module.__class__ = TO_TORCH[type(module)]

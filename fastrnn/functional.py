@@ -39,6 +39,8 @@ def _public(
         raise ValueError(f"{name}: input must have {dims} dimensions, got {input.dim()}")
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
         raise ValueError(f"{name}: dropout must be a number in [0, 1], got {dropout!r}")
+    if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
+        raise ValueError(f"{name}: num_layers must be a positive integer, got {num_layers!r}")
     swap = batch_first and batch_sizes is None
     if swap:
         input = input.transpose(0, 1)
@@ -46,6 +48,9 @@ def _public(
     check_weight_count(cell, weights, num_layers, directions)
     extras = check_extras(name, input, batch_sizes, **asked)
     if hx is None:
+        for slot, weight in zip(("weight_ih_l0", "weight_hh_l0"), weights):
+            if weight.dim() != 2:
+                raise RuntimeError(f"{name}: {slot} must have 2 dimensions, got {tuple(weight.shape)}")
         batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
         rows, widths = num_layers * directions, [weights[0].size(0) // cell.gates] * cell.states
         widths[0] = weights[1].size(1)

@@ -10,6 +10,7 @@ import copy
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _SETTINGS = ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
-_SLOTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ih{}_scale", "weight_hh{}_scale")
+_SLOTS = [f"{name}_l{{}}{{}}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")]
+_SLOTS += ["weight_ih_l{}{}_scale", "weight_hh_l{}{}_scale"]
 
 
 def _is_matrix(name: str) -> bool:
@@ -104,15 +106,11 @@ class FrozenLayer(nn.Module):
             engine = self._layer(torch.float32)
             engine.__class__ = TO_FASTRNN.get(type(engine), type(engine))  # type: ignore[assignment]
         else:
-            slots = [
-                self._buffers.get(slot.format(suffix) if "{}" in slot else slot + suffix)
-                for layer in range(self.num_layers)
-                for suffix in ([f"_l{layer}", f"_l{layer}_reverse"] if self.bidirectional else [f"_l{layer}"])
-                for slot in _SLOTS
-            ]
-            D, H = 2 if self.bidirectional else 1, self.hidden_size
-            sizes = [self.num_layers, D, self.input_size, H, self.proj_size or H]
-            packed = frozen.pack(cell.index, self.weights, sizes, slots)
+            ways, H = ("", "_reverse")[: 2 if self.bidirectional else 1], self.hidden_size
+            names = [slot.format(*place) for *place, slot in product(range(self.num_layers), ways, _SLOTS)]
+            slots = [self._buffers.get(name) for name in names]
+            sizes = [self.num_layers, len(ways), self.input_size, H, self.proj_size or H]
+            packed = extension.cpu.pack_frozen(cell.index, frozen.TYPES[self.weights], sizes, slots)
         self._packed = packed
         self._plain = packed if self.dtype is torch.float32 else None
         object.__setattr__(self, "_engine", engine)
@@ -139,7 +137,7 @@ class FrozenLayer(nn.Module):
         if isinstance(input, Proxy):
             return leaf(self, input, hx, lengths=lengths)
         packed, data = (input, input.data) if isinstance(input, PackedSequence) else (None, input)
-        states = None if hx is None else as_states(cell, cell.layer, cell.layer.lower(), hx)
+        states = None if hx is None else as_states(cell, cell.layer, hx)
         data, states = self._cast(data), states and [self._cast(h) for h in states]
         self._check(self.dtype, data, *(states or ()))
         wide = data if data.dtype is torch.float32 else data.float()
@@ -183,7 +181,7 @@ class FrozenLayer(nn.Module):
             output = frozen.step_plain(self._plain, cell.states, self.batch_first, x, state, out)
             if output is not None:
                 return output
-        return self._advance(x, as_states(cell, cell.layer, cell.layer.lower(), state), out)
+        return self._advance(x, as_states(cell, cell.layer, state), out)
 
     def initial_state(self, batch: int | None = None) -> States:
         """The states that a call without ``hx`` begins with, float32: h (layers, batch, R) or a tuple of all states;
@@ -216,6 +214,8 @@ class FrozenLayer(nn.Module):
             return frozen.advance(self._packed, x, states, out, self.batch_first)
         if self._packed is not None:
             output = frozen.advance(self._packed, wide, states, None, self.batch_first)
+        elif x.dim() == 3 and x.size(1 if self.batch_first else 0) == 0:
+            return x.new_empty(size)  # the layer wants a step
         else:
             time = 1 if self.batch_first and x.dim() == 2 else 0
             output, final = self._run_engine(wide if x.dim() == 3 else wide.unsqueeze(time), states, None)
@@ -307,7 +307,7 @@ class Stream:
     def __init__(self, layer: FrozenLayer, batch: int) -> None:
         if layer.bidirectional:
             raise ValueError("FrozenLayer.stream: a bidirectional layer needs the whole sequence")
-        if not isinstance(batch, int) or batch < 1:
+        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
             raise ValueError(f"FrozenLayer.stream: batch must be a positive integer, got {batch!r}")
         self.layer, self.batch = layer, batch
         self._states = layer._initial(batch)

@@ -114,9 +114,6 @@ class OwnLayer(Layer):
     def _reset_own(weights: dict[str, Tensor]) -> None:
         """Fills those whose initial values are others than of ``torch.nn``."""
 
-    def flatten_parameters(self) -> None:
-        """Does nothing: it is for cuDNN, which has no such layer."""
-
 
 class PeepholeLSTM(OwnLayer):
     r"""LSTM whose gates see the cell state.
@@ -228,7 +225,7 @@ def slstm_mode(owner: str, forget_gate: str) -> str:
         ValueError: there is no such gate.
     """
     modes = {"sigmoid": "SLSTM", "exp": "SLSTM_EXP"}
-    if forget_gate not in modes:
+    if not isinstance(forget_gate, str) or forget_gate not in modes:
         raise ValueError(f"{owner}: forget_gate must be 'sigmoid' or 'exp', got {forget_gate!r}")
     return modes[forget_gate]
 

@@ -17,7 +17,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from ._backends import dispatch
-from ._call.checks import as_states, check_heads
+from ._call.checks import as_states, check_call, check_heads
 from ._call.extras import check_extras
 from ._call.heads import join_states, split_states, split_weights
 from ._call.stack import autocast, describe, is_autocast, is_left_to_torch, is_ragged, is_recomputed, run
@@ -124,42 +124,40 @@ class Layer(Tooling, Options, nn.RNNBase):
 
         rows, hidden = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
         widths = (self.proj_size or hidden, *[hidden] * (cell.states - 1))
+        states: list[Tensor]
         if hx is None:
             zeros = data.new_zeros
             if data.layout is not torch.strided:  # in some layouts new_zeros writes where it must not
                 zeros = partial(torch.zeros, dtype=data.dtype, device=data.device)
-            hx = [zeros(rows, batch, width) for width in widths]
-            hx = [h.fill_(value) if value else h for h, value in zip(hx, cell.initial)]
-            if self._checks_arguments:
-                self._check_by_override(data, hx, batch_sizes)
-            else:
-                _check_input(self, data, weights[0], data.dim())
-            return data, hx, weights, batch_sizes
-        hx = as_states(cell, cell.layer, "lstm", hx)
-        if batch_sizes is None:
-            for h in hx:
-                if h.dim() != (3 if batched else 2):
-                    raise _wrong_state_dims(hx, batched)
-        if not batched:
-            hx = [h.unsqueeze(1) for h in hx]
+            states = [zeros(rows, batch, width) for width in widths]
+            states = [h.fill_(value) if value else h for h, value in zip(states, cell.initial)]
+        else:
+            states = as_states(cell, cell.layer, hx)
+            if batch_sizes is None:
+                for h in states:
+                    if h.dim() != (3 if batched else 2):
+                        raise _wrong_state_dims(states, batched)
+            if not batched:
+                states = [h.unsqueeze(1) for h in states]
         if self._checks_arguments:
-            self._check_by_override(data, hx, batch_sizes)
+            self._check_by_override(data, states, batch_sizes)
         else:
             _check_input(self, data, weights[0], data.dim())
-            try:
-                for index, (state, width) in enumerate(zip(hx, widths)):
-                    if state.shape != (rows, batch, width):
-                        which = f"hidden[{index}]" if len(hx) > 1 else "hidden"
-                        self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
-            except RuntimeError:
-                packed = batch_sizes is not None and sorted_indices is None
-                if not (packed and cell.mode == "LSTM" and any(map(_is_nested, hx))):
-                    raise
-                hx = [torch.stack(h.unbind()) if _is_nested(h) else h for h in hx]
-                return self._prepare(cell, input, hx)
+        if hx is None:
+            return data, states, weights, batch_sizes
+        try:
+            for index, (state, width) in enumerate(zip(states, widths)):
+                if state.shape != (rows, batch, width) and not self._checks_arguments:
+                    which = f"hidden[{index}]" if len(states) > 1 else "hidden"
+                    self.check_hidden_size(state, (rows, batch, width), f"Expected {which} size {{}}, got {{}}")
+        except RuntimeError:
+            packed = batch_sizes is not None and sorted_indices is None
+            if not (packed and cell.mode == "LSTM" and any(map(_is_nested, states))):
+                raise
+            return self._prepare(cell, input, [torch.stack(h.unbind()) if _is_nested(h) else h for h in states])
         if sorted_indices is not None:
-            hx = [h.index_select(1, sorted_indices) for h in hx]
-        return data, hx, weights, batch_sizes
+            states = [h.index_select(1, sorted_indices) for h in states]
+        return data, states, weights, batch_sizes
 
     def _check_by_override(self, data: Tensor, hx: list[Tensor], batch_sizes: Tensor | None) -> None:
         """Calls a subclass's ``check_forward_args`` in place of the checks, with what torch's forward hands to it."""
@@ -196,9 +194,7 @@ class Layer(Tooling, Options, nn.RNNBase):
         extras = check_extras(cell.layer, data, batch_sizes, lengths, reset_mask, all_states, checkpoint_chunks, save)
         directions = 2 if self.bidirectional else 1
         if self.num_heads > 1:
-            call = describe(cell, data, batch_sizes, states, weights, self.num_layers, directions)
-            check_heads(cell, call, states, slots_of(cell, weights, self.num_layers * directions), self.num_heads)
-            states = split_states(states, self.num_heads)
+            states = self._split(cell, data, batch_sizes, states, weights)
         drops = self._drops(states[0], input) if self.zoneout or (self.recurrent_dropout and self.training) else None
         if self.weight_dropout and self.training:
             weights = self._dropped(cell, weights)
@@ -219,6 +215,15 @@ class Layer(Tooling, Options, nn.RNNBase):
             return rows, final
         layers = [tuple(self._like_input(s, input) for s in states) for states in sequences]
         return rows, final, (layers if cell.states > 1 else [h for (h,) in layers])
+
+    def _split(
+        self, cell: Cell, data: Tensor, batch_sizes: Tensor | None, states: list[Tensor], weights: list[Tensor]
+    ) -> list[Tensor]:
+        """The states of each head, once they and the weights are known to fit."""
+        directions = 2 if self.bidirectional else 1
+        call = describe(cell, data, batch_sizes, states, weights, self.num_layers, directions)
+        check_heads(cell, call, states, slots_of(cell, weights, self.num_layers * directions), self.num_heads)
+        return split_states(states, self.num_heads)
 
     def _like_input(self, rows: Tensor, input: Rows) -> Rows:
         """A time-major result for every step, laid out as the caller's input is."""
@@ -360,7 +365,7 @@ def explain_layer(
     masked, zoned = module.training and module.recurrent_dropout > 0, bool(module.zoneout)
     heads, directions = module.num_heads, 2 if module.bidirectional else 1
     if heads > 1:
-        states = split_states(states, heads)
+        states = module._split(cell, data, batch_sizes, states, weights)
         weights = split_weights(cell, weights, module.num_layers * directions, heads)
     foreign = is_foreign((data, *states, *weights))
     own = extras is not None or cell.mode not in CELLS or masked or zoned or heads > 1
@@ -368,4 +373,6 @@ def explain_layer(
     data, states, weights = autocast(cell.layer, data, states, weights, is_ragged(batch_sizes), foreign)
     sizes = module.num_layers, directions * heads
     call = describe(cell, data, batch_sizes, states, weights, *sizes, own, foreign=foreign)
+    if not left:
+        check_call(cell, call, data, states, slots_of(cell, weights, module.num_layers * directions * heads))
     return dispatch.explanation(call._replace(masked=masked, zoned=zoned), data, is_recomputed(call, extras), left)

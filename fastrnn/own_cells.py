@@ -170,8 +170,5 @@ class Layer(OwnLayer):
         self.cell, self._mode = cell, cell.registered.mode
         super().__init__(*args, **options)
 
-    def _sizes(self, features: int, width: int) -> dict[str, tuple[int, ...]]:
-        return super()._sizes(features, width) | dict.fromkeys(self.cell.params, (self.hidden_size,))
-
     def extra_repr(self) -> str:
         return f"{self.cell.name}, {super().extra_repr()}"

@@ -92,6 +92,7 @@ OWN_CELLS = Cells(
 
 ALL_CELLS = Cells(*CELLS.values(), *OWN_CELLS.values())
 BY_NUMBER = tuple(ALL_CELLS.values())
+_numbered = dict(enumerate(BY_NUMBER))  # and users' cells, which other threads may add meanwhile
 FIRST_USER_CELL = 1 << 30
 """The lowest number of a cell that a user may add; as in ``csrc/cpu/user_cells.h``."""
 USER_CELLS = Cells()
@@ -100,14 +101,14 @@ USER_CELLS = Cells()
 
 def add_user_cell(cell: Cell) -> None:
     """Makes a cell known, whose number and mode no other has."""
-    ALL_CELLS[cell.mode] = USER_CELLS[cell.mode] = cell
+    ALL_CELLS[cell.mode] = USER_CELLS[cell.mode] = _numbered[cell.index] = cell
 
 
 def cell_of(number: int) -> Cell:
     """The cell of a number, as a call has it."""
-    if number < FIRST_USER_CELL:
-        return BY_NUMBER[number]
-    for cell in USER_CELLS.values():
-        if cell.index == number:
-            return cell
-    raise RuntimeError(f"fastrnn: cell {number} is not loaded: call fastrnn.load_cell with its header first")
+    cell = _numbered.get(int(number))  # a symbolic number has no hash
+    if cell is not None:
+        return cell
+    if number >= FIRST_USER_CELL:
+        raise RuntimeError(f"fastrnn: cell {number} is not loaded: call fastrnn.load_cell with its header first")
+    raise RuntimeError(f"fastrnn: cell must be in 0 .. {len(BY_NUMBER) - 1}, got {number}")

@@ -42,7 +42,7 @@ class Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads: Tensor | None):
         watched = ctx.backend is None or (ctx.backend != "reference" and is_watched())
-        backward = torch.ops.fastrnn.layer_backward if watched else layer_ops(ctx.backend).backward
+        backward = torch.ops.fastrnn.layer_backward if watched else layer_ops(ctx.backend).layer_backward
         if ctx.backend is None:
             grads = grads[: len(grads) - ctx.results + 1]
         return *[None] * 6, *_gradients(ctx, backward, grads, ctx.needs_input_grad[6:])
@@ -137,7 +137,7 @@ def layer(
         forward = _traced if traced else torch.ops.fastrnn.layer_forward
         output, after, _ = forward(x, given, hx, weights, spec, scalars)
         return output, after
-    forward = layer_ops(backend).forward
+    forward = layer_ops(backend).layer_forward
     if wanted:
         apply = Layer.apply if watched else _apply
         try:

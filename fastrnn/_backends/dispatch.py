@@ -48,7 +48,7 @@ def why_not(backend: str, call: Call) -> list[str]:
     """Everything that keeps ``backend`` from serving ``call``; empty if it can."""
     reasons = []
     if backend == "cpu" or backend == "cuda":
-        missing = ops.missing(backend)
+        missing = ops.missing(backend, call.index)
         if missing:
             reasons.append(missing)
         if call.device != backend:
@@ -126,7 +126,11 @@ def ranking(call: Call) -> tuple[str, ...]:
 
 def forced() -> str | None:
     """The backend in force by :func:`backend` or ``FASTRNN_BACKEND``, or None."""
-    name = _forced.get() or _environment
+    return _forced.get() or _by_environment()
+
+
+def _by_environment() -> str | None:
+    name = _environment
     if name is not None and name not in BACKENDS:
         raise ValueError(f"FASTRNN_BACKEND: expected one of {', '.join(BACKENDS)}, got {name!r}")
     return name
@@ -181,17 +185,16 @@ def _choose_for_graph(call: Call) -> str:
     The graph outlives the context it is made in, so ``FASTRNN_BACKEND`` alone decides; the operators look at
     :func:`backend` when they run (:func:`check_graph`).
     """
-    if _environment in ("cpu", "cuda") and _environment != call.device:
-        raise RuntimeError(_refusal(_environment, [f"the tensors are on {call.device}"]))
-    if _environment == "cuda" and (without := user_kernels.why_not(call.mode)):
-        raise RuntimeError(_refusal("cuda", [without]))
-    if _environment == "aten" and call.extended:
-        raise RuntimeError(_refusal("aten", why_not("aten", call)))
-    if _environment == "aten":
-        return "aten"
+    name = _by_environment()
+    if name is not None:  # B may be symbolic, and transforms look at what stands in the graph
+        reasons = why_not(name, call._replace(B=1, transformed=False))
+        if reasons:
+            raise RuntimeError(_refusal(name, reasons))
+        if name == "aten":
+            return "aten"
     if call.foreign or call.dtype not in DTYPES["cpu"]:
-        return "reference" if call.extended else "aten"
-    if call.device == "cuda" and _environment is None and _why_not_proven(call):
+        return "reference" if name or call.extended else "aten"
+    if call.device == "cuda" and name is None and _why_not_proven(call):
         return "reference" if call.extended else "aten"
     return call.device
 
@@ -293,9 +296,7 @@ def explanation(
         reasons[other] = against
     if chosen != "cuda" or like is None:
         return Explanation(chosen, reasons, call)
-    sizes = call.B, call.H, call.P or call.H, call.directions
-    layers = 1 if recomputed else call.layers
-    kernels = ops.plan_kernels(like, call.mode, *sizes, layers, call.T, call.grad, call.masked, call.zoned)
+    kernels = ops.plan_kernels(like, call, 1 if recomputed else call.layers)
     if recomputed and call.layers > 1:
         kernels = kernels._replace(layers="one after another, because backward computes their chunks again")
     return Explanation(chosen, reasons, call, kernels)

@@ -20,20 +20,25 @@ from .._spec import CELL, EVERYTHING, STATES, W_HH, W_HR, W_IH, unpack
 from ..registry import cell_of
 from . import dispatch
 
-KERNELS = frozenset(
-    name for name in ("cpu", "cuda") if ext.reason is None and missing(name) is None and not dispatch.is_reference()
-)
-"""The types of device whose tensors the operators compute by the extension."""
+KERNELS = frozenset(name for name in ("cpu", "cuda") if hasattr(ext.load(), name) and not dispatch.is_reference())
+"""The types of device whose tensors the operators compute by the extension, unless a GPU is another than it was built
+for: nothing here asks that at import, for processes forked from one that has asked cannot use CUDA."""
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return x.device.type in KERNELS and (x.device.type == "cpu" or missing("cuda", x.device.index) is None)
 
 
 def _forward(backend: str) -> Callable:
     def forward(x, given, hx, weights, spec, scalars):
+        if not _has_kernels(x):
+            return _reference_forward(x, given, hx, weights, spec, scalars)
         dispatch.check_graph(backend)
         if hx[0].size(1) == 0:  # an empty batch launches nothing
             return _fake_forward(x, given, hx, weights, spec, scalars)
         if backend == "cuda":
             dispatch.check_kernels(cell_of(spec[CELL]).mode)
-        return layer_ops(backend).forward(x, given, hx, weights, spec, scalars)
+        return layer_ops(backend).layer_forward(x, given, hx, weights, spec, scalars)
 
     return forward
 
@@ -41,10 +46,12 @@ def _forward(backend: str) -> Callable:
 def _backward(backend: str) -> Callable:
     def backward(grads, x, given, hx, weights, results, spec, scalars, needs):
         arguments = grads, x, given, hx, weights, results, spec, scalars, needs
+        if backend != "reference" and not _has_kernels(x):
+            return _reference_backward(*arguments)
         if hx[0].size(1) == 0:
             grad_x, grad_hx, grad_weights = _fake_backward(*arguments)
             return grad_x, grad_hx, [grad.zero_() for grad in grad_weights]
-        grad_x, grad_hx, grad_weights = layer_ops(backend).backward(*arguments)
+        grad_x, grad_hx, grad_weights = layer_ops(backend).layer_backward(*arguments)
         return (
             grad_x if needs[0] else x.new_empty(0),
             grad_hx if needs[1] else [x.new_empty(0) for _ in hx],
@@ -62,7 +69,8 @@ def _reference_forward(x, given, hx, weights, spec, scalars):
 
 
 def _reference_backward(grads, x, given, hx, weights, results, spec, scalars, needs):
-    if not reference.needs_scan(x, given, spec, scalars):
+    spec = unpack(spec)
+    if not reference.needs_scan(x, reference.Schedule.of_call(given, spec, scalars), spec):
         _, _, saved = reference.layer_forward(x, given, hx, weights, _saving(spec, EVERYTHING), scalars)
         return _backward("reference")(grads, x, given, hx, weights, [results[0], *saved], spec, scalars, needs)
     # There the reference differentiates its own operations, and an operator runs below what records them.
@@ -74,27 +82,24 @@ def _saving(spec: Sequence[int], save: int) -> list[int]:
     return list(unpack(spec)._replace(save=save))
 
 
-def _rows(x: Tensor):
-    return x.size(0) if x.dim() == 2 else x.size(0) * x.size(1)
-
-
 def _saved_shapes(
     cell: int, x: Tensor, hx: Sequence[Tensor], projected: bool, gates: bool, zoned: bool = False
 ) -> list[tuple[tuple, torch.dtype]]:
     """Shapes and types of what a compiled forward saves: gates unless they are rebuilt, then the states but h, with
     zoneout those that backward reads after a step as the cell gave them, then statistics of rows that are normalised,
     then h before the projection."""
-    D, H, own = hx[0].size(0), hx[-1].size(2), cell_of(cell)
+    H, own = hx[-1].size(2), cell_of(cell)
+    rows = hx[0].size(0), (x.size(0) if x.dim() == 2 else x.size(0) * x.size(1))
     accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
-    saved = [((D, _rows(x), own.saved, H), x.dtype)] if own.saved and gates else []
+    saved = [((*rows, own.saved, H), x.dtype)] if own.saved and gates else []
     if own.states > 1:
-        saved.append(((D, _rows(x), own.states - 1, H), accumulate))
+        saved.append(((*rows, own.states - 1, H), accumulate))
     if zoned and own.read_next:
-        saved.append(((D, _rows(x), own.read_next, H), accumulate))
+        saved.append(((*rows, own.read_next, H), accumulate))
     if own.statistics:
-        saved.append(((D, _rows(x), own.statistics), accumulate))
+        saved.append(((*rows, own.statistics), accumulate))
     if projected:
-        saved.append(((D, _rows(x), H), x.dtype))
+        saved.append(((*rows, H), x.dtype))
     return saved
 
 
@@ -103,7 +108,7 @@ def _fake_forward(x, given, hx, weights, spec, scalars):
     output = x.new_empty(*x.shape[:-1], hx[0].size(0) * hx[0].size(2))
     gates = save != STATES or x.device.type != "cuda"
     projected = weights[W_HR] is not None
-    shapes = _saved_shapes(cell, x, hx, projected, gates, len(scalars) > 0) if save and x.device.type in KERNELS else []
+    shapes = _saved_shapes(cell, x, hx, projected, gates, len(scalars) > 0) if save and _has_kernels(x) else []
     saved = [x.new_empty(shape, dtype=dtype) for shape, dtype in shapes]
     states = [h.new_empty(h.shape) for h in hx]
     if all_states:
@@ -140,16 +145,12 @@ def _backward_flops(grads, x, given, hx, weights, results, spec, scalars, needs,
     return states + needs[0] * inputs + needs[2] * (inputs + states)
 
 
-def _register() -> None:
-    for backend in KERNELS:
-        LIBRARY.impl("layer_forward", _forward(backend), backend.upper())
-        LIBRARY.impl("layer_backward", _backward(backend), backend.upper())
-    LIBRARY.impl("layer_forward", _reference_forward, "CompositeExplicitAutograd")
-    LIBRARY.impl("layer_backward", _reference_backward, "CompositeExplicitAutograd")
-    torch.library.register_fake("fastrnn::layer_forward", _fake_forward, lib=LIBRARY)
-    torch.library.register_fake("fastrnn::layer_backward", _fake_backward, lib=LIBRARY)
-    register_flop_formula(torch.ops.fastrnn.layer_forward)(_forward_flops)
-    register_flop_formula(torch.ops.fastrnn.layer_backward)(_backward_flops)
-
-
-_register()
+for _backend in KERNELS:
+    LIBRARY.impl("layer_forward", _forward(_backend), _backend.upper())
+    LIBRARY.impl("layer_backward", _backward(_backend), _backend.upper())
+LIBRARY.impl("layer_forward", _reference_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("layer_backward", _reference_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("fastrnn::layer_forward", _fake_forward, lib=LIBRARY)
+torch.library.register_fake("fastrnn::layer_backward", _fake_backward, lib=LIBRARY)
+register_flop_formula(torch.ops.fastrnn.layer_forward)(_forward_flops)
+register_flop_formula(torch.ops.fastrnn.layer_backward)(_backward_flops)

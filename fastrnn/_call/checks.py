@@ -14,8 +14,8 @@ _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 """What modules call the weights of a direction, by slot."""
 
 
-def as_states(cell: Cell, name: str, function: str, hx) -> list[Tensor]:
-    """``hx``, given to a module of class ``name`` for torch's ``function``, as a list of the cell's states."""
+def as_states(cell: Cell, name: str, hx) -> list[Tensor]:
+    """``hx``, given to a module of class ``name``, as a list of the cell's states."""
     if cell.states == 1:
         if not isinstance(hx, Tensor):
             raise TypeError(f"{name}: expected hx to be a tensor, got {type(hx).__name__}")
@@ -29,7 +29,7 @@ def as_states(cell: Cell, name: str, function: str, hx) -> list[Tensor]:
         return states
     if isinstance(hx, (tuple, list)):
         if cell.mode in CELLS:
-            raise RuntimeError(f"{function} expects two hidden states")
+            raise RuntimeError(f"{'lstm_cell' if name == cell.step else 'lstm'} expects two hidden states")
         raise RuntimeError(f"{name}: expected hx to be a tuple of {cell.states} tensors, got {len(states)}")
     raise TypeError(f"{name}: expected hx to be a tuple of {cell.states} tensors, got {type(hx).__name__}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -159,7 +160,7 @@ def _run_autocast(
         # There torch projects h in the low type; c alone stays in the type of its initial value.
         low = torch.get_autocast_dtype(device)
         output, hn = output.to(low), [hn[0].to(low), *hn[1:]]
-        sequences = [[h.to(low), c] for h, c in sequences]
+        sequences = [[h.to(low), *rest] for h, *rest in sequences]
     return output, hn, sequences
 
 
@@ -186,10 +187,7 @@ def _layer(call: dispatch.Call, backend: str, cell: Cell, input, schedule, hx, w
             chunks = 1
     if chunks is None or not call.grad:
         return layer(backend, cell.index, input, schedule, hx, weights, cells, save)
-
-    def chunk(input, schedule, hx, weights):
-        return layer(backend, cell.index, input, schedule, hx, weights, cells, save)
-
+    chunk = partial(layer, backend, cell.index, all_states=cells, save=save)
     return in_chunks(chunk, chunks, input, schedule, hx, weights, cell.initial)
 
 
@@ -217,18 +215,14 @@ def _plan_wavefront(call: dispatch.Call, input: Tensor, extras: Extras | None) -
     """How many layers of a stack on backend cuda run at the same time, in how many chunks of time; 0: no chunks."""
     if call.transformed or is_recomputed(call, extras) or is_watched():
         return 1, 0
-    sizes = call.B, call.H, call.P or call.H, call.directions
-    return ops.wavefront(input, call.mode, *sizes, call.layers, call.T, call.grad)
+    return ops.wavefront(input, call)
 
 
 def _run_wavefront(call, cell, input, schedule, hx, weights, drops, dropout, extras, lanes: int, chunks: int):
     """As :func:`run`, on backend cuda, for layers of one direction."""
     all_states = extras is not None and extras.all_states
     save = STATES if _saves_states(call, cell, input, extras) else EVERYTHING
-
-    def chunk(input, schedule, hx, weights):
-        return layer("cuda", cell.index, input, schedule, hx, weights, all_states and cell.states > 1, save)
-
+    chunk = partial(layer, "cuda", cell.index, all_states=all_states and cell.states > 1, save=save)
     count = len(weights) // call.layers
     states = [[h[index : index + 1] for h in hx] for index in range(call.layers)]
     groups = [weights[index * count : (index + 1) * count] for index in range(call.layers)]

@@ -133,27 +133,30 @@ def _kept(header: Header, made_of: tuple, folder: Path, compile: Callable[[Path,
     library = folder / f"{header.name}-{digest[:20]}.so"
     if library.exists():
         return library
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            if not library.exists():
-                with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:
-                    compile(Path(scratch), library)
-    except OSError as error:
-        raise RuntimeError(
-            f"fastrnn.load_cell: expected to keep a library in {folder}, got {error}: FASTRNN_CACHE_DIR names another"
-        ) from error
+    with _alone(folder):
+        if not library.exists():
+            with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:
+                compile(Path(scratch), library)
     return library
 
 
 def address_in(build: Callable[[], Path], symbol: str) -> int:
-    """Where the library of ``build`` has a symbol. It stays loaded; one that is damaged is built again."""
+    """Where the library of ``build`` has a symbol. It stays loaded; one that is damaged is built again.
+
+    Raises:
+        RuntimeError: it cannot be, and what ``build`` raises.
+    """
     library = build()
     try:
         symbols = ctypes.CDLL(str(library))
     except OSError:
-        library.unlink()
-        symbols = ctypes.CDLL(str(build()))
+        with _alone(library.parent):
+            try:
+                symbols = ctypes.CDLL(str(library))  # another process may have built it again
+            except OSError:
+                library.unlink(missing_ok=True)
+                symbols = None
+        symbols = symbols or ctypes.CDLL(str(build()))
     address = ctypes.cast(getattr(symbols, symbol), ctypes.c_void_p).value
     assert address is not None  # a symbol has one
     return address
@@ -161,16 +164,26 @@ def address_in(build: Callable[[], Path], symbol: str) -> int:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Within, no other process builds in the folder. Where it cannot be locked, two may make the same file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
+    """Within, no other process builds in the folder. Where it cannot be locked, two may make the same file.
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    Raises:
+        RuntimeError: for an OSError of what is done there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(ImportError, OSError):
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RuntimeError(
+            f"fastrnn.load_cell: expected to keep a library in {folder}, got {error}: FASTRNN_CACHE_DIR names another"
+        ) from error
 
 
 def _definitions(header: Header, scratch: Path) -> list[str]:

@@ -6,6 +6,7 @@ fastrnn/_build_info.py beside it, and that is compared with the running torch be
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import re
@@ -94,6 +95,7 @@ def why_no_cuda() -> str | None:
     return build.why_no_cuda
 
 
+@functools.cache
 def why_not_device(capability: tuple[int, int], archs: str) -> str | None:
     """Why a GPU of this compute capability runs nothing that was compiled for `archs` (a TORCH_CUDA_ARCH_LIST).
 

@@ -16,7 +16,7 @@ LIBRARY.define(
 )
 
 
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """Of matrices, as ``csrc/cpu/frozen.h`` numbers them."""
 
 
@@ -25,11 +25,6 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = weight.abs().amax(1) / 127 if weight.size(1) else weight.new_zeros(weight.size(0))
     scale = torch.where(scale > 0, scale, 1.0)
     return torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
-
-
-def pack(cell: int, type: torch.dtype, sizes: Sequence[int], weights: Sequence[Tensor | None]) -> Tensor:
-    """The weights of a stack as the kernels read them; ``sizes`` are layers, directions, I, H, R."""
-    return ext.load().cpu.pack_frozen(cell, _TYPES[type], list(sizes), list(weights))
 
 
 def call_plain(packed: Tensor, states: int, batch_first: bool, x, hx) -> tuple | None:
@@ -53,6 +48,11 @@ def forward(
     directions: int,
 ) -> tuple[Tensor, list[Tensor]]:
     """The output and the final states; ``initial`` makes the states of a batch where there are none."""
+    if lengths is not None and batch_sizes is None and x.dim() == 2:  # the kernels take those of a batch
+        batch = 0 if batch_first else 1
+        hx = None if hx is None else [h.unsqueeze(1) for h in hx]
+        output, final = forward(packed, x.unsqueeze(batch), hx, initial, lengths, None, batch_first, directions)
+        return output.squeeze(batch), [h.squeeze(1) for h in final]
     if batch_sizes is None and is_watched():
         batch = x.size(0 if batch_first else 1) if x.dim() == 3 else None
         output, *final = torch.ops.fastrnn.frozen(

@@ -3,8 +3,8 @@
 Every backend offers the same pair of functions, with the arguments and results of
 :func:`fastrnn.reference.layer_forward` and :func:`~fastrnn.reference.layer_backward`:
 
-    forward(x, given, hx, weights, spec, scalars) -> (output, states, saved)
-    backward(grads, x, given, hx, weights, results, spec, scalars, needs) -> (grad_x, grad_hx, grad_weights)
+    layer_forward(x, given, hx, weights, spec, scalars) -> (output, states, saved)
+    layer_backward(grads, x, given, hx, weights, results, spec, scalars, needs) -> (grad_x, grad_hx, grad_weights)
 
 In eager mode they are called directly. Whatever follows the operators of a call (:func:`is_watched`) is shown
 ``torch.ops.fastrnn.*`` instead; ``_backends.graph`` says what those run. There, gradients that were not asked for are
@@ -13,9 +13,9 @@ empty.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -27,16 +27,9 @@ from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from .. import reference
-from .._spec import SCHEMAS
+from .._spec import SCHEMAS, Call
 from ..registry import ALL_CELLS
 from . import ext
-
-
-class LayerOps(NamedTuple):
-    """The forward and backward of one backend."""
-
-    forward: Callable
-    backward: Callable
 
 
 def has_extension() -> bool:
@@ -44,28 +37,24 @@ def has_extension() -> bool:
     return ext.load() is not None
 
 
-def missing(backend: str) -> str | None:
-    """Why this backend's operations cannot be called, or None if they can."""
+def missing(backend: str, index: int | None = None) -> str | None:
+    """Why this backend's operations cannot be called, on the GPU ``index`` or the current one; None if they can."""
     extension = ext.load()
     if extension is None:
         return f"the compiled extension is missing: {ext.reason}"
     if not hasattr(extension, backend):
         return f"the extension was built without {backend.upper()} kernels: {ext.why_no_cuda()}"
-    if backend == "cuda" and torch.cuda.is_available():
-        return ext.why_not_device(torch.cuda.get_device_capability(), ext.build.cuda_archs)
+    if backend == "cuda" and (index or 0) < torch.cuda.device_count():
+        return ext.why_not_device(torch.cuda.get_device_capability(index), ext.build.cuda_archs)
     return None
 
 
-def layer_ops(backend: str) -> LayerOps:
-    """The operations of ``backend``: ``reference``, ``cpu`` or ``cuda``."""
-    if backend == "reference":
-        return LayerOps(reference.layer_forward, reference.layer_backward)
-    return _compiled_ops(getattr(ext.load(), backend))
+missing._dynamo_marked_constant = True  # found while dynamo traces, and no part of the graph
 
 
-@functools.cache
-def _compiled_ops(module) -> LayerOps:
-    return LayerOps(module.layer_forward, module.layer_backward)
+def layer_ops(backend: str) -> ModuleType:
+    """What has the operations of ``backend``: ``reference``, ``cpu`` or ``cuda``."""
+    return reference if backend == "reference" else getattr(ext.load(), backend)
 
 
 def is_compiling() -> bool:
@@ -163,48 +152,33 @@ def _pass(plan: dict, recurrent: bool) -> Pass:
     return Pass(Kernel("step", detail), kernels)
 
 
-def plan_kernels(
-    like: Tensor,
-    mode: str,
-    B: int,
-    H: int,
-    R: int,
-    D: int,
-    layers: int = 1,
-    T: int = 1,
-    grad: bool = True,
-    masked: bool = False,
-    zoned: bool = False,
-) -> Plan:
-    """Which CUDA kernels serve a layer of this size in the dtype and on the device of ``like``; and how the layers
-    follow each other, if there are several."""
-    found = ext.load().cuda.plan_stack(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad, masked, zoned)
+def _sizes(call: Call) -> tuple[int, ...]:
+    """Cell, B, H, R and directions."""
+    return ALL_CELLS[call.mode].index, call.B, call.H, call.P or call.H, call.directions
+
+
+def plan_kernels(like: Tensor, call: Call, layers: int) -> Plan:
+    """Which CUDA kernels serve a call in the dtype and on the device of ``like``; and how its ``layers`` follow each
+    other, if there are several."""
+    rest = layers, call.T, call.grad, call.masked, call.zoned
+    found = ext.load().cuda.plan_stack(like, *_sizes(call), *rest)
     lanes, chunks, why_not = found["layers"]
     text = (
         f"{lanes} at the same time, in {chunks} chunks of time" if chunks else f"one after another, because {why_not}"
     )
-    recurrent = ALL_CELLS[mode].recurrent
+    recurrent = ALL_CELLS[call.mode].recurrent
     return Plan(_pass(found["forward"], recurrent), _pass(found["backward"], recurrent), text if layers > 1 else "")
 
 
-def wavefront(
-    like: Tensor, mode: str, B: int, H: int, R: int, D: int, layers: int, T: int, grad: bool
-) -> tuple[int, int]:
-    """How many of these layers run at the same time on backend cuda, and in how many chunks of time; 0 chunks: one
+def wavefront(like: Tensor, call: Call) -> tuple[int, int]:
+    """How many layers of a call run at the same time on backend cuda, and in how many chunks of time; 0 chunks: one
     layer after another."""
-    lanes, chunks, _ = ext.load().cuda.wavefront(like, ALL_CELLS[mode].index, B, H, R, D, layers, T, grad)
+    lanes, chunks, _ = ext.load().cuda.wavefront(like, *_sizes(call), call.layers, call.T, call.grad)
     return lanes, chunks
 
 
 infer: Callable[..., list[Tensor] | None] | None = getattr(getattr(ext.load(), "cpu", None), "infer", None)
 """``fastrnn._C.cpu.infer``, where there are CPU kernels."""
-
-
-def _define() -> torch.library.Library:
-    library = torch.library.Library("fastrnn", "DEF")
-    for name, schema in SCHEMAS.items():
-        library.define(name + schema)
-    return library
 
 
 _cuda = getattr(ext.load(), "cuda", None)
@@ -231,4 +205,6 @@ TIER = os.environ.get("FASTRNN_CUDA_TIER")
 """As it is when fastrnn is imported, and in force from then on."""
 if TIER:
     override_tier(TIER)
-LIBRARY = _define()  # what is registered lives as long as this object
+LIBRARY = torch.library.Library("fastrnn", "DEF")  # what is registered lives as long as this object
+for _name, _schema in SCHEMAS.items():
+    LIBRARY.define(_name + _schema)

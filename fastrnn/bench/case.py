@@ -277,11 +277,12 @@ class Side:
     """A module together with the step of the case's mode: calling it runs the step once.
 
     The result is a flat tuple, named by `names`: output, final states, and in training the gradients of
-    output.sum() + the final states' sums for the inputs, the initial states and every weight.
+    output.sum() + the final states' sums for the inputs, the initial states and every weight. `writing` says how
+    torch.nn's side does resets, "" without.
     """
 
-    def __init__(self, module: nn.Module, case: Case):
-        self.module = module
+    def __init__(self, module: nn.Module, case: Case, writing: str = ""):
+        self.module, self.writing = module, writing
         self.training, self.drops = case.mode == "training", bool(case.option)
         # m of an sLSTM is a maximum, by which c and n are scaled and h is not: within rounding of its kink their
         # gradients are a matter of luck.

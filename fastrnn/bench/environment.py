@@ -31,7 +31,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "cuda": (torch.version.cuda or "") if on_gpu else "",
         "torch": torch.__version__,
         "fastrnn": fastrnn.__version__,
-        "extension": "no" if ops.missing(device.type) else "yes",
+        "extension": "no" if ops.missing(device.type, device.index) else "yes",
         "isa": "" if on_gpu or cpu is None else cpu.isa,
         "commit": commit(Path(fastrnn.__file__).resolve().parent.parent),
     }

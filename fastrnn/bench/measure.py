@@ -267,8 +267,6 @@ def _forced(backend: str):
 def _surroundings(setting: Setting) -> Iterator[None]:
     """Threads and fp32 precision of the setting, for both sides; as before afterwards."""
     knobs = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul) if setting.precision else ()
-    if not all(hasattr(knob, "fp32_precision") for knob in knobs):
-        raise Refused(f"precision {setting.precision}: torch {torch.__version__} has no fp32_precision setting")
     threads, before = torch.get_num_threads(), [knob.fp32_precision for knob in knobs]
     torch.set_num_threads(setting.threads)
     try:

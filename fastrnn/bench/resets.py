@@ -33,19 +33,11 @@ def torch_class(case: Case, writing: str = "segments") -> type[nn.Module]:
     return type(f"{case.cell}By{writing.title()}", (WRITINGS[writing], layer), {"_mask": None})
 
 
-class TorchSide(Side):
-    """torch.nn's side of a case; `writing` says how resets are done, "" without."""
-
-    def __init__(self, module: nn.Module, case: Case, writing: str = ""):
-        super().__init__(module, case)
-        self.writing = writing
-
-
-def torch_side(case: Case, device, weights: dict[str, Tensor], first: Inputs) -> TorchSide:
+def torch_side(case: Case, device, weights: dict[str, Tensor], first: Inputs) -> Side:
     """torch.nn's side, by the faster writing where there are resets."""
     if not (case.resets and case.is_torchs):
-        return TorchSide(build(torch_class(case), case, device, weights), case)
-    sides = [TorchSide(build(torch_class(case, name), case, device, weights), case, name) for name in WRITINGS]
+        return Side(build(torch_class(case), case, device, weights), case)
+    sides = [Side(build(torch_class(case, name), case, device, weights), case, name) for name in WRITINGS]
     return min(sides, key=lambda side: _seconds(side, first, device))
 
 

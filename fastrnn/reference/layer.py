@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from .._spec import unpack
+from .._spec import ALL_STATES, CELL, unpack
 from ..registry import cell_of
 from .products import product, products_across
 from .rows import Direction, previous, resized, row_counts, split_weights, step_order, upcast
@@ -66,7 +66,7 @@ def layer_forward(
     _, cell, save, forwards, all_states, _ = unpack(spec)
     schedule = Schedule.of_call(given, spec, scalars)
     one_step = not save and schedule.batch_sizes is None and x.size(0) == 1  # not worth the buffers
-    if one_step or needs_scan(x, given, spec, scalars):
+    if one_step or needs_scan(x, schedule, spec):
         with torch.no_grad():
             return *scan(cell, x, schedule, hx, weights, all_states), []
     batch_sizes, mode, dtype = schedule.batch_sizes, cell_of(cell).mode, x.dtype
@@ -121,13 +121,11 @@ def _weight_gradients(
     return [*grads, *biases, None if weights.w_hr is None else run.grad_projection()]
 
 
-def needs_scan(x: Tensor, given: Sequence[Tensor | None], spec: Sequence[int], scalars: Sequence[float] = ()) -> bool:
+def needs_scan(x: Tensor, schedule: Schedule, spec: Sequence[int]) -> bool:
     """Whether :func:`layer_backward` goes through :func:`scan`, and needs nothing saved."""
-    _, cell, _, _, all_states, _ = unpack(spec)
-    own = cell_of(cell)
+    own = cell_of(spec[CELL])
     is_written = own.mode in FORWARD and not x.is_complex()  # the fast pair does not conjugate
-    schedule = Schedule.of_call(given, spec, scalars)
-    return schedule.is_masked or schedule.is_dropping or (all_states and own.states > 1) or not is_written
+    return schedule.is_masked or schedule.is_dropping or (spec[ALL_STATES] and own.states > 1) or not is_written
 
 
 def layer_backward(
@@ -153,7 +151,7 @@ def layer_backward(
     """
     _, cell, _, forwards, _, _ = unpack(spec)
     schedule = Schedule.of_call(given, spec, scalars)
-    if needs_scan(x, given, spec, scalars):
+    if needs_scan(x, schedule, spec):
         wanted = [needs[0], *[needs[1]] * len(hx), *[needs[2] and w is not None for w in weights]]
         with torch.no_grad():
             found = scan_gradients(cell, [x, *hx, *weights], schedule, len(hx), grads, wanted)

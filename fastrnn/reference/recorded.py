@@ -30,12 +30,12 @@ _OPERATIONS = {
 }
 
 
-def step_of(graph: dict, gates: int, scalars: Sequence[float] = ()) -> Callable:
+def step_of(graph: dict, gates: int) -> Callable:
     """A step as those of ``scan.STEP``, in ordinary differentiable operations."""
     nodes, after = graph["nodes"], graph["next"]
 
     def step(x: Tensor, h: Tensor, state: tuple[Tensor, ...], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        leaves = {"x": x.chunk(gates, -1), "h": h.chunk(gates, -1), "prev": state, "param": params, "scalar": scalars}
+        leaves = {"x": x.chunk(gates, -1), "h": h.chunk(gates, -1), "prev": state, "param": params}
         values: list = []
         for operation, a, b, value in nodes:
             if operation == "const":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._kernels import ext, ops
+from .._kernels import ops
 from .._spec import Call
 from ..registry import ALL_CELLS, CELLS
 from . import kept
@@ -80,14 +80,13 @@ def describe(finding: dict[str, Any]) -> str:
 
 def gpu_at(index: int) -> Gpu | str:
     """The GPU, or why there are no kernels to prove on it. Starts no work on the GPU."""
-    missing = ops.missing("cuda")
+    missing = ops.missing("cuda", index)
     if missing:
         return missing
     if index >= torch.cuda.device_count():
         return f"torch {torch.__version__} sees {torch.cuda.device_count()} GPUs, no cuda:{index}"
     capability = torch.cuda.get_device_capability(index)
-    unfit = ext.why_not_device(capability, ext.build.cuda_archs)
-    return unfit or Gpu(torch.cuda.get_device_name(index), "{}.{}".format(*capability))
+    return Gpu(torch.cuda.get_device_name(index), "{}.{}".format(*capability))
 
 
 def path_of(gpu: Gpu) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .._kernels import ops
-from ..registry import BY_NUMBER, CELLS
+from ..registry import CELLS, OWN_CELLS
 from . import kept, proof
 from .proof import COMMAND, FAILED, RIGHT, Gpu
 
@@ -35,12 +35,7 @@ QUICK_S, FULL_S = 0.02, 0.05
 """Seconds for each time taken."""
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What most users run comes first: a run that is cut short keeps what it has found. Torch's cells before ours.
-PAIRS = tuple(
-    f"{cell.mode}:{dtype}"
-    for cells in (BY_NUMBER[: len(CELLS)], BY_NUMBER[len(CELLS) :])
-    for dtype in _DTYPES
-    for cell in cells
-)
+PAIRS = tuple(f"{cell.mode}:{dtype}" for cells in (CELLS, OWN_CELLS) for dtype in _DTYPES for cell in cells.values())
 
 
 class Unjudged(Exception):

@@ -28,7 +28,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn._kernels import ops
-from fastrnn.registry import CELLS
+from fastrnn.registry import BY_NUMBER, CELLS
 
 LOW = (torch.bfloat16, torch.float16)
 lows = pytest.mark.parametrize("low", LOW, ids=name_of)
@@ -137,6 +137,18 @@ def test_projected(low, packed, state_dtype, backend):
         mine, torchs = (call(module, x, hx) for module in (ours, theirs))
     assert mine[2].dtype == (low if state_dtype == "low" else torch.float32)
     check_each(mine, torchs, call(truth, like(truth, x), like(truth, hx)))
+
+
+@pytest.mark.parametrize("kind", sorted({cell.layer for cell in BY_NUMBER if cell.projects}))
+def test_states_of_every_step_of_a_projected_layer(kind):
+    """In the types of the final ones, however many there are."""
+    layer = getattr(fastrnn, kind)(4, 6, 2, proj_size=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, final, every = layer(torch.randn(5, 3, 4), all_states=True)
+    assert torch.equal(every[-1][0], output) and output.dtype == torch.bfloat16
+    for index, states in enumerate(every):
+        assert all(map(torch.equal, [h[-1].float() for h in states], [h[index].float() for h in final]))
+        assert [h.dtype for h in states] == [h.dtype for h in final]
 
 
 @cells

@@ -224,14 +224,46 @@ def test_a_forced_backend_is_honoured_or_refused(monkeypatch):
     with fastrnn.backend(runs):
         compiled(x)
     torch._dynamo.reset()
-    monkeypatch.setattr(dispatch, "_environment", "cuda")
-    with pytest.raises(Exception, match="backend 'cuda' was asked for but cannot serve this call"):
-        compiled(x)
-    torch._dynamo.reset()
     monkeypatch.setattr(dispatch, "_environment", "aten")
     graphs = []
     fastrnn.compile(module, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)(x)
     assert "fastrnn" not in graphs[0].code and "gru" in graphs[0].code
+
+
+CANNOT = {
+    "cuda": "the tensors are on cpu",
+    "cpu": "the compiled extension is gone",
+    "aten": "torch has no lengths",
+    "fastest": "FASTRNN_BACKEND: expected one of",
+}
+
+
+@pytest.mark.parametrize("name", CANNOT)
+@pytest.mark.parametrize("call", ["eager", "compile", "export"])
+def test_a_backend_by_environment_that_cannot_serve_is_an_error(monkeypatch, name, call):
+    """In graphs, too, with the same reasons."""
+    monkeypatch.setattr(dispatch, "_environment", name)
+    monkeypatch.setattr(dispatch.ops, "missing", lambda *_: "the compiled extension is gone")
+    module, x, lengths = fastrnn.GRU(4, 6).eval(), torch.randn(5, 3, 4), torch.tensor([5, 2, 3])
+    with pytest.raises(Exception, match=CANNOT[name]) as info:
+        if call == "eager":
+            module(x, lengths=lengths)
+        elif call == "compile":
+            fastrnn.compile(module, fullgraph=True, backend="eager")(x, lengths=lengths)
+        else:
+            torch.export.export(module, (x,), {"lengths": lengths})
+    if name != "fastest":
+        assert f"backend '{name}' was asked for but cannot serve this call: " in str(info.value)
+
+
+def test_the_reference_by_environment_takes_every_type(monkeypatch):
+    """In a graph as operations of torch."""
+    module, x = fastrnn.GRU(4, 6, dtype=torch.complex64), torch.randn(5, 3, 4, dtype=torch.complex64)
+    expected, graphs = module(x)[0], []
+    monkeypatch.setattr(dispatch, "_environment", "reference")
+    found = fastrnn.compile(module, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)(x)[0]
+    torch.testing.assert_close(found, expected)
+    assert "torch.gru" not in graphs[0].code and "fastrnn" not in graphs[0].code
 
 
 def test_the_reference_by_environment():

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import fastrnn
-from fastrnn.registry import CELLS
+from fastrnn.registry import CELLS, OWN_CELLS
 
 NAMES = sorted({name for cell in CELLS.values() for name in (cell.layer, cell.step)})
 
@@ -218,6 +218,13 @@ def test_revert():
     report = fastrnn.revert_(native)
     assert type(native[0]) is nn.LSTM and type(native[1]) is OurOwn
     assert report.converted == ["0"] and "OurOwn" in report.skipped["1"]
+
+
+def test_revert_names_what_torch_has_not():
+    kinds = {cell.layer for cell in OWN_CELLS.values()} | {cell.step for cell in OWN_CELLS.values()}
+    model = nn.ModuleDict({kind: getattr(fastrnn, kind)(4, 4) for kind in sorted(kinds)})
+    report = fastrnn.revert_(model)
+    assert report.converted == [] and report.skipped == {kind: f"torch.nn has no {kind}" for kind in sorted(kinds)}
 
 
 @pytest.mark.parametrize("function", [fastrnn.convert, fastrnn.convert_, fastrnn.revert_], ids=lambda f: f.__name__)

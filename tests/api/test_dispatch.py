@@ -225,7 +225,7 @@ def ranked_first(mode="LSTM", device="cpu", dtype=torch.float32, T=10, B=32, H=8
 
 
 def test_without_the_extension_the_faster_products_serve_inference(monkeypatch):
-    monkeypatch.setattr(dispatch.ops, "missing", lambda backend: "the compiled extension is missing")
+    monkeypatch.setattr(dispatch.ops, "missing", lambda *_: "the compiled extension is missing")
     monkeypatch.setattr(dispatch.reference, "outruns_torch", lambda device, dtype, rows: rows >= 8)
 
     usual = {"mode": "GRU", "device": "cpu", "dtype": torch.float32, "T": 16, "B": 8, "I": 8, "H": 512}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -172,6 +173,35 @@ def test_state_of_another_type(cell, one_step, other, any_backend):
     for first in (right, right.to(other)):
         with pytest.raises(RuntimeError, match=f"Input and hidden tensors are {text}"):
             module(x[0] if one_step else x, given([first, right.to(other)][-cell.states :]))
+
+
+def refusals(module, *arguments):
+    """Of explain, and of the call."""
+    return [caught(lambda run: run(*arguments), run) for run in (partial(fastrnn.explain, module), module)]
+
+
+@cells
+@pytest.mark.parametrize("one_step", [False, True], ids=["layer", "step"])
+def test_explain_refuses_what_the_call_refuses(cell, one_step, any_backend):
+    module, data = build(fastrnn, cell, 4, 5, step=one_step), x[0] if one_step else x
+    state = zeros(2, 5) if one_step else h
+    calls = [(data, given([state.double()] * cell.states)), (data.to("meta"), None)]
+    calls += [] if one_step else [(zeros(0, 2, 4), None)]
+    for arguments in calls:
+        explained, called = refusals(module, *arguments)
+        assert explained == called and called[0] is RuntimeError
+    with pytest.raises(TypeError, match=f"fastrnn.explain: a call of {type(module).__name__} has no argument 'foo'"):
+        fastrnn.explain(module, data, foo=1)
+    if one_step:
+        with pytest.raises(TypeError, match="has no argument 'lengths'"):
+            fastrnn.explain(module, data, lengths=[3, 2])
+
+
+def test_explain_of_heads_refuses_what_the_call_refuses(any_backend):
+    module = fastrnn.GRU(4, 6, num_heads=2)
+    module.bias_hh_l0 = nn.Parameter(zeros(17))
+    explained, called = refusals(module, x)
+    assert explained == called and "bias_hh_l0 must have shape (18,), got (17,)" in called[1]
 
 
 @cells

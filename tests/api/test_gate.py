@@ -119,7 +119,7 @@ def test_a_foreign_gradient(cell, kind, backend):
 def test_the_kernels_refuse_what_the_gate_would_stop(cell, kind):
     """The second look: the compiled functions themselves, whatever argument it is."""
     module = build(fastrnn, cell, 4, 6)
-    forward, backward = ops.layer_ops("cpu")
+    forward, backward = ops.layer_ops("cpu").layer_forward, ops.layer_ops("cpu").layer_backward
     x, hx = torch.randn(5, 3, 4), [torch.randn(1, 3, 6)] * cell.states
     weights = [w.detach() for w in module.parameters()]
     call = forward_arguments(cell.index, x, None, hx, weights)

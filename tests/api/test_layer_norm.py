@@ -122,7 +122,7 @@ def test_initial_values(kind):
 def test_on_a_gpu_the_kernels_serve_where_they_are_asked_for(kind, monkeypatch):
     module = kind(3, 8)
     call = Call(module.mode, "cuda", torch.float32, 5, 4, 3, 8, extended=True)
-    monkeypatch.setattr(ops, "missing", lambda backend: None)
+    monkeypatch.setattr(ops, "missing", lambda *_: None)
     assert dispatch.why_not("cuda", call) == []
     monkeypatch.setattr(proof, "why_not", lambda call: "no GPU to prove them on")
     assert dispatch.ranking(call)[0] == "aten" and dispatch._why_not_proven(call) == "no GPU to prove them on"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import types
+
 import pytest
 import torch
 from support import LAYERS as LAYERS_OF_TORCH
@@ -229,6 +233,49 @@ def test_an_empty_batch():
     assert output.shape == (4, 0, 4) and [h.shape for h in hn] == [h.shape for h in hx]
     grads = torch.autograd.grad(output.sum(), weights)
     assert all(g.shape == w.shape and not g.any() for g, w in zip(grads, weights))
+
+
+IMPORT = """
+import sys, types, torch
+extension, info = types.ModuleType("fastrnn._C"), types.ModuleType("fastrnn._build_info")
+extension.cpu, extension.cuda = types.SimpleNamespace(), types.SimpleNamespace(measured_capability=90)
+extension.are_plain = None
+info.python, info.torch, info.cuda, info.cuda_archs = sys.implementation.cache_tag, torch.__version__, None, "9.0"
+info.why_no_extension = info.why_no_cuda = None
+sys.modules |= {module.__name__: module for module in (extension, info)}
+
+def refuse(*_, **__):
+    raise AssertionError("CUDA was asked for something")
+
+for name in ("get_device_capability", "get_device_properties", "is_available", "device_count", "_lazy_init"):
+    setattr(torch.cuda, name, refuse)
+import fastrnn
+assert fastrnn._backends.graph.KERNELS == {"cpu", "cuda"}
+"""
+
+
+def test_the_import_leaves_cuda_alone(monkeypatch):
+    """A process that has started CUDA forks none that can use it."""
+    for name in ("FASTRNN_BACKEND", "FASTRNN_CUDA_TIER"):
+        monkeypatch.delenv(name, raising=False)
+    subprocess.run([sys.executable, "-c", IMPORT], check=True)
+
+
+def test_the_reference_serves_operators_on_a_gpu_that_the_extension_was_not_built_for(monkeypatch):
+    """By the GPU of the tensors: here the first is served, the second is not."""
+    monkeypatch.setattr(graph, "KERNELS", frozenset({"cpu", "cuda"}))
+    monkeypatch.setattr(graph, "missing", lambda backend, index: "too old" if index == 1 else None)
+    found = [graph._has_kernels(types.SimpleNamespace(device=torch.device("cuda", index))) for index in (0, 1)]
+    assert found == [True, False]
+    monkeypatch.setattr(graph, "_has_kernels", lambda x: False)
+    x, *rest = forward_arguments(*arguments("LSTM", 1, False, False))
+    assert graph._fake_forward(x, *rest)[2] == []
+    called = []
+    for name in ("_reference_forward", "_reference_backward"):
+        monkeypatch.setattr(graph, name, lambda *given, name=name: called.append(name))
+    graph._forward("cuda")(x, *rest)
+    graph._backward("cuda")([], x, *rest[:3], [], *rest[3:], [])
+    assert called == ["_reference_forward", "_reference_backward"]
 
 
 def test_fake_tensors_never_reach_the_kernels():

@@ -6,6 +6,10 @@ Their CUDA kernels are tested with those of the other cells, in the emulator.
 from __future__ import annotations
 
 import copy
+import re
+import sys
+import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,10 +21,11 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
+from fastrnn import registry
 from fastrnn._kernels import ext, ops
 from fastrnn.reference import recorded
 from fastrnn.reference.scan import STEP
-from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, OWN_CELLS, USER_CELLS
+from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, FIRST_USER_CELL, OWN_CELLS, USER_CELLS, cell_of
 
 compiled = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 KERNELS = ext.load().cpu if ops.missing("cpu") is None else None
@@ -305,14 +310,46 @@ def test_what_does_not_fit_is_refused(cell):
 
 def test_every_cell_has_a_number_of_its_own():
     assert [cell.index for cell in BY_NUMBER] == list(range(len(BY_NUMBER))) and not CELLS.keys() & OWN_CELLS.keys()
+    assert [cell_of(cell.index) for cell in BY_NUMBER] == list(BY_NUMBER)
+
+
+@pytest.mark.parametrize(
+    "number, said", [(-1, "must be in 0"), (11, "must be in 0"), (FIRST_USER_CELL, "is not loaded")]
+)
+def test_numbers_that_no_cell_has(number, said):
+    with pytest.raises(RuntimeError, match=f"fastrnn: cell .*{said}.*"):
+        cell_of(number)
+
+
+def test_cells_are_found_while_another_thread_adds_some(monkeypatch):
+    for name in ("ALL_CELLS", "USER_CELLS", "_numbered"):
+        monkeypatch.setattr(registry, name, copy.copy(getattr(registry, name)))
+    first, count, interval = FIRST_USER_CELL + 7, 20000, sys.getswitchinterval()
+    added = [replace(CELLS["GRU"], index=first + k, mode=f"added {k}") for k in range(count)]
+    registry.add_user_cell(added[0])
+    adding = threading.Thread(target=lambda: [registry.add_user_cell(cell) for cell in added[1:]])
+    sys.setswitchinterval(1e-6)
+    try:
+        adding.start()
+        while adding.is_alive():
+            assert cell_of(first) is added[0]
+            with pytest.raises(RuntimeError, match="is not loaded"):
+                cell_of(first + count)
+    finally:
+        sys.setswitchinterval(interval)
+        adding.join()
+    assert cell_of(first + count - 1) is added[-1]
 
 
 def test_the_forget_gates_of_an_slstm():
     module = fastrnn.SLSTM(3, 6, forget_gate="exp")
     assert module.mode == "SLSTM_EXP" and repr(module) == "SLSTM(3, 6, forget_gate=exp)"
     assert copy.deepcopy(module).mode == "SLSTM_EXP" and fastrnn.SLSTM(3, 6).mode == "SLSTM"
-    with pytest.raises(ValueError, match="SLSTM: forget_gate must be 'sigmoid' or 'exp', got 'tanh'"):
-        fastrnn.SLSTM(3, 6, forget_gate="tanh")
+    for kind in (fastrnn.SLSTM, fastrnn.SLSTMCell):
+        for wrong in ("tanh", [1], None):
+            text = f"{kind.__name__}: forget_gate must be 'sigmoid' or 'exp', got {wrong!r}"
+            with pytest.raises(ValueError, match=re.escape(text)):
+                kind(3, 6, forget_gate=wrong)
 
 
 def test_the_weights_of_an_indrnn_are_vectors_of_their_own_range():

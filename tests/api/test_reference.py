@@ -68,7 +68,7 @@ def close(mine, exact, dtype, what):
 def test_forward_and_backward(name, cell, dtype, directions, packed, proj):
     proj = proj if cell.mode == "LSTM" else 0
     x, grad_output, hx, weights, grad_hn, sizes = problem(cell, name, dtype, directions, packed, proj)
-    forward, backward = ops.layer_ops(name)
+    forward, backward = ops.layer_ops(name).layer_forward, ops.layer_ops(name).layer_backward
     arguments = forward_arguments(cell.index, x, sizes, hx, weights)
     output, hn, saved = forward(*arguments)
     grads = backward(*backward_arguments(arguments, [grad_output, *grad_hn], output, saved))
@@ -90,7 +90,7 @@ def test_forward_and_backward(name, cell, dtype, directions, packed, proj):
 def test_only_what_is_needed(name, cell):
     """`save` False keeps nothing, and a gradient that is not asked for is None and changes no other."""
     x, grad_output, hx, weights, grad_hn, sizes = problem(cell, name, torch.float32, 2, True)
-    forward, backward = ops.layer_ops(name)
+    forward, backward = ops.layer_ops(name).layer_forward, ops.layer_ops(name).layer_backward
     arguments = forward_arguments(cell.index, x, sizes, hx, weights)
     output, hn, saved = forward(*arguments)
     light, light_hn, nothing = forward(*forward_arguments(cell.index, x, sizes, hx, weights, 0))
@@ -114,7 +114,7 @@ def test_only_what_is_needed(name, cell):
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_nothing_is_written_and_strides_are_free(name, cell, packed):
     x, grad_output, hx, weights, grad_hn, sizes = problem(cell, name, torch.float32, 2, packed)
-    forward, backward = ops.layer_ops(name)
+    forward, backward = ops.layer_ops(name).layer_forward, ops.layer_ops(name).layer_backward
     expected = forward(*forward_arguments(cell.index, x, sizes, hx, weights, 0))[:2]
     wide = torch.stack([x, x], -1)[..., 0]
     hx = [h.transpose(0, 2).contiguous().transpose(0, 2) for h in hx]

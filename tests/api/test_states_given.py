@@ -5,6 +5,8 @@ torch.nn itself reads past the end of some of them, and so does not run here bes
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support import LAYERS, build, name_of, tensors
@@ -190,7 +192,7 @@ def test_values_are_saved_where_a_gradient_may_be_asked_for(monkeypatch, grad):
 
     def watched(backend):
         found = ops(backend)
-        return found._replace(forward=lambda *call: asked.append(call[4][SAVE]) or found.forward(*call))
+        return SimpleNamespace(layer_forward=lambda *call: asked.append(call[4][SAVE]) or found.layer_forward(*call))
 
     monkeypatch.setattr(autograd, "layer_ops", watched)
     with torch.set_grad_enabled(grad):

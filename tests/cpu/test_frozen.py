@@ -243,6 +243,23 @@ def test_steps_and_chunks_are_the_sequence(cell, weights, rounds_rows):
         assert (first - whole[0, 0]).abs().max() <= budget
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "PeepholeLSTM"])
+def test_calls_of_unusual_form(kind, batch_first):
+    """One sequence with a length, with and without states, and a chunk of no step."""
+    layer = getattr(fastrnn, kind)(4, 5, 2, batch_first=batch_first)
+    frozen, x = fastrnn.freeze(layer), torch.randn(3, 4)
+    with torch.no_grad():
+        for hx in (None, layer(x)[1]):
+            for got, want in zip(*(tensors(m(x, hx, lengths=[2])) for m in (frozen, layer)), strict=True):
+                torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    stream = frozen.stream(2)
+    before = [h.clone() for h in tensors(stream.state)]
+    shape = (2, 0) if batch_first else (0, 2)
+    assert stream(torch.randn(*shape, 4)).shape == (*shape, 5)
+    assert all(map(torch.equal, tensors(stream.state), before))
+
+
 _STEPPED = {
     "kernels": lambda: nn.LSTM(6, 6, 2),
     "bfloat16": lambda: nn.LSTM(6, 6, 2, dtype=torch.bfloat16),

@@ -272,6 +272,7 @@ def test_weights_that_are_no_parameters_are_left_alone():
         (lambda f, x: f.step(x[0], f.initial_state(2), torch.empty(2, 5)), RuntimeError, "out must be contiguous"),
         (lambda f, x: f.step(x[0], tuple(h.double() for h in f.initial_state(2))), ValueError, "float32"),
         (lambda f, x: f.stream(0), ValueError, "positive integer"),
+        (lambda f, x: f.stream(True), ValueError, "positive integer, got True"),
         (lambda f, x: f.stream(2)(x[0]), ValueError, "3 dimensions with batch = 2"),
         (lambda f, x: f(x.to_sparse()), RuntimeError, "ordinary strided tensor"),
         (lambda f, x: fastrnn.freeze(f, torch.float16), ValueError, "torch.bfloat16 or torch.int8, got torch.float16"),

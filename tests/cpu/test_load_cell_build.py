@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -152,6 +153,32 @@ def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
     monkeypatch.setattr(cell_library, "_compile", compile)
     assert cell_library.address_in(lambda: build(tmp_path), "fastrnn_user_cell")
     assert len(compiles) == 2 and compiles[0] == compiles[1]
+
+
+@compiled
+def test_a_damaged_library_that_another_process_builds_again(tmp_path, monkeypatch):
+    """It has done so by the time this one may write."""
+    load("scaled")
+    right, library = next(Path(KEPT, "cells").glob("JanetScaled-*.so")).read_bytes(), tmp_path / "cell.so"
+    library.write_bytes(b"no library")
+
+    @contextlib.contextmanager
+    def alone(folder):
+        library.write_bytes(right)
+        yield
+
+    monkeypatch.setattr(cell_library, "_alone", alone)
+    assert cell_library.address_in(lambda: library, "fastrnn_user_cell") and library.exists()
+
+
+def test_a_damaged_library_that_cannot_be_removed(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    (tmp_path / "cell.so").write_bytes(b"no library")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RuntimeError, match=r"expected to keep a library in .*, got read-only: FASTRNN_CACHE_DIR names"):
+        cell_library.address_in(lambda: tmp_path / "cell.so", "fastrnn_user_cell")
 
 
 def at_line(text: str, line: int, new: str) -> str:

@@ -70,4 +70,4 @@ def test_nothing_without_gradient(mode, grad):
     hx = [torch.randn(1, 3, 6) for _ in range(cell.states)]
     weights = [torch.randn(cell.gates * 6, 5), torch.randn(cell.gates * 6, 6)]
     arguments = forward_arguments(cell.index, torch.randn(4, 3, 5), None, hx, weights, 0)
-    assert ops.layer_ops("cpu").forward(*arguments)[2] == []
+    assert ops.layer_ops("cpu").layer_forward(*arguments)[2] == []

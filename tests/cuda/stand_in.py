@@ -28,7 +28,7 @@ IN_PLACE = (
     (proof, "gpu_at", lambda index: GPU if index == 0 else f"there is no cuda:{index}"),
     (proof, "table_of", lambda capability: kept.folder() / f"proven-{capability}.json"),
     (kept, "digest", lambda: "as built"),
-    (ops, "missing", lambda backend: None),
+    (ops, "missing", lambda *_: None),
     (ops, "PLANNED", ""),
     (ops, "TIER", None),
     (dispatch, "_environment", None),

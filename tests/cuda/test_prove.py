@@ -220,8 +220,28 @@ def test_without_a_gpu_the_command_says_why(monkeypatch, capsys):
     monkeypatch.undo()
     if ops.missing("cuda"):
         assert proof.gpu_at(0) == ops.missing("cuda")
-        monkeypatch.setattr(ops, "missing", lambda backend: None)
+        monkeypatch.setattr(ops, "missing", lambda *_: None)
     assert proof.gpu_at(99).endswith("no cuda:99")
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_each_gpu_is_judged_by_its_own_capability(monkeypatch, current):
+    """Of two, the extension was built for the second; which one is current does not matter."""
+    monkeypatch.undo()
+    capabilities = (7, 0), (9, 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda index=None: capabilities[current if index is None else index]
+    )
+    monkeypatch.setattr(ext, "load", lambda: types.SimpleNamespace(cuda=None))
+    monkeypatch.setattr(ext, "build", types.SimpleNamespace(cuda_archs="9.0"))
+    unfit = "its kernels were compiled for 9.0, this GPU has compute capability 7.0"
+    assert any(unfit in reason for reason in dispatch.why_not("cuda", CALL))
+    assert dispatch.why_not("cuda", CALL._replace(index=1)) == []
+    assert unfit in proof.gpu_at(0) and proof.gpu_at(1) == proof.Gpu("GPU 1", "9.0")
+    assert (ops.missing("cuda") is None) == (current == 1)
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(monkeypatch, tmp_path, capsys):

@@ -15,7 +15,7 @@ from stand_in import CALL, gpu  # noqa: F401  a fixture of every test here
 
 import fastrnn
 from fastrnn._backends import dispatch, graph
-from fastrnn._kernels import cell_library, ext, nvcc, ops, user_kernels
+from fastrnn._kernels import cell_library, ext, nvcc, user_kernels
 from fastrnn._kernels.cell_errors import Header
 from fastrnn._spec import pack
 from fastrnn.registry import FIRST_USER_CELL
@@ -166,10 +166,11 @@ def test_an_nvcc_that_fails_is_a_sentence_and_not_asked_again(cell, fake, tmp_pa
 def test_graphs_have_them_compiled_when_they_run(cell, fake, monkeypatch):
     number = cell.registered.index
     monkeypatch.setattr(dispatch, "_environment", "cuda")
-    monkeypatch.setattr(graph, "layer_ops", lambda backend: ops.LayerOps(lambda *given: f"ran on {backend}", None))
+    ran = types.SimpleNamespace(layer_forward=lambda *given: "ran")
+    monkeypatch.setattr(graph, "layer_ops", lambda backend: ran)
     assert dispatch._choose_for_graph(call_of(cell)) == "cuda" and fake.calls() == []
     asked = X, [None] * 5, [torch.zeros(1, 1, 1)], [], pack(number, 0), []
-    assert graph._forward("cuda")(*asked) == "ran on cuda" and fake.added == [number]
+    assert graph._forward("cuda")(*asked) == "ran" and fake.added == [number]
     monkeypatch.setattr(user_kernels, "_added", set())
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
     with pytest.raises(RuntimeError, match="nvcc was not found in /nowhere/bin"):

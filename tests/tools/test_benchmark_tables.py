@@ -1,4 +1,4 @@
-"""What becomes of result rows: right means, the targets that apply to them, a true table in the README."""
+"""What becomes of result rows: right means, the targets that apply to them, figures and tables."""
 
 from __future__ import annotations
 
@@ -59,22 +59,16 @@ def test_every_target_row_of_a_gpu_is_found():
     assert targets.target_of(place | {"grid": "long", "opponent": "torch"}) is None
 
 
-def test_readme_table_is_written_and_checked(tmp_path, capsys):
-    source, readme = tmp_path / "r.csv", tmp_path / "README.md"
+def test_a_figure_and_a_table_are_made(tmp_path):
+    source = tmp_path / "r.csv"
     file = results.ResultFile(source)
     for row in cpu_rows(2.5):
         file.append(row)
-    readme.write_text("before\n<!-- benchmark:cpu -->\nold\n<!-- /benchmark:cpu -->\nafter\n")
-    command = [str(source), "--readme", str(readme), "--png", str(tmp_path / "r.png")]
-    assert plot.main([*command, "--check"]) == 1 and "stale" in capsys.readouterr().out
-    assert plot.main(command) == 0 and (tmp_path / "r.png").stat().st_size > 1000
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert plot.main([str(source), "--png", str(tmp_path / "r.png")]) == 0
+    assert (tmp_path / "r.png").stat().st_size > 1000
+    text = plot.markdown(cpu_rows(2.5))
     assert "| GRU | float32 | 1 | 2.50x | 2.50x | 2.50x | 2.50x | 0.50 |" in text
     assert "Test CPU, against torch.nn 2.0, fastrnn 0.1 (abc)" in text and "18 of the 108 cases" in text
-    assert plot.main([*command, "--check"]) == 0
-    file.append(cpu_rows(5.0)[0])
-    assert plot.main([*command, "--check"]) == 1
 
 
 def test_the_caption_says_what_was_not_the_default():
@@ -82,12 +76,6 @@ def test_the_caption_says_what_was_not_the_default():
     assert "backend" not in plain and "extension" not in plain
     other = plot.caption(cpu_rows(2.0, backend="reference", extension="no", date="2026-01-02T03:04:05Z"))
     assert "without the compiled extension, backend reference, 2026-01-02" in other
-
-
-def test_markers_must_be_there_once_and_in_order():
-    for text in ("", "<!-- benchmark:cpu -->", "<!-- /benchmark:cpu --><!-- benchmark:cpu -->"):
-        with pytest.raises(ValueError, match="expected one <!-- benchmark:cpu -->"):
-            plot.replace_block(text, "cpu", "x")
 
 
 def test_figures_split_by_threads_and_by_cell_where_there_are_many_shapes(tmp_path):
