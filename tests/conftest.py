@@ -10,7 +10,7 @@ import pytest
 import torch
 from emulator import build
 from emulator.report import pytest_terminal_summary  # noqa: F401  pytest finds it here by its name
-from support import available
+from support import OWN_BACKENDS, available
 
 import fastrnn
 from fastrnn.registry import ALL_CELLS
@@ -75,29 +75,18 @@ def cuda(_emulated):
     _emulated.set_device()
 
 
-@pytest.fixture(params=available())
-def backend(request):
-    """Every backend that can run here, forced while the test runs."""
+def _forced(request):
+    """A backend, forced while the test runs."""
     with fastrnn.backend(request.param):
         yield request.param
 
 
-@pytest.fixture(params=[None, *available()], ids=lambda name: name or "automatic")
-def any_backend(request):
-    """As ``backend``, and the automatic choice too."""
-    with fastrnn.backend(request.param):
-        yield request.param
+def _backends(names):
+    return pytest.fixture(_forced, params=names, ids=lambda name: name or "automatic")
 
 
-@pytest.fixture(params=[None, *(name for name in available() if name != "aten")], ids=lambda name: name or "automatic")
-def own_backend(request):
-    """As ``any_backend``, but for torch's own layers: for what these do not have."""
-    with fastrnn.backend(request.param):
-        yield request.param
-
-
-@pytest.fixture(params=[name for name in available() if name != "aten"])
-def own_kernels(request):
-    """As ``own_backend``, but for the automatic choice: each once, for what takes long."""
-    with fastrnn.backend(request.param):
-        yield request.param
+backend = _backends(available())
+own_kernels = _backends(OWN_BACKENDS)
+# With the automatic choice too, which may be torch's own layers.
+any_backend = _backends([None, *available()])
+own_backend = _backends([None, *OWN_BACKENDS])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.cases import DTYPES, check_error
+from support import tensors
 
 import fastrnn
 from fastrnn._kernels import cell_library, ops
@@ -126,14 +127,6 @@ def states_of(cell, rows, B, H, dtype=torch.float32, P=0):
     return tuple(hx) if cell.states > 1 else hx[0]
 
 
-def listed(states) -> list[torch.Tensor]:
-    return [states] if isinstance(states, torch.Tensor) else list(states)
-
-
-def tensors(result) -> list[torch.Tensor]:
-    return [result[0], *listed(result[1])]
-
-
 def make(cell, *sizes, **options):
     """A layer whose parameters are large enough to matter."""
     module = fastrnn.Layer(cell, *sizes, **options)
@@ -154,7 +147,7 @@ SCHEDULES = {
 
 def evaluate(run, module, x, hx) -> dict[str, torch.Tensor]:
     """Outputs and gradients by name, as support.check_all takes them."""
-    inputs = [t.detach().requires_grad_() for t in (x, *listed(hx))]
+    inputs = [t.detach().requires_grad_() for t in (x, *tensors(hx))]
     states = tuple(inputs[1:]) if len(inputs) > 2 else inputs[1]
     outputs = tensors(run(module, inputs[0], states))
     grads = [torch.randn(t.shape, generator=torch.Generator().manual_seed(k)).to(t) for k, t in enumerate(outputs)]
@@ -169,7 +162,7 @@ def loop_of(cell, step, schedule="plain"):
 
     def loop(module, x, hx):
         formula = oracle.of_gates(cell.initial, cell.params, step)
-        return oracle.stack(module, x, listed(hx), cell=formula, **SCHEDULES[schedule])[:2]
+        return oracle.stack(module, x, tensors(hx), cell=formula, **SCHEDULES[schedule])[:2]
 
     return loop
 
@@ -178,7 +171,7 @@ def check_within_the_budget(cell, step, schedule, precision, device="cpu"):
     """Two layers in both directions on what is in force there, with all gradients, against a loop in float64."""
     dtype = DTYPES[precision]
     module, x = make(cell, 3, 17, 2, bidirectional=True).to(dtype), torch.randn(5, 4, 3).to(dtype)
-    hx = [state.to(dtype) for state in listed(states_of(cell, 4, 4, 17))]
+    hx = [state.to(dtype) for state in tensors(states_of(cell, 4, 4, 17))]
     truth = evaluate(
         loop_of(cell, step, schedule), copy.deepcopy(module).double(), x.double(), [h.double() for h in hx]
     )

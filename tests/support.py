@@ -6,6 +6,7 @@ lab, ``fastrnn.bench.gate``.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import random
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_map
 
 import fastrnn
@@ -26,7 +27,27 @@ from fastrnn.registry import BY_NUMBER, CELLS, Cell
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYERS = tuple({cell.layer: cell for cell in CELLS.values()}.values())
 """One cell for every class of layer."""
-compiled = pytest.mark.skipif(ext.reason is not None, reason=f"no extension: {ext.reason}")
+LACKING = ops.missing("cpu")
+compiled = pytest.mark.skipif(LACKING is not None, reason=f"no CPU kernels: {LACKING}")
+KERNELS = ext.load().cpu if LACKING is None else None
+ISAS = KERNELS.supported_isas() if KERNELS else ["none"]
+"""The instruction sets of this machine that the CPU kernels have."""
+
+
+@contextlib.contextmanager
+def using(isa: str | None = None, threads: int | None = None):
+    """One of ISAS and a number of threads, for a while; what is None stays as it is, and may be changed meanwhile."""
+    before = KERNELS and KERNELS.isa(), torch.get_num_threads()
+    try:
+        if isa is not None:
+            KERNELS.set_isa(isa)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        if KERNELS:
+            KERNELS.set_isa(before[0])
+        torch.set_num_threads(before[1])
 
 
 def available() -> list[str]:
@@ -246,6 +267,41 @@ cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
 layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 one_step = pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
+
+
+# What layers of every kind do alike. ``call(module, x, hx, **asked)`` calls one.
+
+
+def plainly(module, *args, **asked):
+    return module(*args, **asked)
+
+
+def check_layouts(module, first, x, hx=None, call=plainly) -> Tensor:
+    """Packed rows, and the batch first (in ``first``), give what lengths and time first do, which is returned."""
+    lengths = torch.tensor([2, 5, 1, 3])
+    expected, last = call(module, x, hx, lengths=lengths)
+    output, final = call(module, pack_padded_sequence(x, lengths, enforce_sorted=False), hx)
+    torch.testing.assert_close((pad_packed_sequence(output)[0], final), (expected, last))
+    first.load_state_dict(module.state_dict())
+    torch.testing.assert_close(call(first, x.transpose(0, 1), hx)[0].transpose(0, 1), call(module, x, hx)[0])
+    return expected
+
+
+def check_compiled(module, *args, call=plainly) -> None:
+    """A compiled copy gives what the layer gives, gradients too."""
+    torch.compiler.reset()  # a process compiles a forward for so many modules only
+    results = []
+    for run in (fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager"), module):
+        outputs = tensors(call(run, *args))
+        results.append([*outputs, *torch.autograd.grad(outputs[0].sum(), list(run.parameters()))])
+    torch.testing.assert_close(*results)
+
+
+def check_exported(module, *args) -> list[int]:
+    """An exported program gives what the layer gives; the numbers of the cells in it."""
+    program = torch.export.export(module, args)
+    torch.testing.assert_close(tensors(program.module()(*args)), tensors(module(*args)))
+    return [node.args[4][1] for node in program.graph.nodes if "fastrnn.layer_forward" in str(node.target)]
 
 
 # Arguments of the layer operations (fastrnn/_spec.py).

@@ -6,25 +6,31 @@ import functools
 
 import pytest
 import torch
-from plain import ASKED, KINDS, LENGTHS, B, T, evaluate, exact_module, kinds, ours, states_of
-from support import OWN_BACKENDS, build, cells, device_of, pairs, tensors
+from plain import LENGTHS, B, T, exact_module, kinds
+from support import build, cells, device_of, pairs, tensors
+from test_dropping import layer
+from test_own_cells import ASKED, BACKENDS, check_with_formulas
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
+from fastrnn.registry import ALL_CELLS, CELLS
 
+SCHEDULES = {name: ASKED[name] for name in ("plain", "lengths", "resets")}
+SCHEDULES["both"] = SCHEDULES["lengths"] | SCHEDULES["resets"]
+SCHEDULES["no row"] = {"lengths": torch.zeros(4, dtype=torch.int64)} | SCHEDULES["resets"]
 LESS = {f"{count} chunks": {"checkpoint_chunks": count} for count in (1, 4, 100, "auto")}
 LESS |= {"states": {"save": "states"}}
 
 
-@pairs(kind=KINDS, asked=ASKED, less=LESS, own_backend=[None, *OWN_BACKENDS])
-def test_keeping_less_changes_nothing(kind, asked, less, own_backend):
-    """Up to rounding, for a gradient is summed over the chunks."""
-    cell, options = kind
-    module = exact_module(cell, own_backend, 3, 7, 2, **options)
-    x, hx = torch.randn(T, B, 3), states_of(cell, 4, 7, options.get("proj_size", 0))
-    full, found = (evaluate(ours, module, x, hx, torch.float64, **kept, **asked) for kept in ({"save": "full"}, less))
-    torch.testing.assert_close(found, full, rtol=1e-12, atol=1e-12)
+@pairs(
+    cell=ALL_CELLS.values(), asked=SCHEDULES, less=LESS, own_backend=[None, *BACKENDS], proj=[0, 2], bias=[True, False]
+)
+def test_keeping_less_changes_nothing(cell, asked, less, own_backend, proj, bias):
+    proj = proj if cell.mode == "LSTM" or (cell.projects and cell.mode not in CELLS) else 0
+    options = {"bias": bias} | ({"proj_size": proj} if proj else {})
+    module = layer(cell, 3, 6, 2, 2, **options).double()
+    check_with_formulas(module, own_backend, proj, **asked, **less)
 
 
 @kinds

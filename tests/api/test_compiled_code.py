@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from emulator.build import compiler
-from support import LAYERS, build, check_all, cotangents, name_of
+from support import build, check_all, cotangents, layers
 from torch import nn
 from torch._dynamo import testing
 
 import fastrnn
 from fastrnn.registry import CELLS
-
-layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 
 
 @pytest.fixture(autouse=True)

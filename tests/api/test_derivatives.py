@@ -52,10 +52,11 @@ def test_backward_in_eval_mode(cell, lengths, any_backend):
 
 
 @cells
-@pytest.mark.parametrize("B", [3, 20])
-def test_second_order_in_float32(cell, any_backend, B):
-    """What gradgradcheck cannot see, for it needs float64: the kernels of torch that only float32 has, too."""
-    modules, start = twins(cell, 4, 6, **STACK, device=device_of(any_backend)), torch.randn(5, B, 4)
+@pytest.mark.parametrize("dtype, B", [(torch.float64, 3), (torch.float32, 3), (torch.float32, 20)], ids=str)
+def test_second_order(cell, any_backend, dtype, B):
+    """A gradient's norm in the loss. gradgradcheck needs float64: torch has kernels for float32 alone, too."""
+    modules = twins(cell, 4, 6, **STACK, device=device_of(any_backend), dtype=dtype)
+    start = torch.randn(5, B, 4)
 
     def second(module):
         x = like(module, start)

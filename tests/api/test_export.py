@@ -11,7 +11,8 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.build import compiler
-from support import LAYERS, build, check, name_of, pairs, tensors, twins
+from support import LAYERS, build, check, layers, name_of, pairs, tensors, twins
+from test_own_cells import states_of as random_states
 from torch import nn
 from torch.export import Dim, export, load, save
 from torch.torch_version import TorchVersion
@@ -20,7 +21,6 @@ import fastrnn
 from fastrnn._spec import pack
 from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS
 
-layers = pytest.mark.parametrize("cell", LAYERS, ids=name_of)
 ANY = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
 
 
@@ -136,13 +136,9 @@ class Asking(nn.Module):
 
 
 def states_of(cell, module, batch):
-    """Random ones, double."""
+    """Random ones, double, as a list."""
     rnn = module.rnn
-    widths = (rnn.proj_size or rnn.hidden_size, *[rnn.hidden_size] * (cell.states - 1))
-    hx = [torch.randn(2 * rnn.num_layers, batch, width, dtype=torch.float64) for width in widths]
-    if cell.mode.startswith("SLSTM"):
-        hx[2] = hx[2].abs() + 1
-    return hx
+    return list(random_states(cell, 2 * rnn.num_layers, batch, rnn.hidden_size, torch.float64, rnn.proj_size))
 
 
 def timing_of(names, T, B):
@@ -183,20 +179,21 @@ OPTIONS = {
     [pytest.param(m, names, given, id=f"{m}-{key}") for key, (names, given, modes) in OPTIONS.items() for m in modes],
 )
 def test_loops_of_core_aten(mode, names, options):
-    """Against the formulas in double, at other sizes than the traced ones, forwards and backwards in time."""
+    """Before and after the decomposition, against the formulas in double: at other sizes than the traced ones, forwards
+    and backwards in time."""
     cell = ALL_CELLS[mode]
     module = Asking(cell, 2 if mode == "LSTM" else 1, **options).double().eval()
     hx, asked = states_of(cell, module, 3), timing_of(names, 5, 3)
     program = exported(module, torch.randn(5, 3, 4, dtype=torch.float64), hx, asked)
     assert foreign(program) == {"fastrnn"}
-    program = program.run_decompositions(fastrnn.decompositions())
-    assert foreign(program) == set()
+    decomposed = program.run_decompositions(fastrnn.decompositions())
+    assert foreign(decomposed) == set()
     for T, B in ((5, 3), (2, 4), (11, 2)):
         x, hx, asked = torch.randn(T, B, 4, dtype=torch.float64), states_of(cell, module, B), timing_of(names, T, B)
         with torch.no_grad():
             output, final, _ = oracle.stack(module.rnn, x, hx, **asked)
-            found = tensors(program.module()(x, hx, **asked))
-        torch.testing.assert_close(found, [output, *final], rtol=1e-9, atol=1e-9)
+            found = [tensors(made.module()(x, hx, **asked)) for made in (program, decomposed)]
+        torch.testing.assert_close(found, [[output, *final]] * 2, rtol=1e-9, atol=1e-9)
 
 
 WITHOUT_FASTRNN = """
@@ -388,12 +385,3 @@ def test_what_onnx_has_not_is_refused():
         x = SimpleNamespace(dtype=SimpleNamespace(name=dtype))
         with pytest.raises(RuntimeError, match=f"do not have this: {what}"):
             layer(x, given, [], nothing, pack(1, 0), [])
-
-
-@layers
-def test_revert_returns_a_copy(cell):
-    ours = Model(build(fastrnn, cell, 4, 6)).eval()
-    reverted = fastrnn.revert(ours)
-    assert type(reverted.rnn) is getattr(nn, cell.layer) and type(ours.rnn) is getattr(fastrnn, cell.layer)
-    assert not reverted.training and reverted.rnn.weight_ih_l0 is not ours.rnn.weight_ih_l0
-    torch.testing.assert_close(reverted.state_dict(), ours.state_dict(), rtol=0, atol=0)

@@ -12,6 +12,7 @@ from support import (
     build,
     cells,
     check_all,
+    compiled,
     device_of,
     forward_arguments,
     pairs,
@@ -23,7 +24,6 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn._kernels import ops
 from fastrnn.registry import CELLS
 
 
@@ -167,22 +167,6 @@ def test_compiled_with_any_length():
     torch.testing.assert_close(*results)
 
 
-def test_exported_with_any_length():
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = fastrnn.GRU(3, 5, batch_first=True)
-
-        def forward(self, x, lengths):
-            return self.rnn(x, lengths=lengths)[0]
-
-    model, batch, steps = Model().eval(), torch.export.Dim("batch"), torch.export.Dim("steps")
-    shapes = {"x": {0: batch, 1: steps}, "lengths": {0: batch}}
-    program = torch.export.export(model, (torch.randn(B, T, 3), LENGTHS), dynamic_shapes=shapes).module()
-    x, lengths = torch.randn(3, 9, 3), torch.tensor([9, 0, 4])
-    torch.testing.assert_close(program(x, lengths), model(x, lengths))
-
-
 def test_autocast():
     module, x = fastrnn.LSTM(3, 5), torch.randn(T, B, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -248,7 +232,7 @@ def test_masks_need_a_padded_batch(name, value):
         module(x[:, 0], **{name: value})
 
 
-@pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+@compiled
 def test_the_operator_refuses_lengths_out_of_range():
     weights = list(fastrnn.GRU(3, 4).parameters())
     args = 1, torch.randn(T, B, 3), None, [torch.zeros(1, B, 4)], weights

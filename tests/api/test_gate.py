@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,19 @@ import pytest
 import torch
 from fuzz.kinds import KINDS as FUZZED
 from fuzz.kinds import dense
-from support import agree, backward_arguments, build, cells, check, forward_arguments, given, one_step, tensors, twins
+from support import (
+    agree,
+    backward_arguments,
+    build,
+    cells,
+    check,
+    compiled,
+    forward_arguments,
+    given,
+    one_step,
+    tensors,
+    twins,
+)
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -76,13 +89,14 @@ def test_a_foreign_tensor_in_any_place(cell, step, kind, recording):
     """Whatever the argument: what torch.nn gives, or an error of the same class."""
     ours, theirs, _ = twins(cell, 4, 6, step=step)
     x, hx = torch.randn((3, 4) if step else (5, 3, 4)), [torch.randn((3, 6) if step else (1, 3, 6))] * cell.states
-    places = ["input", *(f"state {i}" for i in range(cell.states)), *dict(ours.named_parameters())]
+    places, made = ["input", *(f"state {i}" for i in range(cell.states)), *dict(ours.named_parameters())], 0
     for place in places:
         with torch.set_grad_enabled(recording):
             try:
                 calls = [call_with(copy.deepcopy(m), place, KINDS[kind], x, hx) for m in (ours, theirs)]
             except (RuntimeError, TypeError):
                 continue  # torch makes no such tensor, or no parameter of it
+            made += 1
             if kind == "meta" and place != "input" and not place.startswith("state"):
                 assert outcome(calls[0]) is RuntimeError  # torch returns tensors without values
                 continue
@@ -93,6 +107,7 @@ def test_a_foreign_tensor_in_any_place(cell, step, kind, recording):
                 x.double(), [h.double() for h in hx],
             )  # fmt: skip
             same_outcome(*calls, truth)
+    assert made == len(places) - 2 * (kind == "jagged")  # which has no biases, of one dimension
 
 
 def values_of(t, kind):
@@ -113,7 +128,7 @@ def test_a_foreign_gradient(cell, kind, backend):
     agree(modules, gradients)
 
 
-@pytest.mark.skipif(ops.missing("cpu") is not None, reason="the extension has no CPU kernels")
+@compiled
 @pytest.mark.parametrize("kind", ["int8", "zero-tensor", "coo", "mkldnn"])
 @cells
 def test_the_kernels_refuse_what_the_gate_would_stop(cell, kind):
@@ -193,14 +208,20 @@ def test_every_type(dtype, backend):
     if backend != "automatic" and dtype not in dispatch.DTYPES[backend]:
         assert f"there is no kernel for {dtype}" in dispatch.why_not(backend, call)
         return
-    if backend not in ("automatic", "aten", "reference") and dispatch.why_not(backend, call):
-        return
+    if backend not in ("automatic", "aten", "reference") and (why := dispatch.why_not(backend, call)):
+        pytest.skip("; ".join(why))
     ours, theirs, truth = twins(CELLS["GRU"], 3, 4)
     x = torch.randn(9, 2, 3, dtype=torch.complex128 if dtype.is_complex else torch.float64)
     try:
-        modules = [copy.deepcopy(module).to(dtype) for module in (ours, theirs)]
-    except (TypeError, NotImplementedError):  # nn.Module.to takes floating-point and complex types, and not all
+        modules = [copy.deepcopy(theirs).to(dtype)]
+    except (
+        TypeError,
+        NotImplementedError,
+    ) as error:  # nn.Module.to takes floating-point and complex types, and not all
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            copy.deepcopy(ours).to(dtype)
         return
+    modules.insert(0, copy.deepcopy(ours).to(dtype))
     truth = truth.to(x.dtype)
     if dtype in dispatch.DTYPES["aten"]:
         truth.load_state_dict(modules[1].state_dict())

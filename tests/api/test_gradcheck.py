@@ -94,27 +94,6 @@ def test_tensor_used_twice(cell, own_kernels):
     assert gradgradcheck(tied, inputs, fast_mode=True)
 
 
-@cells
-def test_penalty_on_the_gradient(cell, backend):
-    """The use of second order in practice, a gradient norm in the loss, against torch's own graph in float64.
-
-    torch's CPU kernels are differentiable twice in float64, so this truth is torch's, not ours.
-    """
-    device = device_of(backend)
-    ours = build(fastrnn, cell, 3, 4, 2, bidirectional=True, device=device, dtype=torch.float64)
-    theirs = build(torch.nn, cell, 3, 4, 2, bidirectional=True, dtype=torch.float64)
-    theirs.load_state_dict(ours.state_dict())
-    start, results = torch.randn(5, 2, 3, dtype=torch.float64), []
-    for module in (ours, theirs):
-        x = start.to(next(module.parameters()).device).clone().requires_grad_()
-        loss = module(x)[0].square().sum()
-        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
-        penalty = (slope.norm() - 1).square()
-        weights = [p for name, p in module.named_parameters() if "weight" in name]
-        results.append([g.cpu() for g in torch.autograd.grad(penalty, [x, *weights])])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11)
-
-
 SUBSETS = {mode: (cell, {}) for mode, cell in CELLS.items()} | {"projected": (CELLS["LSTM"], {"proj_size": 1})}
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import pytest
 import torch
 from emulator.cases import check_special_values
-from support import check_all, compiled
+from support import ISAS, KERNELS, check_all, compiled, using
 from torch.nn import functional as F
 
 import fastrnn
 from fastrnn._backends import dispatch
-from fastrnn._kernels import ext, ops
+from fastrnn._kernels import ops
 from fastrnn._spec import Call
 from fastrnn.registry import OWN_CELLS
 from fastrnn.verdict import proof
@@ -77,14 +77,9 @@ def test_errors_are_those_of_the_loop(kind, dtype, shape):
 @layers
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
 def test_nan_and_infinities(kind, precision):
-    kernels = ext.load().cpu
-    before = kernels.isa()
-    try:
-        for isa in kernels.supported_isas():
-            kernels.set_isa(isa)
-            check_special_values(kernels, OWN_CELLS[kind._mode].index, precision)
-    finally:
-        kernels.set_isa(before)
+    for isa in ISAS:
+        with using(isa):
+            check_special_values(KERNELS, OWN_CELLS[kind._mode].index, precision)
 
 
 @compiled
@@ -92,17 +87,14 @@ def test_nan_and_infinities(kind, precision):
 def test_any_number_of_threads(kind):
     """They share rows and directions, never the units of a row; the same number gives the same bits."""
     torch.manual_seed(1)
-    before = torch.get_num_threads()
     for B, D in ((1, 1), (1, 2), (16, 1), (9, 2)):
         module = kind(96, 128, bidirectional=D == 2).double()
         x = torch.randn(12, B, 96, dtype=torch.float64).requires_grad_()
         results = {}
         for count in (1, 2, 3, 2):
-            torch.set_num_threads(count)
-            with fastrnn.backend("cpu"):
+            with using(threads=count), fastrnn.backend("cpu"):
                 output, _ = module(x)
                 found = [output, *torch.autograd.grad(output.square().sum(), [x, *module.parameters()])]
-            torch.set_num_threads(before)
             assert all(map(torch.equal, found, results.setdefault(count, found)))
             torch.testing.assert_close(found, results[1], rtol=1e-9, atol=1e-9)
 

@@ -9,7 +9,8 @@ import types
 import pytest
 import torch
 from support import LAYERS as LAYERS_OF_TORCH
-from support import backward_arguments, flat, forward_arguments, given, name_of, random_states, tensors, twins
+from support import backward_arguments, compiled, flat, forward_arguments, given, name_of, random_states, tensors, twins
+from test_reference import truth
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,12 +19,8 @@ import fastrnn
 from fastrnn import reference
 from fastrnn._backends import dispatch, graph
 from fastrnn._kernels import ops
-from fastrnn._spec import SCHEMAS, W_HR
+from fastrnn._spec import SCHEMAS
 from fastrnn.registry import CELLS
-
-compiled = pytest.mark.skipif(
-    ops.missing("cpu") is not None, reason=f"no compiled CPU operations: {ops.missing('cpu')}"
-)
 
 
 def arguments(mode: str, directions: int, packed: bool, projected: bool, dtype=torch.float64, grad: bool = True):
@@ -112,21 +109,25 @@ def sources(args):
 
 
 @pytest.mark.parametrize("mode", CELLS)
-def test_gradients_of_the_op_are_those_of_the_reference(mode):
-    args = forward_arguments(*arguments(mode, 2, True, False))
-    (output, hn, _), (expected, expected_hn) = torch.ops.fastrnn.layer_forward(*args), scanned(args)
-    grads = torch.autograd.grad([output.sin().sum(), *(h.cos().sum() for h in hn)], sources(args))
-    truth = torch.autograd.grad([expected.sin().sum(), *(h.cos().sum() for h in expected_hn)], sources(args))
-    torch.testing.assert_close(grads, truth, rtol=1e-12, atol=1e-12)
+def test_gradients_of_the_op_are_those_of_torch(mode):
+    given = arguments(mode, 2, True, False)
+    _, x, batch_sizes, hx, weights = given
+    output, hn, _ = torch.ops.fastrnn.layer_forward(*forward_arguments(*given))
+    expected, final = truth(CELLS[mode], x, hx, weights, batch_sizes, 2)
+    results = [
+        torch.autograd.grad([o.sin().sum(), *(h.cos().sum() for h in states)], [x, *hx, *weights])
+        for o, states in ((output, hn), (expected, final))
+    ]
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("part", ["x", "hx", "w_hr"])
 def test_gradients_of_some_inputs_of_the_op(part):
-    args = forward_arguments(*arguments("LSTM", 1, False, True))
-    chosen = {"x": args[0], "hx": args[2][1], "w_hr": args[3][W_HR]}[part]
-    for tensor in sources(args):
-        tensor.requires_grad_(tensor is chosen)
-    (output, _, _), (expected, _) = torch.ops.fastrnn.layer_forward(*args), scanned(args)
+    given = arguments("LSTM", 1, False, True, grad=False)
+    _, x, batch_sizes, hx, weights = given
+    chosen = {"x": x, "hx": hx[1], "w_hr": weights[-1]}[part].requires_grad_()
+    output, *_ = torch.ops.fastrnn.layer_forward(*forward_arguments(*given))
+    expected, _ = truth(CELLS["LSTM"], x, hx, weights, batch_sizes, 1)
     grads = [torch.autograd.grad(result.sin().sum(), chosen)[0] for result in (output, expected)]
     torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
@@ -170,8 +171,8 @@ def check_pure(pure, args):
     assert saved == []
     expected, expected_hn = scanned(args)
     torch.testing.assert_close([output, *hn], [expected, *expected_hn], rtol=1e-12, atol=1e-12)
-    truth = torch.autograd.grad([expected, *expected_hn], sources(args), grads)
-    torch.testing.assert_close(flat(found), list(truth), rtol=1e-12, atol=1e-12)
+    wanted = torch.autograd.grad([expected, *expected_hn], sources(args), grads)
+    torch.testing.assert_close(flat(found), list(wanted), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode, directions, packed, projected", LAYERS)

@@ -15,36 +15,30 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.cases import Layer, check_saved_shapes, check_unread_states, small_layers, timed_layers
-from support import given, pairs, tensors
+from support import ISAS, KERNELS, check_compiled, check_exported, check_layouts, compiled, given, pairs, tensors, using
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn import registry
-from fastrnn._kernels import ext, ops
+from fastrnn._kernels import ext
 from fastrnn.reference import recorded
 from fastrnn.reference.scan import STEP
 from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, FIRST_USER_CELL, OWN_CELLS, USER_CELLS, cell_of
 
-compiled = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
-KERNELS = ext.load().cpu if ops.missing("cpu") is None else None
 PRECISIONS = ["float64", "float32", "bfloat16", "float16"]
 own = pytest.mark.parametrize("cell", OWN_CELLS.values(), ids=lambda cell: cell.mode)
-isas = pytest.mark.parametrize("isa", KERNELS.supported_isas() if KERNELS else [])
+isas = pytest.mark.parametrize("isa", ISAS if KERNELS else [])
 
 
 @pytest.fixture
 def kernels(isa):
-    before = KERNELS.isa()
-    KERNELS.set_isa(isa)
-    yield KERNELS
-    KERNELS.set_isa(before)
+    with using(isa):
+        yield KERNELS
 
 
+@compiled
 def test_the_registry_is_that_of_the_extension():
-    if KERNELS is None:
-        pytest.skip(str(ops.missing("cpu")))
     for number, (cell, there) in enumerate(zip(BY_NUMBER, ext.load().cells(), strict=True)):
         facts = {name: getattr(cell, name) for name in there if name != "graph"}
         assert facts == {name: value for name, value in there.items() if name != "graph"}
@@ -55,27 +49,6 @@ def test_the_registry_is_that_of_the_extension():
 @compiled
 def test_the_recorded_forwards_are_those_of_the_extension():
     assert recorded.FILE.read_text() == recorded.dump(ext.load().cells()), "type: make forwards"
-
-
-@own
-def test_the_step_of_the_reference_is_the_formula(cell):
-    units, rows = 5, 3
-    x, h = (torch.randn(rows, cell.gates * units, dtype=torch.float64).requires_grad_() for _ in range(2))
-    state = [torch.randn(rows, units, dtype=torch.float64).abs().requires_grad_() for _ in range(cell.states)]
-    params = [torch.randn(n, dtype=torch.float64).requires_grad_() for (n,) in cell.param_sizes(units)]
-    found = STEP[cell.mode](x, h, tuple(state), params)
-    none, zeros = x.new_zeros(cell.gates * units, 0), x.new_zeros(cell.gates * units, units)
-    by_row = [
-        oracle.step(cell.index, x.new_zeros(0), [s[b] for s in state], none, zeros, x[b], h[b], None, params)
-        for b in range(rows)
-    ]
-    expected = tuple(torch.stack(states) for states in zip(*by_row))
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    inputs = [x, h, *state, *params]
-    grads = [
-        torch.autograd.grad(sum(s.sin().sum() for s in r), inputs, materialize_grads=True) for r in (found, expected)
-    ]
-    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
 
 
 @isas
@@ -133,7 +106,7 @@ def states_of(cell, rows, B, H, dtype=torch.float32, P=0):
 
 
 def gradients(outputs, inputs):
-    return torch.autograd.grad(sum((t * k).sum() for k, t in enumerate(outputs, 1)), inputs)
+    return torch.autograd.grad(sum((t * k).sum() for k, t in enumerate(outputs, 1)), inputs, materialize_grads=True)
 
 
 ASKED = {
@@ -177,25 +150,19 @@ def test_two_layers_in_both_directions_against_the_formulas(cell, backend, asked
 @backends
 def test_packed_rows_and_layouts(cell, backend):
     module, x = make(cell, 3, 6, 2, 2).double(), torch.randn(5, 4, 3, dtype=torch.float64)
-    lengths = torch.tensor([2, 5, 1, 3])
     hx = states_of(cell, 4, 4, 6, torch.float64)
     with fastrnn.backend(backend):
-        expected, last = module(x, given(hx), lengths=lengths)
-        output, final = module(pack_padded_sequence(x, lengths, enforce_sorted=False), given(hx))
-        torch.testing.assert_close((pad_packed_sequence(output)[0], final), (expected, last))
+        expected = check_layouts(module, make(cell, 3, 6, 2, 2, batch_first=True).double(), x, given(hx))
         alone = module(x[:, 1], given([h[:, 1] for h in hx]))
         torch.testing.assert_close(alone[0], expected[:, 1])
         without, _ = module(x)
         initial = given([torch.full_like(h, value) for h, value in zip(hx, cell.initial)])
         torch.testing.assert_close(without, module(x, initial)[0])
-        first = make(cell, 3, 6, 2, 2, batch_first=True).double()
-        first.load_state_dict(module.state_dict())
-        torch.testing.assert_close(first(x.transpose(0, 1), given(hx))[0], module(x, given(hx))[0].transpose(0, 1))
 
 
 @own
 def test_the_automatic_choice_never_asks_torch(cell):
-    expected = "cpu" if ops.missing("cpu") is None else "reference"
+    expected = "cpu" if KERNELS else "reference"
     for T in (1, 5):
         for grad in (False, True):
             module, x = make(cell, 3, 6).requires_grad_(grad), torch.randn(T, 4, 3)
@@ -233,16 +200,8 @@ def test_derivatives_of_any_order(cell):
 @own
 def test_graphs(cell):
     module, hx, x = make(cell, 3, 6, 2, 2), given(states_of(cell, 4, 4, 6)), torch.randn(5, 4, 3)
-    expected = tensors(module(x, hx))
-    expected += torch.autograd.grad(expected[0].sum(), list(module.parameters()))
-    torch.compiler.reset()  # a process compiles a forward for so many modules only
-    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    found = tensors(made(x, hx))
-    found += torch.autograd.grad(found[0].sum(), list(made.parameters()))
-    torch.testing.assert_close(found, expected)
-    program = torch.export.export(module, (x, hx))
-    assert sum("fastrnn.layer_forward" in str(node.target) for node in program.graph.nodes) == 2
-    torch.testing.assert_close(tensors(program.module()(x, hx)), tensors(module(x, hx)))
+    check_compiled(module, x, hx)
+    assert check_exported(module, x, hx) == [cell.index] * 2
     traced = torch.jit.trace(module, (x, hx), check_trace=False)
     torch.testing.assert_close(tensors(traced(2 * x, hx)), tensors(module(2 * x, hx)))
     with pytest.raises(RuntimeError, match=r"torch\.jit\.script cannot compile fastrnn"):

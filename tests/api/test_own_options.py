@@ -7,11 +7,10 @@ import pickle
 
 import pytest
 import torch
-from support import given, tensors
+from support import check_compiled, check_exported, check_layouts, given, tensors
 from test_dropping import layer, seeded
 from test_own_cells import states_of
 from torch.autograd import gradgradcheck
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.registry import ALL_CELLS
@@ -55,13 +54,8 @@ def test_second_derivatives_and_transforms(cell, options, training):
 
 @each_option
 def test_packed_rows_and_batch_first(cell, options):
-    module, x, lengths = layer(cell, 3, 8, 2, 2, **options), torch.randn(5, 4, 3), torch.tensor([2, 5, 1, 3])
-    expected, last = seeded(module, x, lengths=lengths)
-    packed, final = seeded(module, pack_padded_sequence(x, lengths, enforce_sorted=False))
-    torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
-    first = layer(cell, 3, 8, 2, 2, batch_first=True, **options)
-    first.load_state_dict(module.state_dict())
-    torch.testing.assert_close(seeded(first, x.transpose(0, 1))[0].transpose(0, 1), seeded(module, x)[0])
+    module, x = layer(cell, 3, 8, 2, 2, **options), torch.randn(5, 4, 3)
+    check_layouts(module, layer(cell, 3, 8, 2, 2, batch_first=True, **options), x, call=seeded)
     module.eval()
     torch.testing.assert_close(module(x[:, 0])[0], module(x)[0][:, 0])
 
@@ -69,15 +63,8 @@ def test_packed_rows_and_batch_first(cell, options):
 @some_option
 def test_graphs(cell, options):
     module, x = layer(cell, 3, 8, 2, 2, **options), torch.randn(5, 4, 3)
-    torch.compiler.reset()  # a process compiles a forward for so many modules only
-    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    results = []
-    for run, weights in ((made, made.parameters()), (module, module.parameters())):
-        outputs = tensors(seeded(run, x))
-        results.append([*outputs, *torch.autograd.grad(outputs[0].sum(), list(weights))])
-    torch.testing.assert_close(*results)
-    exported = torch.export.export(module.eval(), (x,))
-    torch.testing.assert_close(tensors(exported.module()(x)), tensors(module(x)))
+    check_compiled(module, x, call=seeded)
+    check_exported(module.eval(), x)
     torch.testing.assert_close(tensors(fastrnn.freeze(module)(x)), tensors(module(x)))
 
 

@@ -18,9 +18,7 @@ from support import (
     given,
 )
 
-from fastrnn import reference
 from fastrnn._kernels import ops
-from fastrnn._spec import slots_of
 
 each_backend = pytest.mark.parametrize("name", [name for name in available() if name != "aten"])
 T, B, I, H = 5, 4, 3, 6
@@ -131,14 +129,3 @@ def test_nothing_is_written_and_strides_are_free(name, cell, packed):
     assert all(map(torch.equal, passed, before)) and all(map(torch.equal, (output, *saved), kept))
     for first, second in zip(*map(flat, results), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
-
-
-@cells
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_scan_computes_the_same(cell, packed):
-    x, _, hx, weights, _, sizes = problem(cell, "reference", torch.float64, 2, packed)
-    output, hn = reference.scan(cell.index, x, reference.Schedule(sizes), hx, slots_of(cell, weights, 2))
-    exact, final = truth(cell, x, hx, weights, sizes, 2)
-    close(output, exact, torch.float64, "output")
-    for mine, end in zip(hn, final, strict=True):
-        close(mine, end, torch.float64, "final state")

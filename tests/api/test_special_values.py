@@ -11,10 +11,9 @@ import math
 
 import pytest
 import torch
-from support import DTYPES, dtypes, pairs, tensors, twins
+from support import DTYPES, ISAS, KERNELS, dtypes, pairs, tensors, twins, using
 
 import fastrnn
-from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
 # T B I H: a remainder alone; full vectors with a remainder, several rows; full vectors, more rows than a tile.
@@ -27,17 +26,9 @@ def implementations():
     for backend in ("reference", "aten"):
         with fastrnn.backend(backend):
             yield backend
-    if ops.missing("cpu") is not None:
-        return
-    kernels = ext.load().cpu
-    before = kernels.isa()
-    for isa in kernels.supported_isas():
-        kernels.set_isa(isa)
-        try:
-            with fastrnn.backend("cpu"):
-                yield f"cpu {isa}"
-        finally:
-            kernels.set_isa(before)
+    for isa in ISAS if KERNELS else []:
+        with using(isa), fastrnn.backend("cpu"):
+            yield f"cpu {isa}"
 
 
 def arguments(cell, dtype, shape, seed=1):

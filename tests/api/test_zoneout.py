@@ -6,7 +6,7 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.cases import zoned_layers
-from support import given, pairs
+from support import given, pairs, using
 from test_dropping import each_cell, layer, seeded
 from test_own_cells import (
     ASKED,
@@ -59,13 +59,9 @@ def test_kernels_against_the_formulas(cell, precision):
 @isas
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_instruction_set_draws_the_same(isa, precision):
-    before = KERNELS.isa()
-    KERNELS.set_isa(isa)
-    try:
+    with using(isa):
         for case in zoned_layers(0, precision):
             case.check(KERNELS)
-    finally:
-        KERNELS.set_isa(before)
 
 
 @compiled
@@ -103,12 +99,8 @@ def test_rows_chunks_and_threads_draw_the_same(cell, backend):
         chunked = seeded(module, x, lengths=lengths, checkpoint_chunks=3)[0]
         torch.testing.assert_close(chunked, expected)
         whole = seeded(module, x)[0]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            assert torch.equal(seeded(module, x)[0], whole)
-        finally:
-            torch.set_num_threads(threads)
+        with using(threads=2):
+            torch.testing.assert_close(seeded(module, x)[0], whole)
         assert torch.equal(seeded(module, x)[0], whole) and not torch.equal(seeded(module, x, seed=6)[0], whole)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from support import (
+    ISAS,
+    KERNELS,
     build,
     cells,
     check,
     check_all,
     compare,
+    compiled,
     dtypes,
     evaluate,
     like,
@@ -17,15 +20,14 @@ from support import (
     pairwise,
     random_states,
     twins,
+    using,
 )
 
 import fastrnn
-from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+pytestmark = compiled
 
-ISAS = ext.load().cpu.supported_isas() if ops.missing("cpu") is None else ["none"]
 SIZES = (1, 3, 17, 31, 33, 65, 127, 257)
 GRID = pairwise(
     {
@@ -44,14 +46,8 @@ GRID = pairwise(
 @pytest.fixture(params=ISAS, autouse=True)
 def isa(request):
     """Every instruction set of this machine, in use while the test runs; the backend is forced too."""
-    kernels = ext.load().cpu
-    before = kernels.isa()
-    kernels.set_isa(request.param)
-    try:
-        with fastrnn.backend("cpu"):
-            yield request.param
-    finally:
-        kernels.set_isa(before)
+    with using(request.param), fastrnn.backend("cpu"):
+        yield request.param
 
 
 def compare_units(modules, x, hx, lengths):
@@ -134,10 +130,9 @@ def test_saturated_gates(cell, dtype, size):
 
 
 def test_unknown_instruction_set(isa):
-    kernels = ext.load().cpu
     with pytest.raises(RuntimeError, match=rf"this machine supports {' '.join(ISAS)}; got sse9"):
-        kernels.set_isa("sse9")
-    assert kernels.isa() == isa
+        KERNELS.set_isa("sse9")
+    assert KERNELS.isa() == isa
 
 
 def test_sums_over_many_units():

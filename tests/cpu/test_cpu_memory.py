@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from support import compiled
 
 import fastrnn
-from fastrnn._kernels import ext, ops
+from fastrnn._kernels import ext
 
-pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+pytestmark = compiled
 
 MIB = 2**20
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from rowwise import Call, evaluate, named
-from support import backward_arguments, check, check_all, dtypes, flat, forward_arguments, name_of, pairwise
+from support import (
+    ISAS,
+    KERNELS,
+    backward_arguments,
+    check,
+    check_all,
+    compiled,
+    dtypes,
+    flat,
+    forward_arguments,
+    name_of,
+    pairwise,
+    using,
+)
 from torch import Tensor
 
-from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
-KERNELS = ext.load().cpu if ops.missing("cpu") is None else None
-ISAS = KERNELS.supported_isas() if KERNELS else []
+pytestmark = compiled
 LAYERS = {mode: (cell, False) for mode, cell in CELLS.items()} | {"LSTM projected": (CELLS["LSTM"], True)}
 layers = pytest.mark.parametrize("layer", LAYERS)
 DIRECTIONS = ("forward", "both", "reverse")
@@ -37,18 +46,6 @@ GRID = pairwise(
         "padding": (math.nan, math.inf),
     }
 )
-
-
-@contextmanager
-def using(isa: str, threads: int = 1):
-    before = KERNELS.isa(), torch.get_num_threads()
-    KERNELS.set_isa(isa)
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        KERNELS.set_isa(before[0])
-        torch.set_num_threads(before[1])
 
 
 def draw_lengths(kind: str, T: int, B: int) -> Tensor | None:

@@ -8,18 +8,16 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty
 
 import pytest
 import torch
-from support import build, cells, check_all, evaluate, random_states, twins
+from support import build, cells, check_all, compiled, evaluate, random_states, twins, using
 
 import fastrnn
-from fastrnn._kernels import ops
 
-pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+pytestmark = compiled
 # Large enough for the kernels to take a second thread, which they do not for a few microseconds of work.
 T, B, I, H = 12, 16, 96, 128
 
@@ -28,16 +26,6 @@ T, B, I, H = 12, 16, 96, 128
 def _cpu():
     with fastrnn.backend("cpu"):
         yield
-
-
-@contextmanager
-def threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def example(cell):
@@ -53,7 +41,7 @@ def test_one_row_with_any_number_of_threads(cell, dtype):
     modules, x, hx = twins(cell, I, H, dtype=dtype), torch.randn(4 * T, 1, I), random_states(cell, 1, 1, H)
     theirs, truth = (evaluate(module, x, hx, None, dtype) for module in modules[1:])
     for count in (1, 2, 3, 5):
-        with threads(count):
+        with using(threads=count):
             first, second = (evaluate(modules[0], x, hx, None, dtype) for _ in range(2))
         check_all(first, theirs, truth)
         assert all(torch.equal(first[name], second[name]) for name in first), count
@@ -67,7 +55,7 @@ def test_any_number_of_threads(cell, packed):
     lengths = torch.arange(B) % T + 1 if packed else None
     theirs, truth = (evaluate(module, x, hx, lengths, torch.float32) for module in modules[1:])
     for count in (1, 2, 3):
-        with threads(count):
+        with using(threads=count):
             first, second = (evaluate(modules[0], x, hx, lengths) for _ in range(2))
         check_all(first, theirs, truth)
         assert all(torch.equal(first[name], second[name]) for name in first), count
@@ -111,7 +99,7 @@ def test_after_fork(cell, count):
 
     With two threads torch's own products and large copies hang there, so only our forward can be asked for.
     """
-    with threads(2):
+    with using(threads=2):
         modules, x, hx = example(cell)
         expected = evaluate(modules[0], x, hx)
         expected["output"] = expected["output 0"]
@@ -192,7 +180,7 @@ def test_inside_another_parallel_region():
     """Autograd runs backward on threads of its own choice; a call from a hook there is a nested one."""
     outer, inner = fastrnn.GRU(I, H), fastrnn.LSTM(I, H)
     x = torch.randn(T, B, I)
-    with threads(2), fastrnn.backend("cpu"):
+    with using(threads=2), fastrnn.backend("cpu"):
         expected = evaluate(inner, x)
         seen = []
 
@@ -210,7 +198,7 @@ def test_inside_another_parallel_region():
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc/self/maps on this system")
 def test_one_openmp_runtime():
     """A second one would bring a second pool of threads to the same cores."""
-    with threads(2):
+    with using(threads=2):
         fastrnn.LSTM(I, H)(torch.randn(T, B, I))
     files = set(re.findall(r"\S*/lib(?:gomp|iomp5|omp)\b\S*", Path("/proc/self/maps").read_text()))
     assert len({os.path.realpath(file) for file in files}) == 1, files

@@ -19,16 +19,13 @@ from own_cells import (
     STEPS,
     compiled,
     evaluate,
-    listed,
     load,
     loop_of,
     make,
     states_of,
-    tensors,
 )
-from support import DTYPES, check_all
+from support import DTYPES, check_all, check_compiled, check_exported, check_layouts, tensors, using
 from test_readme import blocks
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.reference.scan import STEP
@@ -71,31 +68,26 @@ def test_every_type_within_the_budget(cell, step, dtype):
     x, hx = torch.randn(6, 3, 5).to(dtype), states_of(cell, 2, 3, 17)
     hx = tuple(h.to(dtype) for h in hx) if cell.states > 1 else hx.to(dtype)
     double, loop = copy.deepcopy(module).double(), loop_of(cell, step)
-    truth = evaluate(loop, double, x.double(), [h.double() for h in listed(hx)])
+    truth = evaluate(loop, double, x.double(), [h.double() for h in tensors(hx)])
     theirs, ours = evaluate(loop, module, x, hx), evaluate(lambda module, *given: module(*given), module, x, hx)
     check_all(ours, theirs, truth)
 
 
 def test_packed_rows_layouts_chunks_and_states(cell):
     module, x = make(cell, 3, 6, 2, bidirectional=True), torch.randn(5, 4, 3)
-    lengths, hx = torch.tensor([2, 5, 1, 3]), states_of(cell, 4, 4, 6)
-    expected, last = module(x, hx, lengths=lengths)
-    output, final = module(pack_padded_sequence(x, lengths, enforce_sorted=False), hx)
-    torch.testing.assert_close((pad_packed_sequence(output)[0], final), (expected, last))
+    hx, first = states_of(cell, 4, 4, 6), fastrnn.Layer(cell, 3, 6, 2, bidirectional=True, batch_first=True)
+    expected = check_layouts(module, first, x, hx)
     one = tuple(h[:, 1] for h in hx) if cell.states > 1 else hx[:, 1]
     torch.testing.assert_close(module(x[:, 1], one)[0], expected[:, 1])
     initial = [torch.full((4, 4, 6), value) for value in cell.initial]
     torch.testing.assert_close(module(x)[0], module(x, tuple(initial) if cell.states > 1 else initial[0])[0])
-    first = fastrnn.Layer(cell, 3, 6, 2, bidirectional=True, batch_first=True)
-    first.load_state_dict(module.state_dict())
-    torch.testing.assert_close(first(x.transpose(0, 1), hx)[0], module(x, hx)[0].transpose(0, 1))
     names, sources = zip(*module.named_parameters())
     plain = torch.autograd.grad(module(x, hx)[0].sin().sum(), sources)
     for asked in ({"checkpoint_chunks": 3}, {"save": "states"}, {"all_states": True}):
         again = torch.autograd.grad(module(x, hx, **asked)[0].sin().sum(), sources)
         torch.testing.assert_close(dict(zip(names, again)), dict(zip(names, plain)))
     states = module(x, hx, all_states=True)[2]
-    assert len(states) == 2 and listed(states[0])[-1].shape == (5, 4, 12)
+    assert len(states) == 2 and tensors(states[0])[-1].shape == (5, 4, 12)
 
 
 def test_check_finds_no_fault_and_a_planted_one(cell, monkeypatch):
@@ -118,16 +110,8 @@ def test_transforms_and_explain(cell):
 
 def test_graphs(cell):
     module, hx, x = make(cell, 3, 6, 2, bidirectional=True), states_of(cell, 4, 4, 6), torch.randn(5, 4, 3)
-    expected = tensors(module(x, hx))
-    expected += torch.autograd.grad(expected[0].sum(), list(module.parameters()))
-    made = fastrnn.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    found = tensors(made(x, hx))
-    found += torch.autograd.grad(found[0].sum(), list(made.parameters()))
-    torch.testing.assert_close(found, expected)
-    program = torch.export.export(module, (x, hx))
-    nodes = [node for node in program.graph.nodes if "fastrnn.layer_forward" in str(node.target)]
-    assert [node.args[4][1] for node in nodes] == [cell.registered.index] * 2
-    torch.testing.assert_close(tensors(program.module()(x, hx)), tensors(module(x, hx)))
+    check_compiled(module, x, hx)
+    assert check_exported(module, x, hx) == [cell.registered.index] * 2
 
 
 def test_a_graph_of_a_cell_whose_gradients_read_no_state():
@@ -182,14 +166,11 @@ def test_parameters_and_copies():
 
 def test_two_threads_give_what_one_gives():
     module, x = fastrnn.Layer(load("scaled"), 64, 256), torch.randn(4, 32, 64)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
+    found = []
+    for count in (1, 2):
+        with using(threads=count):
             output, _ = module(x)
             found.append([output, *torch.autograd.grad(output.sin().sum(), list(module.parameters()))])
-    finally:
-        torch.set_num_threads(threads)
     torch.testing.assert_close(*found)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from cases import GRIDS
-from support import forward_arguments, is_bfloat16_in_onednn
+from support import compiled, forward_arguments, is_bfloat16_in_onednn
 from torch import nn
 
 import fastrnn
@@ -16,7 +16,7 @@ from fastrnn.bench.case import Side, build, make_inputs, make_weights
 from fastrnn.bench.memory import saved_bytes
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+pytestmark = compiled
 
 
 def scaled(case):

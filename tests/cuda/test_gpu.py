@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from emulator import oracle
+from emulator import cases, oracle
 from emulator.cases import (
     KERNELS,
     RESIDENT,
-    RESIDENT_SHAPES,
     Layer,
     check_unread_states,
     fp32_precision,
@@ -25,8 +24,7 @@ pytestmark = [
 ]
 DEVICE = "cuda"
 CELLS = oracle.CELLS
-CASES = parameters(KERNELS)
-RESIDENT_CASES = parameters(RESIDENT)
+CASES = [*parameters(KERNELS), *parameters(RESIDENT)]
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
 
 # H for each tier. Members of clusters and grids have eight units.
@@ -47,19 +45,14 @@ def restored(cuda):
     cuda.follow_plan()
 
 
-def too_old(kernel, precision):
-    turing = torch.cuda.get_device_capability() < (8, 0)
-    return turing and kernel.get("tensor_cores") and precision != "float16"
-
-
-def prescribe(cuda, wish, precision="float16"):
-    """Asks for a tier, or skips where the device cannot have it."""
-    capability = torch.cuda.get_device_capability()
-    if capability < {"cta": (7, 5), "grid": (8, 0), "cluster": (9, 0)}[wish["tier"]]:
-        pytest.skip(f"tier {wish['tier']} needs a newer device than compute capability {capability}")
-    if capability < (8, 0) and precision in ("tf32", "bfloat16"):
+def prescribe(cuda, kernel, precision="float16"):
+    """Has this one of KERNELS or RESIDENT serve all calls, or skips where the device cannot have it."""
+    capability, tier = torch.cuda.get_device_capability(), kernel.get("tier")
+    if capability < {"cta": (7, 5), "grid": (8, 0), "cluster": (9, 0)}.get(tier, (0, 0)):
+        pytest.skip(f"tier {tier} needs a newer device than compute capability {capability}")
+    if capability < (8, 0) and precision in ("tf32", "bfloat16") and (tier or kernel.get("tensor_cores")):
         pytest.skip("Turing's tensor cores know float16 alone")
-    cuda.override_tier(**wish)
+    cases.prescribe(cuda, kernel)
 
 
 class OnGpu(Layer):
@@ -83,21 +76,15 @@ class WithStates(OnGpu):
         return super().forward(cuda, save)
 
 
-def results(layer, cuda):
-    output, hn, saved = layer.forward(cuda)
-    grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
-    return [output, *hn, grad_x, *grad_hx, *grad_weights]
-
-
 def check_capture(cuda, layer, other):
     """A graph captured with one layer's arguments gives the other's results once its inputs are copied in."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        results(layer, cuda)
+        layer.results(cuda)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = results(layer, cuda)
+        captured = layer.results(cuda)
     for name in ("lengths", "resets"):
         if name in layer.schedule:
             layer.schedule[name].copy_(other.schedule[name])
@@ -107,7 +94,7 @@ def check_capture(cuda, layer, other):
     ):
         mine.copy_(others)  # other values lie in padding
     graph.replay()
-    assert all(map(torch.equal, captured, results(layer, cuda)))
+    assert all(map(torch.equal, captured, layer.results(cuda)))
 
 
 @pytest.mark.parametrize("precision", ["float16", "float32"])
@@ -123,33 +110,14 @@ def test_four_steps(cuda, name, precision):
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
 def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
-    if too_old(kernel, precision):
-        pytest.skip("Turing's tensor cores know float16 alone")
-    cuda.override_plan(**kernel)
-    for layer in small_layers(cell, precision, OnGpu):
-        layer.check(cuda)
-
-
-@pytest.mark.parametrize("cell, wish, precision", RESIDENT_CASES)
-def test_every_resident_kernel_against_the_formulas(cuda, cell, wish, precision):
-    prescribe(cuda, wish, precision)
-    for layer in small_layers(cell, precision, OnGpu, RESIDENT_SHAPES):
+    prescribe(cuda, kernel, precision)
+    for layer in small_layers(cell, precision, OnGpu, kernel):
         layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
 def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, precision):
-    if too_old(kernel, precision):
-        pytest.skip("Turing's tensor cores know float16 alone")
-    cuda.override_plan(**kernel)
-    for layer in timed_layers(cell, precision, OnGpu):
-        layer.check(cuda)
-    check_unread_states(cuda, cell, precision, OnGpu)
-
-
-@pytest.mark.parametrize("cell, wish, precision", RESIDENT_CASES)
-def test_every_resident_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, precision):
-    prescribe(cuda, wish, precision)
+    prescribe(cuda, kernel, precision)
     for layer in timed_layers(cell, precision, OnGpu):
         layer.check(cuda)
     check_unread_states(cuda, cell, precision, OnGpu)
@@ -163,17 +131,7 @@ def test_projected_lstm_with_lengths_resets_and_one_direction(cuda, precision):
 
 @pytest.mark.parametrize("cell, kernel, precision", CASES)
 def test_rebuilt_gates_with_every_kernel(cuda, cell, kernel, precision):
-    if too_old(kernel, precision):
-        pytest.skip("Turing's tensor cores know float16 alone")
-    cuda.override_plan(**kernel)
-    WithStates(cell, precision, (5, 9, 24, 40), 2, packed=True).check(cuda)
-    for layer in timed_layers(cell, precision, WithStates):
-        layer.check(cuda)
-
-
-@pytest.mark.parametrize("cell, wish, precision", RESIDENT_CASES)
-def test_rebuilt_gates_with_every_resident_kernel(cuda, cell, wish, precision):
-    prescribe(cuda, wish, precision)
+    prescribe(cuda, kernel, precision)
     WithStates(cell, precision, (5, 9, 24, 40), 2, packed=True).check(cuda)
     for layer in timed_layers(cell, precision, WithStates):
         layer.check(cuda)
@@ -191,20 +149,20 @@ def test_rebuilt_gates_captured_in_a_graph_and_in_twenty_runs(cuda, cell):
     check_capture(cuda, *(masked(cell, "float16", seed, 64, WithStates) for seed in (3, 7)))
     layer = WithStates(cell, "float16", (50, 33, 24, 200), 2, packed=True)
     check_capture(cuda, layer, WithStates(cell, "float16", (50, 33, 24, 200), 2, packed=True, seed=7))
-    first = results(layer, cuda)
+    first = layer.results(cuda)
     for _ in range(20):
-        assert all(map(torch.equal, first, results(layer, cuda)))
+        assert all(map(torch.equal, first, layer.results(cuda)))
 
 
 @pytest.mark.parametrize("H", [64, 128, 256, 512, 768, 1024, 2048])
 @pytest.mark.parametrize("tier", ["cta", "cluster", "grid"])
 def test_resident_kernels_at_real_sizes_agree_with_the_step_kernels(cuda, tier, H):
     layers = [OnGpu(cell, "float16", (20, 70, 16, H), 2, packed=True) for cell in CELLS]
-    want = [results(layer, cuda) for layer in layers]
+    want = [layer.results(cuda) for layer in layers]
     for layer, expected in zip(layers, want, strict=True):
         prescribe(cuda, {"tier": tier})
         try:
-            got = results(layer, cuda)
+            got = layer.results(cuda)
         except RuntimeError as error:
             assert "cannot serve" in str(error)
             continue
@@ -217,9 +175,9 @@ def test_resident_kernels_at_real_sizes_agree_with_the_step_kernels(cuda, tier, 
 def test_twenty_runs_of_a_resident_kernel_agree_bit_for_bit(cuda, cell, wish):
     prescribe(cuda, wish)
     layer = OnGpu(cell, "float16", (50, 33, 24, 60), 2, packed=True)
-    first = results(layer, cuda)
+    first = layer.results(cuda)
     for _ in range(20):
-        assert all(map(torch.equal, first, results(layer, cuda)))
+        assert all(map(torch.equal, first, layer.results(cuda)))
 
 
 @EACH_TIER
@@ -284,9 +242,9 @@ def test_twenty_runs_agree_bit_for_bit(cuda, cell, kernel):
     precision = "float16" if kernel.get("tensor_cores") else "float32"
     cuda.override_plan(**kernel)
     layer = OnGpu(cell, precision, (7, 33, 24, 200), 2, packed=True)
-    first = results(layer, cuda)
+    first = layer.results(cuda)
     for _ in range(20):
-        assert all(map(torch.equal, first, results(layer, cuda)))
+        assert all(map(torch.equal, first, layer.results(cuda)))
 
 
 def test_a_call_never_waits_for_the_gpu(cuda):
@@ -299,18 +257,18 @@ def test_a_call_never_waits_for_the_gpu(cuda):
         WithStates(0, "float32", (7, 5, 24, 64), 2, **schedule),
     ]
     for layer in layers:
-        results(layer, cuda)  # loads the kernels
+        layer.results(cuda)  # loads the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
         for layer in layers:
-            results(layer, cuda)
+            layer.results(cuda)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_another_stream(cuda):
     layer = OnGpu(1, "float32", (50, 33, 64, 256), 2)
-    want = results(layer, cuda)
+    want = layer.results(cuda)
     late = layer.x.clone()
     layer.x.zero_()
     stream = torch.cuda.Stream()
@@ -318,7 +276,7 @@ def test_another_stream(cuda):
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # x comes late on this stream: a kernel on another would read zeros
         layer.x.copy_(late)
-        got = results(layer, cuda)
+        got = layer.results(cuda)
     torch.cuda.current_stream().wait_stream(stream)
     assert all(map(torch.equal, want, got))
 
@@ -334,8 +292,8 @@ def test_captured_in_a_graph(cuda, cell, fused):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_the_tensors_device_is_used_whichever_is_current(cuda):
     layer = OnGpu(0, "float32", (7, 5, 24, 64), 2)
-    want = results(layer, cuda)
-    got = results(layer.to("cuda:1"), cuda)
+    want = layer.results(cuda)
+    got = layer.to("cuda:1").results(cuda)
     assert torch.cuda.current_device() == 0 and all(t.device.index == 1 for t in got)
     assert all(torch.equal(w, g.to("cuda:0")) for w, g in zip(want, got, strict=True))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from emulator.cases import fp32_precision
-from support import build, compare, name_of, off_the_kink, random_states, tensors, twins
+from support import build, cells, compare, name_of, off_the_kink, random_states, tensors, twins
 
 import fastrnn
 from fastrnn._call import wavefront
@@ -15,7 +15,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False"),
 ]
 T, B, I, H, LAYERS, CHUNKS = 65, 9, 24, 64, 3, 4
-each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 each_lane = pytest.mark.parametrize("slow", [None, -1, 0, 1, 2])
 
 
@@ -66,7 +65,7 @@ def results(module, x, hx):
     return [*outputs, *torch.autograd.grad(outputs, [x, *module.parameters()], [t.cos() for t in outputs])]
 
 
-@each_cell
+@cells
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=name_of)
 def test_forward_and_gradients_are_within_the_budget(cell, dtype):
     if dtype == torch.bfloat16 and torch.cuda.get_device_capability() < (8, 0):
@@ -79,7 +78,7 @@ def test_forward_and_gradients_are_within_the_budget(cell, dtype):
     assert Lanes.made == 1
 
 
-@each_cell
+@cells
 @each_lane
 def test_the_plain_order_agrees_whichever_lane_is_slow(cuda, cell, slow, monkeypatch):
     module, hx = model(cell, torch.float32)
@@ -93,7 +92,7 @@ def test_the_plain_order_agrees_whichever_lane_is_slow(cuda, cell, slow, monkeyp
     assert Lanes.made == 1
 
 
-@each_cell
+@cells
 @each_lane
 def test_twenty_runs_agree_bit_for_bit_while_memory_is_used_again(cell, slow, monkeypatch):
     """What a call gives back to the allocator is overwritten at once, on the caller's stream."""
@@ -135,7 +134,7 @@ def test_a_call_never_waits_for_the_gpu():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@each_cell
+@cells
 def test_captured_in_a_graph(cell):
     module, hx = model(cell)
     x, other = draw(), draw()

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from .lanes import CALLER, interleaving
+from .lanes import CALLER, interleaving, tensors_in
 
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -53,10 +53,6 @@ def poison(tensors: Iterable[Tensor]) -> None:
 
 def memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def tensors_in(*values) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def refusal(function, name: str, given: list[Tensor], on_host: set[bool]) -> str | None:
@@ -90,7 +86,7 @@ class Capture(TorchDispatchMode):
     """A graph: ``results`` is what ``function(self)`` returned, ``steps`` what a replay does.
 
     A replay may find other values in ``inputs``; those of ``host`` belong to the graph. ``function`` may set ``lane``
-    and add marks and waits.
+    and add marks and waits, as lanes.lanes_of does.
     """
 
     def __init__(self, cuda, function: Callable, inputs: Sequence[Tensor], host: Sequence[Tensor] = ()) -> None:
@@ -114,6 +110,12 @@ class Capture(TorchDispatchMode):
         steps = [step for index, step in enumerate(self.steps) if index != without]
         for step in steps if last is None else interleaving(steps, last):
             step.run()
+
+    def order(self, kind: str, lane: int, mark: int) -> None:
+        self.steps.append(Step(kind, lane=lane, kind=kind, mark=mark))
+
+    def use(self, lane: int, tensors: list[Tensor]) -> None:
+        """Nothing: a graph gives no memory back."""
 
     def _add(self, what: str, run: Callable) -> None:
         self.steps.append(Step(what, run, self.lane))

@@ -48,6 +48,8 @@ RESIDENT = [
 # T B I H: one step; an odd H with rows of the last member missing; more rows than a tile, aligned rows.
 RESIDENT_SHAPES = [(1, 2, 1, 33), (4, 3, 2, 17), (3, 33, 3, 40)]
 
+BY_NAME = {name: form for name, form, _ in KERNELS + RESIDENT}
+
 # T B I H: one element; rows and units that fill no tile; more rows than a tile; 16-byte rows that end inside a chunk.
 SHAPES = [(1, 1, 1, 1), (3, 3, 2, 17), (2, 33, 3, 3), (2, 17, 1, 33), (2, 9, 3, 40)]
 
@@ -221,12 +223,17 @@ class Layer:
             grad_x, grad_hx, grad_weights = cuda.layer_backward(*arguments)
         return grad_x, grad_hx, grad_weights and [g for g in grad_weights if g is not None]
 
+    def results(self, cuda, **save):
+        """All that forward and backward return, but for what is saved."""
+        output, hn, saved = self.forward(cuda, **save)
+        return flat((output, hn, *self.backward(cuda, output, saved)))
+
     def check(self, cuda):
         output, hn, saved = self.forward(cuda)
         found = output, hn, *self.backward(cuda, output, saved)
         names = "output", "hn", "grad_x", "grad_hx", "grad_weights"
         for name, got, want in zip(names, found, self.expected(), strict=True):
-            pairs = [(got, want)] if isinstance(got, torch.Tensor) else list(zip(got, want, strict=True))
+            pairs = [(got, want)] if isinstance(got, torch.Tensor) else zip(got, want, strict=True)
             for index, (g, w) in enumerate(pairs):
                 assert g.dtype == self.dtype and g.shape == w.shape, (name, index)
                 check_error(f"{name}[{index}]", g, w, self.precision, oracle.SLACK[self.cell])
@@ -261,9 +268,8 @@ def check_unread_states(cuda, cell, precision, make=Layer):
         layer = make(cell, precision, (3, 3, 2, 9), lengths=[3, 0, 2], resets=torch.eye(3, dtype=torch.bool))
         for state in layer.hx:
             state[:, :2] = value
-        output, hn, saved = layer.forward(cuda)
-        grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
-        results.append([output, *(state[:, ::2] for state in hn), grad_x, *grad_hx, *grad_weights])
+        found, n = layer.results(cuda), len(layer.hx)
+        results.append([found[0], *(state[:, ::2] for state in found[1 : n + 1]), *found[n + 1 :]])
     assert all(map(torch.equal, *results))
 
 
@@ -300,10 +306,7 @@ def check_special_values(cuda, cell, precision, make=Layer):
         layer = make(cell, precision, (2, 3, 2, 9))
         of = getattr(layer, name)
         (of if isinstance(of, torch.Tensor) else of[number])[index] = value
-        output, hn, saved = layer.forward(cuda)
-        got = [output, *hn, *flat(layer.backward(cuda, output, saved))]
-        want = flat(layer.expected())
-        for place, (g, w) in enumerate(zip(got, want, strict=True)):
+        for place, (g, w) in enumerate(zip(layer.results(cuda), flat(layer.expected()), strict=True)):
             g, w = kinds(g), kinds(w)
             if "GRU" in oracle.MODES[cell] and name.startswith("grad"):
                 g, w = g != 0, w != 0
@@ -315,13 +318,10 @@ def flat(results):
     return [t for part in results for t in ([part] if isinstance(part, torch.Tensor) else part)]
 
 
-def prescribe(cuda, name):
-    """Has one of KERNELS or RESIDENT serve all calls, by its name."""
-    for kernels, override in ((KERNELS, cuda.override_plan), (RESIDENT, cuda.override_tier)):
-        for known, form, _ in kernels:
-            if known == name:
-                return override(**form)
-    raise ValueError(f"no kernel is called {name}")
+def prescribe(cuda, kernel):
+    """Has one of KERNELS or RESIDENT, a name or how to ask for it, serve all calls."""
+    form = BY_NAME[kernel] if isinstance(kernel, str) else kernel
+    (cuda.override_tier if "tier" in form else cuda.override_plan)(**form)
 
 
 def parameters(kernels, every=1):
@@ -337,9 +337,9 @@ def parameters(kernels, every=1):
     ]
 
 
-def small_layers(cell, precision, make=Layer, shapes=SHAPES):
+def small_layers(cell, precision, make=Layer, kernel=()):
     first = oracle.AWAY_FROM_TIES.get(oracle.MODES[cell], 0) if precision == "tf32" else 0
-    for number, shape in enumerate(shapes):
+    for number, shape in enumerate(RESIDENT_SHAPES if "tier" in kernel else SHAPES):
         for directions, packed in itertools.product((1, 2), (False, True)):
             if number <= 1 or directions + packed == 1 + number % 3:  # all four for the two smallest, else one or two
                 yield make(cell, precision, shape, directions, packed, seed=first + number)

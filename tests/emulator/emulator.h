@@ -27,7 +27,7 @@ namespace emulator {
 // What the device has; the tests make it smaller, which is another device with another index.
 struct Device {
   int index = 0;
-  int sms = 132, shared_per_sm = 228 * 1024, shared_per_block = 227 * 1024;
+  int sms = 132, shared_per_block = 227 * 1024;
   int cluster_sms = 128;  // SMs that clusters of sixteen can use
 };
 inline Device device;

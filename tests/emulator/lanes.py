@@ -8,11 +8,13 @@ was told of every tensor that a lane uses and another has made.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from fastrnn._call.wavefront import CALLER
 
@@ -27,12 +29,8 @@ class Entry(NamedTuple):
     mark: int = 0
 
 
-def tensors_in(value) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [t for part in value for t in tensors_in(part)]
-    return []
+def tensors_in(*values) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 class Log(TorchFunctionMode):
@@ -54,6 +52,12 @@ class Log(TorchFunctionMode):
         makes = self.memory(result) - reads  # a view makes nothing
         if makes:
             self.entries.append(Entry("op", self.lane, reads, makes))
+
+    def order(self, kind: str, lane: int, mark: int) -> None:
+        self.entries.append(Entry(kind, lane, mark=mark))
+
+    def use(self, lane: int, tensors: list[Tensor]) -> None:
+        self.used |= {(lane, memory) for memory in self.memory(tensors)}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -87,12 +91,13 @@ class Kernels:
         return self._cuda.layer_backward(*arguments)
 
 
-def lanes_of(log: Log) -> type:
-    """In the place of ``_call.wavefront.Lanes``."""
+def lanes_of(log) -> type:
+    """In the place of ``_call.wavefront.Lanes``: ``log``, a Log or a graph, is told of lanes, marks and waits."""
+    numbers = itertools.count()
 
     class Lanes:
         def __init__(self, device, count: int) -> None:
-            self.marks = 0
+            pass
 
         @contextlib.contextmanager
         def on(self, lane):
@@ -101,15 +106,15 @@ def lanes_of(log: Log) -> type:
             log.lane = before
 
         def mark(self, lane) -> int:
-            self.marks += 1
-            log.entries.append(Entry("mark", lane, mark=self.marks))
-            return self.marks
+            number = next(numbers)
+            log.order("mark", lane, number)
+            return number
 
         def wait(self, lane, mark) -> None:
-            log.entries.append(Entry("wait", lane, mark=mark))
+            log.order("wait", lane, mark)
 
         def use(self, lane, tensors) -> None:
-            log.used |= {(lane, memory) for memory in log.memory(list(tensors))}
+            log.use(lane, list(tensors))
 
     return Lanes
 

@@ -58,23 +58,18 @@ PYBIND11_MODULE(fastrnn_emulated, m) {
         [] { return cudaMemsetAsync(nullptr, 0, 0, nullptr) == cudaErrorStreamCaptureImplicit; });
   m.def(
       "set_device",
-      [](int sms, int shared_per_block, int cluster_sms) {
+      [](int sms, int cluster_sms) {
         const emulator::Device first{};  // which is there before the first call
-        static std::map<std::array<int, 3>, int> devices{
-            {{first.sms, first.shared_per_block, first.cluster_sms}, first.index}};
-        const auto known = devices.emplace(std::array{sms, shared_per_block, cluster_sms},
-                                           static_cast<int>(devices.size()));
-        emulator::device = {.index = known.first->second,
-                            .sms = sms,
-                            .shared_per_block = shared_per_block,
-                            .cluster_sms = cluster_sms};
+        static std::map<std::array<int, 2>, int> devices{
+            {{first.sms, first.cluster_sms}, first.index}};
+        const auto known =
+            devices.emplace(std::array{sms, cluster_sms}, static_cast<int>(devices.size()));
+        emulator::device = {.index = known.first->second, .sms = sms, .cluster_sms = cluster_sms};
       },
-      py::arg("sms") = 132, py::arg("shared_per_block") = 227 * 1024, py::arg("cluster_sms") = 128);
+      py::arg("sms") = 132, py::arg("cluster_sms") = 128);
   m.def("last_launch", [] {
     const emulator::Launch& last = emulator::last;
     return py::dict(py::arg("blocks") = last.grid.x * last.grid.y,
-                    py::arg("threads") = last.block.x, py::arg("cluster") = last.cluster,
-                    py::arg("cooperative") = last.cooperative,
-                    py::arg("shared_bytes") = last.shared_bytes);
+                    py::arg("cluster") = last.cluster, py::arg("cooperative") = last.cooperative);
   });
 }

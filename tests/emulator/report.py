@@ -1,8 +1,6 @@
 """Says at the end of a run how much of the CUDA backend the emulator has run."""
 
-PREFIXES = tuple(
-    f"tests/emulator/test_{name}.py::test_every_kernel_against_the_formulas[" for name in ("emulator", "resident")
-)
+FORMULAS = "tests/emulator/test_emulator.py::test_every_kernel_against_the_formulas["
 CAPTURED = "tests/emulator/test_capture.py::test_every_kernel["
 
 
@@ -12,7 +10,7 @@ def pytest_terminal_summary(terminalreporter):
             if name == "ptx":
                 terminalreporter.write_line(f"ptx: {text}")
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
-    ran = sum(name.startswith(PREFIXES) for name in passed)
+    ran = sum(name.startswith(FORMULAS) for name in passed)
     if ran:
         count = f"{2 * ran} cases of CUDA kernel x cell x dtype ({ran} forward, {ran} backward)"
         terminalreporter.write_line(f"emulator: {count} ran on the CPU and agree with the formulas")

@@ -1,7 +1,7 @@
 """CUDA calls captured and replayed in the emulator: a graph gives what a fresh call gives, whatever its inputs hold.
 
-The calls themselves are compared with formulas in float64 elsewhere: test_emulator.py, test_resident.py,
-test_states.py, test_wavefront.py. What only real graphs can show is in test_gpu.py and test_gpu_wavefront.py.
+The calls themselves are compared with formulas in float64 elsewhere: test_emulator.py, test_states.py,
+test_wavefront.py. What only real graphs can show is in test_gpu.py and test_gpu_wavefront.py.
 """
 
 import contextlib
@@ -16,18 +16,17 @@ from collections import Counter
 import pytest
 import torch
 from support import build as make
-from support import random_states, tensors
+from support import cells, random_states, tensors
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
 from emulator import build, oracle
 from emulator.capture import Capture, Step, memory
 from emulator.cases import KERNELS, RESIDENT, Layer, fp32_precision, prescribe, resets_of
-from emulator.lanes import CALLER
+from emulator.lanes import CALLER, Log, lanes_of
 from fastrnn._backends import autograd, dispatch
 from fastrnn._call import stack, wavefront
 from fastrnn._kernels import ext
-from fastrnn.registry import CELLS
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
@@ -73,12 +72,7 @@ def forward(layer, cuda):
 
 
 def both(save):
-    def call(layer, cuda):
-        output, hn, saved = layer.forward(cuda, save)
-        grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
-        return [output, *hn, grad_x, *grad_hx, *grad_weights]
-
-    return call
+    return lambda layer, cuda: layer.results(cuda, save=save)
 
 
 def inputs(layer):
@@ -258,34 +252,7 @@ def test_what_the_host_does_by_itself_is_found(cuda, planted):
     check(cuda, forward, layer, other)
 
 
-def lanes_of(graph):
-    """In the place of ``wavefront.Lanes``: lanes, marks and waits go into the graph."""
-
-    class Lanes:
-        def __init__(self, device, count):
-            pass
-
-        @contextlib.contextmanager
-        def on(self, lane):
-            before, graph.lane = graph.lane, lane
-            yield
-            graph.lane = before
-
-        def mark(self, lane):
-            graph.steps.append(Step("mark", lane=lane, kind="mark", mark=len(graph.steps)))
-            return graph.steps[-1].mark
-
-        def wait(self, lane, mark):
-            graph.steps.append(Step("wait", lane=lane, kind="wait", mark=mark))
-
-        def use(self, lane, tensors):
-            pass  # a graph gives no memory back
-
-    return Lanes
-
-
 T, B, I, H = 7, 4, 3, 9
-each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 ASKED = {
     "all": {},
     "states": {"lengths": torch.tensor([4, 0, 7, 1]), "save": "states", "all_states": True},
@@ -310,7 +277,7 @@ def capturing(cuda, monkeypatch):
             return function()
 
         graph = Capture(cuda, captured, inputs, host)
-        monkeypatch.setattr(wavefront, "Lanes", lanes_of(types.SimpleNamespace(lane=CALLER, steps=[])))
+        monkeypatch.setattr(wavefront, "Lanes", lanes_of(Log()))
         with torch.no_grad():
             for tensor in inputs:
                 whole = torch.arange(tensor.numel()).reshape(tensor.shape).mul(3).add(1).remainder(T)
@@ -327,7 +294,7 @@ def gradients(module, x, hx, **asked):
     return [*outputs, *torch.autograd.grad(outputs, [source, *module.parameters()], [t.cos() for t in outputs])]
 
 
-@each_cell
+@cells
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize("chunks", [0, 3], ids=["plain", "wavefront"])
@@ -348,7 +315,7 @@ def test_a_training_step_of_stacked_layers(cuda, capturing, cell, dtype, asked, 
     assert same(graph.results, call())
 
 
-@each_cell
+@cells
 def test_a_packed_training_step_in_both_directions(cuda, capturing, cell):
     cuda.override_tier("step")
     module, sizes = make(fastrnn, cell, I, H, 2, bidirectional=True), torch.tensor([4, 3, 3, 1])
@@ -359,7 +326,7 @@ def test_a_packed_training_step_in_both_directions(cuda, capturing, cell):
     assert same(graph.results, call())
 
 
-@each_cell
+@cells
 def test_a_wavefront_in_every_order_that_its_graph_allows(cuda, capturing, cell):
     """Of the forward pass; what orders the lanes of the backward pass is autograd's, and needs a GPU."""
     module, x = make(fastrnn, cell, I, H, 3), torch.randn(T, B, I)

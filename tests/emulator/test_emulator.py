@@ -10,6 +10,7 @@ from emulator.cases import (
     DTYPE_NUMBER,
     DTYPES,
     KERNELS,
+    RESIDENT,
     Layer,
     check_saved_shapes,
     check_special_values,
@@ -17,6 +18,7 @@ from emulator.cases import (
     fp32_precision,
     masked_layers,
     parameters,
+    prescribe,
     small_layers,
     timed_layers,
     zoned_layers,
@@ -25,22 +27,24 @@ from emulator.oracle import CELLS, FUSED, MODES, NORMED, PROJECTED
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-CASES, SECOND_CASES = parameters(KERNELS), parameters(KERNELS, every=2)
+CASES = parameters(KERNELS)
+EVERY_KERNEL = [*CASES, *parameters(RESIDENT)]
+SECOND_CASES = [*parameters(KERNELS, every=2), *parameters(RESIDENT, every=2)]
 CASES_OF_FOUR_BYTES = parameters(
     [(name, kernel, [p for p in precisions if p in ("float32", "tf32")]) for name, kernel, precisions in KERNELS]
 )
 
 
-@pytest.mark.parametrize("cell, kernel, precision", CASES)
+@pytest.mark.parametrize("cell, kernel, precision", EVERY_KERNEL)
 def test_every_kernel_against_the_formulas(cuda, cell, kernel, precision):
-    cuda.override_plan(**kernel)
-    for layer in small_layers(cell, precision):
+    prescribe(cuda, kernel)
+    for layer in small_layers(cell, precision, kernel=kernel):
         layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, precision):
-    cuda.override_plan(**kernel)
+    prescribe(cuda, kernel)
     for layer in timed_layers(cell, precision):
         layer.check(cuda)
     check_unread_states(cuda, cell, precision)
@@ -48,24 +52,24 @@ def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, kernel, 
 
 @pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_every_kernel_with_an_operand_mask(cuda, cell, kernel, precision):
-    cuda.override_plan(**kernel)
+    prescribe(cuda, kernel)
     for layer in masked_layers(cell, precision):
         layer.check(cuda)
-    if cell in PROJECTED:
+    if cell in PROJECTED and "tier" not in kernel:
         for layer in masked_layers(cell, precision, projection=5):
             layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_every_kernel_with_zoneout(cuda, cell, kernel, precision):
-    cuda.override_plan(**kernel)
+    prescribe(cuda, kernel)
     for layer in zoned_layers(cell, precision):
         layer.check(cuda)
 
 
 @pytest.mark.parametrize("cell, kernel, precision", SECOND_CASES)
 def test_nan_and_infinities_with_every_kernel(cuda, cell, kernel, precision):
-    cuda.override_plan(**kernel)
+    prescribe(cuda, kernel)
     check_special_values(cuda, cell, precision)
 
 
@@ -135,9 +139,7 @@ def test_full_lengths_change_no_bit_and_lengths_out_of_range_are_clamped(cuda, c
     def bits(**schedule):
         layer = Layer(cell, "float32", (3, 3, 2, 7), 2, projection=projection)
         layer.schedule = {name: torch.tensor(value) for name, value in schedule.items()}
-        output, hn, saved = layer.forward(cuda)
-        grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
-        return [output, *hn, grad_x, *grad_hx, *grad_weights]
+        return layer.results(cuda)
 
     for fused in (False, True):
         cuda.override_plan(fused=fused, rows=8 if fused else 0)
@@ -161,15 +163,7 @@ def test_saved_tensors_of_another_call_are_refused(cuda):
 
 
 def test_backward_gives_what_is_asked_for(cuda):
-    layer = Layer(0, "float64", (3, 3, 2, 5), 2, packed=True)
-    output, _, saved = layer.forward(cuda)
-    everything = layer.backward(cuda, output, saved)
-    for needs in itertools.product((False, True), repeat=3):
-        for asked, got, want in zip(needs, layer.backward(cuda, output, saved, needs), everything, strict=True):
-            assert (got is not None) == asked
-            if asked:
-                pairs = [(got, want)] if isinstance(got, torch.Tensor) else zip(got, want, strict=True)
-                assert all(torch.equal(g, w) for g, w in pairs)
+    Layer(0, "float64", (3, 3, 2, 5), 2, packed=True).check_needs(cuda)
 
 
 def test_any_strides_are_welcome(cuda):

@@ -13,13 +13,12 @@ import subprocess
 
 import pytest
 import torch
-from support import backward_arguments, forward_arguments
+from support import backward_arguments, compiled, forward_arguments
 
 from emulator import build
-from fastrnn._kernels import ext, ops
+from fastrnn._kernels import ext
 from fastrnn.registry import CELLS
 
-cpu_kernels = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 DTYPE, B, H, TAIL = torch.bfloat16, 1024, 16, 40  # the last TAIL steps are compared
 
 
@@ -45,7 +44,7 @@ def arguments(cell, I):
     return [torch.zeros(1, B, H, dtype=DTYPE) for _ in range(cell.states)], weights
 
 
-@cpu_kernels
+@compiled
 @pytest.mark.slow
 def test_input_and_output_of_more_elements_than_32_bits_count():
     memory_for(6)
@@ -58,7 +57,7 @@ def test_input_and_output_of_more_elements_than_32_bits_count():
     assert not output[: T // 2].any()
 
 
-@cpu_kernels
+@compiled
 @pytest.mark.slow
 def test_gates_and_their_gradients_of_more_elements_than_32_bits_count():
     """With x and output smaller, so that the rest of a backward finds room beside them."""
@@ -81,7 +80,7 @@ def test_gates_and_their_gradients_of_more_elements_than_32_bits_count():
     assert wanted[0].any() and not grad_x[: T // 2].any()
 
 
-@cpu_kernels
+@compiled
 @pytest.mark.slow
 def test_weight_gradients_of_an_input_of_more_elements_than_32_bits_count():
     memory_for(5)

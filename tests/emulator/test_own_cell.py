@@ -5,8 +5,8 @@ import types
 
 import pytest
 import torch
-from own_cells import SCHEDULES, STEPS, TEXTS, check_within_the_budget, compiled, listed, load, make, states_of
-from support import pairs
+from own_cells import SCHEDULES, STEPS, TEXTS, check_within_the_budget, compiled, load, make, states_of
+from support import pairs, tensors
 
 import fastrnn
 from emulator import build
@@ -71,7 +71,7 @@ def test_the_options_of_every_layer_as_in_the_reference(cuda, cell, option, aske
         torch.manual_seed(3)
         with fastrnn.backend(backend):
             output, final, *sequences = module(x, hx, **SCHEDULES["both"], **asked)
-        results = [output, *listed(final)]
+        results = [output, *tensors(final)]
         grads = torch.autograd.grad(sum(t.sin().sum() for t in results), list(module.parameters()))
         found.append([*results, *sequences, *grads])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)

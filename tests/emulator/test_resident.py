@@ -1,60 +1,15 @@
-"""The kernels that run a whole sequence in one launch, in the emulator."""
+"""The kernels that run a whole sequence in one launch, in the emulator; against the formulas in test_emulator.py."""
 
 import pytest
 import torch
 
 from emulator import build, oracle
-from emulator.cases import (
-    RESIDENT,
-    RESIDENT_SHAPES,
-    Layer,
-    check_special_values,
-    check_unread_states,
-    masked_layers,
-    parameters,
-    small_layers,
-    timed_layers,
-)
+from emulator.cases import RESIDENT, Layer, timed_layers
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
 CELLS = oracle.FUSED
-CASES, SECOND_CASES = parameters(RESIDENT), parameters(RESIDENT, every=2)
 EACH_TIER = pytest.mark.parametrize("wish", [wish for _, wish, _ in RESIDENT], ids=[name for name, *_ in RESIDENT])
-
-
-def bits(layer, cuda):
-    output, hn, saved = layer.forward(cuda)
-    grad_x, grad_hx, grad_weights = layer.backward(cuda, output, saved)
-    return [output, *hn, *saved, grad_x, *grad_hx, *grad_weights]
-
-
-@pytest.mark.parametrize("cell, wish, precision", CASES)
-def test_every_kernel_against_the_formulas(cuda, cell, wish, precision):
-    cuda.override_tier(**wish)
-    for layer in small_layers(cell, precision, shapes=RESIDENT_SHAPES):
-        layer.check(cuda)
-
-
-@pytest.mark.parametrize("cell, wish, precision", SECOND_CASES)
-def test_every_kernel_with_lengths_resets_and_one_direction(cuda, cell, wish, precision):
-    cuda.override_tier(**wish)
-    for layer in timed_layers(cell, precision):
-        layer.check(cuda)
-    check_unread_states(cuda, cell, precision)
-
-
-@pytest.mark.parametrize("cell, wish, precision", SECOND_CASES)
-def test_every_kernel_with_an_operand_mask(cuda, cell, wish, precision):
-    cuda.override_tier(**wish)
-    for layer in masked_layers(cell, precision):
-        layer.check(cuda)
-
-
-@pytest.mark.parametrize("cell, wish, precision", SECOND_CASES)
-def test_nan_and_infinities_with_every_kernel(cuda, cell, wish, precision):
-    cuda.override_tier(**wish)
-    check_special_values(cuda, cell, precision)
 
 
 @EACH_TIER

@@ -9,10 +9,10 @@ import pytest
 import torch
 from plain import evaluate, ours
 from support import build as make
-from support import compare, off_the_kink, random_states, tensors, twins
+from support import cells, compare, off_the_kink, random_states, tensors, twins
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_padded_sequence
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import BaseTorchDispatchMode
 
 import fastrnn
 from emulator import build
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compile
 
 T, B, I, H = 7, 4, 3, 17
 LSTM, GRU = CELLS["LSTM"], CELLS["GRU"]
-each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 # How many of three layers an emulated device has room for, at one block a layer.
 each_room = pytest.mark.parametrize("sms", [2, 132], ids=["two-lanes", "a-lane-each"])
 
@@ -62,7 +61,7 @@ def both_orders(cuda, log, call, chunks=3):
     return results
 
 
-@each_cell
+@cells
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("layers, chunks", [(2, 2), (3, 3), (3, 7)])
 def test_forward_and_gradients_are_within_the_budget(cuda, log, cell, dtype, layers, chunks):
@@ -83,7 +82,7 @@ def test_teams_of_several_blocks_are_within_the_budget(cuda, log, tier, dtype):
     assert marks(log) == 1 + 2 * 3
 
 
-@each_cell
+@cells
 @each_room
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_plain_order_gives_the_same_bits_forward_and_the_same_gradients(cuda, log, cell, sms, dtype):
@@ -110,7 +109,7 @@ ROWS = {
 ROWS["both"] = ROWS["lengths"] | ROWS["resets"]
 
 
-@each_cell
+@cells
 @each_room
 @pytest.mark.parametrize("asked", ROWS.values(), ids=ROWS)
 def test_lengths_resets_and_saved_states(cuda, log, cell, sms, asked):
@@ -122,7 +121,7 @@ def test_lengths_resets_and_saved_states(cuda, log, cell, sms, asked):
     torch.testing.assert_close(waves, plain, rtol=1e-5, atol=1e-5)
 
 
-@each_cell
+@cells
 def test_packed_batches(cuda, log, cell):
     module, lengths = make(fastrnn, cell, I, H, 3), torch.tensor([7, 2, 5, 1])
     x = torch.randn(T, B, I, requires_grad=True)
@@ -283,18 +282,13 @@ def test_second_derivatives(cuda, log, dtype):
     torch.testing.assert_close(*both_orders(cuda, log, call), rtol=tolerance, atol=tolerance)
 
 
-class Watched(TorchDispatchMode):
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        return function(*args, **(kwargs or {}))
-
-
 NOT_USED = {
     "one layer": (dict(num_layers=1), {}, contextlib.nullcontext),
     "two directions": (dict(bidirectional=True), {}, contextlib.nullcontext),
     "float64": (dict(dtype=torch.float64), {}, contextlib.nullcontext),
     "projected": (dict(proj_size=5), {}, contextlib.nullcontext),
     "recomputed chunks": ({}, {"checkpoint_chunks": 2}, contextlib.nullcontext),
-    "watched": ({}, {}, Watched),
+    "watched": ({}, {}, BaseTorchDispatchMode),
     "forward-mode AD": ({}, {}, forward_ad.dual_level),
 }
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from emulator.build import compiler
+from support import compiled
 
 import fastrnn
-from fastrnn._kernels import ops
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -35,7 +35,6 @@ def has(distribution: str) -> bool:
 
 
 with_original = pytest.mark.skipif(not has("silero-vad"), reason="pip install --no-deps silero-vad: it is missing")
-compiled = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
 
 
 @with_original

@@ -13,6 +13,7 @@ import clients
 import pytest
 import torch
 from client_models import CLIENTS, Client
+from support import using
 from torch import nn
 
 from fastrnn.bench.timing import Pace
@@ -75,9 +76,8 @@ def measured():
         clients.measure(client, Pace(0.01, least=2), lambda facts: told.append(dict(facts)))
         return told
 
-    threads = torch.get_num_threads()
-    yield measured
-    torch.set_num_threads(threads)
+    with using():
+        yield measured
 
 
 def refuse(output):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import compiled, using
 
-from fastrnn._kernels import ops
 from fastrnn.bench.case import Case
 
-pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
+pytestmark = compiled
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -32,12 +32,9 @@ def infer(monkeypatch):
 
 
 def run(infer, tmp_path, sides: str, grid: str) -> tuple[int, list[dict]]:
-    before = torch.get_num_threads()
     path = tmp_path / "rows.csv"
-    try:
+    with using():
         status = infer.main(["--grid", grid, "--sides", sides, "--seconds-per-case", "0.05", "--out", str(path)])
-    finally:
-        torch.set_num_threads(before)
     with path.open() as file:
         return status, list(csv.DictReader(file))
 

@@ -4,42 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import benchmark_rows
 import cases
 import opponents
 import pytest
 import summary
 import torch
+from benchmark_rows import SETTING, row_of
+from plain import run as by_steps
 from torch import nn
 
 import fastrnn
 from fastrnn import bench
 from fastrnn.bench import resets
-from fastrnn.bench.case import Case, build, make_inputs, make_weights
-from fastrnn.bench.measure import Refused, Setting, measure
-from fastrnn.bench.timing import Pace
+from fastrnn.bench.case import build, make_inputs, make_weights
+from fastrnn.bench.measure import Refused, measure
 
-SETTING = Setting(pace=Pace(seconds=0.0, least=2, most=2))
-TINY = Case("LSTM", T=9, B=4, I=4, H=5, resets=0.2)
+TINY = replace(benchmark_rows.TINY, T=9, B=4, resets=0.2)
 # A row that begins with a reset, one with two in a row, one with none, one that ends with one.
 MASK = torch.tensor([[1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 1]], dtype=torch.bool)
-
-
-def by_rows(layer, x, hx, mask):
-    """Every episode of every row in a call of its own."""
-    states = hx if isinstance(hx, tuple) else (hx,)
-    outputs, finals = [], []
-    for b in range(x.size(1)):
-        state = tuple(h[:, b : b + 1] for h in states)
-        steps = []
-        for t in range(x.size(0)):
-            if mask[b, t]:
-                state = tuple(torch.zeros_like(h) for h in state)
-            y, after = layer(x[t : t + 1, b : b + 1], state if len(state) > 1 else state[0])
-            state = after if isinstance(after, tuple) else (after,)
-            steps.append(y)
-        outputs.append(torch.cat(steps))
-        finals.append(state)
-    return torch.cat(outputs, 1), *(torch.cat(parts, 1) for parts in zip(*finals, strict=True))
 
 
 @pytest.mark.parametrize("writing", resets.WRITINGS)
@@ -50,7 +33,9 @@ def test_both_writings_compute_the_layer_row_by_row(cell, writing):
     layer = build(resets.torch_class(case, writing), case, "cpu", make_weights(case))
     output, state = layer(inputs.x, inputs.hx, MASK)
     found = (output, *(state if cell == "LSTM" else (state,)))
-    wanted = by_rows(build(getattr(nn, cell), case, "cpu", make_weights(case)), inputs.x, inputs.hx, MASK)
+    plain = build(getattr(nn, cell), case, "cpu", make_weights(case))
+    output, state, _ = by_steps(plain, inputs.x, inputs.hx if cell == "LSTM" else (inputs.hx,), reset_mask=MASK)
+    wanted = (output, *state)
     for ours, true in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, true)
     grads = [torch.autograd.grad(sum(y.sum() for y in results), inputs.leaves) for results in (found, wanted)]
@@ -118,11 +103,8 @@ def test_the_rl_grid_has_rows_with_and_without():
 
 
 def test_rows_with_resets_have_a_mean_of_their_own():
-    base = dict.fromkeys(summary.GROUP, "") | {"grid": "rl", "cell": "LSTM", "dtype": "float32", "mode": "forward"}
-    base |= dict.fromkeys(("T", "B", "I", "H", "layers", "directions"), "1") | {"packed": "False", "status": "ok"}
-    base |= {"P": "0", "nonlinearity": "", "call": "", "option": "", "of_floor": "", "ours_bytes": ""}
-    base |= {"extension": "yes", "cuda": "", "opponent": "torch"}
-    rows = [base | {"resets": "0.0", "ratio": "1.0"}, base | {"resets": "0.03", "ratio": "4.0"}]
+    case = replace(TINY, mode="forward", resets=0.0)
+    rows = [row_of(case, 1.0, grid="rl"), row_of(replace(case, resets=0.03), 4.0, grid="rl")]
     assert [group.mean for group in summary.groups(rows)] == [pytest.approx(1.0), pytest.approx(4.0)]
     assert "rl 3% resets " in summary.table(rows)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils._python_dispatch import BaseTorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from .sides import Side, base, kind_of
@@ -95,16 +95,6 @@ def _within(name: str, manager, backward_too: bool = False) -> None:
     CONTEXTS[name] = run
 
 
-class _Functions(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return func(*args, **(kwargs or {}))
-
-
-class _Dispatches(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return func(*args, **(kwargs or {}))
-
-
 @contextlib.contextmanager
 def _default_float64():
     torch.set_default_dtype(torch.float64)
@@ -122,9 +112,9 @@ for _low in (torch.bfloat16, torch.float16):
         _within(_name, lambda low=_low, cache=_cache: torch.autocast("cpu", low, cache_enabled=cache))
 _within("saved-tensors-hooks", lambda: saved_tensors_hooks(lambda t: t.detach().clone(), lambda t: t))
 _within("save_on_cpu", save_on_cpu)
-_within("dispatch-mode", _Dispatches)
-_within("dispatch-mode-backward", _Dispatches, True)
-_within("function-mode", _Functions, True)
+_within("dispatch-mode", BaseTorchDispatchMode)
+_within("dispatch-mode-backward", BaseTorchDispatchMode, True)
+_within("function-mode", BaseTorchFunctionMode, True)
 _within("default-float64", _default_float64, True)
 _within("anomaly", torch.autograd.detect_anomaly, True)
 _within("set_default_device", lambda: torch.device("meta"))

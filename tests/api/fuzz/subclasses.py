@@ -28,12 +28,20 @@ class Disabled(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
 
-def _inner(value):
-    return value.inner if isinstance(value, (Logged, Stored)) else value
+class _Holder(Tensor):
+    """Whose results are those of ``inner``, held again."""
+
+    def __init__(self, inner: Tensor):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        args, kwargs = tree_map(lambda t: t.inner if isinstance(t, _Holder) else t, (args, kwargs or {}))
+        return tree_map(lambda t: cls(t) if isinstance(t, Tensor) else t, func(*args, **kwargs))
 
 
-class Logged(Tensor):
-    """A wrapper without storage whose results are wrapped again."""
+class Logged(_Holder):
+    """Without storage."""
 
     @staticmethod
     def __new__(cls, inner: Tensor):
@@ -41,29 +49,13 @@ class Logged(Tensor):
             cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device=inner.device
         )
 
-    def __init__(self, inner: Tensor):
-        self.inner = inner
 
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs or {}))
-        return tree_map(lambda t: cls(t) if isinstance(t, Tensor) else t, result)
-
-
-class Stored(Tensor):
-    """As ``Logged``, but with a storage of its own that holds other values than the ones it stands for."""
+class Stored(_Holder):
+    """With a storage of its own that holds other values than the ones it stands for."""
 
     @staticmethod
     def __new__(cls, inner: Tensor):
         return Tensor._make_subclass(cls, torch.full_like(inner.detach(), 0.75))
-
-    def __init__(self, inner: Tensor):
-        self.inner = inner
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs or {}))
-        return tree_map(lambda t: cls(t) if isinstance(t, Tensor) else t, result)
 
 
 class Int8(Tensor):

@@ -1,6 +1,6 @@
 // Asks plan.cpp for the division of a single row's units, for many sizes and numbers of threads,
 // and prints a line for each thread that brings nothing: one without which the largest share of the
-// units would be no larger. tests/cpu/test_plan.py builds and runs it.
+// units would be no larger. tests/cpu/test_derivation.py builds and runs it.
 #include <algorithm>
 #include <cstdio>
 #include <vector>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .parse import Entry, Instruction, Module, PtxError
 from .values import DTYPES
 
 EXIT = -1
-ENDS = ("bra", "ret", "exit", "bar.sync", "barrier.cluster.arrive", "barrier.cluster.wait")
+ENDS = ("bra", "ret", "bar.sync", "barrier.cluster.arrive", "barrier.cluster.wait")
 NAMES = {"np": np, "v": values, "mma": mma} | {f"T{name}": dtype for name, dtype in DTYPES.items()}
 
 
@@ -49,11 +49,11 @@ class Translation:
         self.module, self.entry = module, entry
         self.constants: dict[str, object] = {}
         self._names: dict[tuple[str, bytes], str] = {}
-        code, labels = _without_predicates(entry)
-        self.blocks = self._cut(code, labels)
+        _check(entry)
+        self.blocks = self._cut(entry.instructions, entry.labels)
         carried = sorted(set().union(*(block.reads for block in self.blocks)))
         self.registers = {name: number for number, name in enumerate(carried)}
-        self.instructions = code
+        self.instructions = entry.instructions
         self._compile()
 
     def coverage(self) -> tuple[int, int]:
@@ -86,7 +86,7 @@ class Translation:
             if kind == "bra":
                 targets = (number[labels[last.operands[-1]]], after)
                 kind = "branch" if last.predicate else "goto"
-            elif kind in ("ret", "exit"):
+            elif kind == "ret":
                 kind, targets = "exit", ()
             elif kind not in ENDS:
                 kind = "goto"
@@ -125,23 +125,11 @@ def _python(register: str) -> str:
     return re.sub(r"\W", "_", register)
 
 
-def _without_predicates(entry: Entry) -> tuple[list[Instruction], dict[str, int]]:
-    """The same instructions, where only branches have predicates: the others are jumped over."""
-    code, at, skips = [], {}, {}
-    for i, one in enumerate(entry.instructions):
-        at[i] = len(code)
-        if one.predicate and one.opcode.partition(".")[0] != "bra":
-            label = f"skip {i}"
-            code.append(replace(one, opcode="bra", operands=[label], negated=not one.negated))
-            code.append(replace(one, predicate=None))
-            skips[label] = len(code)
-        else:
-            code.append(one)
-    at[len(entry.instructions)] = len(code)
-    labels = {label: at[i] for label, i in entry.labels.items()} | skips
-    if len(code) in labels.values():  # a label at the very end
-        code.append(Instruction(code[-1].line, "ret", "ret", []))
-    for one in code:
-        if one.opcode.partition(".")[0] == "bra" and one.operands[-1] not in labels:
+def _check(entry: Entry) -> None:
+    """That branches alone have predicates, and that every branch goes to an instruction."""
+    for one in entry.instructions:
+        if base_of(one.opcode) != "bra":
+            if one.predicate:
+                raise PtxError(f"{entry.name}, {one}: not implemented with a predicate")
+        elif entry.labels.get(one.operands[-1], len(entry.instructions)) == len(entry.instructions):
             raise PtxError(f"{entry.name}, {one}: no such label")
-    return code, labels

@@ -7,7 +7,7 @@ tests of an architecture, for the last of them asks what ran.
 import pytest
 
 from emulator import build, test_emulator, test_resident, test_states, test_wide_c
-from emulator.cases import KERNELS, RESIDENT, Layer
+from emulator.cases import BY_NAME, Layer
 from emulator.oracle import MODES
 from emulator.ptx import compiled
 from emulator.ptx.executed import Executed, exists
@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.skipif(compiled.nvcc() is None, reason="nvcc was not found"),
 ]
 
-BY_NAME = {name: form for name, form, _ in KERNELS + RESIDENT}
 ARCHITECTURES = [pytest.param(architecture, id=f"sm_{architecture}") for architecture in compiled.ARCHITECTURES]
 RAN = {architecture: set() for architecture in compiled.ARCHITECTURES}
 
@@ -43,15 +42,12 @@ def cuda(request, _emulated):
     _emulated.set_device()
 
 
-test_step_kernels = test_emulator.test_every_kernel_against_the_formulas
-test_step_kernels_with_lengths = test_emulator.test_every_kernel_with_lengths_resets_and_one_direction
-test_step_kernels_with_nan = test_emulator.test_nan_and_infinities_with_every_kernel
+test_kernels = test_emulator.test_every_kernel_against_the_formulas
+test_kernels_with_lengths = test_emulator.test_every_kernel_with_lengths_resets_and_one_direction
+test_kernels_with_nan = test_emulator.test_nan_and_infinities_with_every_kernel
 test_projections = test_emulator.test_projections
 test_projections_with_lengths = test_emulator.test_projections_with_lengths_resets_and_one_direction
 test_without_biases = test_emulator.test_layers_without_biases
-test_resident_kernels = test_resident.test_every_kernel_against_the_formulas
-test_resident_kernels_with_lengths = test_resident.test_every_kernel_with_lengths_resets_and_one_direction
-test_resident_kernels_with_nan = test_resident.test_nan_and_infinities_with_every_kernel
 test_second_backward = test_resident.test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit
 test_long_sequence = test_resident.test_a_sequence_longer_than_one_launch_can_carry_offsets_of
 

@@ -29,13 +29,10 @@ class Group(TransactionMemory):
         slot = np.repeat(np.arange(len(blocks)), launch.threads)
         self.slots = slot if len(blocks) > 1 else slot[:1].reshape(())
         self._special = {"tid.x": np.tile(np.arange(launch.threads, dtype=np.uint32), len(blocks))}
-        self._special["laneid"] = self._special["tid.x"] % np.uint32(32)
-        self._special |= {"ctaid.x": number % x, "ctaid.y": number // x % y, "ctaid.z": number // (x * y)}
+        self._special |= {"ctaid.x": number % x, "ctaid.y": number // x % y}
         self._special = {
             name: a.astype(np.uint32) if a.min() != a.max() else np.uint32(a[0]) for name, a in self._special.items()
         }
-        self._special["ntid.x"] = np.uint32(launch.threads)
-        self._special |= {f"nctaid.{axis}": np.uint32(n) for axis, n in zip("xyz", launch.grid)}
 
     def run(self, code, threads: np.ndarray):
         self.threads, self.count = threads, len(threads)
@@ -69,35 +66,30 @@ class Group(TransactionMemory):
         text = next(str(one) for one in self.instructions if one.line == line)
         return PtxError(f"{self.entry.name}, {text}: {why}")
 
-    def load_param(self, address, size, width, line):
+    def named(self, line: int, function, *arguments):
+        """What the function returns; an error of it names the instruction."""
         try:
-            array, index = self.params.places(address, size, width)
+            return function(*arguments)
         except PtxError as why:
             raise self.error(line, why) from None
+
+    def load_param(self, address, size, width, line):
+        array, index = self.named(line, self.params.places, address, size, width)
         return tuple(array[index + i] for i in range(width))
 
     def load_global(self, address, size, width, line):
-        try:
-            array, index = self.memory.places(address, size, width)
-        except PtxError as why:
-            raise self.error(line, why) from None
+        array, index = self.named(line, self.memory.places, address, size, width)
         return tuple(array[index + i] for i in range(width))
 
     def store_global(self, address, size, width, line, words):
         self.resident.work += 1
-        try:
-            array, index = self.memory.places(address, size, width)
-        except PtxError as why:
-            raise self.error(line, why) from None
+        array, index = self.named(line, self.memory.places, address, size, width)
         _store(array, index, words)
 
     def add_global(self, address, value, line):
         self.resident.work += 1
         self.resident.changed = True
-        try:
-            array, index = self.memory.places(np.broadcast_to(address, self.count), 4, 1)
-        except PtxError as why:
-            raise self.error(line, why) from None
+        array, index = self.named(line, self.memory.places, np.broadcast_to(address, self.count), 4, 1)
         once, place = np.unique(index, return_inverse=True)
         sums = array[once]
         np.add.at(sums, place, value)
@@ -113,10 +105,7 @@ class Group(TransactionMemory):
         _store(array, index, words)
 
     def _shared(self, address, size, width, line, remote):
-        try:
-            array, index, slot = self.shared.places(address, self.slot(), size, width, remote)
-        except PtxError as why:
-            raise self.error(line, why) from None
+        array, index, slot = self.named(line, self.shared.places, address, self.slot(), size, width, remote)
         if remote and self.resident.exited.any():
             left = self.resident.exited.reshape(-1, self.resident.threads).all(1)
             if left[slot].any():
@@ -124,10 +113,7 @@ class Group(TransactionMemory):
         return array, index
 
     def map(self, address, rank, line):
-        try:
-            return self.shared.map(np.asarray(address) % np.uint32(CLUSTER), rank)
-        except PtxError as why:
-            raise self.error(line, why) from None
+        return self.named(line, self.shared.map, np.asarray(address) % np.uint32(CLUSTER), rank)
 
     def whole(self, members, line) -> None:
         if not np.all(members == np.uint32(0xFFFFFFFF)):

@@ -11,12 +11,10 @@ from .values import DTYPES
 
 FLOATS = ("f32", "f64")
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-COMPARED |= {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
-OPPOSITE = {"equ": "!=", "neu": "==", "ltu": ">=", "leu": ">", "gtu": "<=", "geu": "<"}
+OPPOSITE = {"ltu": ">=", "geu": "<"}
 ADDRESS = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+))?\s*\]")
-ROUNDINGS = {"rni", "rzi", "rmi", "rpi"}
 PLAIN = {"add": "{} + {}", "sub": "{} - {}", "and": "{} & {}", "or": "{} | {}", "xor": "{} ^ {}", "not": "~{}"}
-SPECIAL = ("tid.x", "ntid.x", "ctaid.x", "ctaid.y", "ctaid.z", "nctaid.x", "nctaid.y", "nctaid.z", "laneid")
+SPECIAL = ("tid.x", "ctaid.x", "ctaid.y")
 
 
 class Writer(TransactionWriter):
@@ -41,7 +39,7 @@ class Writer(TransactionWriter):
         """An expression of this type."""
         if operand.startswith("%"):
             name = operand[1:]
-            if "." in name or name == "laneid":
+            if "." in name:
                 return self.special(name, kind, one)
             if operand not in self.block.writes:
                 self.block.reads.add(operand)
@@ -83,20 +81,14 @@ class Writer(TransactionWriter):
 
     def _plain(self, one: Instruction, parts: list[str], form: str) -> None:
         kind = parts[-1]
-        if kind not in DTYPES:
+        if kind not in DTYPES or "ftz" in parts:
             raise self.unknown(one)
         given = [self.read(operand, kind, one) for operand in one.operands[1:]]
-        given, form = self._flushed(parts, given, form)
         self.write(one.operands[0], form.format(*given), kind)
-
-    def _flushed(self, parts, given, form):
-        if "ftz" not in parts:
-            return given, form
-        return [f"v.flush({x})" for x in given], f"v.flush({form})"
 
     def _arithmetic(self, one: Instruction, parts: list[str]) -> None:
         """add, sub: no rounding but to nearest, no saturation."""
-        if set(parts[:-1]) - {"rn", "ftz"}:
+        if set(parts[:-1]) - {"rn"}:
             raise self.unknown(one)
         unsigned = [*parts[:-1], parts[-1].replace("s", "u")]  # of the same bits, and cheaper to read
         self._plain(one, unsigned, PLAIN[one.opcode.partition(".")[0]])
@@ -112,23 +104,17 @@ class Writer(TransactionWriter):
 
     def _mul(self, one: Instruction, parts: list[str], add: str = "") -> None:
         kind, mode = parts[-1], parts[0]
-        if kind in FLOATS and not add and not set(parts[:-1]) - {"rn", "ftz"}:
+        if kind in FLOATS and not add and not set(parts[:-1]) - {"rn"}:
             return self._plain(one, parts, "{} * {}")
-        if len(parts) != 2 or kind in FLOATS or mode not in ("lo", "wide", "hi"):
+        if len(parts) != 2 or kind in FLOATS or mode not in ("lo", "wide"):
             raise self.unknown(one)
         if mode == "lo":
             return self._plain(one, [kind.replace("s", "u")], "{} * {}" + add)
         wide = f"{kind[0]}{16 * SIZES[kind]}"
-        if wide not in DTYPES:
+        if wide not in DTYPES or add:
             raise self.unknown(one)
         a, b = (f"{self.read(operand, kind, one)}.astype(T{wide})" for operand in one.operands[1:3])
-        if mode == "hi":
-            if add:
-                raise self.unknown(one)
-            bits = self.t.constant(str(8 * SIZES[kind]), wide)
-            return self.write(one.operands[0], f"(({a} * {b}) >> {bits}).astype(T{kind})", kind)
-        more = f" + {self.read(one.operands[3], wide, one)}" if add else ""
-        return self.write(one.operands[0], f"{a} * {b}{more}", wide)
+        return self.write(one.operands[0], f"{a} * {b}", wide)
 
     def _mad(self, one: Instruction, parts: list[str]) -> None:
         self._mul(one, parts, " + {}")
@@ -136,13 +122,13 @@ class Writer(TransactionWriter):
     def _fma(self, one: Instruction, parts: list[str]) -> None:
         if parts == ["rm", "f32"]:
             return self._plain(one, parts, "v.fma_down({}, {}, {})")
-        if "rn" not in parts or set(parts) - {"rn", "ftz", *FLOATS}:
+        if parts[0] != "rn" or parts[1:] not in (["f32"], ["f64"]):
             raise self.unknown(one)
         return self._plain(one, parts, "v.fma({}, {}, {})")
 
     def _div(self, one: Instruction, parts: list[str]) -> None:
         if parts[-1] in FLOATS:
-            if parts[0] not in ("rn", "approx", "full"):
+            if parts[0] != "rn":
                 raise self.unknown(one)
             return self._plain(one, parts, "{} / {}")
         return self._plain(one, parts, "v.divide({}, {})")
@@ -151,16 +137,15 @@ class Writer(TransactionWriter):
         self._plain(one, parts, "np.fmod({}, {})")
 
     def _min(self, one: Instruction, parts: list[str]) -> None:
-        self._extreme_of(one, parts, "np.fmin", "np.minimum")
+        """Of floats, a number rather than NaN."""
+        if len(parts) != 1:
+            raise self.unknown(one)
+        self._plain(one, parts, ("np.fmin" if parts[0][0] == "f" else "np.minimum") + "({}, {})")
 
     def _max(self, one: Instruction, parts: list[str]) -> None:
-        self._extreme_of(one, parts, "np.fmax", "np.maximum")
-
-    def _extreme_of(self, one, parts, of_floats: str, of_integers: str) -> None:
-        """Of floats, a number rather than NaN."""
-        if set(parts[:-1]) - {"ftz"}:
+        if len(parts) != 1 or parts[0][0] == "f":
             raise self.unknown(one)
-        self._plain(one, parts, (of_floats if parts[-1][0] == "f" else of_integers) + "({}, {})")
+        self._plain(one, parts, "np.maximum({}, {})")
 
     def _neg(self, one: Instruction, parts: list[str]) -> None:
         self._plain(one, parts, "-{}")
@@ -171,43 +156,38 @@ class Writer(TransactionWriter):
     def _copysign(self, one: Instruction, parts: list[str]) -> None:
         self._plain(one, parts, "np.copysign({1}, {0})")
 
-    def _approximate(self, one: Instruction, parts: list[str], form: str, rounded: bool = False) -> None:
-        if parts == ["approx", "ftz", "f64"] and one.opcode.startswith("rcp"):
-            return self._plain(one, ["f64"], "v.reciprocal_gross({})")
-        if parts[-1] not in FLOATS or parts[0] not in (("approx", "rn") if rounded else ("approx",)):
+    def _rounded(self, one: Instruction, parts: list[str], form: str) -> None:
+        if parts not in (["rn", "f32"], ["rn", "f64"]):
             raise self.unknown(one)
-        return self._plain(one, parts, form)
+        self._plain(one, parts, form)
+
+    def _flushed(self, one: Instruction, parts: list[str], form: str) -> None:
+        if parts != ["approx", "ftz", "f32"]:
+            raise self.unknown(one)
+        self._plain(one, ["f32"], f"v.flush({form})".replace("{}", "v.flush({})"))
 
     def _rcp(self, one: Instruction, parts: list[str]) -> None:
-        self._approximate(one, parts, f"T{parts[-1]}(1) / {{}}", rounded=True)
+        if parts == ["approx", "ftz", "f64"]:
+            return self._plain(one, ["f64"], "v.reciprocal_gross({})")
+        return (self._flushed if "approx" in parts else self._rounded)(one, parts, f"T{parts[-1]}(1) / {{}}")
 
     def _sqrt(self, one: Instruction, parts: list[str]) -> None:
-        self._approximate(one, parts, "np.sqrt({})", rounded=True)
+        self._rounded(one, parts, "np.sqrt({})")
 
     def _ex2(self, one: Instruction, parts: list[str]) -> None:
-        self._approximate(one, parts, "np.exp2({})")
-
-    def _lg2(self, one: Instruction, parts: list[str]) -> None:
-        self._approximate(one, parts, "np.log2({})")
-
-    def _tanh(self, one: Instruction, parts: list[str]) -> None:
-        self._approximate(one, parts, "np.tanh({})")
+        self._flushed(one, parts, "np.exp2({})")
 
     def _shift(self, one: Instruction, parts: list[str], form: str) -> None:
-        a, count = self.read(one.operands[1], parts[0], one), self.read(one.operands[2], "u32", one)
-        self.write(one.operands[0], f"{form}({a}, {count})", parts[0])
+        count = one.operands[2]
+        if not count.isdigit() or int(count) >= 8 * SIZES[parts[0]]:
+            raise self.unknown(one)
+        self._plain(one, parts, form)
 
     def _shl(self, one: Instruction, parts: list[str]) -> None:
-        bits = 8 * SIZES[parts[0]]
-        if one.operands[2].isdigit() and int(one.operands[2]) < bits:
-            return self._plain(one, parts, "{} << {}")
-        return self._shift(one, parts, "v.shift_left")
+        self._shift(one, parts, "{} << {}")
 
     def _shr(self, one: Instruction, parts: list[str]) -> None:
-        bits = 8 * SIZES[parts[0]]
-        if one.operands[2].isdigit() and int(one.operands[2]) < bits:
-            return self._plain(one, parts, "{} >> {}")
-        return self._shift(one, parts, "v.shift_right")
+        self._shift(one, parts, "{} >> {}")
 
     def _bfi(self, one: Instruction, parts: list[str]) -> None:
         d, a, b, begin, length = one.operands
@@ -223,16 +203,12 @@ class Writer(TransactionWriter):
         if len(parts) != 2 or "|" in one.operands[0] or kind == "f16":
             raise self.unknown(one)
         a, b = (self.read(operand, kind, one) for operand in one.operands[1:])
-        if compare in ("num", "nan"):
-            form = f"{'~' * (compare == 'num')}(np.isnan({a}) | np.isnan({b}))"
-        elif compare == "ne" and kind in FLOATS:
-            form = f"({a} < {b}) | ({a} > {b})"
-        elif compare in COMPARED:
+        if compare == "nan" and kind in FLOATS:
+            form = f"np.isnan({a}) | np.isnan({b})"
+        elif compare in COMPARED and not (compare == "ne" and kind in FLOATS):
             form = f"{a} {COMPARED[compare]} {b}"
         elif compare in OPPOSITE and kind in FLOATS:
             form = f"~({a} {OPPOSITE[compare]} {b})"
-            if compare in ("equ", "neu"):
-                form = f"~(({a} < {b}) | ({a} > {b}))" if compare == "equ" else f"{a} != {b}"
         else:
             raise self.unknown(one)
         self.write(one.operands[0], form, "pred")
@@ -267,10 +243,7 @@ class Writer(TransactionWriter):
 
     def _cvt(self, one: Instruction, parts: list[str]) -> None:
         *how, to, given = parts
-        d, how = one.operands[0], [word for word in how if word != "ftz"]
-        read = self.read(one.operands[1], "b16" if given == "bf16" else given, one)
-        if "ftz" in parts:
-            raise self.unknown(one)
+        d, read = one.operands[0], self.read(one.operands[1], "b16" if given == "bf16" else given, one)
         if (to, how) == ("tf32", ["rna"]):
             return self.write(d, f"v.f32_to_tf32({read})", "b32")
         if to == "bf16" and given == "f32" and how == ["rn"]:
@@ -281,13 +254,10 @@ class Writer(TransactionWriter):
             raise self.unknown(one)
         if to == given and how == ["sat"]:
             return self.write(d, f"v.saturate({read})", to)
-        if to == given and len(how) == 1 and how[0] in ROUNDINGS:
-            name = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}[how[0]]
-            return self.write(d, f"{name}({read})", to)
-        if given[0] == "f" and to[0] != "f":
-            if len(how) != 1 or how[0] not in ROUNDINGS:
-                raise self.unknown(one)
-            return self.write(d, f"v.to_integer({read}, T{to}, {how[0]!r})", to)
+        if to == given and how == ["rni"]:
+            return self.write(d, f"np.rint({read})", to)
+        if given in ("f16", *FLOATS) and to not in ("f16", *FLOATS):
+            raise self.unknown(one)
         if how not in ([], ["rn"]):
             raise self.unknown(one)
         return self.write(d, f"{read}.astype(T{to})", to)
@@ -307,7 +277,7 @@ class Writer(TransactionWriter):
     def _ld(self, one: Instruction, parts: list[str]) -> None:
         if parts[:3] == ["acquire", "gpu", "global"]:
             self.block.polls, parts = True, parts[2:]
-        parts = [part for part in parts if part not in ("cg", "nc")]
+        parts = [part for part in parts if part != "cg"]
         space, width, kind = self._access(one, parts)
         where = f"{self.address(one.operands[1], one)}, {SIZES[kind]}, {width}, {one.line}"
         to = one.operands[0]

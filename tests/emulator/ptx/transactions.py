@@ -51,10 +51,7 @@ class TransactionMemory:
         self._has_news()
         _, index = self._shared(np.broadcast_to(address, self.count), 8, 1, line, False)
         for i, expected in zip(index, np.broadcast_to(size, self.count)):
-            try:
-                self._barrier(i, line).expect(int(expected))
-            except PtxError as why:
-                raise self.error(line, why) from None
+            self.named(line, self._barrier(i, line).expect, int(expected))
 
     def phase_is_over(self, address, parity, line):
         _, index = self._shared(address, 8, 1, line, False)

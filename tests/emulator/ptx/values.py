@@ -1,8 +1,8 @@
 """Arithmetic of PTX on numpy arrays, a value for each thread; what all threads share may be a scalar.
 
 float32 and float64 are exact IEEE. fma.f32 rounds twice: the exact product and the sum in float64, then to float32.
-fma.f64 rounds twice where long double is wider than double. The approximations (ex2, rcp, tanh) are numpy's functions,
-which are more exact than a GPU's.
+fma.f64 rounds twice where long double is wider than double. The approximations (ex2, rcp) are numpy's functions, which
+are more exact than a GPU's.
 """
 
 from __future__ import annotations
@@ -57,19 +57,6 @@ def saturate(x):
     return np.where(np.isnan(x), x.dtype.type(0), np.minimum(np.maximum(x, x.dtype.type(0)), x.dtype.type(1)))
 
 
-def shift_left(a, count):
-    """By 32 bits and more of 32: zero. count is u32."""
-    bits = 8 * a.dtype.itemsize
-    return np.where(count >= bits, a.dtype.type(0), a << np.minimum(count, np.uint32(bits - 1)).astype(a.dtype))
-
-
-def shift_right(a, count):
-    """By too many bits: zero, or the sign where a is signed."""
-    most = np.uint32(8 * a.dtype.itemsize - 1)
-    shifted = a >> np.minimum(count, most).astype(a.dtype)
-    return shifted if a.dtype.kind == "i" else np.where(count > most, a.dtype.type(0), shifted)
-
-
 def insert_bits(a, b, begin, length):
     """bfi: the low bits of a, in b."""
     begin, length = int(begin) & 255, int(length) & 255
@@ -94,13 +81,6 @@ def f32_to_tf32(x):
     """To ten bits of mantissa, ties away from zero: cvt.rna."""
     bits = np.asarray(x).view(np.uint32)
     return np.where(np.isfinite(x), (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000), bits)
-
-
-def to_integer(x, dtype, rounding):
-    """From float: rounded, then clamped to the type's range; NaN is 0."""
-    rounded = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[rounding](x.astype(np.longdouble))
-    info = np.iinfo(dtype)
-    return np.where(np.isnan(x), 0, np.clip(rounded, info.min, info.max)).astype(dtype)
 
 
 def reciprocal_gross(x):

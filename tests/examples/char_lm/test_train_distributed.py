@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import char_lm
 import pytest
 import torch
 import torch.distributed as dist
+import torchrun
 from char_lm_support import PROGRAM, results, saved
 
 pytestmark = pytest.mark.skipif(
@@ -19,24 +19,6 @@ pytestmark = pytest.mark.skipif(
     reason="needs torch.distributed with Gloo, and Linux to find the processes of a job",
 )
 DISTRIBUTED = PROGRAM.with_name("train_distributed.py")
-GLOO_ABORT = "terminate called without an active exception"
-
-
-def command(arguments: list[str], processes: int = 2) -> list[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*torchrun, str(DISTRIBUTED), *arguments]
-
-
-def torchrun(arguments: list[str], processes: int = 2) -> subprocess.CompletedProcess:
-    """Runs the job; again where a process was aborted by a thread of gloo's that outlived it, which happens rarely."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for _ in range(3):
-        done = subprocess.run(
-            command(arguments, processes), capture_output=True, text=True, timeout=240, check=False, env=environment
-        )
-        if done.returncode == 0 or GLOO_ABORT not in done.stderr:
-            break
-    return done
 
 
 def children(pid: int) -> list[int]:
@@ -46,10 +28,11 @@ def children(pid: int) -> list[int]:
 
 def kill_after_an_epoch(arguments: list[str], folder: Path) -> None:
     """Starts a job that would never end and kills one of its processes, whatever that is doing; the rest follow."""
-    environment, path = {**os.environ, "OMP_NUM_THREADS": "1"}, folder / "checkpoint-fastrnn.pt"
+    path = folder / "checkpoint-fastrnn.pt"
     job = subprocess.Popen(
-        command([*arguments, "--epochs", "100000"]), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+        torchrun.command(DISTRIBUTED, *arguments, "--epochs", "100000"), env=torchrun.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
         while not path.exists():
@@ -69,7 +52,7 @@ def test_killed_and_resumed_is_the_unbroken_run(arguments, tmp_path):
     kill_after_an_epoch([*arguments, "--out", str(parts)], parts)
     epochs = saved(parts, "fastrnn")["epoch"] + 2
     for options in (["--out", str(parts), "--resume"], ["--out", str(whole)]):
-        done = torchrun([*arguments, "--epochs", str(epochs), *options])
+        done = torchrun.run(DISTRIBUTED, *arguments, "--epochs", str(epochs), *options)
         assert done.returncode == 0, done.stderr
     expected, got = saved(whole, "fastrnn"), saved(parts, "fastrnn")
     assert len(got["history"]) == epochs and results(got) == results(expected)  # to the last bit
@@ -82,14 +65,14 @@ def test_two_processes_learn_what_one_does(arguments, tmp_path):
     """Without dropout the averaged gradients are those of the whole batch, but for rounding."""
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert char_lm.main([*arguments, "--impl", "fastrnn", "--sample", "0", "--out", str(alone)]) == 0
-    done = torchrun([*arguments, "--out", str(together)])
+    done = torchrun.run(DISTRIBUTED, *arguments, "--out", str(together))
     assert done.returncode == 0, done.stderr
     one, two = saved(alone, "fastrnn"), saved(together, "fastrnn")
     torch.testing.assert_close(two["model"], one["model"], rtol=1e-3, atol=1e-5)
     for epoch, other in zip(results(one), results(two), strict=True):
         torch.testing.assert_close(torch.tensor(epoch["curve"]), torch.tensor(other["curve"]), rtol=1e-4, atol=0)
 
-    done = torchrun([*arguments, "--out", str(alone), "--resume"])
+    done = torchrun.run(DISTRIBUTED, *arguments, "--out", str(alone), "--resume")
     assert done.returncode != 0
     assert "expected a checkpoint of 2 processes under torchrun, got one of 1" in done.stderr
 
