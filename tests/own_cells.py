@@ -48,9 +48,10 @@ struct Everything {
     const A a = in.x[0] + in.h[0] + in.params[0] * in.prev[1];
     const A b = tanh_(in.x[1]) * in.h[1] - in.params[1];
     next[2] = max_(a, in.prev[2] + b);
-    const A keep = exp_(a - next[2]);
+    const A keep = exp_(a - next[2]), d = in.x[2] - in.h[2];
     next[1] = keep * in.prev[1] + A(Helper::half) * sigmoid_(b) + log_sigmoid_(in.h[2]) * in.prev[0];
-    next[0] = tanh_(relu_(quotient(next[1], A(2) + keep) + log_(A(3) + next[1] * next[1]) + next[2] * a) * in.x[2]);
+    const A sum = log_(A(3) + next[1] * next[1] + d * d) + next[2] * a;
+    next[0] = tanh_(relu_(quotient(next[1], A(2) + keep) + sum) * in.x[2]);
     next[3] = in.prev[3] + in.x[2];
   }
 };
@@ -95,9 +96,9 @@ def everything(x, h, state, params):
     a = x_a + h_a + params["scale"] * state[1]
     b = torch.tanh(x_b) * h_b - params["shift"]
     m = torch.where(a > state[2] + b, a, state[2] + b)
-    keep = torch.exp(a - m)
+    keep, d = torch.exp(a - m), x_c - h_c
     c = keep * state[1] + 0.5 / (1 + torch.exp(-b)) - torch.log(1 + torch.exp(-h_c)) * state[0]
-    h = torch.tanh(torch.clamp(c / (2 + keep) + torch.log(3 + c * c) + m * a, min=0) * x_c)
+    h = torch.tanh(torch.clamp(c / (2 + keep) + torch.log(3 + c * c + d * d) + m * a, min=0) * x_c)
     return h, c, m, state[3] + x_c
 
 

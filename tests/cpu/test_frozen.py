@@ -42,7 +42,6 @@ UNITS = {torch.float32: 4, torch.bfloat16: 0.5}
 # By how much sums of bfloat16 products may differ with their order: h is rounded after it.
 BFLOAT16_ERROR = 4e-3
 
-
 FORMS = [(isa, dot) for isa in ISAS for dot in ([False] if isa == "plain" else [False, True])]
 
 

@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn import ConversionReport, inference
-from fastrnn._kernels import ext
 from fastrnn.registry import CELLS, OWN_CELLS
 
 WEIGHTS = [None, torch.bfloat16, pytest.param(torch.int8, marks=compiled)]
@@ -306,31 +305,6 @@ def test_more_errors():
     assert frozen.eval() is frozen and frozen.to("cpu") is frozen and frozen.float() is frozen
     with torch.no_grad():
         frozen(torch.zeros(1, 1, 3, requires_grad=True))
-
-
-@compiled
-def test_packed_weights_of_something_else():
-    kernels = ext.load().cpu
-    frozen = fastrnn.freeze(nn.GRU(3, 4))
-    for wrong in (torch.zeros(500, dtype=torch.uint8), frozen._packed[:-1], frozen._packed[64:]):
-        with pytest.raises(RuntimeError, match="expected the weights that pack_frozen returned"):
-            kernels.frozen_forward(wrong, torch.zeros(1, 1, 3), None, None, None, False)
-    for place in range(56):  # in the header: a constant, version, lanes, the shape
-        wrong = frozen._packed.clone()
-        wrong[place] = 255 - wrong[place]
-        with pytest.raises(RuntimeError, match="expected the weights that pack_frozen returned"):
-            kernels.frozen_forward(wrong, torch.zeros(1, 1, 3), None, None, None, False)
-    for cell in (2, 1 << 32):
-        with pytest.raises(RuntimeError, match=f"no kernels for cell {cell}"):
-            kernels.pack_frozen(cell, 2, [1, 1, 3, 4, 4], [None] * 7)
-
-
-@compiled
-def test_sums_of_int8_fit_their_type():
-    most = 2**31 // (255 * 127)
-    fastrnn.freeze(nn.GRU(most, 1), torch.int8)
-    with pytest.raises(RuntimeError, match=f"at most {most} inputs, got {most + 1}"):
-        fastrnn.freeze(nn.GRU(most + 1, 1), torch.int8)
 
 
 @compiled
