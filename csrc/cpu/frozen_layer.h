@@ -253,12 +253,14 @@ class FrozenStack {
     update_all();
   }
 
-  // Stores what a product reads. It may read past the last of the units, where weights are 0: a
-  // value that is not finite must not stand there.
+  // Stores what a product reads. One of pairs may read past the last of the units, where weights
+  // are 0: a value that is not finite must not stand there.
   FASTRNN_HD void keep(Value* row, int64_t units, int64_t unit, V x) {
     Op::store(row + unit, x);
-    const int64_t past = unit + kFrozenWidth - units;
-    if (past > 0) __builtin_memset(row + units, 0, size_t(past) * sizeof(Value));
+    if constexpr (Op::kValues == 2) {
+      const int64_t past = unit + kFrozenWidth - units;
+      if (past > 0) __builtin_memset(row + units, 0, size_t(past) * sizeof(Value));
+    }
   }
 
   template <int count>
