@@ -11,6 +11,7 @@ namespace py = pybind11;
 
 namespace {
 
+using namespace fastrnn;
 using namespace fastrnn::cuda;
 
 std::tuple<int, int64_t, const char*> as_tuple(const Wavefront& wavefront) {
@@ -42,8 +43,6 @@ py::dict as_dict(const PassPlan& plan) {
 
 // Fills the submodule `cuda`: the layer call, and the plan that it follows.
 void bind_cuda(py::module_& cuda) {
-  using fastrnn::OptionalTensors;
-  using fastrnn::Tensors;
   using Numbers = std::vector<int64_t>;
   using Scalars = std::vector<double>;
   using Rows = std::vector<std::tuple<double, double, double, bool>>;
@@ -68,9 +67,8 @@ void bind_cuda(py::module_& cuda) {
       "add_cell",
       [](int64_t number, size_t address) {
         UserCell cell{};
-        TORCH_CHECK(reinterpret_cast<OpenUserCell>(address)(kLayout, &cell),
-                    fastrnn::kOtherSources);
-        fastrnn::add_user_cell(number, cell);
+        TORCH_CHECK(reinterpret_cast<OpenUserCell>(address)(kLayout, &cell), kOtherSources);
+        add_user_cell(number, cell);
       },
       py::arg("number"), py::arg("address"));
   cuda.def(
@@ -129,7 +127,7 @@ void bind_cuda(py::module_& cuda) {
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability, bool masked) {
-        fastrnn::cell_info(cell);
+        cell_info(cell);
         return as_dict(plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
                              recurrent, directions, capability, masked}));
       },
@@ -141,7 +139,7 @@ void bind_cuda(py::module_& cuda) {
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability, int sms, int shared_per_block,
          int max_cluster) {
-        const fastrnn::CellInfo& info = fastrnn::cell_info(cell);
+        const CellInfo& info = cell_info(cell);
         py::list found;
         for (const Candidate& candidate :
              resident_candidates({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
