@@ -39,17 +39,17 @@ KERNELS = [
 # The same for the kernels that run a whole sequence: (name, how to ask for it, precisions it exists in).
 MMA = ["tf32", "bfloat16", "float16"]
 RESIDENT = [
-    ("cta8", {"tier": "cta"}, ["float32", *MMA]),
+    ("cta4", {"tier": "cta", "rows": 4}, ["float32", *MMA]),
+    ("cta8", {"tier": "cta", "rows": 8}, ["float32", *MMA]),
     ("cluster8", {"tier": "cluster", "rows": 8, "units": 8}, ["float32", *MMA]),
     ("cluster32", {"tier": "cluster", "rows": 32}, MMA),
     ("grid8", {"tier": "grid", "rows": 8, "units": 8}, ["float32", *MMA]),
     ("grid32", {"tier": "grid", "rows": 32}, MMA),
 ]
-# T B I H: one step; an odd H with rows of the last member missing; more rows than a tile, aligned rows.
-RESIDENT_SHAPES = [(1, 2, 1, 33), (4, 3, 2, 17), (3, 33, 3, 40)]
-
 BY_NAME = {name: form for name, form, _ in KERNELS + RESIDENT}
 
+# T B I H: one step; an odd H with rows of the last member missing; more rows than a tile, aligned rows.
+RESIDENT_SHAPES = [(1, 2, 1, 33), (4, 3, 2, 17), (3, 33, 3, 40)]
 # T B I H: one element; rows and units that fill no tile; more rows than a tile; 16-byte rows that end inside a chunk.
 SHAPES = [(1, 1, 1, 1), (3, 3, 2, 17), (2, 33, 3, 3), (2, 17, 1, 33), (2, 9, 3, 40)]
 

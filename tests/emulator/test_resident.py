@@ -28,8 +28,7 @@ def test_one_launch_serves_both_directions_of_a_whole_sequence(cuda, wish):
     cuda.override_tier(**wish)
     Layer(0, "bfloat16", (3, 9, 2, 17), 2).forward(cuda)
     members = {"cta": 1, "cluster": 3 if wish.get("units") else 2, "grid": 3 if wish.get("units") else 1}[wish["tier"]]
-    rows = wish.get("rows", 2)  # of a tile; by itself cta takes two where there is room
-    teams = -(-9 // rows)
+    teams = -(-9 // wish["rows"])
     want = {"blocks": 2 * teams * members, "cluster": members if wish["tier"] == "cluster" else 1}
     want["cooperative"] = wish["tier"] == "grid"
     assert {name: cuda.last_launch()[name] for name in want} == want
