@@ -18,11 +18,11 @@ struct Level {
   Kernels bfloat16, others;
 };
 
-// Whether the CPU has bfloat16 tiles and Linux lets this process use them: their registers are so
-// large that a process has to ask.
+// Whether the CPU has tiles of bfloat16 and of bytes, and Linux lets this process use them: their
+// registers are so large that a process has to ask.
 [[maybe_unused]] bool may_use_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned kTileBits = 1u << 22 | 1u << 24;  // of edx: amx-bf16, amx-tile
+  constexpr unsigned kTileBits = 1u << 22 | 1u << 24 | 1u << 25;  // amx-bf16, -tile, -int8
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTileBits) != kTileBits) return false;

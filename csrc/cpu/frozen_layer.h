@@ -71,6 +71,7 @@ class FrozenStack {
     float* x_gates;
     Value* x_values;
     Row *x_rows, *h_rows;
+    TileSetup& setup;
     Barrier barrier;
   };
 
@@ -96,8 +97,10 @@ class FrozenStack {
     shape.offsets = call.offsets;
     StepWork work;
     work.macs_per_row = double(G * s.H) * double(s.R);
-    work.macs_per_cycle = kFrozenWidth * Op::kValues * kProductsPerCycle;
-    work.least_rows = 1;
+    const double values = kFrozenWidth * Op::kValues;  // that one instruction multiplies
+    // Tiles multiply 16 rows in 16 cycles; the loads of weights leave half of that rate.
+    work.macs_per_cycle = values * (Op::kTiles ? 8 : kProductsPerCycle);
+    work.least_rows = Op::kTiles ? 8 : 1;
     work.weight_bytes = work.macs_per_row * 4 / Op::kValues;
     work.unit_vectors = work.most_slices = blocks;
     work.widest_block = 1;
@@ -150,6 +153,7 @@ class FrozenStack {
     FrozenRows<float> out{middle[layer % 2], 0, width, true};
     if (layer + 1 == s.layers) out = call.output;
     out.data += d * s.R;
+    TileSetup setup;
     Row* const own_rows = rows + thread * (chunk_rows() + slice_rows);
     Lane l{layer,
            d,
@@ -164,6 +168,7 @@ class FrozenStack {
            x_values + thread * chunk_rows() * x_stride,
            own_rows,
            own_rows + chunk_rows(),
+           setup,
            meetings.of_slice(share, thread)};
     load_states(l);
     l.barrier.wait();
@@ -212,7 +217,8 @@ class FrozenStack {
       FrozenAhead next =
           block + 1 < l.blocks.end ? ahead(l.at.w_ih, block + 1) : ahead(l.at.w_hh, l.blocks.begin);
       for_row_groups(0, count, kRows, [&](int64_t row, int group) {
-        multiply_frozen_rows<Op, G>(group, l.x_rows + row, w, next, x_gates_at(l, block, row));
+        multiply_frozen_rows<Op, G>(group, l.x_rows + row, w, next, l.setup,
+                                    x_gates_at(l, block, row));
       });
     }
   }
@@ -240,7 +246,7 @@ class FrozenStack {
       FrozenAhead next = ahead(l.at.w_hh, after);
       for_row_groups(0, batch.size(), kRows, [&](int64_t row, int count) {
         float* const tile = tiles[batch.size() == 1 ? waiting : 0];
-        multiply_frozen_rows<Op, G>(count, l.h_rows + row, w, next, tile);
+        multiply_frozen_rows<Op, G>(count, l.h_rows + row, w, next, l.setup, tile);
         const float* const x = x_gates_at(l, block, x_row + row);
         for (int r = 0; r < count; ++r) {
           const int64_t b = batch.begin + row + r, unit = block * kFrozenLanes;
@@ -302,7 +308,7 @@ class FrozenStack {
       const FrozenPanel w = panel(l.at.w_hr, block);
       FrozenAhead next = ahead(l.at.w_hr, smaller(block + 1, l.outs.end - 1));
       for_row_groups(0, batch.size(), kOutRows, [&](int64_t row, int count) {
-        multiply_frozen_rows<Op, 1>(count, l.h_rows + row, w, next, tile);
+        multiply_frozen_rows<Op, 1>(count, l.h_rows + row, w, next, l.setup, tile);
         for (int r = 0; r < count; ++r) {
           const int64_t b = batch.begin + row + r;
           for (int lane = 0; lane < kFrozenLanes; lane += kFrozenWidth) {

@@ -1,5 +1,5 @@
-// bfloat16 products on the matrix unit of x86 CPUs (AMX): eight tile registers of up to 16 rows of
-// 64 bytes; one instruction multiplies 16 rows of 32 k with 32 k of 16 columns.
+// bfloat16 products on the matrix unit of x86 CPUs: one instruction multiplies 16 rows of 32 k with
+// 32 k of 16 columns.
 //
 // Panels are those of PairedBfloat16, padded to 32 k: 16 pairs of k of one vector are a tile as
 // they stand. The rows come from the copy in Rows, whose stride keeps them out of each other's
@@ -7,6 +7,7 @@
 #pragma once
 
 #include "product.h"
+#include "tile_registers.h"
 
 namespace fastrnn::cpu::FASTRNN_ISA {
 
@@ -17,16 +18,6 @@ struct TiledBfloat16 : PairedBfloat16 {
 };
 using Bfloat16Operand = TiledBfloat16;
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// The intrinsics are assembler that says nothing of memory: this keeps loads and stores around them
-// in their order.
-FASTRNN_HD void order_memory() { asm volatile("" ::: "memory"); }
-
 // Up to 16 rows: tile 4 has them, tiles 5 to 7 weights. More: tiles 4 and 5 have the two halves and
 // sums 0 and 1 belong to the first.
 FASTRNN_HD void configure_tiles(int count) {
@@ -34,12 +25,8 @@ FASTRNN_HD void configure_tiles(int count) {
   const int first = two ? (count + 1) / 2 : count, second = two ? count - first : count;
   const int rows[8] = {first, first, second, second, first, two ? second : 16, 16, 16};
   TileConfig config;
-  for (int tile = 0; tile < 8; ++tile) {
-    config.rows[tile] = uint8_t(rows[tile]);
-    config.row_bytes[tile] = 64;
-  }
-  order_memory();
-  _tile_loadconfig(&config);
+  for (int tile = 0; tile < 8; ++tile) config.set(tile, rows[tile], 64);
+  tiles::configure(config);
 }
 
 // Where the operands of a product lie; strides in bytes. The sums start from `init`, one row for
@@ -55,32 +42,17 @@ struct TileOperands {
 
 template <int kVecs>
 FASTRNN_HD void multiply_one_tile(const TileOperands& o) {
-  _tile_loadd(0, o.init, o.init_stride);
-  if constexpr (kVecs > 1) _tile_loadd(1, o.init + 16, o.init_stride);
-  if constexpr (kVecs > 2) _tile_loadd(2, o.init + 32, o.init_stride);
-  if constexpr (kVecs > 3) _tile_loadd(3, o.init + 48, o.init_stride);
+  for_each<kVecs>([&](auto v) { tiles::load<v>(o.init + 16 * v, o.init_stride); });
   const char *a = o.a, *b = o.b;
   for (int64_t k = 0; k < o.depth; k += 32, a += 64, b += 16 * o.b_stride) {
-    _tile_loadd(4, a, o.a_stride);
-    _tile_loadd(5, b, o.b_stride);
-    _tile_dpbf16ps(0, 4, 5);
-    if constexpr (kVecs > 1) {
-      _tile_loadd(6, b + 64, o.b_stride);
-      _tile_dpbf16ps(1, 4, 6);
-    }
-    if constexpr (kVecs > 2) {
-      _tile_loadd(7, b + 128, o.b_stride);
-      _tile_dpbf16ps(2, 4, 7);
-    }
-    if constexpr (kVecs > 3) {
-      _tile_loadd(5, b + 192, o.b_stride);
-      _tile_dpbf16ps(3, 4, 5);
-    }
+    tiles::load<4>(a, o.a_stride);
+    for_each<kVecs>([&](auto v) {
+      constexpr int kWeights = 5 + v % 3;
+      tiles::load<kWeights>(b + 64 * v, o.b_stride);
+      tiles::add_bfloat16<v, 4, kWeights>();
+    });
   }
-  _tile_stored(0, o.sums, o.sum_stride);
-  if constexpr (kVecs > 1) _tile_stored(1, o.sums + 16, o.sum_stride);
-  if constexpr (kVecs > 2) _tile_stored(2, o.sums + 32, o.sum_stride);
-  if constexpr (kVecs > 3) _tile_stored(3, o.sums + 48, o.sum_stride);
+  for_each<kVecs>([&](auto v) { tiles::store<v>(o.sums + 16 * v, o.sum_stride); });
 }
 
 FASTRNN_HD float* moved(const float* p, int64_t bytes) { return (float*)((char*)p + bytes); }
@@ -89,33 +61,26 @@ FASTRNN_HD float* moved(const float* p, int64_t bytes) { return (float*)((char*)
 template <int kVecs>
 FASTRNN_HD void multiply_two_tiles(const TileOperands& o, int above) {
   const float* const init = moved(o.init, above * o.init_stride);
-  _tile_loadd(0, o.init, o.init_stride);
-  _tile_loadd(2, init, o.init_stride);
-  if constexpr (kVecs > 1) {
-    _tile_loadd(1, o.init + 16, o.init_stride);
-    _tile_loadd(3, init + 16, o.init_stride);
-  }
+  for_each<kVecs>([&](auto v) {
+    tiles::load<v>(o.init + 16 * v, o.init_stride);
+    tiles::load<2 + v>(init + 16 * v, o.init_stride);
+  });
   const char *a = o.a, *b = o.b;
   const int64_t half = above * o.a_stride;
   for (int64_t k = 0; k < o.depth; k += 32, a += 64, b += 16 * o.b_stride) {
-    _tile_loadd(4, a, o.a_stride);
-    _tile_loadd(6, b, o.b_stride);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, a + half, o.a_stride);
-    _tile_dpbf16ps(2, 5, 6);
-    if constexpr (kVecs > 1) {
-      _tile_loadd(7, b + 64, o.b_stride);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    tiles::load<4>(a, o.a_stride);
+    for_each<kVecs>([&](auto v) {
+      tiles::load<6 + v>(b + 64 * v, o.b_stride);
+      tiles::add_bfloat16<v, 4, 6 + v>();
+      if constexpr (v == 0) tiles::load<5>(a + half, o.a_stride);
+      tiles::add_bfloat16<2 + v, 5, 6 + v>();
+    });
   }
   float* const sums = moved(o.sums, above * o.sum_stride);
-  _tile_stored(0, o.sums, o.sum_stride);
-  _tile_stored(2, sums, o.sum_stride);
-  if constexpr (kVecs > 1) {
-    _tile_stored(1, o.sums + 16, o.sum_stride);
-    _tile_stored(3, sums + 16, o.sum_stride);
-  }
+  for_each<kVecs>([&](auto v) {
+    tiles::store<v>(o.sums + 16 * v, o.sum_stride);
+    tiles::store<2 + v>(sums + 16 * v, o.sum_stride);
+  });
 }
 
 template <int kVecs>
@@ -145,9 +110,9 @@ void multiply_strided(const Rows<TiledBfloat16>& rows, int64_t first, int count,
                        sums.add ? sums.stride * int64_t(sizeof(float)) : 0,
                        sums.out,
                        sums.stride * int64_t(sizeof(float))};
-  order_memory();
+  tiles::order_memory();
   multiply_tiles<kVecs>(o, count);
-  order_memory();
+  tiles::order_memory();
 }
 
 template <>
@@ -175,7 +140,7 @@ using Bfloat16Operand = Plain<Bfloat16>;
 template <class Op>
 FASTRNN_HD void release_tiles() {
 #if FASTRNN_LEVEL >= 4
-  if constexpr (Op::kCopies) _tile_release();
+  if constexpr (Op::kCopies) tiles::release();
 #endif
 }
 

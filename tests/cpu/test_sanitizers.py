@@ -22,7 +22,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS, DRIVER = ROOT / "csrc/cpu", ROOT / "tests/cpu/sanitize"
 CXX = shutil.which(os.environ.get("CXX", "g++"))
-COMMON = ["-std=c++20", "-g1", "-Wall", "-Wextra", f'-DFASTRNN_CELLS="{DRIVER}/cells.def"']
+HEADERS = [f'-DFASTRNN_CELLS="{DRIVER}/cells.def"', f'-DFASTRNN_TILES="{DRIVER}/tiles.h"']
+COMMON = ["-std=c++20", "-g1", "-Wall", "-Wextra", *HEADERS]
 # -O0 for ASan: every access stays, and the kernels compile in two thirds of the time. -O1 for TSan, slow otherwise.
 # ASan runs every level of the machine. With threads they do the same: TSan runs three.
 ADDRESS = [*COMMON, "-O0", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -64,7 +65,7 @@ class Builds:
     def compile(self, source: Path, flags: list[str]) -> Path:
         if source.parent == DRIVER:  # its loops take longer than the kernels
             flags = [*flags, "-O2"]
-        elif source.stem in ("amx_bf16", "dispatch"):
+        elif source.stem == "dispatch":
             flags = [*flags, "-include", str(DRIVER / "tiles.h")]
         name = hashlib.sha256(f"{source} {flags}".encode()).hexdigest()[:12]
         made = self.folder / f"{source.stem}-{name}.o"
@@ -82,6 +83,8 @@ class Builds:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not made.exists():
                 sources = [KERNELS / "isa" / f"{level}.cpp" for level in levels(kind)]
+                if main == "frozen":
+                    sources = sorted((KERNELS / "isa").glob("frozen*.cpp"))
                 sources += [path for path in sorted(KERNELS.glob("*.cpp")) if path.stem not in ("plan", "parallel")]
                 sources += [DRIVER / f"{name}.cpp" for name in (main, "forced_plan", "absent_levels")]
                 with ThreadPoolExecutor(2) as pool:
@@ -133,6 +136,16 @@ def test_cells_with_norms(builds, kind):
         output = run([program, level]).stdout
         assert int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1]) > 1000, output
     done = run([program, "plain", "--short-workspace"], check=False)
+    assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_frozen_stacks(builds, kind):
+    program = str(builds.program(kind, main="frozen"))
+    for level in levels(kind):
+        output = run([program, level, "600"]).stdout
+        assert re.search(r"^600 runs, 0 failures$", output, re.MULTILINE), output
+    done = run([program, "plain", "100", "1"], check=False)
     assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
 
 

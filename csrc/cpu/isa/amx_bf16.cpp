@@ -2,10 +2,7 @@
 #include "levels.h"
 
 #if FASTRNN_X86_LEVELS
-#pragma GCC target("prfchw")
-#pragma GCC target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
-#define FASTRNN_ISA amx_bf16
-#define FASTRNN_LEVEL 4
+#include "amx_bf16.h"
 
 #include "../layer.h"
 

@@ -11,13 +11,14 @@ FrozenKernels plain_frozen(FrozenType type);
 FrozenKernels avx2_frozen(FrozenType type);
 FrozenKernels avx2_vnni_frozen();  // of kInt8, with the dot product of bytes
 FrozenKernels avx512_frozen(FrozenType type);
-FrozenKernels avx512_vnni_frozen();  // likewise
-FrozenKernels avx512_bf16_frozen();  // of kBfloat16, with the dot product of bfloat16
+FrozenKernels avx512_vnni_frozen();         // likewise
+FrozenKernels avx512_bf16_frozen();         // of kBfloat16, with the dot product of bfloat16
+FrozenKernels amx_frozen(FrozenType type);  // of kBfloat16 and kInt8, with products of tiles
 
 // Of the instruction set in use (dispatch.h).
 FrozenKernels frozen_kernels(FrozenType type);
 
-// Where these use the CPU's dot products of bytes and of bfloat16. Tests ask for either form.
+// Where these use the CPU's products of bytes and of bfloat16. Tests ask for either form.
 enum class DotProducts { kWhereFaster, kAlways, kNever };
 void use_dot_products(DotProducts where);
 

@@ -3,6 +3,7 @@
 #include "../../../csrc/cpu/isa/frozen_levels.h"
 
 namespace fastrnn::cpu {
+[[gnu::weak]] Kernels plain_kernels() { return {}; }
 [[gnu::weak]] Kernels avx2_kernels() { return {}; }
 [[gnu::weak]] Kernels avx512_kernels() { return {}; }
 [[gnu::weak]] Kernels avx512_bf16_kernels() { return {}; }
@@ -12,4 +13,5 @@ namespace fastrnn::cpu {
 [[gnu::weak]] FrozenKernels avx512_frozen(FrozenType) { return {}; }
 [[gnu::weak]] FrozenKernels avx512_vnni_frozen() { return {}; }
 [[gnu::weak]] FrozenKernels avx512_bf16_frozen() { return {}; }
+[[gnu::weak]] FrozenKernels amx_frozen(FrozenType) { return {}; }
 }  // namespace fastrnn::cpu

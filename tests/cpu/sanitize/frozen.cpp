@@ -1,154 +1,211 @@
-// Runs the kernels of frozen stacks on random shapes and threads, for a sanitizer: frozen [isa]
-// [runs] [bytes]. Every array has its exact size and the workspace, short of `bytes`, begins as
-// NaN; a result that is NaN shows that something was read before it was written.
-#include <algorithm>
+// Runs the kernels of frozen stacks on random shapes and threads, for a sanitizer, and compares
+// with the plain loops: frozen <isa> <runs> [bytes]. Every array has its exact size and the
+// workspace, short of `bytes`, begins as NaN.
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <numeric>
-#include <random>
 #include <string>
-#include <vector>
 
+#include "../../../csrc/cpu/dispatch.h"
 #include "../../../csrc/cpu/isa/frozen_levels.h"
+#include "buffer.h"
 #include "forced_plan.h"
-
-namespace {
-std::string level;
-}
-
-// In place of dispatch.cpp, which would bring the other kernels.
-namespace fastrnn::cpu {
-std::vector<std::string> supported_isas() { return {level}; }
-std::string isa() { return level; }
-}  // namespace fastrnn::cpu
+#include "layers.h"
 
 namespace {
 
 using namespace fastrnn::cpu;
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<char, Free>;
-
-// On a cache line, as all that the kernels get; the end is that of the allocation.
-Memory allocate(size_t bytes) {
-  void* p = nullptr;
-  if (posix_memalign(&p, 64, std::max<size_t>(bytes, 1)) != 0) std::abort();
-  return Memory((char*)p);
+std::mt19937 generator(7);
+int64_t below(int64_t end) { return int64_t(generator() % uint64_t(end)); }
+bool perhaps() { return below(2) == 1; }
+int64_t among(const std::vector<int64_t>& values) {
+  return values[size_t(below(int64_t(values.size())))];
 }
 
-class Random {
- public:
-  int64_t below(int64_t end) { return int64_t(generator() % uint64_t(end)); }
-  int64_t among(const std::vector<int64_t>& values) {
-    return values[size_t(below(int64_t(values.size())))];
-  }
+// What a kernel's errors may be, beside 1 and the value. The other types round rows to 8 bits.
+double tolerance(FrozenType type) { return type == FrozenType::kFloat32 ? 1e-4 : 0.06; }
 
- private:
-  std::mt19937_64 generator{7};
-};
-
-FrozenShape draw_shape(Random& random) {
-  FrozenShape s{};
-  s.type = FrozenType(random.below(3));
-  s.cell = int(random.below(s.type == FrozenType::kInt8 ? 2 : 4));
-  s.layers = 1 + int(random.below(3));
-  s.D = 1 + int(random.below(2));
-  s.I = random.among({1, 2, 3, 5, 16, 17, 33, 50});
-  s.H = random.among({1, 2, 5, 15, 16, 17, 31, 48, 70});
-  s.R = s.H > 1 && random.below(2) == 1 ? 1 + random.below(s.H - 1) : s.H;
-  if (!frozen_serves(s)) s.R = s.H;
-  return s;
-}
-
-Memory draw_weights(const FrozenShape& s, Random& random) {
-  Memory packed = allocate(frozen_bytes(s));
-  write_header(s, packed.get());
-  for (int i = 0; i < s.layers * s.D; ++i) {
-    const FrozenDirection d = frozen_direction(s, i / s.D, i % s.D);
-    for (const FrozenMatrix* m : {&d.w_ih, &d.w_hh, &d.w_hr}) {
-      if (m->units == 0) continue;
-      const size_t rows = size_t(m->gates * m->units), count = rows * size_t(m->inputs);
-      const std::vector<char> zeros(count * 4);
-      const std::vector<float> bias(rows, 0.1f), scales(rows, 0.01f);
-      pack_frozen(s.type, *m,
-                  {zeros.data(), random.below(2) ? bias.data() : nullptr, scales.data()},
-                  packed.get());
+// The layers' weights are multiples of 1/64, less than 1/2: exact in every type.
+std::vector<char> stored(FrozenType type, const Values& weights) {
+  std::vector<char> bytes(weights.size() * 4);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (type == FrozenType::kInt8) {
+      bytes[i] = char(weights[i] * 64);
+    } else {
+      const bool wide = type == FrozenType::kFloat32;
+      encode(wide ? Dtype::kFloat32 : Dtype::kBfloat16, weights[i], &bytes[i * (wide ? 4 : 2)]);
     }
   }
-  return packed;
+  return bytes;
 }
 
-// Returns whether everything was written.
-bool run(Random& random, size_t missing) {
-  const FrozenShape s = draw_shape(random);
-  const Memory packed = draw_weights(s, random);
-  const int64_t T = 1 + random.below(7), batch = random.among({1, 2, 3, 7, 13});
-  std::vector<int64_t> lengths(batch, T), order(lengths), offsets(1, 0);
-  const bool ragged = random.below(2) == 1;
-  for (int64_t b = 1; ragged && b < batch; ++b) lengths[size_t(b)] = random.below(T + 1);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return lengths[size_t(a)] > lengths[size_t(b)]; });
-  for (int64_t t = 0; t < T; ++t) {
-    const auto alive = std::count_if(lengths.begin(), lengths.end(), [&](auto n) { return n > t; });
-    offsets.push_back(offsets.back() + alive);
+struct Stack {
+  FrozenShape shape;
+  std::vector<Layer> layers;
+  Truth truth;    // of the last layer
+  Values hn, cn;  // of all
+  Values h0, c0;
+};
+
+Stack draw_stack() {
+  Stack stack{};
+  FrozenShape& s = stack.shape;
+  s.type = FrozenType(below(3));
+  s.cell = int(below(s.type == FrozenType::kInt8 ? 2 : 4));
+  s.layers = 1 + int(below(3));
+  s.D = 1 + int(below(2));
+  s.I = among({1, 2, 3, 5, 16, 17, 33, 50});
+  s.H = among({1, 2, 5, 15, 16, 17, 31, 48, 70});
+  const Shape sizes{1 + below(7), among({1, 2, 3, 7, 13, 18}), s.I, s.H};
+  const bool projected = s.cell == kLstm && s.type != FrozenType::kInt8 && s.H > 1 && perhaps();
+  const bool packed = perhaps(), biases = perhaps();
+  Schedule schedule;
+  schedule.order = perhaps();
+  for (int k = 0; k < s.layers; ++k) {
+    Shape size = sizes;
+    if (k > 0) size.I = s.D * s.R;
+    stack.layers.push_back(make_layer(s.cell, size, s.D, packed, projected, biases, schedule));
+    Layer& l = stack.layers.back();
+    s.R = l.R;
+    // relu bounds no value: roundings would grow from step to step.
+    for (Direction& w : l.weights)
+      for (double& value : w.w_hh) value /= s.cell == kRelu ? 8 : 1;
+    if (k > 0) l.x = stack.truth.output, l.order = stack.layers.front().order;
+    naive_forward(l, &stack.truth);
+    const auto append = [](Values* all, const Values& some) {
+      all->insert(all->end(), some.begin(), some.end());
+    };
+    append(&stack.h0, l.h0), append(&stack.c0, l.c0);
+    append(&stack.hn, stack.truth.hn), append(&stack.cn, stack.truth.cn);
   }
-  const int64_t width = s.D * s.R, rows = s.layers * s.D * batch;
-  const Memory x = allocate(size_t(T * batch * s.I) * 4);
-  const Memory output = allocate(size_t(T * batch * width) * 4);
-  const Memory h = allocate(size_t(rows * s.R) * 4), c = allocate(size_t(rows * s.H) * 4);
-  std::memset(x.get(), 0, size_t(T * batch * s.I) * 4);
-  std::memset(h.get(), 0, size_t(rows * s.R) * 4);
-  std::memset(c.get(), 0, size_t(rows * s.H) * 4);
+  return stack;
+}
+
+// On a cache line, as all that the kernels get; the end is that of the allocation.
+struct Block {
+  explicit Block(size_t bytes) {
+    if (posix_memalign(&memory, 64, bytes + !bytes) != 0) std::abort();
+    std::memset(memory, 0xff, bytes);
+  }
+  Block(const Block&) = delete;
+  ~Block() { std::free(memory); }
+  char* get() const { return (char*)memory; }
+
+  void* memory = nullptr;
+};
+
+void pack(const Stack& stack, char* packed) {
+  const FrozenShape& s = stack.shape;
+  write_header(s, packed);
+  for (int i = 0; i < s.layers * s.D; ++i) {
+    const FrozenDirection to = frozen_direction(s, i / s.D, i % s.D);
+    const Direction& from = stack.layers[size_t(i / s.D)].weights[i % s.D];
+    const auto put = [&](const FrozenMatrix& m, const Values& weights, const Values& biases) {
+      if (m.units == 0) return;
+      const std::vector<float> bias(biases.begin(), biases.end());
+      const std::vector<float> scales(size_t(m.gates * m.units), 1.0f / 64);
+      pack_frozen(
+          s.type, m,
+          {stored(s.type, weights).data(), bias.empty() ? nullptr : bias.data(), scales.data()},
+          packed);
+    };
+    put(to.w_ih, from.w_ih, from.b_ih);
+    put(to.w_hh, from.w_hh, from.b_hh);
+    put(to.w_hr, from.w_hr, {});
+  }
+}
+
+// Values of the caller's rows (T, batch) as (batch, T), or back.
+Values exchanged(const Values& rows, int64_t outer, int64_t inner) {
+  Values result(rows.size());
+  const int64_t width = int64_t(rows.size()) / (outer * inner);
+  for (int64_t i = 0; i < outer; ++i)
+    for (int64_t k = 0; k < inner; ++k)
+      std::copy_n(&rows[size_t((i * inner + k) * width)], width,
+                  &result[size_t((k * outer + i) * width)]);
+  return result;
+}
+
+// Where nothing is written, `untouched` stands, or NaN.
+bool agree(const char* what, const Values& actual, const Values& truth, const Values& untouched,
+           double tolerance) {
+  for (size_t i = 0; i < truth.size(); ++i) {
+    const bool written = !std::isnan(truth[i]);
+    const double expected = written || untouched.empty() ? truth[i] : untouched[i];
+    const bool right = std::isnan(expected)
+                           ? std::isnan(actual[i])
+                           : std::fabs(actual[i] - expected) <=
+                                 (written ? tolerance * (1 + std::fabs(expected)) : 0);
+    if (right) continue;
+    std::printf("%s[%zu] is %g, expected %g\n", what, i, actual[i], expected);
+    return false;
+  }
+  return true;
+}
+
+bool run(size_t missing) {
+  const Stack stack = draw_stack();
+  const FrozenShape& s = stack.shape;
+  const Layer &first = stack.layers.front(), &last = stack.layers.back();
+  const int64_t T = first.T, batch = first.batch, width = s.D * s.R;
+  const bool ordered = !first.order.empty(), whole = first.rows() == T * batch;
+  const bool dense = !ordered && (!whole || perhaps()), batch_first = !dense && perhaps();
+  const Block packed(frozen_bytes(s));
+  pack(stack, packed.get());
+  const Buffer x(Dtype::kFloat32, batch_first ? exchanged(first.x, T, batch) : first.x);
+  const Buffer output(Dtype::kFloat32, last.outer_rows() * width);
+  const Buffer h(Dtype::kFloat32, stack.h0), c(Dtype::kFloat32, stack.c0);
 
   FrozenCall call{};
   call.shape = s;
   call.packed = packed.get();
-  const bool dense = !ragged && random.below(2) == 1, batch_first = random.below(2) == 1;
-  const auto strides = [&](auto* data, int64_t values) {
+  const auto rows = [&](auto* data, int64_t values) {
     using Value = std::remove_reference_t<decltype(*data)>;
-    if (dense) return FrozenRows<Value>{data, 0, values, true};
-    if (batch_first) return FrozenRows<Value>{data, values, T * values, false};
-    return FrozenRows<Value>{data, batch * values, values, false};
+    const int64_t step = dense ? 0 : batch_first ? values : batch * values;
+    return FrozenRows<Value>{data, step, batch_first ? T * values : values, dense};
   };
-  call.x = strides((const float*)x.get(), s.I);
-  call.output = strides((float*)output.get(), width);
+  call.x = rows((const float*)x.get(), s.I);
+  call.output = rows((float*)output.get(), width);
   call.states[0] = (float*)h.get();
   call.states[1] = (float*)c.get();
   call.T = T;
-  call.B = offsets[1];
+  call.B = first.B;
   call.batch = batch;
-  call.offsets = offsets.data();
-  call.order = ragged ? order.data() : nullptr;
+  call.offsets = first.offsets.data();
+  call.order = ordered ? first.order.data() : nullptr;
   call.threads = 4;
-  forced = {1 + int(random.below(2)), 1 + int(random.below(2)), 1 + int(random.below(2))};
+  forced = {1 + int(below(2)), 1 + int(below(2)), 1 + int(below(2))};
   const FrozenKernels kernels = frozen_kernels(s.type);
   const size_t bytes = kernels.workspace(call);
-  const Memory workspace = allocate(bytes - std::min(bytes, missing));
-  std::memset(workspace.get(), 0xff, bytes - std::min(bytes, missing));
+  const Block workspace(bytes - std::min(bytes, missing));
   call.workspace = workspace.get();
   kernels.run(call);
-  const float* const last = (const float*)h.get();
-  return std::none_of(last, last + rows * s.R, [](float value) { return value != value; });
+
+  const double error = tolerance(s.type);
+  const Values result = batch_first ? exchanged(output.values(), batch, T) : output.values();
+  const bool right = agree("output", result, stack.truth.output, {}, error) &&
+                     agree("h", h.values(), stack.hn, stack.h0, error) &&
+                     agree("c", c.values(), stack.cn, stack.c0, error);
+  if (!right)
+    std::printf("cell %d type %d layers %d D %d T %ld B %ld I %ld H %ld R %ld\n", s.cell,
+                int(s.type), s.layers, s.D, T, first.B, s.I, s.H, s.R);
+  return right && !x.changed();
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
-  level = count > 1 ? arguments[1] : "plain";
-  const int runs = count > 2 ? std::atoi(arguments[2]) : 300;
+  if (count < 3 || !set_isa(arguments[1])) {
+    std::fprintf(stderr, "frozen: expected an instruction set and a number of runs\n");
+    return 2;
+  }
+  const int runs = std::atoi(arguments[2]);
   const size_t missing = count > 3 ? size_t(std::atoi(arguments[3])) : 0;
-  Random random;
   int failures = 0;
   for (int i = 0; i < runs; ++i) {
     use_dot_products(i % 2 ? DotProducts::kAlways : DotProducts::kNever);
-    failures += !run(random, missing);
+    failures += !run(missing);
   }
-  std::printf("%d runs, %d failures\n", runs, failures);
   if (forced_uses == 0) std::printf("no work was divided\n");
+  std::printf("%d runs, %d failures\n", runs, failures);
   return failures > 0 || forced_uses == 0;
 }
