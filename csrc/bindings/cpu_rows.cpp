@@ -34,6 +34,25 @@ void for_steps(int64_t steps, int64_t bytes, const F& f) {
 
 }  // namespace
 
+SortedRows sort_rows(const char* function, const int64_t* lengths, int64_t B, int64_t T) {
+  for (int64_t b = 0; b < B; ++b) {
+    TORCH_CHECK_VALUE(lengths[b] >= 0 && lengths[b] <= T, function,
+                      ": lengths must be within 0 .. T = ", T, ", got ", lengths[b], " at index ",
+                      b);
+  }
+  SortedRows sorted{std::vector<int64_t>(B), {0}};
+  std::vector<int64_t>& order = sorted.order;
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+  const int64_t steps = std::max<int64_t>(B > 0 ? lengths[order[0]] : 0, 1);
+  for (int64_t t = 0, alive = B; t < steps; ++t) {
+    while (alive > 0 && lengths[order[alive - 1]] <= t) --alive;
+    sorted.offsets.push_back(sorted.offsets.back() + alive);
+  }
+  return sorted;
+}
+
 LayerRows::LayerRows(const LayerArgs& args)
     : args(args), T(args.T), B(args.B), N(args.N), offsets(args.offsets) {
   if (args.lengths.defined()) set_lengths(args.lengths.const_data_ptr<int64_t>());
@@ -47,22 +66,11 @@ LayerRows::LayerRows(const LayerArgs& args)
 }
 
 void LayerRows::set_lengths(const int64_t* lengths) {
-  for (int64_t b = 0; b < args.B; ++b) {
-    TORCH_CHECK(lengths[b] >= 0 && lengths[b] <= args.T, args.function,
-                ": lengths must be within 0 .. T = ", args.T, ", got ", lengths[b], " at index ",
-                b);
-  }
-  if (std::all_of(lengths, lengths + args.B, [&](int64_t n) { return n == args.T; })) return;
-  order.resize(args.B);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
-  T = std::max<int64_t>(lengths[order[0]], 1);
-  offsets.assign(1, 0);
-  for (int64_t t = 0, alive = args.B; t < T; ++t) {
-    while (alive > 0 && lengths[order[alive - 1]] <= t) --alive;
-    offsets.push_back(offsets.back() + alive);
-  }
+  SortedRows sorted = sort_rows(args.function, lengths, args.B, args.T);
+  if (sorted.offsets.back() == args.T * args.B) return;
+  order = std::move(sorted.order);
+  offsets = std::move(sorted.offsets);
+  T = int64_t(offsets.size()) - 1;
   B = offsets[1];
   N = offsets.back();
 }

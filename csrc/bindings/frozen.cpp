@@ -9,12 +9,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "../cells/cell_info.h"
 #include "../cpu/isa/frozen_levels.h"
 #include "../cpu/parallel.h"
 #include "cpu_memory.h"
+#include "cpu_rows.h"
 #include "gate.h"
 
 namespace fastrnn {
@@ -64,22 +64,10 @@ struct Schedule {
                           lengths.sizes() == at::IntArrayRef{batch},
                       name, ": lengths must be int64 of shape (B,) = (", batch,
                       ",) on the CPU, got ", lengths.scalar_type(), " of shape ", lengths.sizes());
-    const int64_t* const length = lengths.const_data_ptr<int64_t>();
-    order.resize(size_t(batch));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int64_t a, int64_t b) { return length[a] > length[b]; });
-    std::vector<int64_t> alive(size_t(T + 1), 0);  // rows of each step
-    for (int64_t b = 0; b < batch; ++b) {
-      TORCH_CHECK_VALUE(length[b] >= 0 && length[b] <= T, name,
-                        ": lengths must be within 0 .. T = ", T, ", got ", length[b], " at index ",
-                        b);
-      for (int64_t t = 0; t < length[b]; ++t) ++alive[size_t(t)];
-    }
-    offsets = {0};
-    for (int64_t t = 0; t < T && alive[size_t(t)] > 0; ++t)
-      offsets.push_back(offsets.back() + alive[size_t(t)]);
-    B = T > 0 ? alive[0] : 0;
+    SortedRows sorted = sort_rows(name, lengths.const_data_ptr<int64_t>(), batch, T);
+    order = std::move(sorted.order);
+    offsets = std::move(sorted.offsets);
+    B = offsets[1];
   }
 };
 

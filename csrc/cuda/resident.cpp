@@ -10,18 +10,8 @@ cudaError_t run_sequence(int cell, Dtype dtype, const Sequence<Step>& sequence, 
   return with_types(cell, dtype, [&](auto c, auto s) {
     using Cell = typename decltype(c)::type;
     using Scalar = typename decltype(s)::type;
-    if constexpr (Cell::kRecurrent && Cell::kNorms == 0 && !std::is_same_v<Scalar, double>) {
-      switch (sequence.team.tier) {
-        case Tier::kCta:
-          return run_sequence<Cell, Scalar, Tier::kCta>(sequence, stream, launch);
-        case Tier::kCluster:
-          return run_sequence<Cell, Scalar, Tier::kCluster>(sequence, stream, launch);
-        case Tier::kGrid:
-          return run_sequence<Cell, Scalar, Tier::kGrid>(sequence, stream, launch);
-        case Tier::kStep:
-          break;
-      }
-    }
+    if constexpr (Cell::kRecurrent && Cell::kNorms == 0 && !std::is_same_v<Scalar, double>)
+      return run_sequence<Cell, Scalar>(sequence, stream, launch);
     return cudaErrorInvalidValue;
   });
 }

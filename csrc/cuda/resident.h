@@ -207,4 +207,19 @@ cudaError_t write_offsets(int64_t* to, const int64_t* values, int64_t count, cud
 template <class Cell, class Scalar, Tier kTier, class Step>
 cudaError_t run_sequence(const Sequence<Step>& sequence, cudaStream_t stream, bool launch);
 
+template <class Cell, class Scalar, class Step>
+cudaError_t run_sequence(const Sequence<Step>& sequence, cudaStream_t stream, bool launch) {
+  switch (sequence.team.tier) {
+    case Tier::kCta:
+      return run_sequence<Cell, Scalar, Tier::kCta>(sequence, stream, launch);
+    case Tier::kCluster:
+      return run_sequence<Cell, Scalar, Tier::kCluster>(sequence, stream, launch);
+    case Tier::kGrid:
+      return run_sequence<Cell, Scalar, Tier::kGrid>(sequence, stream, launch);
+    case Tier::kStep:
+      break;
+  }
+  return cudaErrorInvalidValue;
+}
+
 }  // namespace fastrnn::cuda

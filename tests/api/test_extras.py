@@ -236,7 +236,7 @@ def test_masks_need_a_padded_batch(name, value):
 def test_the_operator_refuses_lengths_out_of_range():
     weights = list(fastrnn.GRU(3, 4).parameters())
     args = 1, torch.randn(T, B, 3), None, [torch.zeros(1, B, 4)], weights
-    with pytest.raises(RuntimeError, match="T = 6, got 7 at index 2"):
+    with pytest.raises(ValueError, match="T = 6, got 7 at index 2"):
         torch.ops.fastrnn.layer_forward(*forward_arguments(*args, lengths=torch.tensor([1, 2, 7, 0, 0])))
 
 

@@ -121,7 +121,7 @@ def check_driver(program: Path, kind: str, **environment: str) -> None:
     for level in levels(kind):
         output = run([str(program), "--isa", level], **environment).stdout
         runs = int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1])
-        assert runs > 5_000, output
+        assert runs > 1_500, output
         print(f"{kind}: {level}: {runs} runs")
 
 
@@ -134,7 +134,7 @@ def test_cells_with_norms(builds, kind):
     program = str(builds.program(kind, main="norms"))
     for level in levels(kind):
         output = run([program, level]).stdout
-        assert int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1]) > 1000, output
+        assert int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1]) > 500, output
     done = run([program, "plain", "--short-workspace"], check=False)
     assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
 
@@ -143,8 +143,8 @@ def test_cells_with_norms(builds, kind):
 def test_frozen_stacks(builds, kind):
     program = str(builds.program(kind, main="frozen"))
     for level in levels(kind):
-        output = run([program, level, "600"]).stdout
-        assert re.search(r"^600 runs, 0 failures$", output, re.MULTILINE), output
+        output = run([program, level, "300"]).stdout
+        assert re.search(r"^300 runs, 0 failures$", output, re.MULTILINE), output
     done = run([program, "plain", "100", "1"], check=False)
     assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
 

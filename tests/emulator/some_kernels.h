@@ -35,26 +35,11 @@ cudaError_t launch_gather_projected(Dtype, const BackwardStep& step, cudaStream_
   return gather_projected<__nv_bfloat16>(step, stream);
 }
 
-template <class Cell, class Scalar, class Step>
-cudaError_t run_tier(const Sequence<Step>& p, cudaStream_t stream, bool launch) {
-  switch (p.team.tier) {
-    case Tier::kCta:
-      return run_sequence<Cell, Scalar, Tier::kCta>(p, stream, launch);
-    case Tier::kCluster:
-      return run_sequence<Cell, Scalar, Tier::kCluster>(p, stream, launch);
-    case Tier::kGrid:
-      return run_sequence<Cell, Scalar, Tier::kGrid>(p, stream, launch);
-    case Tier::kStep:
-      break;
-  }
-  return cudaErrorInvalidValue;
-}
-
 template <class Step>
 cudaError_t run_sequence(int, Dtype dtype, const Sequence<Step>& p, cudaStream_t stream,
                          bool launch) {
-  return dtype == Dtype::kFloat32 ? run_tier<Gru, float>(p, stream, launch)
-                                  : run_tier<Lstm, __nv_bfloat16>(p, stream, launch);
+  return dtype == Dtype::kFloat32 ? run_sequence<Gru, float>(p, stream, launch)
+                                  : run_sequence<Lstm, __nv_bfloat16>(p, stream, launch);
 }
 template cudaError_t run_sequence(int, Dtype, const ForwardSequence&, cudaStream_t, bool);
 template cudaError_t run_sequence(int, Dtype, const BackwardSequence&, cudaStream_t, bool);

@@ -6,8 +6,22 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <string>
 
+#include "../../../csrc/cpu/dispatch.h"
 #include "naive.h"
+
+// Whether the instruction set before this one has the same kernels for a type.
+inline bool repeats(const std::string& isa, fastrnn::Dtype dtype) {
+  void (*before)(const fastrnn::cpu::ForwardParams&) = nullptr;
+  for (const std::string& level : fastrnn::cpu::supported_isas()) {
+    fastrnn::cpu::set_isa(level);
+    const auto kernel = fastrnn::cpu::kernels(dtype).forward;
+    if (level == isa) return kernel == before;
+    before = kernel;
+  }
+  return false;
+}
 
 struct Shape {
   int64_t T, B, I, H;

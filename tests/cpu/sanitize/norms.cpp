@@ -153,6 +153,7 @@ int main(int argc, char** argv) {
     if (info.statistics == 0) continue;
     int index = 0;
     for (int type = 0; type < 4; ++type) {
+      if (repeats(argv[1], kDtypes[type])) continue;
       for (const Shape& shape : kShapes) {
         for (const Schedule& schedule : kSchedules) {
           const int D = 1 + index % 2;

@@ -3,6 +3,8 @@
 // dispatch.cpp finds a CPU that has them. Loads and stores are plain ones, which AddressSanitizer
 // sees, as it does not those of AMX.
 #pragma once
+#pragma GCC push_options
+#pragma GCC optimize("O2")
 
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -120,6 +122,7 @@ inline int cpuid(unsigned leaf, unsigned subleaf, unsigned* a, unsigned* b, unsi
 }
 
 }  // namespace fastrnn::cpu::tiles
+#pragma GCC pop_options
 
 #define __get_cpuid_count fastrnn::cpu::tiles::cpuid
 #define syscall(...) 0L  // permission
