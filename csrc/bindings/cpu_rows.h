@@ -2,16 +2,9 @@
 #pragma once
 
 #include "layer_args.h"
+#include "sorted_rows.h"
 
 namespace fastrnn {
-
-// Batch rows that differ in length, for kernels whose number of rows per step never grows.
-struct SortedRows {
-  std::vector<int64_t> order;    // batch rows, longest first
-  std::vector<int64_t> offsets;  // the first row of each step; at least one step
-};
-// Of B lengths. Raises ValueError unless they are within 0 .. T.
-SortedRows sort_rows(const char* function, const int64_t* lengths, int64_t B, int64_t T);
 
 struct LayerRows {
   // Raises unless the lengths are within 0 .. T.

@@ -14,8 +14,8 @@
 #include "../cpu/isa/frozen_levels.h"
 #include "../cpu/parallel.h"
 #include "cpu_memory.h"
-#include "cpu_rows.h"
 #include "gate.h"
+#include "sorted_rows.h"
 
 namespace fastrnn {
 namespace {
