@@ -121,7 +121,7 @@ def check_driver(program: Path, kind: str, **environment: str) -> None:
     for level in levels(kind):
         output = run([str(program), "--isa", level], **environment).stdout
         runs = int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1])
-        assert runs > 1_500, output
+        assert runs > (1_500 if "bf16" in level else 5_000), output  # bfloat16 alone
         print(f"{kind}: {level}: {runs} runs")
 
 
@@ -134,7 +134,8 @@ def test_cells_with_norms(builds, kind):
     program = str(builds.program(kind, main="norms"))
     for level in levels(kind):
         output = run([program, level]).stdout
-        assert int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1]) > 500, output
+        runs = int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1])
+        assert runs > (500 if "bf16" in level else 1_000), output
     done = run([program, "plain", "--short-workspace"], check=False)
     assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
 
@@ -145,8 +146,9 @@ def test_frozen_stacks(builds, kind):
     for level in levels(kind):
         output = run([program, level, "300"]).stdout
         assert re.search(r"^300 runs, 0 failures$", output, re.MULTILINE), output
-    done = run([program, "plain", "100", "1"], check=False)
-    assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
+    if kind == "address":
+        done = run([program, "plain", "100", "1"], check=False)
+        assert done.returncode != 0 and "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
 
 
 def test_fewer_threads_granted_than_asked_for(builds):

@@ -11,7 +11,8 @@
 #include "../../../csrc/cpu/dispatch.h"
 #include "naive.h"
 
-// Whether the instruction set before this one has the same kernels for a type.
+// Whether the instruction set before this one has the same kernels for a type. This one is in use
+// then.
 inline bool repeats(const std::string& isa, fastrnn::Dtype dtype) {
   void (*before)(const fastrnn::cpu::ForwardParams&) = nullptr;
   for (const std::string& level : fastrnn::cpu::supported_isas()) {
