@@ -113,15 +113,20 @@ def progress(run: Run, epochs: int) -> Iterator[Callable[[Tensor], None]]:
     name = f"epoch {len(run.history) + 1}/{epochs} {report.layer_name(run.impl, run.recipe.cell)}"
     # Into a file or a pipe every refresh is one more line to read, so refresh rarely there.
     every = 0.2 if sys.stderr.isatty() else 5.0
-    with files.interrupt_postponed():  # half a bar would complain when it is collected
-        bar = tqdm(total=run.steps, desc=name, unit="step", leave=False, mininterval=every, dynamic_ncols=True)
-    with bar:
+    bar = None
 
-        def on_step(loss: Tensor) -> None:
-            if bar.update() and bar.n < run.steps:  # just redrawn: rare enough to fetch the loss from a GPU
-                bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+    def on_step(loss: Tensor) -> None:
+        if bar.update() and bar.n < run.steps:  # just redrawn: rare enough to fetch the loss from a GPU
+            bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
 
+    try:
+        with files.interrupt_postponed():  # half a bar would complain when it is collected
+            bar = tqdm(total=run.steps, desc=name, unit="step", leave=False, mininterval=every, dynamic_ncols=True)
         yield on_step
+    finally:
+        with files.interrupt_postponed():  # an open one would clear its line then
+            if bar is not None:
+                bar.close()
 
 
 def print_head(run: Run, corpus: Corpus, unigram: float) -> None:

@@ -61,6 +61,29 @@ def test_an_interrupt_before_the_first_epoch_says_so(arguments, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("during", ["__init__", "close"])
+def test_an_interrupted_bar_is_closed_before_the_last_word(during, arguments, monkeypatch):
+    """One that is left open clears its line when it is collected, after what says how to go on."""
+    bars = []
+
+    class Bar(char_lm.tqdm):
+        def __init__(self, *args, **options):
+            bars.append(self)
+            super().__init__(*args, **options)
+
+    def interrupted(self, *args, **options):
+        monkeypatch.setattr(Bar, during, original)
+        signal.raise_signal(signal.SIGINT)
+        original(self, *args, **options)
+
+    original = getattr(Bar, during)
+    monkeypatch.setattr(Bar, during, interrupted)
+    monkeypatch.setattr(char_lm, "tqdm", Bar)
+    monkeypatch.setattr(char_lm, "print_interrupted", lambda *_: bars.append([bar.disable for bar in bars]))
+    assert char_lm.main(arguments) == 130
+    assert bars[-1] == [True]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to another process, which only POSIX can")
 def test_ctrl_c_in_a_real_process(arguments, tmp_path):
     command = [sys.executable, str(PROGRAM), *arguments, "--epochs", "100000", "--threads", "1"]
