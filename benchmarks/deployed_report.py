@@ -52,7 +52,7 @@ def table(rows: Sequence[dict]) -> str:
     first, threads = rows[0], int(rows[0]["threads"])
     lines += [
         "",
-        "ONNX Runtime's median time over the side's, in float32 where nothing else is said: geometric mean and,",
+        "ONNX Runtime's median time divided by each row's, in float32 unless stated: geometric mean and,",
     ]
     lines += [f"in brackets, the worst shape. {first['device']}, {threads} thread{'s' * (threads > 1)}, torch"]
     lines += [f"{first['torch']}, fastrnn {first['fastrnn']} ({first['commit']})."]

@@ -77,8 +77,8 @@ def markdown(rows: Sequence[Row]) -> str:
     asked = len(GRIDS.get(rows[0]["grid"], ()))
     covered = f"All {asked} cases" if cases == asked else f"{cases} of the {asked} cases"
     legend = (
-        f"{covered} of grid `{rows[0]['grid']}`: the opponent's median time over ours, geometric mean and worst case "
-        "(above 1 fastrnn is faster); memory: our bytes in training over theirs."
+        f"{covered} of grid `{rows[0]['grid']}`: the opponent's median time divided by fastrnn's, geometric mean and "
+        "worst case (above 1 fastrnn is faster); memory: fastrnn's bytes in training divided by the opponent's."
     )
     return f"{table}\n\n{legend}\n{caption(rows)}."
 
