@@ -100,7 +100,7 @@ def explain(
         both.
 
     Raises:
-        TypeError: ``module`` is not a fastrnn module, or has no such argument.
+        TypeError: ``module`` is not a fastrnn layer or cell (a frozen layer is neither), or has no such argument.
         RuntimeError: a backend is forced that cannot serve the call.
     """
     if not isinstance(module, (modules.Layer, Step)):

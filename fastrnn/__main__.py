@@ -11,7 +11,7 @@ from .verdict import prove, tune
 
 _USAGE = """usage: python -m fastrnn COMMAND [OPTIONS]
 
-  info     what was built against what, what is active, and why anything is not
+  info     build versions, active kernels, and why anything is inactive
   check    every layer and cell against torch.nn on every device and backend here, with gradcheck
   prove    the CUDA kernels against torch.nn on a GPU: from then on they run where they were right and no slower
   tune     the CPU kernels against torch.nn on this machine, in three minutes: calls go to torch where it is ahead
@@ -22,7 +22,7 @@ python -m fastrnn COMMAND --help lists the options of a command and says what it
 environment:
   FASTRNN_BACKEND          cuda, cpu, aten or reference computes every call, or it is an error
   FASTRNN_CPU_CACHE_MB     freed memory that the CPU kernels keep for later calls (default: 256; 0: none)
-  FASTRNN_CACHE_DIR        folder of what prove and tune keep (default: ~/.cache/fastrnn)
+  FASTRNN_CACHE_DIR        folder of what prove and tune keep (default: $XDG_CACHE_HOME/fastrnn or ~/.cache/fastrnn)
   FASTRNN_CUDA_TIER        step, auto, cta, cluster or grid: which CUDA kernels serve
 
 exit status: 0 all right, 1 something was wrong or failed, 2 wrong usage or nothing to do, 3 a pair of cell and dtype

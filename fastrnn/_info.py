@@ -1,4 +1,4 @@
-"""What `python -m fastrnn info` prints: what was built against what, what is active, and why anything is not."""
+"""What `python -m fastrnn info` prints: build versions, active kernels, and why anything is inactive."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from ._backends import loop, onnx
 def compile(model: Callable, **options: Any) -> Callable:
     """``torch.compile(model, **options)``, for a model with fastrnn's layers inside.
 
-    torch refuses to trace instances of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``, fastrnn's among them, unless its switch
-    ``torch._dynamo.config.allow_rnn`` is on. This turns it on while the result is called, for every later compilation
-    too, and leaves it alone otherwise; torch's own layers inside ``model`` are then traced as well.
+    torch refuses to trace instances of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``, including fastrnn's, unless
+    ``torch._dynamo.config.allow_rnn`` is on. This turns it on during each call of the result and restores it
+    afterwards; torch's own layers inside ``model`` are then traced too.
 
     A layer becomes one operator of the graph, forward and backward. With ``dynamic=True``, or once a second size was
     seen, one graph serves all sequence lengths and batch sizes.

@@ -101,10 +101,10 @@ def lstm(
         num_layers, bidirectional, dropout, training, batch_first: as for ``torch.nn.LSTM``; ``training`` switches the
             dropout between layers.
         batch_sizes: a ``PackedSequence``'s batch sizes: (T,), int64 on the CPU, not increasing.
-        lengths: (B,) int64 on the input's device: row b ends after ``lengths[b]`` of the T steps, 0 included. The
-            backward direction begins at each row's own last step; output past a row's end is zero, input there is
-            never used, and the final state is that after the last step. What packing gives, without packing: nothing
-            is sorted by the caller and nothing waits for the device.
+        lengths: B integers, a list, an array or a tensor on the input's device: row b ends after ``lengths[b]`` of the
+            T steps, 0 included. The backward direction begins at each row's own last step; output past a row's end is
+            zero, input there is never used, and the final state is that after the last step. What packing gives,
+            without packing: nothing is sorted by the caller and nothing waits for the device.
         reset_mask: (B, T) bool on the input's device: where True, a new sequence begins at that step. The state it
             starts from is zero, and neither direction carries anything over the boundary. Not with ``batch_sizes``.
         all_states: also return the states after every step.

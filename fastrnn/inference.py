@@ -45,11 +45,10 @@ class FrozenLayer(nn.Module):
     (T, B, I), (B, T, I) with ``batch_first``, (T, I), or a PackedSequence; states (layers * D, B, H). Input, states and
     output have the layer's dtype; sums and states between steps are float32.
 
-    The weights are float32 as they were, rounded to bfloat16, or int8: row k of a matrix is s_k q with q in -127 .. 127
-    and s_k = max|w_k| / 127. With int8 weights h is rounded to multiples of 1/127 and x to multiples of its row's
-    largest magnitude / 127 where they meet a matrix; sums are exact, everything else is float32. docs/inference.md has
-    the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout or heads, and all layers
-    where the compiled extension is missing, are computed as the layer would compute them, in float32.
+    The weights are float32 as they were, rounded to bfloat16, or int8 with a scale for each row; docs/inference.md has
+    the arithmetic and the errors. LSTM, GRU and RNN have kernels of their own; other cells, layers with zoneout or
+    heads, and all layers where the compiled extension is missing, are computed as the layer would compute them, in
+    float32.
 
     ``state_dict`` has the layer's names, and ``weight_ih_l0_scale`` and so on for int8; the packed weights are made
     again after loading, copying and unpickling.
@@ -350,7 +349,8 @@ def freeze(
     Args:
         model: any module; a recurrent layer itself becomes a frozen one.
         weights: the type of the weight matrices: None as they are, ``torch.bfloat16``, or ``torch.int8`` (LSTM and GRU
-            without projection; the compiled extension is needed). Biases stay float32.
+            without projection, zoneout or heads; others are skipped. The compiled extension is needed). Biases stay
+            float32.
         inplace: replace the layers within ``model`` rather than in a deep copy. A root layer is returned frozen and
             stays as it was.
         report: is filled in with the names of the layers that were frozen, and of those left alone with the reason.

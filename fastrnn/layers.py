@@ -133,7 +133,7 @@ class PeepholeLSTM(OwnLayer):
 
 
 class CIFGLSTM(OwnLayer):
-    r"""LSTM with coupled input and forget gates: what comes in takes the place of as much that was there.
+    r"""LSTM with coupled input and forget gates: f = 1 - i.
 
     i, o = sigmoid(W x_t + b + U h + b'), g = tanh(W x_t + b + U h + b'), c' = (1 - i) c + i g, h' = o tanh(c'); with
     ``proj_size`` P > 0 then h' = W_hr h'.
@@ -148,7 +148,7 @@ class CIFGLSTM(OwnLayer):
 
 
 class IndRNN(OwnLayer):
-    r"""Independently recurrent network: of the state before, a unit sees its own value alone.
+    r"""Independently recurrent network: each unit reads only its own previous state.
 
     h' = relu(W x_t + b + b' + u h), with u (H,) in the place of a matrix.
 
@@ -192,8 +192,7 @@ class LayerNormLSTM(_LayerNorm):
     ``_l{k}`` and ``_reverse``: ``weight_norm_ih`` and ``weight_norm_hh`` (4H,) are a and a', ``weight_norm_c`` and
     ``bias_norm_c`` (H,) are a_c and b_c. Gains start at 1 and ``bias_norm_c`` at 0; without ``bias`` it is still there.
 
-    Statistics are computed in the type that products are accumulated in, in two passes. On CUDA tensors the layer runs
-    in operations of torch: its kernels are for the CPU.
+    Statistics are computed in the accumulate type, in two passes.
 
     Source: Ba, Kiros and Hinton 2016, "Layer Normalization", supplement.
     """

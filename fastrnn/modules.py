@@ -179,10 +179,11 @@ class Layer(Tooling, Options, nn.RNNBase):
     ) -> tuple[Rows, States] | tuple[Rows, States, list]:
         """As ``torch.nn``'s forward of the same class: same arguments, results, types and errors.
 
-        The keyword arguments are fastrnn's own, as for :func:`fastrnn.functional.lstm`: ``lengths`` (B,) int64,
-        ``reset_mask`` (B, T) bool, whatever ``batch_first`` is; ``all_states`` adds to the result a list with every
-        layer's states (a tuple, or h alone where there is no other) after every step, shaped like the output;
-        ``checkpoint_chunks`` is a number or ``"auto"``, ``save`` is ``"full"`` or ``"states"``.
+        The keyword arguments are fastrnn's own, as for :func:`fastrnn.functional.lstm`: ``lengths``, B integers, a
+        list, an array or a tensor on the input's device; ``reset_mask`` (B, T) bool, whatever ``batch_first`` is;
+        ``all_states`` adds to the result a list with every layer's states (a tuple, or h alone where there is no other)
+        after every step, shaped like the output; ``checkpoint_chunks`` is a number or ``"auto"``, ``save`` is
+        ``"full"`` or ``"states"``.
         """
         if type(input) is not Tensor and isinstance(input, Proxy):
             return leaf(
@@ -246,10 +247,10 @@ class LSTM(Layer, nn.LSTM):  # type: ignore[misc]  # torch's stubs have no keywo
     c in float32. ``fastrnn.explain(module, input)`` says which backend computes it.
 
     In training, and scaled by 1 / (1 - p): ``recurrent_dropout`` drops features of h on their way to U, the same ones
-    in all steps of a row, layer and direction (Gal and Ghahramani 2016); ``weight_dropout`` drops elements of U, the
-    same ones in all steps of a call (Merity et al. 2018). ``zoneout``, a rate or one for h and one for c, lets units
-    keep these from the step before; in evaluation the mean takes its place (Krueger et al. 2017), and there is no
-    projection with it. All draw from torch's generator: the same seed drops the same, also packed, in chunks, and on
+    at all steps of a row, layer and direction (Gal and Ghahramani 2016); ``weight_dropout`` drops elements of U, the
+    same ones at all steps of a call (Merity et al. 2018). ``zoneout``, one rate or one for h and one for c, keeps a
+    unit's previous state; evaluation uses the expected value (Krueger et al. 2017). It cannot be combined with
+    ``proj_size``. All use torch's generator: the same seed drops the same elements, also packed, in chunks, and on
     other backends.
 
     With ``num_heads`` n, units are in n groups that see no states of each other: U is block-diagonal,

@@ -85,13 +85,13 @@ def load_cell(header: str | os.PathLike, name: str | None = None) -> OwnCell:
 
     The header has a struct with ``kGates``, ``kStates``, ``kParams`` and ``forward``, the maths of one unit in one time
     step, from which the compiler makes the kernels of both passes for this machine's CPU, in float64, float32, bfloat16
-    and float16 (``docs/own_cells.md``). That takes some ten seconds; the library is kept in ``$FASTRNN_CACHE_DIR``,
-    ``$XDG_CACHE_HOME/fastrnn`` or ``~/.cache/fastrnn``, under ``cells``, by the header's text, the compiler and this
-    package, so that the next process loads it at once. A header says what code runs: load those that you trust.
+    and float16 (``docs/own_cells.md``). That takes some ten seconds; the library is kept in the folder of
+    ``FASTRNN_CACHE_DIR`` (``docs/install.md``), under ``cells``, by the header's text, the compiler and this package,
+    so that the next process loads it at once. A header says what code runs: load those that you trust.
 
-    On a GPU the first call within ``fastrnn.backend("cuda")`` has nvcc make the CUDA kernels, which are kept likewise.
-    Else, on other devices, for derivatives of higher order, ``torch.func`` and forward-mode AD the cell runs in
-    operations of torch, made of the same ``forward``.
+    On a GPU, the first call inside ``fastrnn.backend("cuda")`` compiles the CUDA kernels with nvcc and caches them the
+    same way. Where no kernel runs (other devices, CUDA tensors outside that block, higher-order derivatives,
+    ``torch.func``, forward-mode AD) the cell runs on torch operations generated from the same ``forward``.
 
     Args:
         header: the file.
