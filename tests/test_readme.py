@@ -109,7 +109,7 @@ def test_the_tests_that_features_names_exist():
 
 def test_the_walk_names_functions_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    walk = text.split("## A newcomer's walk")[1].split("\n## ")[0]
+    walk = text.split("## Path of a call")[1].split("\n## ")[0]
     stops = re.findall(r"^\d+\. `([^`]+)`, `([^`]+)`", walk, re.MULTILINE)
     assert 0 < len(stops) == len(re.findall(r"^\d+\.", walk, re.MULTILINE)) <= 12
     for file, function in stops:
