@@ -59,97 +59,61 @@ def test_public_names_have_docstrings():
     assert not layering.check_docstrings(fastrnn)
 
 
-INCLUDABLE = {"common/numeric.h", "cells/gru.h", "cuda/params.h", "cuda/primitives.cuh", "cpu/plan.h"}
+# What obeys a rule is in the tree. These samples break it.
 
 
 @pytest.mark.parametrize(
-    "path, source, is_fine",
+    "path, source",
     [
-        ("common/numeric.h", '#include "../cells/gru.h"', False),
-        ("cells/gru.h", '#include "../common/numeric.h"', True),
-        ("cells/gru.h", '#include "../cuda/params.h"', False),
-        ("cuda/step.cuh", '#  include "../cpu/plan.h"', False),
-        ("cuda/inst/gru.cu", '#include "../../cells/gru.h"\n#include "../params.h"', True),
-        ("cuda/inst/gru.cu", '#include "../../cpu/plan.h"', False),
-        ("cpu/layer.cpp", '#include "../cells/lstm.h"', False),  # there is no such file
-        ("cuda/step.cuh", '#include "emulator.h"', False),
-        ("cuda/primitives.cuh", '#include "emulator.h"', True),
-        ("bindings/cuda_ops.cpp", '#include <torch/extension.h>\n#include "../cuda/params.h"', True),
-        ("cpu/layer.cpp", "#include <ATen/Parallel.h>", False),
-        ("cuda/step.cuh", "#include <c10/util/Half.h>", False),
-        ("cuda/step.cuh", "#include <cuda_runtime.h>", True),
+        ("common/numeric.h", '#include "../cells/gru.h"'),
+        ("cuda/step.cuh", '#  include "../cpu/plan.h"'),
+        ("cpu/layer.cpp", '#include "../cells/lstm.h"'),  # there is no such file
+        ("cuda/step.cuh", '#include "emulator.h"'),
+        ("cpu/layer.cpp", "#include <ATen/Parallel.h>"),
     ],
 )
-def test_include_rule(path, source, is_fine):
-    assert (layering.check_includes(path, source, INCLUDABLE) == []) is is_fine
+def test_include_rule(path, source):
+    assert layering.check_includes(path, source, {"cells/gru.h", "cpu/plan.h"})
+
+
+def test_assembly_rule():
+    assert layering.check_assembly("cuda/step.cuh", 'void f() { asm volatile("bar.sync 0;"); }')
 
 
 @pytest.mark.parametrize(
-    "path, source, is_fine",
+    "source",
     [
-        ("cuda/step.cuh", 'void f() { asm volatile("bar.sync 0;"); }', False),
-        ("cuda/step.cuh", "// no asm here\nvoid f();", True),
-        ("cuda/primitives.cuh", 'void f() { asm volatile("bar.sync 0;"); }', True),
+        "k<<<grid, block>>>(p);  // cudaGetLastError() comes later",
+        "k<<<grid, block>>>(p);" + "\n" * 9 + "return cudaGetLastError();",
+        "{ cudaLaunchKernelEx(&config, kernel, params); return cudaSuccess; }",
+        "{ (void)cudaLaunchKernel(kernel, grid, block, args, 0, stream); }",
     ],
 )
-def test_assembly_rule(path, source, is_fine):
-    assert (layering.check_assembly(path, source) == []) is is_fine
+def test_launch_rule(source):
+    assert layering.check_launches("cuda/sample.cu", source)
 
 
 @pytest.mark.parametrize(
-    "source, is_fine",
+    "module, source",
     [
-        ("k<<<grid, block>>>(p);\nreturn cudaGetLastError();", True),
-        ("k<<<grid, block>>>(p);\nreturn cudaSuccess;", False),
-        ("k<<<grid, block>>>(p);  // cudaGetLastError() comes later", False),
-        ("k<<<grid, block>>>(p);" + "\n" * 9 + "return cudaGetLastError();", False),
-        ("if (small) {\n  a<<<1, 32>>>(p);\n} else {\n  b<<<2, 32>>>(p);\n}\nreturn cudaGetLastError();", True),
-        ("{ cudaLaunchKernelEx(&config, kernel, params); return cudaSuccess; }", False),
-        ("{ (void)cudaLaunchKernel(kernel, grid, block, args, 0, stream); }", False),
-        ("{ return cudaLaunchKernelExC(&config, kernel, args); }", True),
-        ("{ cudaError_t e = cudaLaunchCooperativeKernel(kernel, grid, block, args, 0, stream); }", True),
+        ("functional", "def f():\n    from fastrnn.modules import LSTM"),
+        ("functional", "import fastrnn"),
+        ("functional", "from fastrnn import LSTM"),
+        ("_backends.choice", "from . import dispatch"),
+        ("verdict.proof", "from .._call.stack import run"),
+        ("_kernels.ops", "from .. import _C"),
+        ("_backends.dispatch", "import fastrnn._C"),
+        ("_kernels.ext", "from .. import registry"),
+        ("_backends.autograd", "from . import helpers"),
+        ("_backends.helpers", "import torch"),  # a module without a place in the order
+        ("__init__", "from . import _info"),
     ],
 )
-def test_launch_rule(source, is_fine):
-    assert (layering.check_launches("cuda/sample.cu", source) == []) is is_fine
-
-
-@pytest.mark.parametrize(
-    "module, source, is_fine",
-    [
-        ("modules", "from . import functional\nfrom .registry import CELLS", True),
-        ("functional", "from .modules import LSTM", False),
-        ("functional", "def f():\n    from fastrnn.modules import LSTM", False),
-        ("functional", "import fastrnn", False),
-        ("functional", "from fastrnn import LSTM", False),
-        ("modules", "from .cells import LSTMCell", False),
-        ("_kernels.ops", "from . import ext", True),
-        ("_kernels.ops", "from .. import _C", False),
-        ("_kernels.ext", "from fastrnn import _C", True),
-        ("_backends.dispatch", "import fastrnn._C", False),
-        ("_backends.dispatch", "from ..verdict import proof\nfrom .choice import Row", True),
-        ("_backends.choice", "from . import dispatch", False),
-        ("verdict.proof", "from .._call.stack import run", False),
-        ("verdict.proof", "from .prove import main", False),
-        ("verdict.worker", "from .. import LSTM\nfrom ..bench.case import Case\nfrom . import proof", True),
-        ("_info", "from ._build_info import torch", False),
-        ("reference", "from .registry import CELLS\nimport torch", True),
-        ("reference.scan", "from ..registry import CELLS\nfrom .rows import step_order", True),
-        ("reference.scan", "from .._kernels import ops", False),
-        ("_kernels.ext", "from .. import registry", False),
-        ("_backends.autograd", "from . import helpers", False),
-        ("_backends.helpers", "import torch", False),  # a module without a place in the order
-        ("bench.measure", "import fastrnn\nfrom .case import Case\nfrom ..registry import CELLS", True),
-        ("__main__", "from . import _info", True),
-        ("__init__", "from . import _info", False),
-    ],
-)
-def test_import_rule(module, source, is_fine):
-    assert (layering.check_imports(module, source) == []) is is_fine
+def test_import_rule(module, source):
+    assert layering.check_imports(module, source)
 
 
 def test_length_rule():
-    assert layering.check_length("a.py", "x\n" * 400) == []
     assert layering.check_length("a.py", "x\n" * 401)
 
 
