@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmark_rows import SETTING, TINY
 from torch import nn
 
 import fastrnn
@@ -17,14 +18,12 @@ from fastrnn._kernels.ops import Kernel, Pass, Plan
 from fastrnn.bench import check as command
 from fastrnn.bench import environment, timing
 from fastrnn.bench import measure as measuring
-from fastrnn.bench.case import Case, Side, build, make_inputs, make_weights, rotation_count
+from fastrnn.bench.case import Side, _Loop, build, make_inputs, make_weights, rotation_count
 from fastrnn.bench.gate import FACTOR, FLOOR, TF32_EPS, TF32_FLOOR, deviation, errors
 from fastrnn.bench.measure import Served, Setting, measure, served_by
 from fastrnn.bench.memory import saved_bytes
 from fastrnn.bench.timing import ClockRounds, EventRounds, Pace, Spread, interleave, spread
 
-SETTING = Setting(pace=Pace(seconds=0.0, least=2, most=2))
-TINY = Case("LSTM", T=3, B=2, I=4, H=5)
 TIERS = ("cta", "cluster", "grid", "step")
 TINY_SHAPE = ["--seq-len", "3", "--batch", "2", "--hidden", "5", "--seconds", "0.001"]
 
@@ -32,85 +31,60 @@ TINY_SHAPE = ["--seq-len", "3", "--batch", "2", "--hidden", "5", "--seconds", "0
 # --- the gate ----------------------------------------------------------------------------------------------------
 
 
-class ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is a tenth of a percent too large."""
+def faulty(cell, before=lambda x, hx: (x, hx), after=lambda output, state: (output, state)):
+    """A layer whose arguments or results are changed, but not in the loop that one of ours is held against."""
 
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
+    class Faulty(getattr(fastrnn, cell)):
+        def forward(self, x, hx):
+            if isinstance(self, _Loop):
+                return super().forward(x, hx)
+            return after(*super().forward(*before(x, hx)))
 
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * 1.001
-
-
-class WrongOutput(fastrnn.LSTM):
-    def forward(self, x, hx):
-        output, state = super().forward(x, hx)
-        return output * 1.001, state
+    return Faulty
 
 
-class WrongState(fastrnn.LSTM):
-    def forward(self, x, hx):
-        output, (h, c) = super().forward(x, hx)
-        return output, (h, c.flip(1))
+def scaled(x):
+    """Itself, with a gradient that is a tenth of a percent too large."""
+    x = x.view_as(x)
+    x.register_hook(lambda grad: grad * 1.001)
+    return x
 
 
-class WrongInputGradient(fastrnn.LSTM):
-    def forward(self, x, hx):
-        return super().forward(ScaleGradient.apply(x), hx)
+WRONG_OUTPUT = {"after": lambda output, state: (output * 1.001, state)}
+WRONG_GRADIENT = {"before": lambda x, hx: (x, (scaled(hx[0]), hx[1]))}
+WRONG = {
+    "output": ("LSTM", "forward", "output", WRONG_OUTPUT),
+    "state": ("LSTM", "forward", "c_n", {"after": lambda output, state: (output, (state[0], state[1].flip(1)))}),
+    "inference": ("LSTM", "forward", "output", {"after": lambda y, state: (y + 0.001 * (not y.requires_grad), state)}),
+    "nan": ("LSTM", "forward", "output", {"after": lambda output, state: (output / 0 * 0, state)}),
+    "dtype": ("LSTM", "forward", "output", {"after": lambda output, state: (output.double(), state)}),
+    "input gradient": ("LSTM", "training", "grad input", {"before": lambda x, hx: (scaled(x), hx)}),
+    "state gradient": ("LSTM", "training", "grad h_0", WRONG_GRADIENT),
+    "not torch's": ("CIFGLSTM", "training", "output", WRONG_OUTPUT),
+}
 
 
-class WrongStateGradient(fastrnn.LSTM):
-    def forward(self, x, hx):
-        return super().forward(x, (ScaleGradient.apply(hx[0]), hx[1]))
-
-
-class WrongInference(fastrnn.LSTM):
-    def forward(self, x, hx):
-        output, state = super().forward(x, hx)
-        return (output if torch.is_grad_enabled() else output + 1e-3), state
-
-
-class Nan(fastrnn.LSTM):
-    def forward(self, x, hx):
-        output, state = super().forward(x, hx)
-        return output / 0 * 0, state
-
-
-class OtherDtype(fastrnn.LSTM):
-    def forward(self, x, hx):
-        output, state = super().forward(x, hx)
-        return output.double(), state
-
-
-WRONG = [
-    (WrongOutput, "forward", "output"),
-    (WrongState, "forward", "c_n"),
-    (WrongInference, "forward", "output"),
-    (Nan, "forward", "output"),
-    (OtherDtype, "forward", "output"),
-    (WrongInputGradient, "training", "grad input"),
-    (WrongStateGradient, "training", "grad h_0"),
-]
-
-
-@pytest.mark.parametrize(("wrong", "mode", "tensor"), WRONG, ids=lambda value: getattr(value, "__name__", None))
-def test_a_wrong_result_prints_no_time(wrong, mode, tensor, monkeypatch):
-    def no_timing(*_args, **_kwargs):
-        raise AssertionError("a wrong case was timed")
-
-    monkeypatch.setattr("fastrnn.bench.measure.interleave", no_timing)
-    case = replace(TINY, mode=mode)
-    monkeypatch.setattr("fastrnn.LSTM", wrong)
-    (found,) = measure(case, SETTING)
+@pytest.mark.parametrize(("cell", "mode", "tensor", "fault"), WRONG.values(), ids=WRONG)
+def test_a_wrong_result_prints_no_time(cell, mode, tensor, fault, monkeypatch):
+    monkeypatch.setattr(measuring, "interleave", None)
+    monkeypatch.setattr(fastrnn, cell, faulty(cell, **fault))
+    (found,) = measure(replace(TINY, cell=cell, mode=mode), SETTING)
     assert found.status == "WRONG" and found.worst.tensor == tensor
     assert found.ours is found.other is found.ours_bytes is None
     assert f"{tensor}: error" in found.detail
 
 
 @pytest.mark.parametrize("mode", ["forward", "training"])
-@pytest.mark.parametrize("changes", [{}, {"packed": True, "directions": 2, "layers": 2}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"packed": True, "directions": 2, "layers": 2},
+        {"dtype": "bfloat16"},
+        {"resets": 0.2, "T": 9, "B": 4, "layers": 2},
+    ],
+    ids=["plain", "packed", "bfloat16", "resets"],
+)
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
 def test_a_right_result_is_timed(cell, changes, mode):
     case = replace(TINY, cell=cell, mode=mode, **changes)
@@ -118,6 +92,29 @@ def test_a_right_result_is_timed(cell, changes, mode):
     assert (found.status, found.launch) == ("ok", "eager"), found.detail
     assert found.ours.repeats == found.other.repeats == 2 and found.ratio > 0 and found.served.backend
     assert (found.ours_bytes is not None) == (mode == "training")
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+@pytest.mark.parametrize(
+    "cell, option",
+    [
+        ("PeepholeLSTM", ""),
+        ("IndRNN", ""),
+        ("LayerNormLSTM", ""),
+        ("SLSTM", "forget_gate=exp"),
+        ("LSTM", "num_heads=5"),
+        ("GRU", "zoneout=0.3"),
+    ],
+)
+def test_what_torch_lacks_is_timed_against_a_loop_over_its_operations(cell, option, mode):
+    case = replace(TINY, cell=cell, option=option, mode=mode)
+    (found,) = measure(case, SETTING)
+    assert found.status == "ok" and found.ratio > 0 and found.served.backend in ("cpu", "reference"), found.detail
+    loop = build(case.layer(nn), case, "cpu", make_weights(case))
+    with torch.profiler.profile() as profile:
+        loop(*make_inputs(case, "cpu")[0][:2])
+    names = " ".join(event.name for event in profile.events())
+    assert sum(map(names.count, ("sigmoid", "tanh", "relu"))) >= case.T
 
 
 def test_the_gate_covers_every_result():
@@ -163,11 +160,10 @@ def test_outputs_and_gradients_have_a_budget_each_and_few_elements_the_scale_of_
 
 
 def test_what_a_side_raises_is_reported_and_not_timed(monkeypatch):
-    class Broken(fastrnn.LSTM):
-        def forward(self, x, hx):
-            raise RuntimeError("no kernel for this shape\nsecond line")
+    def broken(*_):
+        raise RuntimeError("no kernel for this shape\nsecond line")
 
-    monkeypatch.setattr("fastrnn.LSTM", Broken)
+    monkeypatch.setattr(fastrnn, "LSTM", faulty("LSTM", broken))
     (found,) = measure(TINY, SETTING)
     assert (found.status, found.detail) == ("error", "RuntimeError: no kernel for this shape") and found.ours is None
 
@@ -322,15 +318,16 @@ def test_check_command_tells_a_wrong_layer_by_its_exit_status(monkeypatch, capsy
     assert command.main(["--dtype", "float32", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "40 of 40 within twice torch's error against float64"
-    for wrong in (WrongOutput, WrongStateGradient):
-        monkeypatch.setattr("fastrnn.LSTM", wrong)
-        assert command.main(["--dtype", "float64", "--device", "cpu"]) == 1
+    for fault in (WRONG_OUTPUT, WRONG_GRADIENT):
+        with monkeypatch.context() as patch:
+            patch.setattr(fastrnn, "LSTM", faulty("LSTM", **fault))
+            assert command.main(["--dtype", "float64", "--device", "cpu"]) == 1
         told = [line for line in capsys.readouterr().out.splitlines() if line.endswith("WRONG")]
-        assert len(told) == 3 and all(line.startswith("LSTM ") for line in told)
+        assert len(told) == 7 and all(line.startswith("LSTM ") for line in told)
 
 
 def test_bench_command_tells_a_wrong_result_by_its_exit_status(monkeypatch, capsys):
-    monkeypatch.setattr("fastrnn.LSTM", WrongOutput)
+    monkeypatch.setattr(fastrnn, "LSTM", faulty("LSTM", **WRONG_OUTPUT))
     assert bench.main(["--mode", "forward", *TINY_SHAPE]) == 1
     text = capsys.readouterr().out
     assert "forward: WRONG  output: error" in text and " ms" not in text

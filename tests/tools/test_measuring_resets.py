@@ -54,16 +54,6 @@ def test_segments_are_cut_where_a_row_resets_and_nowhere_else():
     assert lengths == [3, 2, 1] and fresh[0] is None
 
 
-@pytest.mark.parametrize("mode", ["forward", "training"])
-@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
-def test_a_right_result_is_timed(cell, mode):
-    case = replace(TINY, cell=cell, mode=mode, layers=2)
-    assert make_inputs(case, "cpu")[0].reset_mask.any()
-    (found,) = measure(case, SETTING)
-    assert found.status == "ok" and found.detail in ("torch.nn by segments", "torch.nn by episodes"), found.detail
-    assert found.ratio > 0 and (found.ours_bytes is not None) == (mode == "training")
-
-
 def test_resets_that_are_not_done_are_wrong(monkeypatch):
     class Forgetful(fastrnn.LSTM):
         def forward(self, x, hx, reset_mask):
