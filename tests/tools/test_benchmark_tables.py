@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cases
 import plot
 import pytest
 import results
 import summary
-import targets
 from benchmark_rows import cpu_rows, row_of
 
 
@@ -45,21 +46,7 @@ def test_a_wrong_or_missing_case_is_told_in_the_verdict():
     assert summary.groups(rows)[0].verdict == "mean 2.3, worst 0.95: missed (1 WRONG) on 8 of 9 cases"
 
 
-def test_every_target_row_of_a_gpu_is_found():
-    place = {"backend": "auto", "extension": "yes", "cuda": "13.0", "device": "NVIDIA H200", "dtype": "float32"}
-    for grid, against, goal, worst in (
-        ("sizes", "torch", 2.0, 1.0),
-        ("decode", "torch", 2.0, 1.0),
-        ("packed", "torch", 5.0, 2.0),
-        ("cudnn-best", "torch", 1.2, 1.0),
-        ("long", "flashrnn", 2.0, 1.5),
-    ):
-        target = targets.target_of(place | {"grid": grid, "opponent": against})
-        assert (target.goal("GRU", "training"), target.worst) == (goal, worst)
-    assert targets.target_of(place | {"grid": "long", "opponent": "torch"}) is None
-
-
-def test_a_figure_and_a_table_are_made(tmp_path):
+def test_figures_and_tables_are_made(tmp_path, capsys):
     source = tmp_path / "r.csv"
     file = results.ResultFile(source)
     for row in cpu_rows(2.5):
@@ -69,33 +56,12 @@ def test_a_figure_and_a_table_are_made(tmp_path):
     text = plot.markdown(cpu_rows(2.5))
     assert "| GRU | float32 | 1 | 2.50x | 2.50x | 2.50x | 2.50x | 0.50 |" in text
     assert "Test CPU, against torch.nn 2.0, fastrnn 0.1 (abc)" in text and "18 of the 108 cases" in text
+    assert summary.main([str(source), str(tmp_path / "none.csv")]) == 1
+    printed = capsys.readouterr().out
+    assert "mean 2.3, worst 0.95: met" in printed and "none.csv: no rows" in printed
 
 
-def test_the_caption_says_what_was_not_the_default():
-    plain = plot.caption(cpu_rows(2.0))
-    assert "backend" not in plain and "extension" not in plain
-    other = plot.caption(cpu_rows(2.0, backend="reference", extension="no", date="2026-01-02T03:04:05Z"))
-    assert "without the compiled extension, backend reference, 2026-01-02" in other
-
-
-def test_figures_split_by_threads_and_by_cell_where_there_are_many_shapes(tmp_path):
-    one = cpu_rows(2.0)
-    two = [row | {"threads": "2"} for row in one]
-    assert [path.name for path, _ in plot.figures(one, tmp_path / "a.png")] == ["a.png"]
-    names = [path.name for path, _ in plot.figures(one + two, tmp_path / "a.png")]
-    assert names == ["a-1-threads.png", "a-2-threads.png"]
-    many = [row_of(case) for case in cases.GRIDS["odd"]]
-    names = [path.name for path, _ in plot.figures(many, tmp_path / "a.png")]
-    assert names == ["a-lstm.png", "a-gru.png", "a-rnn.png"]
-
-
-def test_the_tables_of_files(tmp_path, capsys):
-    full = tmp_path / "full.csv"
-    file = results.ResultFile(full)
-    for row in cpu_rows(2.5):
-        file.append(row)
-    assert summary.main([str(full)]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("full\n\ngrid ") and "mean 2.3, worst 0.95: met" in text
-    assert summary.main([str(full), str(tmp_path / "none.csv")]) == 1
-    assert "none.csv: no rows" in capsys.readouterr().out
+def test_figures_split_by_threads_and_by_cell_where_there_are_many_shapes():
+    rows = [row_of(case, threads=threads) for case in cases.GRIDS["odd"] for threads in "12"]
+    names = {path.name for path, _ in plot.figures(rows, Path("a.png"))}
+    assert names == {f"a-{threads}-threads-{cell}.png" for threads in "12" for cell in ("lstm", "gru", "rnn")}

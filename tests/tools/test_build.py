@@ -82,11 +82,8 @@ class Project:
         self.folder = folder
         for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
             shutil.copy(ROOT / name, folder)
-        (folder / "README.md").touch()
-        kernels = ("csrc/bindings/a.cpp", "csrc/bindings/cuda_b.cpp", "csrc/cuda/inst/c.cu")
-        for source in ("fastrnn/__init__.py", "fastrnn/_backends/choice.json", "fastrnn/_kernels/nvcc.py", *kernels):
-            (folder / source).parent.mkdir(parents=True, exist_ok=True)
-            (folder / source).touch()
+        self.touch("README.md", "fastrnn/__init__.py", "fastrnn/_backends/choice.json", "fastrnn/_kernels/nvcc.py")
+        self.touch("csrc/bindings/a.cpp", "csrc/bindings/cuda_b.cpp", "csrc/cuda/inst/c.cu")
         shutil.copy(ROOT / "fastrnn/_kernels/nvcc.py", folder / "fastrnn/_kernels")
         (folder / "fastrnn/__init__.py").write_text("__version__ = '0.0.1'")
         self.script("bin/c++", "#!/bin/sh\necho 'stub c++ 1.0'\n")
@@ -97,11 +94,15 @@ class Project:
         }
         self.torch()
 
+    def touch(self, *names: str) -> None:
+        for path in map(self.folder.joinpath, names):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
     def script(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
+        self.touch(name)
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o755)
 
     def torch(self, version: str = "2.13.0+cpu", cuda: str | None = None, gpus: tuple = ()) -> None:
         (self.folder / "stub").mkdir(exist_ok=True)
@@ -148,7 +149,7 @@ def test_cpp_only_with_a_cpu_torch(project):
 
 
 def test_kernels_are_compiled_once_for_every_torch(project):
-    project.script("csrc/cpu/isa/k.cpp", "")
+    project.touch("csrc/cpu/isa/k.cpp")
     project.script("bin/c++", CXX)
     project.env["PATH"] += f":{Path(sys.executable).parent}"
     log = project.folder / "compiled"
@@ -160,19 +161,21 @@ def test_kernels_are_compiled_once_for_every_torch(project):
 
 
 def test_a_kernel_that_does_not_compile_is_named(project):
-    project.script("csrc/cpu/isa/k.cpp", "")
+    project.touch("csrc/cpu/isa/k.cpp")
     project.script("bin/c++", CXX.replace("touch", "echo 'csrc/cpu/isa/k.cpp:3:1: error: no such thing' >&2; exit 1 #"))
     project.env["PATH"] += f":{Path(sys.executable).parent}"
     assert "the build failed with: csrc/cpu/isa/k.cpp:3:1: error: no such thing" in project.refusal(FASTRNN_PURE="0")
 
 
-def test_cuda_where_torch_and_nvcc_have_it(project):
+def test_cuda_where_torch_and_nvcc_have_it_unless_switched_off(project):
     project.torch("2.14.1+cu130", cuda="13.0")
     project.nvcc()
     facts = project.facts()
     assert (facts.cuda, facts.cuda_archs, facts.why_no_cuda) == ("13.0", "8.0;9.0+PTX", None)
     assert all(source in facts.output for source in ("a.cpp", "cuda_b.cpp", "c.cu"))
     assert f"CUDA_HOME {project.folder}/toolkit\n" in facts.output
+    facts = project.facts(FASTRNN_CUDA="0")
+    assert facts.has_extension and facts.cuda is None and facts.why_no_cuda == "it was built with FASTRNN_CUDA=0"
 
 
 def test_the_arch_list_is_the_users_or_the_visible_gpus(project):
@@ -182,24 +185,16 @@ def test_the_arch_list_is_the_users_or_the_visible_gpus(project):
     assert project.facts(TORCH_CUDA_ARCH_LIST="7.5 8.6").cuda_archs == "7.5 8.6"
 
 
-def test_cuda_can_be_switched_off(project):
-    project.torch("2.14.1+cu130", cuda="13.0")
-    project.nvcc()
-    facts = project.facts(FASTRNN_CUDA="0")
-    assert facts.has_extension and facts.cuda is None and facts.why_no_cuda == "it was built with FASTRNN_CUDA=0"
-
-
 def test_nvcc_of_nvidias_wheels_is_found_beside_torch_and_linked_by_file_name(project):
     project.torch("2.14.1+cu130", cuda="13.0")
     project.nvcc("12.8")
     root = project.folder / "nvidia/cu13"
     project.script("nvidia/cu13/bin/nvcc", NVCC.format(release="13.0", top=root))
-    (root / "lib").mkdir()
-    (root / "lib/libcudart.so.13").touch()
+    project.touch("nvidia/cu13/lib/libcudart.so.13")
     facts = project.facts()
     assert (facts.cuda, facts.why_no_cuda) == ("13.0", None)
     assert f"CUDA_HOME {root}\nlinking [] ['{root}/lib/libcudart.so.13']\n" in facts.output
-    (root / "lib/libcudart.so").touch()  # a toolkit's
+    project.touch("nvidia/cu13/lib/libcudart.so")  # a toolkit's
     assert "linking ['cudart'] []\n" in project.facts().output
 
 
@@ -227,8 +222,7 @@ def test_switches_take_two_values(project, switch):
 
 
 def test_no_compiler_installs_pure_python_and_says_so(project):
-    (project.folder / "out/fastrnn").mkdir(parents=True)
-    (project.folder / f"out/fastrnn/_C.stale{SUFFIX}").touch()
+    project.touch(f"out/fastrnn/_C.stale{SUFFIX}")
     facts = project.facts(CXX="/nowhere/c++")
     assert not facts.has_extension
     assert facts.why_no_extension == "no C++ compiler was found (tried /nowhere/c++)"
@@ -261,25 +255,8 @@ def test_a_failing_cuda_compile_is_one_too(project):
     assert project.facts(STUB_FAILS_ON=".cu", FASTRNN_CUDA="0").has_extension
 
 
-def test_the_archive_of_the_sources_is_whole(project):
-    names = ("a.h", "b.cuh", "c.def", "d.cpp", "inst/e.cu")
-    for name in names:
-        (project.folder / "csrc/cuda" / name).touch()
-    # What a build in the tree leaves behind is that build's, not the archive's.
-    for name in ("_build_info.py", f"_C.x{SUFFIX}"):
-        (project.folder / "fastrnn" / name).touch()
-    done = project.setup("sdist")
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(project.folder / "dist/fastrnn-0.0.1.tar.gz") as archive:
-        packed = {name.partition("/")[2] for name in archive.getnames()}
-    ours = ("setup.py", "pyproject.toml", "fastrnn/__init__.py", "fastrnn/_backends/choice.json")
-    assert {*ours, *(f"csrc/cuda/{name}" for name in names)} <= packed
-    assert not [name for name in packed if "_build_info" in name or "_C." in name]
-
-
 def test_a_wheel_holds_nothing_of_former_builds(project):
-    for former in (project.folder / "fastrnn/gone.py", project.folder / f"fastrnn/_C.gone{SUFFIX}"):
-        former.touch()
+    project.touch("fastrnn/gone.py", f"fastrnn/_C.gone{SUFFIX}")
     assert project.setup("bdist_wheel").returncode == 0
     (project.folder / "fastrnn/gone.py").unlink()
     done = project.setup("bdist_wheel")
@@ -289,28 +266,23 @@ def test_a_wheel_holds_nothing_of_former_builds(project):
     assert files == {"__init__", "_build_info", "_C", "choice", "nvcc"}
 
 
-def test_archive_and_wheel_have_the_headers_that_load_cell_compiles(project):
-    names = ("cells/cell.h", "cells/cells.def", "cpu/isa/plain.cpp", "user/check.cpp", "user/library.cu")
-    names += ("cuda/step.cuh", "cuda/launch.h")
-    for name in (*names, "cuda/plan.cpp", "cuda/inst/lstm.cu"):
-        (project.folder / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
-        (project.folder / "csrc" / name).touch()
+def test_the_archive_is_whole_and_the_wheel_has_the_headers_that_load_cell_compiles(project):
+    headers = ("cells/cell.h", "cells/cells.def", "cpu/isa/plain.cpp", "user/check.cpp", "user/library.cu")
+    headers += ("cuda/step.cuh", "cuda/launch.h")
+    sources = [f"csrc/{name}" for name in (*headers, "cuda/plan.cpp", "cuda/inst/lstm.cu")]
+    project.touch(*sources, "fastrnn/_build_info.py", f"fastrnn/_C.x{SUFFIX}")  # the last two: a build in the tree
     (project.folder / "fastrnn/csrc").symlink_to("../csrc")
     for command in ("sdist", "bdist_wheel"):
         done = project.setup(command)
         assert done.returncode == 0, done.stderr
     (wheel,), (archive,) = ((project.folder / "dist").glob(pattern) for pattern in ("*.whl", "*.tar.gz"))
-    wanted = {f"fastrnn/csrc/{name}" for name in names}
-    assert {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fastrnn/csrc/")} == wanted
     with tarfile.open(archive) as packed:
         files = {member.name.partition("/")[2] for member in packed if member.isfile()}
-    assert {name for name in files if name.startswith("fastrnn/csrc/")} == wanted and "csrc/cells/cell.h" in files
-
-
-def test_an_isolated_build_says_what_to_type(project):
-    (project.folder / "stub/torch.py").write_text("raise ImportError('no torch here')")
-    message = project.refusal()
-    assert len(message.splitlines()) == 1 and message.endswith("type: pip install --no-build-isolation .")
+    for names in (files, zipfile.ZipFile(wheel).namelist()):
+        linked = {name for name in names if name.startswith("fastrnn/csrc/")}
+        assert linked == {f"fastrnn/csrc/{name}" for name in headers}
+    assert files > {"setup.py", "pyproject.toml", "fastrnn/__init__.py", "fastrnn/_backends/choice.json", *sources}
+    assert not [name for name in files if "_build_info" in name or "_C." in name]
 
 
 def test_an_old_setuptools_says_what_to_type(project):

@@ -2,69 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import client_table
 import clients
 import pytest
 import torch
-from client_models import CLIENTS, Client
+from client_models import CLIENTS
+from client_table import gru
 from support import using
-from torch import nn
 
 from fastrnn.bench.timing import Pace
-
-SCRIPT = Path(clients.__file__)
-TABLE = """
-import os
-import torch
-from torch import nn
-from client_models import Client
-
-
-def built(fault):
-    rnn, x = nn.GRU(3, 5), torch.randn(4, 2, 3)
-    ours = type(rnn).__module__.startswith("fastrnn")
-
-    def call():
-        output, h = rnn(x)
-        output = fault(output) if ours else output
-        return output.square().mean(), output, h
-
-    return rnn, call
-
-
-def client(fault=lambda output: output, bare=()):
-    return Client("torch", "BSD-3-Clause", "GRU", lambda: built(fault), bare)
-
-
-CLIENTS = {
-    "same": client(),
-    "differs": client(lambda output: output * 1.0001),
-    "dies": client(lambda output: os._exit(7)),
-    "gone": client(bare=("fastrnn-no-such-package",)),
-}
-"""
-
-
-def gru(fault=lambda output: output, layer=None, **options):
-    """A client with a layer whose output a fault changes on fastrnn."""
-
-    def build():
-        rnn, x = (layer or nn.GRU)(3, 5), torch.randn(4, 2, 3)
-
-        def call():
-            output, h = rnn(x)
-            output = fault(output) if type(rnn).__module__.startswith("fastrnn") else output
-            return output.square().mean(), output, h
-
-        return rnn, call
-
-    return Client("torch", "BSD-3-Clause", "GRU", build, **options)
 
 
 @pytest.fixture
@@ -123,58 +74,31 @@ def test_the_judgement_allows_what_rounding_explains():
     assert clients.judge({"loss": theirs["loss"]}, theirs, nudged).share == math.inf
 
 
-def test_weights_move_by_a_unit_in_the_last_place():
-    model = nn.Linear(30, 10)
-    before = model.weight.clone()
-    clients.nudge_(model, 0)
-    moved = (model.weight - before).abs()
-    assert moved.min() > 0 and (moved / before.abs()).max() <= torch.finfo(torch.float32).eps
-    assert 0.3 < (model.weight > before).float().mean() < 0.7
-
-
-@pytest.mark.parametrize(
-    ("names", "status", "states"),
-    [
-        (("same", "gone"), 0, ["ok", "unusable"]),
-        (("differs", "dies"), 1, ["WRONG", "error"]),
-        (("gone",), 1, ["unusable"]),
-    ],
-)
-def test_the_exit_status_tells_a_difference_and_no_missing_package(tmp_path, names, status, states):
-    (tmp_path / "table.py").write_text(TABLE)
+def test_a_row_is_written_for_each_client_whatever_becomes_of_it(tmp_path):
     out = tmp_path / "rows.csv"
-    command = [sys.executable, SCRIPT, "--install", "--table", tmp_path / "table.py", "--seconds", "0.01", "--out", out]
+    command = [sys.executable, clients.__file__, "--install", "--table", client_table.__file__, "--seconds", "0.01"]
     settings = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
-    done = subprocess.run([*command, *names], env=settings, capture_output=True, text=True, timeout=300)
-    with out.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["status"] for row in rows] == states and [row["client"] for row in rows] == list(names)
-    assert done.returncode == status, done.stdout + done.stderr
-    if "gone" in names:
-        assert "pip: " in done.stdout and "no-such-package" in done.stdout
-    if "dies" in names:
-        assert rows[1]["detail"] == "ended on fastrnn's side"
+    done = subprocess.run([*command, "--out", out], env=settings, capture_output=True, text=True, timeout=300)
+    states = {row["client"]: row["status"] for row in clients.read_rows(out)}
+    assert states == {"same": "ok", "differs": "WRONG", "dies": "error", "gone": "unusable"}, done.stdout + done.stderr
+    assert done.returncode == 1 and "pip: " in done.stdout and "no-such-package" in done.stdout
+    assert clients.read_rows(out)[2]["detail"] == "ended on fastrnn's side"
+
+
+def test_the_exit_status_tells_a_difference_and_no_missing_package(monkeypatch, tmp_path):
+    def status_of(*states):
+        found, row = dict(zip(CLIENTS, states)), dict.fromkeys(clients.COLUMNS, "")
+        monkeypatch.setattr(clients, "run", lambda name, *_: row | {"client": name, "status": found[name]})
+        status = clients.main(["--out", str(tmp_path / "rows.csv"), *found])
+        rows = clients.read_rows(tmp_path / "rows.csv")  # a row takes the place of the client's former one
+        assert [(row["client"], row["status"]) for row in rows] == list(found.items())
+        return status
+
+    assert status_of("ok", "unusable") == 0
+    assert status_of("ok", "WRONG") == status_of("error", "ok") == status_of("unusable", "unusable") == 1
 
 
 def test_unknown_clients_are_refused(capsys):
     with pytest.raises(SystemExit):
         clients.main(["nobody"])
     assert f"expected some of {', '.join(CLIENTS)}, got nobody" in capsys.readouterr().err
-
-
-def test_a_row_takes_the_place_of_the_former_one_and_the_table_has_all(tmp_path):
-    row = dict.fromkeys(clients.COLUMNS, "") | {
-        "status": "unusable",
-        "detail": "pip: no",
-        "date": "2026-01-02T03",
-        "load": "0.5",
-    }
-    for name in ("a", "b"):
-        clients.write_row(tmp_path / "c.csv", row | {"client": name})
-    times = {"torch_ms_median": "3", "ours_ms_median": "2", "ratio": "1.5", "difference": "1e-6", "allowed": "4e-6"}
-    clients.write_row(tmp_path / "c.csv", row | times | {"client": "a", "status": "ok", "backends": "cpu"})
-    rows = clients.read_rows(tmp_path / "c.csv")
-    assert [(row["client"], row["status"]) for row in rows] == [("a", "ok"), ("b", "unusable")]
-    text = clients.markdown(rows)
-    assert "| 1e-6 | 4e-6 | cpu | 3 ms | 2 ms | 1.50x |" in text and "unusable: pip: no" in text
-    assert text.endswith("2026-01-02, at load averages of 0.5 to 0.5.")
