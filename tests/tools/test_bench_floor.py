@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from dataclasses import replace
 
 import pytest
 import torch
-from benchmark_rows import SETTING, TINY
+from benchmark_rows import TINY
 
 from fastrnn.bench import floor
 from fastrnn.bench.case import lengths_of
-from fastrnn.bench.measure import measure
 
 
 def test_flops_and_bytes_of_a_call():
@@ -43,33 +42,13 @@ def test_the_floor_is_the_slower_of_products_and_reading(monkeypatch):
     assert floor.floor_ms(TINY, gpu, "tf32") == pytest.approx(work.flops)
 
 
-@pytest.fixture
-def fresh():
-    """Rates of their own, not those of another test."""
-    rates = floor.peak, floor._bandwidth
-    for cached in rates:
-        cached.cache_clear()
-    yield
-    for cached in rates:
-        cached.cache_clear()
-
-
-def test_peaks_and_bandwidths_by_the_times_of_their_work(fresh, monkeypatch):
+def test_peaks_and_bandwidths_are_by_the_times_of_their_work_and_measured_once(monkeypatch):
     cpu, times = torch.device("cpu"), iter([0.5, 0.001, 0.011, 0.5, 0.51])
+    monkeypatch.setattr(floor, "peak", functools.cache(floor.peak.__wrapped__))
+    monkeypatch.setattr(floor, "_bandwidth", functools.cache(floor._bandwidth.__wrapped__))
     monkeypatch.setattr(floor, "_seconds", lambda work, device: (work(), next(times))[1])
-    assert floor.peak(torch.float32, "", cpu, 1) == pytest.approx(2 * 1024**3 / 0.5)
-    assert floor.bandwidth(2**20, cpu, 1) == pytest.approx(2**20 / 0.01)
-    assert floor.bandwidth(2**18, cpu, 1) == pytest.approx(2**18 / 0.051)  # no more than ten times that of the call
-    assert next(times, None) is None
-
-
-def test_rates_are_measured_once(fresh, monkeypatch):
-    cpu = torch.device("cpu")
-    assert 0.002 <= floor._seconds(lambda: time.sleep(0.002), cpu) < 0.02
-    rates = [floor.bandwidth(size, cpu, 1) for size in (1, 2**17, 2**17 + 1)]
-    assert rates[0] == rates[1] and rates[2] > 0
-    monkeypatch.setattr(floor, "_seconds", None)
-    assert floor.bandwidth(2**18, cpu, 1) == rates[2]
-    case = replace(TINY, B=64, H=64)
-    (found,) = measure(case, replace(SETTING, floor=False))
-    assert found.of_floor is None and found.ratio > 0
+    for _ in range(2):
+        assert floor.peak(torch.float32, "", cpu, 1) == pytest.approx(2 * 1024**3 / 0.5)
+        assert floor.bandwidth(2**20, cpu, 1) == pytest.approx(2**20 / 0.01)
+        assert floor.bandwidth(2**18, cpu, 1) == pytest.approx(2**18 / 0.051)  # at most ten times that of the call
+    assert floor.bandwidth(2**17 + 1, cpu, 1) == floor.bandwidth(2**18, cpu, 1)
