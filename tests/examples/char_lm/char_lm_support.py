@@ -1,15 +1,12 @@
-"""The program under test, importable, and what its tests share."""
+"""What the tests of char_lm.py share."""
 
-import sys
 from pathlib import Path
 
+import char_lm
 import torch
+from _char_lm import checkpoint, data, train
 
-PROGRAM = Path(__file__).parents[3] / "examples" / "char_lm.py"
-sys.path.insert(0, str(PROGRAM.parent))
-
-from _char_lm import checkpoint, data, train  # noqa: E402  (the path to it is set above)
-
+PROGRAM = Path(char_lm.__file__)
 TEXT_LENGTH = 1500
 
 
@@ -28,3 +25,10 @@ def saved(folder: Path, impl: str) -> dict:
 def results(state: dict) -> list[dict]:
     """The history of a checkpoint without its timings."""
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in state["history"]]
+
+
+def losses_of(run: train.Run) -> list[float]:
+    """Of the steps of an epoch."""
+    losses = []
+    run.train_epoch(lambda loss: losses.append(float(loss)))
+    return losses

@@ -6,17 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
+from _char_lm import data
 from char_lm_support import TEXT_LENGTH
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """At these sizes a second thread only waits for the first; on a busy machine both wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +24,11 @@ def text() -> str:
     pick = random.Random(1)
     words = ["the", "state", "of", "a", "cell", "is", "carried", "from", "one", "step", "to", "another"]
     return " ".join(pick.choice(words) for _ in range(TEXT_LENGTH))[:TEXT_LENGTH]
+
+
+@pytest.fixture(scope="module")
+def corpus(text) -> data.Corpus:
+    return data.Corpus.from_text("words", text)
 
 
 @pytest.fixture(scope="module")

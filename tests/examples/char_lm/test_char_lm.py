@@ -1,14 +1,14 @@
 """examples/char_lm.py: both sides learn the same, and each part does what it says."""
 
 import csv
-from collections import Counter
-from math import exp, log
+from math import exp, nan
+from types import SimpleNamespace
 
 import char_lm
 import pytest
 import torch
-from _char_lm import data, model, report, train
-from char_lm_support import TEXT_LENGTH, recipe
+from _char_lm import data, model, options, report, train
+from char_lm_support import TEXT_LENGTH, losses_of, recipe
 
 import fastrnn
 
@@ -52,22 +52,14 @@ def test_the_whole_program(arguments, tmp_path, capsys):
     ]  # fmt: skip
 
 
-def test_the_swap_is_what_is_compared(text):
-    corpus = data.Corpus.from_text("words", text)
-    for cell, name in model.CELLS.items():
-        assert type(train.Run("torch", recipe(corpus, cell=cell), corpus).model.rnn) is getattr(torch.nn, name)
-        assert type(train.Run("fastrnn", recipe(corpus, cell=cell), corpus).model.rnn) is getattr(fastrnn, name)
-
-
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize(("sampling", "dropout"), [("consecutive", 0.0), ("random", 0.2)])
-def test_both_sides_have_the_same_losses(cell, sampling, dropout, text):
-    corpus = data.Corpus.from_text("words", text)
+@pytest.mark.parametrize("changes", [{}, {"sampling": "random", "dropout": 0.2}, {"embedding": 0}], ids=str)
+def test_both_sides_have_the_same_losses(cell, changes, corpus):
     losses = {}
-    for impl in model.LIBRARIES:
-        run = train.Run(impl, recipe(corpus, cell=cell, layers=2, sampling=sampling, dropout=dropout), corpus)
-        losses[impl] = []
-        run.train_epoch(lambda loss, impl=impl: losses[impl].append(float(loss)))
+    for impl, library in model.LIBRARIES.items():
+        run = train.Run(impl, recipe(corpus, cell=cell, layers=2, **changes), corpus)
+        assert type(run.model.rnn) is getattr(library, model.CELLS[cell])
+        losses[impl] = losses_of(run)
     assert len(losses["torch"]) == 21
     assert losses["fastrnn"] == pytest.approx(losses["torch"], rel=1e-5)
     assert losses["torch"][-1] < losses["torch"][0]  # it is learning that is compared
@@ -90,16 +82,15 @@ def test_a_side_that_learns_something_else_fails_the_program(arguments, monkeypa
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("impl", list(model.LIBRARIES))
-def test_consecutive_sampling_carries_the_state(impl, cell, text):
+def test_consecutive_sampling_carries_the_state(impl, cell, corpus):
     """With weights that stand still, the chunks of an epoch are one long sequence per stream."""
-    corpus = data.Corpus.from_text("words", text)
-    losses: dict[str, list[float]] = {"consecutive": [], "random": []}
-    for sampling, into in losses.items():
+    losses = {}
+    for sampling in ("consecutive", "random"):
         run = train.Run(impl, recipe(corpus, cell=cell, sampling=sampling), corpus)
         run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.0)
         for weight in run.model.rnn.parameters():
             torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(5))  # a state that matters
-        run.train_epoch(lambda loss, into=into: into.append(float(loss)))
+        losses[sampling] = losses_of(run)
 
     steps, batch, seq_len = run.steps, 4, 16
     length = (len(corpus.train) - 1) // batch
@@ -114,16 +105,14 @@ def test_consecutive_sampling_carries_the_state(impl, cell, text):
     assert losses["random"] != pytest.approx(losses["consecutive"], rel=1e-4)
 
 
-def test_evaluation_carries_the_state(text):
-    corpus = data.Corpus.from_text("words", text)
+def test_evaluation_carries_the_state(corpus):
     run = train.Run("fastrnn", recipe(corpus, batch=1), corpus)
     logits, _ = run.model(corpus.held_out[:-1, None])
     expected = exp(float(torch.nn.functional.cross_entropy(logits[:, 0].detach(), corpus.held_out[1:])))
     assert run.evaluate() == pytest.approx(expected, rel=1e-5)
 
 
-def test_samples_are_deterministic(text):
-    corpus = data.Corpus.from_text("words", text)
+def test_samples_are_deterministic(text, corpus):
     net = train.Run("fastrnn", recipe(corpus), corpus).model
     first = model.sample(net, corpus, "the ", 50, 1.0, seed=1)
     assert len(first) == 50
@@ -138,60 +127,46 @@ def test_samples_are_deterministic(text):
     assert corpus.decode(logits[3:, 0].argmax(-1)) == greedy
 
 
+def test_one_hot_characters(corpus):
+    net = train.Run("fastrnn", recipe(corpus, embedding=0), corpus).model
+    seen = net.embed(corpus.train[:3, None])
+    assert torch.equal(seen, torch.nn.functional.one_hot(corpus.train[:3, None], len(corpus.vocabulary)).float())
+
+
 def test_random_chunks_are_pieces_of_the_text():
-    numbers = torch.arange(100)
-    generator = torch.Generator().manual_seed(0)
-    chunks = list(data.random_chunks(numbers, 4, 7, generator))
-    assert len(chunks) == data.chunk_count(numbers, 4, 7) == 3
-    for inputs, targets in chunks:
-        assert inputs.shape == (7, 4)
-        assert torch.equal(targets, inputs + 1)
-        assert torch.equal(inputs, inputs[0] + torch.arange(7)[:, None])
-
-    def places() -> list[int]:
-        return [int(s) for inputs, _ in data.random_chunks(numbers, 4, 7, generator.manual_seed(1)) for s in inputs[0]]
-
-    first = places()
-    torch.rand(7)  # dropout draws from the global generator, the places must not
-    assert places() == first
-    starts = [
-        int(s) for _ in range(100) for inputs, _ in data.random_chunks(numbers, 4, 7, generator) for s in inputs[0]
-    ]
-    assert set(starts) == set(range(93))  # from the first to the last that leaves room for a target
+    numbers, generator, starts = torch.arange(100), torch.Generator().manual_seed(0), set()
+    for _ in range(100):
+        chunks = list(data.random_chunks(numbers, 4, 7, generator))
+        assert len(chunks) == data.chunk_count(numbers, 4, 7) == 3
+        for inputs, targets in chunks:
+            assert torch.equal(inputs, inputs[0] + torch.arange(7)[:, None]) and torch.equal(targets, inputs + 1)
+            starts.update(inputs[0].tolist())
+    assert starts == set(range(93))  # from the first to the last that leaves room for a target
 
 
-def test_the_documentation_text_repeats_no_paragraph():
-    paragraphs = data.python_topics().split("\n\n")
-    assert len(paragraphs) > 1000
-    assert max(Counter(paragraphs).values()) == 1
-    assert any("for_stmt" in paragraph for paragraph in paragraphs)
+def test_fortune_files_are_plain_text(tmp_path):
+    path = tmp_path / "poems"
+    path.write_text("\x1b[32mA title\x1b[m\n100 % sure\n%\n\x1b[1;33mThe next\x1b[m\n", encoding="utf-8")
+    assert data.read_text(path) == "A title\n100 % sure\n\nThe next\n"
 
 
-def test_unigram_perplexity_is_that_of_the_held_out_text(text):
-    corpus = data.Corpus.from_text("words", text)
-    train_text, held_out = text[: TEXT_LENGTH * 9 // 10], text[TEXT_LENGTH * 9 // 10 :]
-    counts, size = Counter(train_text), len(set(text))
-    nll = [-log((counts[c] + 1) / (len(train_text) + size)) for c in held_out[1:]]
-    assert data.unigram_perplexity(corpus, batch=1, seq_len=16) == pytest.approx(exp(sum(nll) / len(nll)))
+def test_the_published_recipe_and_what_may_be_changed_in_it(tmp_path):
+    args, corpus, found = options.parse(["--published", "--out", str(tmp_path), "--device", "cpu"])
+    assert (found.embedding, found.hidden, found.batch, found.seq_len, args.epochs) == (0, 256, 32, 35, 250)
+    assert len(corpus.train) == 10_000
+    args, _, found = options.parse(["--published", "--epochs", "3", "--hidden", "8", "--out", str(tmp_path)])
+    assert (args.epochs, found.hidden, found.seq_len) == (3, 8, 35)
 
 
 def test_parity_has_limits_for_the_first_steps_and_up_to_the_lowest_held_out_perplexity():
-    def compare(opening: float = 2.0, held_out: float = 2.0, overfitted: float = 3.0) -> report.Comparison:
-        sides = []
-        for first, second, third in [(2.0, 2.0, 3.0), (opening, held_out, overfitted)]:
-            run = object.__new__(train.Run)
-            run.device = torch.device("cpu")
-            values = enumerate((4.0, second, third), start=1)
-            run.history = [train.Epoch(n, 2.0, value, 10, 1.0, [2.0], opening=[2.0, first]) for n, value in values]
-            sides.append(run)
-        return report.compare(*sides)
+    def side(opening: float, held_out: float, overfitted: float) -> SimpleNamespace:
+        values = enumerate((4.0, held_out, overfitted), start=1)
+        history = [train.Epoch(n, 2.0, value, 10, 1.0, [2.0], opening=[2.0, opening]) for n, value in values]
+        return SimpleNamespace(device=torch.device("cpu"), history=history)
 
-    assert compare().equal
-    assert compare(opening=2.0001).equal
-    assert not compare(opening=2.001).equal
-    assert compare(held_out=2.05).equal
-    assert not compare(held_out=2.2).equal
-    assert compare(held_out=2.2).whole == pytest.approx(0.1)
-    assert compare(overfitted=30.0).equal and compare().epochs == 2
-    assert not compare(opening=float("nan")).equal
-    assert not compare(held_out=float("nan")).equal
+    def is_equal(opening: float = 2.0, held_out: float = 2.0, overfitted: float = 3.0) -> bool:
+        return report.compare(side(2.0, 2.0, 3.0), side(opening, held_out, overfitted)).equal
+
+    assert is_equal() and is_equal(opening=2.0001) and is_equal(held_out=2.05) and is_equal(overfitted=30.0)
+    assert not is_equal(opening=2.001) and not is_equal(held_out=2.2)
+    assert not is_equal(opening=nan) and not is_equal(held_out=nan)
