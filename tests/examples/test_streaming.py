@@ -21,17 +21,9 @@ from support import compiled
 import fastrnn
 
 EXAMPLES = Path(vad_stream.__file__).parent
-
-
-def has(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-with_original = pytest.mark.skipif(not has("silero-vad"), reason="pip install --no-deps silero-vad: it is missing")
+with_original = pytest.mark.skipif(
+    importlib.util.find_spec("silero_vad") is None, reason="pip install --no-deps silero-vad: it is missing"
+)
 
 
 @with_original

@@ -290,30 +290,22 @@ def test_an_old_setuptools_says_what_to_type(project):
     assert "type: pip install -U setuptools ninja && pip install --no-build-isolation ." in project.refusal()
 
 
-def built(**changes):
-    facts = {"python": "cpython-311", "torch": "2.13.0+cpu", "cuda": None}
-    return SimpleNamespace(**facts | changes)
-
-
 @pytest.mark.parametrize(
-    "build, complaint",
+    "build, cuda, complaint",
     [
-        (built(), None),
-        (built(torch="2.13.0+cu130"), None),
-        (built(python="cpython-310"), "it was built for cpython-310, you have cpython-311; rebuild it: "),
-        (built(torch="2.12.1+cpu"), "it was built for torch 2.12.1+cpu, you have 2.13.0+cpu; rebuild it: "),
-        (built(cuda="13.0"), "it was built for CUDA 13.0, your torch 2.13.0+cpu has no CUDA; rebuild it: "),
+        ({}, None, None),
+        ({"torch": "2.13.0+cu130"}, None, None),
+        ({"cuda": "13.2"}, "13.0", None),  # minor versions are compatible
+        ({"cuda": "12.8"}, "13.0", "it was built for CUDA 12.8, your torch 2.13.0+cpu has CUDA 13.0"),
+        ({"cuda": "13.0"}, None, "it was built for CUDA 13.0, your torch 2.13.0+cpu has no CUDA"),
+        ({"python": "cpython-310"}, None, "it was built for cpython-310, you have cpython-311"),
+        ({"torch": "2.12.1+cpu"}, None, "it was built for torch 2.12.1+cpu, you have 2.13.0+cpu"),
     ],
 )
-def test_what_is_built_for_another_torch_is_not_loaded(build, complaint):
-    why = ext.mismatch(build, torch_version="2.13.0+cpu", cuda=None, python="cpython-311")
-    assert why is None if complaint is None else why == complaint + "pip install --no-build-isolation ."
-
-
-def test_minor_versions_of_cuda_are_compatible():
-    versions = {"torch_version": "2.13.0+cu130", "python": "cpython-311"}
-    assert ext.mismatch(built(cuda="13.2"), cuda="13.0", **versions) is None
-    assert "your torch 2.13.0+cu130 has CUDA 13.0" in ext.mismatch(built(cuda="12.8"), cuda="13.0", **versions)
+def test_what_is_built_for_another_torch_is_not_loaded(build, cuda, complaint):
+    build = SimpleNamespace(**{"python": "cpython-311", "torch": "2.13.0+cpu", "cuda": None} | build)
+    why = ext.mismatch(build, torch_version="2.13.0+cpu", cuda=cuda, python="cpython-311")
+    assert why == (complaint and f"{complaint}; rebuild it: pip install --no-build-isolation .")
 
 
 @pytest.mark.parametrize(
