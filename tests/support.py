@@ -36,17 +36,21 @@ ISAS = KERNELS.supported_isas() if KERNELS else ["none"]
 
 @contextlib.contextmanager
 def using(isa: str | None = None, threads: int | None = None):
-    """One of ISAS and a number of threads, for a while; what is None stays as it is, and may be changed meanwhile."""
+    """One of ISAS, all of its instructions even where it is faster without some, and a number of threads, for a while;
+    what is None stays as it is, and may be changed meanwhile."""
     before = KERNELS and KERNELS.isa(), torch.get_num_threads()
     try:
         if isa is not None:
             KERNELS.set_isa(isa)
+            KERNELS.use_dot_products(True)
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
         if KERNELS:
             KERNELS.set_isa(before[0])
+        if isa is not None:
+            KERNELS.use_dot_products(None)
         torch.set_num_threads(before[1])
 
 

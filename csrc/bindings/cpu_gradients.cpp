@@ -12,26 +12,25 @@ namespace {
 
 using at::Tensor;
 
-// The type that products of a layer's dtype are computed in. torch's float16 product on the CPU is
-// several times slower than converting to float32 and back.
-at::ScalarType product_type(at::ScalarType dtype) {
-  const bool wide = dtype == at::kBFloat16 && !cpu::multiplies_bfloat16();
+// The type that a layer's products are computed in. torch's float16 product on the CPU is several
+// times slower than converting to float32 and back, and so is its bfloat16 product on some.
+at::ScalarType product_type(const LayerRows& rows) {
+  const at::ScalarType dtype = rows.args.x.scalar_type();
+  const bool wide = dtype == at::kBFloat16 && !cpu::multiplies_bfloat16(rows.N);
   return dtype == at::kHalf || wide ? at::kFloat : dtype;
 }
 
-Tensor for_product(const Tensor& tensor) { return tensor.to(product_type(tensor.scalar_type())); }
-
-// Our own kernel for a product of (M, K) and (K, N) of a layer's dtype, or null where torch's
-// serves.
-cpu::ProductKernel kernel_for(at::ScalarType dtype, int64_t M, int64_t N, int64_t K) {
-  if (dtype == at::kDouble) return nullptr;
-  const bool pairs = product_type(dtype) == at::kBFloat16;
+// Our own kernel for a product of (M, K) and (K, N) of such a type, or null where torch's serves.
+cpu::ProductKernel kernel_for(at::ScalarType type, int64_t M, int64_t N, int64_t K) {
+  if (type == at::kDouble) return nullptr;
+  const bool pairs = type == at::kBFloat16;
   return cpu::product_kernel(pairs ? Dtype::kBfloat16 : Dtype::kFloat32, M * N, K);
 }
 
-// A right-hand side of a product, and its result; `sums` is the result in the type that products
-// are computed in, and the result itself where that is its type.
+// A right-hand side of a product in `type`, and its result; `sums` is the result in the type of the
+// sums, and the result itself where that is its type.
 struct Side {
+  at::ScalarType type;
   Tensor b, sums, result;
 };
 
@@ -40,10 +39,10 @@ struct Side {
 // float32 sums only.
 void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
              std::vector<Side> sides, bool add, bool last) {
-  const Tensor a = for_product(a_given);
+  const Tensor a = a_given.to(sides[0].type);
   const int64_t M = a.size(transposed), K = a.size(!transposed);
   for (Side& side : sides) {
-    side.b = for_product(side.b);
+    side.b = side.b.to(side.type);
     if (K == 0 && !add) side.sums.zero_();
   }
   // Both sides are of the same types. The kernel rounds to the type that it reads.
@@ -55,7 +54,7 @@ void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
     cpu::ProductParams p{M,  K,      a.const_data_ptr(), a.stride(0), transposed, add, threads,
                          {}, nullptr};
     for (size_t i = 0; i < sides.size(); ++i) {
-      const auto& [b, sums, out] = sides[i];
+      const auto& [type, b, sums, out] = sides[i];
       void* const rounded = kernel_rounds ? out.mutable_data_ptr() : nullptr;
       p.sides[i] = {sums.size(1), b.const_data_ptr(), sums.mutable_data_ptr<float>(),
                     b.stride(0),  sums.stride(0),     rounded};
@@ -78,17 +77,18 @@ void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
 }
 
 // A product with b whose result has so many rows and the layer's dtype.
-Side side_of(const LayerArgs& args, const Tensor& b, int64_t rows, cpu::ProductKernel kernel) {
-  const Tensor result = empty_block({rows, b.size(1)}, args.options);
-  const at::ScalarType dtype = args.x.scalar_type();
-  if (product_type(dtype) == dtype && (dtype == at::kFloat || !kernel)) return {b, result, result};
-  return {b, empty_block({rows, b.size(1)}, args.options.dtype(at::kFloat)), result};
+Side side_of(const LayerRows& of, const Tensor& b, int64_t rows, cpu::ProductKernel kernel) {
+  const at::TensorOptions& options = of.args.options;
+  const Tensor result = empty_block({rows, b.size(1)}, options);
+  const at::ScalarType type = product_type(of), dtype = of.args.x.scalar_type();
+  if (type == dtype && (dtype == at::kFloat || !kernel)) return {type, b, result, result};
+  return {type, b, empty_block({rows, b.size(1)}, options.dtype(at::kFloat)), result};
 }
 
 // a^T b for rows that belong together.
-Tensor rows_product(const LayerArgs& args, const Tensor& a, const Tensor& b) {
-  const auto kernel = kernel_for(args.x.scalar_type(), a.size(1), b.size(1), a.size(0));
-  const Side side = side_of(args, b, a.size(1), kernel);
+Tensor rows_product(const LayerRows& rows, const Tensor& a, const Tensor& b) {
+  const auto kernel = kernel_for(product_type(rows), a.size(1), b.size(1), a.size(0));
+  const Side side = side_of(rows, b, a.size(1), kernel);
   product(kernel, a, true, {side}, false, true);
   return side.result;
 }
@@ -99,10 +99,10 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
   const LayerArgs& args = rows.args;
   const int64_t M = gates.size(1), shifted = args.N - args.B;
   const Tensor h0 = args.hx[0].select(0, d);
-  const Side side = side_of(args, h0, M, kernel);
+  const Side side = side_of(rows, h0, M, kernel);
   const auto add_up = [&](int64_t begin, int64_t count, const Tensor& b, bool add, bool last) {
-    std::vector<Side> sides{{b, side.sums, side.result}};
-    if (x) sides.push_back({x->b.narrow(0, begin, count), x->sums, x->result});
+    std::vector<Side> sides{{side.type, b, side.sums, side.result}};
+    if (x) sides.push_back({x->type, x->b.narrow(0, begin, count), x->sums, x->result});
     product(kernel, gates.narrow(0, begin, count), true, sides, add, last);
   };
   // Where all rows are there, a step's previous h stands in the output, a step before, but for the
@@ -131,13 +131,13 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const int64_t K = grads.gates.size(3);
   // With few rows the kernel would spend on packing the weights what it saves.
   constexpr int64_t kManyRows = 32;
-  const at::ScalarType type = product_type(dtype);
+  const at::ScalarType type = product_type(rows);
   const bool own = type != at::kBFloat16 && rows.N >= kManyRows;
-  const cpu::ProductKernel kernel = own ? kernel_for(dtype, rows.N, args.I, K) : nullptr;
+  const cpu::ProductKernel kernel = own ? kernel_for(type, rows.N, args.I, K) : nullptr;
   const Tensor sum = empty_block({rows.N, args.I}, args.options.dtype(type));
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d).select(1, 0);
-    product(kernel, gates, false, {{args.weight(d, kWih), sum, sum}}, d > 0, false);
+    product(kernel, gates, false, {{type, args.weight(d, kWih), sum, sum}}, d > 0, false);
   }
   return rows.scatter(sum.to(dtype));
 }
@@ -148,7 +148,7 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
   const at::ScalarType dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
   const int64_t M = grads.gates.size(3);
-  const cpu::ProductKernel kernel = kernel_for(dtype, M, args.I + args.R, rows.N);
+  const cpu::ProductKernel kernel = kernel_for(product_type(rows), M, args.I + args.R, rows.N);
   // Our own product turns the gates into rows for both at once.
   const bool together = last == 0 && kernel && args.cell.recurrent;
   const Tensor x = rows.gather(args.x);
@@ -156,7 +156,7 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
   for (int64_t d = 0; d < args.D; ++d) {
     const auto to = result.begin() + d * args.slots();
     const Tensor gates = grads.gates.select(0, d), input = gates.select(1, 0);
-    const Side w_ih = side_of(args, x, M, kernel);
+    const Side w_ih = side_of(rows, x, M, kernel);
     if (!together) product(kernel, input, true, {w_ih}, false, true);
     to[kWih] = w_ih.result;
     if (args.cell.recurrent) {
@@ -174,7 +174,7 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
       to[kBhh] = units(last * G, G);
     }
     if (args.projected)
-      to[kWhr] = rows_product(args, grads.h.select(0, d), grads.hidden.select(0, d));
+      to[kWhr] = rows_product(rows, grads.h.select(0, d), grads.hidden.select(0, d));
     int64_t first = (last + 1) * G;
     for (int k = 0; k < args.cell.params; first += args.cell.param_rows(k++))
       to[kFirstParam + k] = units(first, args.cell.param_rows(k));

@@ -23,8 +23,6 @@ using at::Tensor;
 
 cpu::LayerShape shape_of(const LayerRows& rows) {
   const LayerArgs& args = rows.args;
-  TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ",
-              args.x.device());
   return {args.spec.cell < kFirstUserCell ? args.spec.cell : 0,
           dtype_of(args.function, args.x),
           rows.T,
@@ -43,10 +41,10 @@ cpu::LayerShape shape_of(const LayerRows& rows) {
 }
 
 const cpu::Kernels& kernels_for(const LayerArgs& args, Dtype dtype) {
-  if (args.spec.cell < kFirstUserCell) return cpu::kernels(dtype);
+  if (args.spec.cell < kFirstUserCell) return cpu::kernels(dtype, args.B);
   const cpu::UserCell* const own = added<cpu::UserCell>().find(args.spec.cell);
   TORCH_CHECK(own, args.function, ": ", args.cell.mode, " was added without CPU kernels");
-  return dtype == Dtype::kBfloat16 ? own->bfloat16 : own->others;
+  return dtype == Dtype::kBfloat16 && cpu::pairs_bfloat16(args.B) ? own->bfloat16 : own->others;
 }
 
 const void* pointer(const Tensor& tensor) {
@@ -263,7 +261,7 @@ void bind_cpu(pybind11::module_& m) {
   m.def("set_isa", &fastrnn::set_isa, pybind11::arg("name"),
         "Uses another supported instruction set from now on.");
   m.def("use_dot_products", &fastrnn::use_dot_products, arg("always"),
-        "Frozen layers: wherever the CPU has such instructions, nowhere, or (None) where faster.");
+        "Wherever the CPU has such instructions, nowhere, or (None) where they are faster.");
   m.def("cached_bytes", &fastrnn::cached_bytes, "Bytes of freed memory kept for later calls.");
   m.def("cache_limit", &fastrnn::cache_limit,
         "How many may be kept: FASTRNN_CPU_CACHE_MB, in bytes.");

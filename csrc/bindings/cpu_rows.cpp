@@ -35,6 +35,8 @@ void for_steps(int64_t steps, int64_t bytes, const F& f) {
 
 LayerRows::LayerRows(const LayerArgs& args)
     : args(args), T(args.T), B(args.B), N(args.N), offsets(args.offsets) {
+  TORCH_CHECK(args.x.device().is_cpu(), args.function, ": x must be on the CPU, got ",
+              args.x.device());
   if (args.lengths.defined()) set_lengths(args.lengths.const_data_ptr<int64_t>());
   if (!args.resets.defined()) return;
   const bool* const given = args.resets.const_data_ptr<bool>();

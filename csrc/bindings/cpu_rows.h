@@ -7,7 +7,7 @@
 namespace fastrnn {
 
 struct LayerRows {
-  // Raises unless the lengths are within 0 .. T.
+  // Raises unless x is on the CPU and the lengths are within 0 .. T.
   explicit LayerRows(const LayerArgs& args);
 
   // The rows of a tensor (T, B, width) that exist, (N, width); the tensor itself where all do.

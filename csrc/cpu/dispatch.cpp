@@ -65,6 +65,8 @@ std::atomic<size_t>& current() {
   return index;
 }
 
+std::atomic<DotProducts> dot_products{DotProducts::kWhereFaster};
+
 }  // namespace
 
 std::vector<std::string> supported_isas() {
@@ -84,17 +86,31 @@ bool set_isa(const std::string& name) {
   return false;
 }
 
-const Kernels& kernels(Dtype dtype) {
-  const Level& level = levels()[current()];
-  return dtype == Dtype::kBfloat16 ? level.bfloat16 : level.others;
+void use_dot_products(DotProducts where) { dot_products = where; }
+
+bool uses_dot_products(bool faster) {
+  const DotProducts now = dot_products;
+  return now == DotProducts::kAlways || (now == DotProducts::kWhereFaster && faster);
 }
 
-bool multiplies_bfloat16() {
+bool multiplies_pairs_fast() {
 #if FASTRNN_X86_LEVELS
-  return isa() != "plain" && isa() != "avx2";
+  return isa() == "amx_bf16" || (isa() == "avx512_bf16" && !__builtin_cpu_is("intel"));
 #else
-  return true;
+  return false;
 #endif
+}
+
+bool pairs_bfloat16(int64_t rows) {
+  constexpr int64_t kFewRows = 8;  // which wait for weights
+  return uses_dot_products(multiplies_pairs_fast() || rows < kFewRows);
+}
+
+bool multiplies_bfloat16(int64_t rows) { return isa().ends_with("_bf16") && pairs_bfloat16(rows); }
+
+const Kernels& kernels(Dtype dtype, int64_t rows) {
+  const Level& level = levels()[current()];
+  return dtype == Dtype::kBfloat16 && pairs_bfloat16(rows) ? level.bfloat16 : level.others;
 }
 
 ProductKernel product_kernel(Dtype dtype, int64_t results, int64_t depth) {

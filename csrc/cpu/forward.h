@@ -125,9 +125,9 @@ class Forward {
     zero_row = arena.template take<S>(s.resets ? s.R : 0);
     x_gates = arena.template take<A>(plan.threads * x_gates_size());
     norm_rows = arena.template take<A>(gains > 0 ? plan.threads * norm_rows_size() : 0);
-    x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I);
-    h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R);
-    hidden_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.H);
+    x_rows = RowStore<Op>(arena, plan.threads, chunk_rows(), s.I, packed);
+    h_rows = RowStore<Op>(arena, plan.threads, slice_rows, s.R, packed);
+    hidden_rows = RowStore<Op>(arena, plan.threads, projected ? slice_rows : 0, s.H, packed);
     masked_rows =
         arena.template take<S>(recurrent && s.operand_mask ? plan.threads * slice_rows * s.R : 0);
     const int64_t vectors = units.unit_vectors * gates, out_vectors = outs.unit_vectors;

@@ -10,12 +10,13 @@ template <class Op>
 class Product {
   using S = typename Op::Storage;
   using Packed = typename Op::Packed;
+  using Row = typename Op::Row;
   using V = VecOf<S>;
   static constexpr int W = kLanes<Op>;
   // Of K at a time, so that b stays near; up to half more, where a short rest would remain.
-  static constexpr int64_t kDepth = 2048 / sizeof(S), kMaxDepth = kDepth + kDepth / 2;
-  static constexpr int64_t kStride = kMaxDepth + 64 / sizeof(S);  // rows in different cache sets
-  static constexpr int64_t kRows = 8 * W;                         // of c at a time: so do rows of a
+  static constexpr int64_t kDepth = 2048 / sizeof(Row), kMaxDepth = kDepth + kDepth / 2;
+  static constexpr int64_t kStride = kMaxDepth + 64 / sizeof(Row);  // rows in different cache sets
+  static constexpr int64_t kRows = 8 * W;  // of c at a time: so do rows of a
 
  public:
   explicit Product(const ProductParams& params)
@@ -28,7 +29,7 @@ class Product {
     threads = int(larger(1, smaller(p.threads, smaller(int64_t(most), squares()))));
     arena = Arena{(char*)p.workspace};
     all_panels = arena.template take<Packed>(threads * panels_size());
-    blocks = arena.template take<S>(threads * kRows * kStride);
+    blocks = arena.template take<Row>(threads * kRows * kStride);
     pointers = arena.template take<const S*>(threads * kRows);
   }
 
@@ -81,7 +82,9 @@ class Product {
       return;
     }
     constexpr int64_t kTogether = 64 / (W * sizeof(S)) > 1 ? 2 : 1;  // squares in a line of a
-    for (int64_t i = 0; i < block.size(); ++i) rows->row[i] = rows->copy + i * kStride;
+    if constexpr (!kCopiesRows<Op>) {
+      for (int64_t i = 0; i < block.size(); ++i) rows->row[i] = rows->copy + i * kStride;
+    }
     for (int64_t l = 0; l < rows->depth; l += W * Op::kDepth) {
       for (int64_t m = 0; m < block.size(); m += kTogether * W) {
         V square[kTogether][W];
@@ -94,7 +97,7 @@ class Product {
             square[q][i] = there ? Op::merge_rows(from + q * W, p.lda, left, valid) : V(0);
           }
         }
-        S* const out = rows->copy + m * kStride + l;
+        Row* const out = rows->copy + m * kStride + l;
         for (int64_t q = 0; q < kTogether; ++q) {
           transpose(square[q]);
           for (int64_t i = 0; i < W; ++i) square[q][i].store((float*)(out + (q * W + i) * kStride));
@@ -115,14 +118,15 @@ class Product {
       const auto rounded_at = [&](int r) {
         return result + (block.begin + m + r) * N + columns[side].unit(j, 0);
       };
-      if constexpr (!Op::kCopies) {
+      if constexpr (!Op::kTiles) {
         for (int r = 0; r < count; ++r) {
           if (add || !result) prefetch_written(c + r * ldc, vecs * W);
           if (result) prefetch_written(rounded_at(r), vecs * W);
         }
       }
       if (whole) {
-        return multiply_strided<kMaxVecs>(rows, m, count, panel, {kZeros, c, ldc, add});
+        return multiply_strided<kMaxVecs>(rows, m, count, panel, {kZeros, c, ldc, add},
+                                          (const char*)panel);
       }
       float tile[Op::kMaxRows * kMaxVecs * W] __attribute__((aligned(64)));
       multiply<Op>(rows, m, count, vecs, panel, kZeros, tile, panel);
@@ -147,7 +151,7 @@ class Product {
   int64_t depth;            // of K at a time
   Arena arena{nullptr};
   Packed* all_panels;  // of each thread: all columns of both b for depth of K
-  S* blocks;           // of each thread: kRows rows, kStride apart
+  Row* blocks;         // of each thread: kRows rows, kStride apart
   const S** pointers;
 };
 

@@ -33,15 +33,17 @@ FASTRNN_HD int64_t odd_lines(int64_t values) {
 template <class Op>
 class RowStore {
   using S = typename Op::Storage;
+  using Row = typename Op::Row;
 
  public:
   RowStore() = default;
-  RowStore(Arena& arena, int threads, int64_t capacity, int64_t depth)
+  // `packed`: the weights that the rows meet.
+  RowStore(Arena& arena, int threads, int64_t capacity, int64_t depth, bool packed = true)
       : capacity(capacity),
         depth(depth),
-        stride(Op::kCopies ? odd_lines<S>(padded_depth<Op>(depth)) : 0),
+        stride(kCopiesRows<Op> && packed ? odd_lines<Row>(padded_depth<Op>(depth)) : 0),
         pointers(arena.template take<const S*>(threads * capacity)),
-        copies(arena.template take<S>(threads * capacity * stride)) {}
+        copies(arena.template take<Row>(threads * capacity * stride)) {}
 
   // `tile_rows` belongs to the thread.
   Rows<Op> of(int thread, int* tile_rows) const {
@@ -52,7 +54,7 @@ class RowStore {
  private:
   int64_t capacity = 0, depth = 0, stride = 0;
   const S** pointers = nullptr;
-  S* copies = nullptr;
+  Row* copies = nullptr;
 };
 
 // Where threads wait for each other: all of a call's, and those that share the units of a slice.
@@ -208,8 +210,8 @@ Plan plan_for(const LayerShape& s, double weights, int64_t units, int gates, int
   StepWork work;
   work.macs_per_row = weights;
   // Tiles of 16 rows are half used by the weights' loads.
-  work.macs_per_cycle = Op::kCopies ? 256 : macs;
-  work.least_rows = Op::kCopies ? 24 : 1;
+  work.macs_per_cycle = Op::kTiles ? 256 : macs;
+  work.least_rows = Op::kTiles ? 24 : 1;
   work.weight_bytes = weights * sizeof(typename Op::Packed);
   work.unit_vectors = widest.unit_vectors;
   work.widest_block = widest.unit_vecs;

@@ -17,10 +17,11 @@ template <class S>
 struct Plain {
   using Storage = S;
   using Packed = Accumulate<S>;
-  static constexpr int kDepth = 1;        // values of k per step
-  static constexpr int kPadding = 1;      // panels are filled with zeros to a multiple of so many k
-  static constexpr int kMaxRows = 8;      // rows that one call of multiply() may take
-  static constexpr bool kCopies = false;  // whether Rows keeps a copy of the rows
+  using Row = Accumulate<S>;             // of the left side, as it is multiplied
+  static constexpr int kDepth = 1;       // values of k per step
+  static constexpr int kPadding = 1;     // panels are filled with zeros to a multiple of so many k
+  static constexpr int kMaxRows = 8;     // rows that one call of multiply() may take
+  static constexpr bool kTiles = false;  // whether a matrix unit multiplies
 
   // Weights of one column for a vector of steps of k; those past the first `count` k are 0.
   static FASTRNN_HD VecOf<S> load_steps(const S* column, int64_t count) {
@@ -31,8 +32,8 @@ struct Plain {
                                         int64_t valid) {
     return load(row, valid);
   }
-  static FASTRNN_HD VecOf<S> spread(const S* row, int64_t k) { return VecOf<S>(widen(row[k])); }
-  static FASTRNN_HD VecOf<S> spread_last(const S* row, int64_t k) { return spread(row, k); }
+  static FASTRNN_HD VecOf<S> spread(const Row* row, int64_t k) { return VecOf<S>(row[k]); }
+  static FASTRNN_HD VecOf<S> spread_last(const Row* row, int64_t k) { return spread(row, k); }
   static FASTRNN_HD VecOf<S> fma(VecOf<S> a, const Packed* w, VecOf<S> sum) {
     return multiply_add(a, VecOf<S>::load(w), sum);
   }
@@ -42,8 +43,9 @@ struct Plain {
 struct PairedBfloat16 {
   using Storage = Bfloat16;
   using Packed = Bfloat16;
+  using Row = Bfloat16;
   static constexpr int kDepth = 2, kPadding = 2, kMaxRows = 8;
-  static constexpr bool kCopies = false;
+  static constexpr bool kTiles = false;
   using V = VecOf<Bfloat16>;
   typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
 
@@ -91,22 +93,42 @@ FASTRNN_HD int64_t panel_size(int64_t depth, int64_t vecs) {
   return padded_depth<Op>(depth) * vecs * kLanes<Op>;
 }
 
+// Whether a product takes its rows from a copy: side by side for tiles, or widened once instead of
+// by every panel.
+template <class Op>
+constexpr bool kCopiesRows = Op::kTiles || !std::is_same_v<typename Op::Row, typename Op::Storage>;
+
 // The left side of products: rows of `depth` values that many panels are multiplied with.
 template <class Op>
 struct Rows {
   using S = typename Op::Storage;
+  using Row = typename Op::Row;
   const S** row;  // where each row is
   int64_t depth;
-  S* copy = nullptr;  // where Op::kCopies: the rows, padded with zeros and `stride` apart
-  int64_t stride = 0;
-  int* tile_rows = nullptr;  // where Op::kCopies: the rows for which the thread's tiles are set up
+  Row* copy = nullptr;       // where kCopiesRows: the rows, padded with zeros and `stride` apart
+  int64_t stride = 0;        // 0: no copies, for weights that are not packed
+  int* tile_rows = nullptr;  // where Op::kTiles: the rows for which the thread's tiles are set up
 
   FASTRNN_HD void set(int64_t i, const S* from) {
     row[i] = from;
-    if constexpr (Op::kCopies) {
-      __builtin_memcpy(copy + i * stride, from, depth * sizeof(S));
-      __builtin_memset(copy + i * stride + depth, 0, (padded_depth<Op>(depth) - depth) * sizeof(S));
+    if constexpr (kCopiesRows<Op>) {
+      Row* const to = copy + i * stride;
+      if (stride == 0) return;
+      if constexpr (Op::kTiles) {
+        __builtin_memcpy(to, from, depth * sizeof(S));
+        __builtin_memset(to + depth, 0, (padded_depth<Op>(depth) - depth) * sizeof(S));
+      } else {  // whole vectors: a stride is a multiple of them
+        for (int64_t k = 0; k < depth; k += kLanes<Op>) load(from + k, depth - k).store(to + k);
+      }
     }
+  }
+
+  // A row as it is multiplied.
+  FASTRNN_HD const Row* operator[](int64_t i) const {
+    if constexpr (kCopiesRows<Op>)
+      return copy + i * stride;
+    else
+      return row[i];
   }
 };
 
@@ -114,7 +136,7 @@ struct Rows {
 template <class Op>
 constexpr int row_limit(int vecs) {
   const int fit = (kVectorRegisters - (kVectorRegisters > 16 ? 6 : 3)) / vecs;
-  return Op::kCopies || fit > Op::kMaxRows ? Op::kMaxRows : fit;
+  return Op::kTiles || fit > Op::kMaxRows ? Op::kMaxRows : fit;
 }
 
 // Where the rows of a product go, `stride` values apart, and what they begin with.
@@ -127,11 +149,11 @@ struct Sums {
   bool add;  // to what is in `out`, at the end
 };
 
-// out[r][v] = init[v] + sum over k of rows[r][k] * panel[k][v]; with each step of k a line from
-// `ahead` on comes nearer. Each run of k has sums of its own: shorter sums, smaller error.
+// out[r][v] = init[v] + sum over k of rows[first + r][k] * panel[k][v]; with each step of k a line
+// from `ahead` on comes nearer. Each run of k has sums of its own: shorter sums, smaller error.
 template <class Op, int kRows, int kVecs>
-__attribute__((noinline)) void multiply_block(const typename Op::Storage* const* rows,
-                                              int64_t depth, const typename Op::Packed* panel,
+__attribute__((noinline)) void multiply_block(const Rows<Op>& rows, int64_t first_row,
+                                              const typename Op::Packed* panel,
                                               const Sums<Op>& sums, const char* ahead) {
   using S = typename Op::Storage;
   using V = VecOf<S>;
@@ -139,9 +161,10 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
   constexpr int64_t kRun = 512;
   // Few sums would wait for each other: keep two of each then.
   constexpr int kChains = kRows * kVecs < 8 ? 2 : 1;
-  const S* row[kRows];
+  const typename Op::Row* row[kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) row[r] = rows[r];
+  for (int r = 0; r < kRows; ++r) row[r] = rows[first_row + r];
+  const int64_t depth = rows.depth;
   int64_t k = 0, end;
   do {  // once at least: without inputs the sums are what they begin with
     end = smaller(depth, k + kRun);
@@ -196,21 +219,22 @@ __attribute__((noinline)) void multiply_block(const typename Op::Storage* const*
 }
 
 template <class Op, int kVecs, int kRows = row_limit<Op>(kVecs)>
-FASTRNN_HD void multiply_rows(int count, const typename Op::Storage* const* rows, int64_t depth,
+FASTRNN_HD void multiply_rows(const Rows<Op>& rows, int64_t first, int count,
                               const typename Op::Packed* panel, const Sums<Op>& sums,
                               const char* ahead) {
   if constexpr (kRows > 1) {
     if (count < kRows)
-      return multiply_rows<Op, kVecs, kRows - 1>(count, rows, depth, panel, sums, ahead);
+      return multiply_rows<Op, kVecs, kRows - 1>(rows, first, count, panel, sums, ahead);
   }
-  multiply_block<Op, kRows, kVecs>(rows, depth, panel, sums, ahead);
+  multiply_block<Op, kRows, kVecs>(rows, first, panel, sums, ahead);
 }
 
 // out = init + rows[first + r] . panel[v] for `count` rows, at most row_limit(kVecs).
 template <int kVecs, class Op>
-void multiply_strided(const Rows<Op>& rows, int64_t first, int count,
-                      const typename Op::Packed* panel, const Sums<Op>& sums) {
-  multiply_rows<Op, kVecs>(count, rows.row + first, rows.depth, panel, sums, (const char*)panel);
+FASTRNN_HD void multiply_strided(const Rows<Op>& rows, int64_t first, int count,
+                                 const typename Op::Packed* panel, const Sums<Op>& sums,
+                                 const char* ahead) {
+  multiply_rows<Op, kVecs>(rows, first, count, panel, sums, ahead);
 }
 
 // tile[r][v] = init[v] + rows[first + r] . panel[v] for `count` rows, at most row_limit(vecs), and
@@ -224,17 +248,16 @@ void multiply(const Rows<Op>& rows, int64_t first, int count, int vecs,
   const char* const ahead =
       part < vecs ? (const char*)next + part * (padded_depth<Op>(rows.depth) / Op::kDepth) * kLine
                   : (const char*)panel;
-  const auto* const* row = rows.row + first;
   const Sums<Op> sums{init, tile, vecs * kLanes<Op>, false};
   switch (vecs) {
     case 1:
-      return multiply_rows<Op, 1>(count, row, rows.depth, panel, sums, ahead);
+      return multiply_strided<1>(rows, first, count, panel, sums, ahead);
     case 2:
-      return multiply_rows<Op, 2>(count, row, rows.depth, panel, sums, ahead);
+      return multiply_strided<2>(rows, first, count, panel, sums, ahead);
     case 3:
-      return multiply_rows<Op, 3>(count, row, rows.depth, panel, sums, ahead);
+      return multiply_strided<3>(rows, first, count, panel, sums, ahead);
     default:
-      return multiply_rows<Op, 4>(count, row, rows.depth, panel, sums, ahead);
+      return multiply_strided<4>(rows, first, count, panel, sums, ahead);
   }
 }
 

@@ -14,7 +14,7 @@ namespace fastrnn::cpu::FASTRNN_ISA {
 #if FASTRNN_LEVEL >= 4  // has tiles
 struct TiledBfloat16 : PairedBfloat16 {
   static constexpr int kPadding = 32, kMaxRows = 32;
-  static constexpr bool kCopies = true;
+  static constexpr bool kTiles = true;
 };
 using Bfloat16Operand = TiledBfloat16;
 
@@ -99,7 +99,8 @@ void multiply_tiles(const TileOperands& o, int count) {
 
 template <int kVecs>
 void multiply_strided(const Rows<TiledBfloat16>& rows, int64_t first, int count,
-                      const Bfloat16* panel, const Sums<TiledBfloat16>& sums) {
+                      const Bfloat16* panel, const Sums<TiledBfloat16>& sums,
+                      const char* /*ahead*/) {
   if (*rows.tile_rows != count) configure_tiles(*rows.tile_rows = count);
   const TileOperands o{(const char*)(rows.copy + first * rows.stride),
                        (const char*)panel,
@@ -114,22 +115,6 @@ void multiply_strided(const Rows<TiledBfloat16>& rows, int64_t first, int count,
   multiply_tiles<kVecs>(o, count);
   tiles::order_memory();
 }
-
-template <>
-inline void multiply<TiledBfloat16>(const Rows<TiledBfloat16>& rows, int64_t first, int count,
-                                    int vecs, const Bfloat16* panel, const float* init, float* tile,
-                                    const Bfloat16* /*next*/) {
-  switch (vecs) {
-    case 1:
-      return multiply_strided<1>(rows, first, count, panel, {init, tile, 16, false});
-    case 2:
-      return multiply_strided<2>(rows, first, count, panel, {init, tile, 32, false});
-    case 3:
-      return multiply_strided<3>(rows, first, count, panel, {init, tile, 48, false});
-    default:
-      return multiply_strided<4>(rows, first, count, panel, {init, tile, 64, false});
-  }
-}
 #elif FASTRNN_LEVEL == 3
 using Bfloat16Operand = PairedBfloat16;
 #else
@@ -140,7 +125,7 @@ using Bfloat16Operand = Plain<Bfloat16>;
 template <class Op>
 FASTRNN_HD void release_tiles() {
 #if FASTRNN_LEVEL >= 4
-  if constexpr (Op::kCopies) tiles::release();
+  if constexpr (Op::kTiles) tiles::release();
 #endif
 }
 

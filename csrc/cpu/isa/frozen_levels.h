@@ -18,8 +18,4 @@ FrozenKernels amx_frozen(FrozenType type);  // of kBfloat16 and kInt8, with prod
 // Of the instruction set in use (dispatch.h).
 FrozenKernels frozen_kernels(FrozenType type);
 
-// Where these use the CPU's products of bytes and of bfloat16. Tests ask for either form.
-enum class DotProducts { kWhereFaster, kAlways, kNever };
-void use_dot_products(DotProducts where);
-
 }  // namespace fastrnn::cpu

@@ -107,7 +107,8 @@ class Run {
       p.states.carried = lstm ? cells.get() : nullptr;
       p.hidden = l.R != l.H ? hidden.get() : nullptr;
     }
-    launch(cpu::kernels(p.shape.dtype).forward_workspace, cpu::kernels(p.shape.dtype).forward, &p);
+    launch(cpu::kernels(p.shape.dtype, 1).forward_workspace, cpu::kernels(p.shape.dtype, 1).forward,
+           &p);
     compare("output", output, truth.output);
     compare("hn", hn, truth.hn);
     if (lstm) compare("cn", cn, truth.cn);
@@ -140,8 +141,8 @@ class Run {
     if (all)
       p.grad_units = grad_bias.get(), p.states.grad_initial[0] = grad_h0.get(),
       p.states.grad_initial[1] = lstm ? grad_c0.get() : nullptr;
-    launch(cpu::kernels(p.shape.dtype).backward_workspace, cpu::kernels(p.shape.dtype).backward,
-           &p);
+    launch(cpu::kernels(p.shape.dtype, 1).backward_workspace,
+           cpu::kernels(p.shape.dtype, 1).backward, &p);
     compare("grad_gates", grad_gates, truth.grad_gates);
     if (l.R != l.H) compare("grad_h", grad_h, truth.grad_h);
     if (all) {

@@ -17,7 +17,7 @@ inline bool repeats(const std::string& isa, fastrnn::Dtype dtype) {
   void (*before)(const fastrnn::cpu::ForwardParams&) = nullptr;
   for (const std::string& level : fastrnn::cpu::supported_isas()) {
     fastrnn::cpu::set_isa(level);
-    const auto kernel = fastrnn::cpu::kernels(dtype).forward;
+    const auto kernel = fastrnn::cpu::kernels(dtype, 1).forward;
     if (level == isa) return kernel == before;
     before = kernel;
   }

@@ -45,7 +45,7 @@ Values results(const Layer& l, int cell, Dtype dtype, const Division& division) 
   const Dtype wide = dtype == Dtype::kFloat64 ? dtype : Dtype::kFloat32;
   const int64_t N = l.rows(), G = info.gates, GH = G * l.H, states = l.D * l.batch;
   const bool projected = l.R != l.H, c = info.states > 1, sequences = c && !l.grad_cells.empty();
-  const cpu::Kernels& kernels = cpu::kernels(dtype);
+  const cpu::Kernels& kernels = cpu::kernels(dtype, 1);
   forced = division;
   std::mt19937 random(3);
   std::vector<Buffer> kept;
