@@ -86,10 +86,7 @@ class Cache {
     if (lock) shrink(0);
   }
 
-  size_t bytes() {
-    const std::lock_guard lock(mutex_);
-    return bytes_;
-  }
+  size_t bytes() const { return bytes_; }
 
   const size_t limit = [] {
     const char* const text = std::getenv("FASTRNN_CPU_CACHE_MB");
@@ -111,7 +108,7 @@ class Cache {
 
   std::mutex mutex_;
   std::vector<Block*> blocks_;
-  size_t bytes_ = 0;
+  std::atomic<size_t> bytes_ = 0;  // changed under the lock
 };
 
 // Never destroyed: tensors may be freed after static objects are.

@@ -35,41 +35,15 @@ at::ScalarType storage_of(cpu::FrozenType type) {
 // What stands where in the weights of a direction.
 enum FrozenSlot { kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kScaleIh, kScaleHh, kSlots };
 
-// Steps and rows of a call. Members that the kernels point into.
-struct Schedule {
-  std::vector<int64_t> offsets, order;
-  int64_t B;  // rows of the first step
-
-  // All rows have T steps.
-  Schedule(int64_t T, int64_t batch) : offsets(size_t(T + 1)), B(batch) {
-    for (int64_t t = 0; t <= T; ++t) offsets[size_t(t)] = t * batch;
-  }
-  // Of a packed sequence.
-  explicit Schedule(const Tensor& given) : offsets{0}, B(0) {
-    const Tensor batch_sizes = plain(given, "PackedSequence", "batch_sizes").contiguous();
-    TORCH_CHECK(batch_sizes.scalar_type() == at::kLong && batch_sizes.device().is_cpu(),
-                "batch_sizes must be int64 on the CPU, got ", batch_sizes.scalar_type());
-    const int64_t* const sizes = batch_sizes.const_data_ptr<int64_t>();
-    for (int64_t t = 0; t < batch_sizes.numel(); ++t) {
-      TORCH_CHECK(sizes[t] > 0 && (t == 0 || sizes[t] <= sizes[t - 1]),
-                  "batch_sizes must be positive and not grow, got ", batch_sizes);
-      offsets.push_back(offsets.back() + sizes[t]);
-    }
-    if (batch_sizes.numel() > 0) B = sizes[0];
-  }
-  // Of rows with lengths of their own.
-  Schedule(const Tensor& given, const char* name, int64_t T, int64_t batch) {
-    const Tensor lengths = plain(given, name, "lengths").contiguous();
-    TORCH_CHECK_VALUE(lengths.scalar_type() == at::kLong && lengths.device().is_cpu() &&
-                          lengths.sizes() == at::IntArrayRef{batch},
-                      name, ": lengths must be int64 of shape (B,) = (", batch,
-                      ",) on the CPU, got ", lengths.scalar_type(), " of shape ", lengths.sizes());
-    SortedRows sorted = sort_rows(name, lengths.const_data_ptr<int64_t>(), batch, T);
-    order = std::move(sorted.order);
-    offsets = std::move(sorted.offsets);
-    B = offsets[1];
-  }
-};
+// Of rows with lengths of their own.
+SortedRows rows_of_lengths(const char* name, const Tensor& given, int64_t T, int64_t batch) {
+  const Tensor lengths = plain(given, name, "lengths").contiguous();
+  TORCH_CHECK_VALUE(lengths.scalar_type() == at::kLong && lengths.device().is_cpu() &&
+                        lengths.sizes() == at::IntArrayRef{batch},
+                    name, ": lengths must be int64 of shape (B,) = (", batch, ",) on the CPU, got ",
+                    lengths.scalar_type(), " of shape ", lengths.sizes());
+  return sort_rows(name, lengths.const_data_ptr<int64_t>(), batch, T);
+}
 
 // A frozen stack and the tensors of a call, checked against it.
 class Frozen {
@@ -207,6 +181,12 @@ Tensor pack_frozen(int64_t cell, int64_t type, const std::vector<int64_t>& sizes
       const int64_t rows = m.gates * m.units;
       const Tensor w = checked(weight, {rows, m.inputs}, storage_of(shape.type));
       TORCH_CHECK(w.defined(), kName, ": a weight matrix is missing");
+      if (shape.type == cpu::FrozenType::kInt8) {
+        const int8_t* const first = w.const_data_ptr<int8_t>();
+        TORCH_CHECK_VALUE(std::find(first, first + w.numel(), -128) == first + w.numel(), kName,
+                          ": int8 weights must be within -127 .. 127, got -128 in weight ", weight,
+                          " of layer and direction ", i);
+      }
       const Tensor b = bias < 0 ? Tensor() : checked(bias, {rows}, at::kFloat);
       const Tensor s = scale < 0 ? Tensor() : checked(scale, {rows}, at::kFloat);
       TORCH_CHECK(s.defined() || shape.type != cpu::FrozenType::kInt8, kName,
@@ -241,13 +221,12 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& packed, const Tensor& g
   const int64_t T = batch_sizes ? batch_sizes->numel() : x.size(time);
   TORCH_CHECK(T > 0, "Expected sequence length to be larger than 0 in RNN");
   const int64_t batch = x.dim() == 3 ? x.size(batch_dim) : 1;
-  const Schedule schedule = batch_sizes ? Schedule(*batch_sizes)
-                            : ragged    ? Schedule(*lengths, f.name(), T, batch)
-                                        : Schedule(T, batch);
-  const int64_t rows = batch_sizes ? schedule.B : batch;
-  TORCH_CHECK(!batch_sizes || schedule.offsets.back() == x.size(0), f.name(),
-              ": expected as many rows as batch_sizes has, ", schedule.offsets.back(), ", got ",
-              x.size(0));
+  const SortedRows sorted = batch_sizes
+                                ? SortedRows{{}, step_offsets(f.name(), *batch_sizes, x.size(0))}
+                            : ragged ? rows_of_lengths(f.name(), *lengths, T, batch)
+                                     : SortedRows{{}, equal_offsets(T, batch)};
+  const std::vector<int64_t>& offsets = sorted.offsets;
+  const int64_t rows = batch_sizes ? offsets[1] : batch;
 
   Tensors states;
   if (hx) {
@@ -270,7 +249,7 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& packed, const Tensor& g
   size.back() = f.shape.D * f.shape.R;
   const Tensor output = empty_block(size, at::TensorOptions(at::kFloat));
   if (ragged) output.zero_();
-  if (schedule.offsets.back() == 0) return {output, states};
+  if (offsets.back() == 0) return {output, states};
   const float* const from = x.const_data_ptr<float>();
   float* const to = output.mutable_data_ptr<float>();
   cpu::FrozenRows<const float> x_rows{from, 0, x.stride(0), true};
@@ -279,9 +258,8 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& packed, const Tensor& g
     x_rows = rows_of(x, from, time, batch_dim);
     out_rows = rows_of(output, to, time, batch_dim);
   }
-  f.run(x_rows, out_rows, rows, states, schedule.offsets.data(),
-        int64_t(schedule.offsets.size()) - 1, schedule.B,
-        schedule.order.empty() ? nullptr : schedule.order.data());
+  f.run(x_rows, out_rows, rows, states, offsets.data(), int64_t(offsets.size()) - 1, offsets[1],
+        sorted.order.empty() ? nullptr : sorted.order.data());
   return {output, states};
 }
 
@@ -334,9 +312,9 @@ Tensor frozen_advance(const Tensor& packed, const Tensor& given, const Tensors& 
     f.run({from, 0, row, false}, {to, 0, f.shape.R, false}, batch, states, offsets, 1, batch,
           nullptr);
   } else {
-    const Schedule schedule(T, batch);
+    const std::vector<int64_t> offsets = equal_offsets(T, batch);
     f.run(rows_of(x, from, time, 1 - time), rows_of(output, to, time, 1 - time), batch, states,
-          schedule.offsets.data(), T, batch, nullptr);
+          offsets.data(), T, batch, nullptr);
   }
   return output;
 }

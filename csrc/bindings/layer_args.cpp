@@ -5,28 +5,12 @@
 #include "../cells/user_cells.h"
 #include "../common/philox.h"
 #include "gate.h"
+#include "sorted_rows.h"
 
 namespace fastrnn {
 namespace {
 
 constexpr const char* kSlotNames[] = {"w_ih", "w_hh", "b_ih", "b_hh", "w_hr"};
-
-std::vector<int64_t> step_offsets(const char* function, const at::Tensor& given) {
-  const at::Tensor sizes = plain(given, function, "batch_sizes");
-  TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.device().is_cpu(),
-              function, ": batch_sizes must be an int64 CPU tensor of shape (T,), got ",
-              sizes.scalar_type(), " of shape ", sizes.sizes(), " on ", sizes.device());
-  const at::Tensor contiguous = sizes.contiguous();
-  const int64_t* size = contiguous.const_data_ptr<int64_t>();
-  std::vector<int64_t> offsets{0};
-  for (int64_t t = 0; t < contiguous.numel(); ++t) {
-    TORCH_CHECK(size[t] > 0 && (t == 0 || size[t] <= size[t - 1]), function,
-                ": batch_sizes must be positive and must not increase, got ", size[t], " at index ",
-                t, t == 0 ? "" : " after " + std::to_string(size[t - 1]));
-    offsets.push_back(offsets.back() + size[t]);
-  }
-  return offsets;
-}
 
 LayerSpec unpacked(const char* function, at::IntArrayRef spec) {
   TORCH_CHECK(spec.size() == LayerSpec::kNumbers && spec[0] == LayerSpec::kVersion, function,
@@ -51,19 +35,11 @@ const CellInfo& cell_info(int64_t cell) {
 }
 
 Dtype dtype_of(const char* function, const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kDouble:
-      return Dtype::kFloat64;
-    case at::kFloat:
-      return Dtype::kFloat32;
-    case at::kBFloat16:
-      return Dtype::kBfloat16;
-    case at::kHalf:
-      return Dtype::kFloat16;
-    default:
-      TORCH_CHECK(false, function, ": x must be float64, float32, bfloat16 or float16, got ",
-                  x.scalar_type());
-  }
+  constexpr at::ScalarType kTypes[] = {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf};
+  const auto* const found = std::find(std::begin(kTypes), std::end(kTypes), x.scalar_type());
+  TORCH_CHECK(found != std::end(kTypes), function,
+              ": x must be float64, float32, bfloat16 or float16, got ", x.scalar_type());
+  return Dtype(found - kTypes);
 }
 
 LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntArrayRef numbers,
@@ -86,6 +62,7 @@ LayerArgs::LayerArgs(const char* function, const GivenTensors& tensors, at::IntA
   R = hx_given[0].size(2);
   TORCH_CHECK(D >= 1 && D <= kMostDirections, function, ": hx[0] must have 1 .. ", kMostDirections,
               " directions, got ", D);
+  TORCH_CHECK(R > 0, function, ": hx[0] must have units, got shape ", hx_given[0].sizes());
   TORCH_CHECK(spec.forwards <= D, function, ": forwards must be in 0 .. D = ", D, ", got ",
               spec.forwards);
   set_time(x_given, tensors.given);
@@ -115,14 +92,8 @@ void LayerArgs::set_scalars(at::ArrayRef<double> given,
   }
   TORCH_CHECK(!zoned || !projected, function, ": zoneout and a projection exclude each other");
   if (!seeds_given) return;
-  const at::Tensor plain_seeds = plain(*seeds_given, function, "seeds");
-  TORCH_CHECK(zoned && plain_seeds.scalar_type() == at::kLong &&
-                  plain_seeds.sizes() == at::IntArrayRef({D, B}) &&
-                  plain_seeds.device() == options.device(),
-              function, ": seeds must be int64 of shape (D, B) = (", D, ", ", B, ") on ",
-              options.device(), ", beside the rates of zoneout, got ", plain_seeds.scalar_type(),
-              " of shape ", plain_seeds.sizes(), " on ", plain_seeds.device());
-  seeds = plain_seeds.contiguous();
+  TORCH_CHECK(zoned, function, ": seeds belong to the rates of zoneout, which are missing");
+  seeds = checked(*seeds_given, "seeds", {D, B}, at::kLong);
 }
 
 Zoneout LayerArgs::zoneout() const {
@@ -136,7 +107,7 @@ Zoneout LayerArgs::zoneout() const {
 
 void LayerArgs::set_time(const at::Tensor& x_given, const OptionalTensors& given) {
   if (packed) {
-    offsets = step_offsets(function, *given[kBatchSizes]);
+    offsets = step_offsets(function, *given[kBatchSizes], x_given.size(0));
     T = int64_t(offsets.size()) - 1;
     TORCH_CHECK(T > 0, function, ": expected sequence length to be larger than 0");
     B = offsets[1];
@@ -144,7 +115,7 @@ void LayerArgs::set_time(const at::Tensor& x_given, const OptionalTensors& given
     T = x_given.size(0);
     TORCH_CHECK(T > 0, function, ": expected sequence length to be larger than 0");
     B = x_given.size(1);
-    for (int64_t t = 0; t <= T; ++t) offsets.push_back(t * B);
+    offsets = equal_offsets(T, B);
   }
   N = offsets.back();
   I = x_given.size(-1);

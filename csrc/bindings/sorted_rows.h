@@ -1,5 +1,8 @@
-// Batch rows that differ in length, sorted for kernels whose number of rows per step never grows.
+// The rows of each step, whose number never grows: of packed sequences, and of batch rows that
+// differ in length, which are sorted for that.
 #pragma once
+
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>
@@ -12,5 +15,11 @@ struct SortedRows {
 };
 // Of B lengths. Raises ValueError unless they are within 0 .. T.
 SortedRows sort_rows(const char* function, const int64_t* lengths, int64_t B, int64_t T);
+
+// The first row of each step and the end of the last: where all B rows have T steps; and from a
+// PackedSequence's batch_sizes, which are checked against the `rows` of its data.
+std::vector<int64_t> equal_offsets(int64_t T, int64_t B);
+std::vector<int64_t> step_offsets(const char* function, const at::Tensor& batch_sizes,
+                                  int64_t rows);
 
 }  // namespace fastrnn

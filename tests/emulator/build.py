@@ -84,7 +84,7 @@ def module():
     includes = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_paths()["include"]]]
     flags = [*FLAGS, "-O1", *includes, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
     bindings = [p for p in sorted(CSRC.glob("bindings/cuda_*.cpp")) if p.name != "cuda_context.cpp"]
-    bindings += [CSRC / "bindings/layer_args.cpp", CSRC / "bindings/gate.cpp"]
+    bindings += [CSRC / f"bindings/{name}.cpp" for name in ("layer_args", "gate", "sorted_rows")]
     sources = [*bindings, HERE / "module.cpp", HERE / "context.cpp", *KERNELS, *EMULATOR]
     libraries = Path(torch.__file__).parent / "lib"
     torch_libraries = ["-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10"]
