@@ -6,7 +6,5 @@
 
 #include "../layer.h"
 
-namespace fastrnn::cpu {
-Kernels amx_bf16_kernels() { return amx_bf16::make_kernels(); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::Kernels fastrnn::cpu::amx_bf16_kernels() { return amx_bf16::make_kernels(); }
 #endif

@@ -6,7 +6,5 @@
 
 #include "../layer.h"
 
-namespace fastrnn::cpu {
-Kernels avx2_kernels() { return avx2::make_kernels(); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::Kernels fastrnn::cpu::avx2_kernels() { return avx2::make_kernels(); }
 #endif

@@ -6,7 +6,5 @@
 
 #include "../layer.h"
 
-namespace fastrnn::cpu {
-Kernels avx512_kernels() { return avx512::make_kernels(); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::Kernels fastrnn::cpu::avx512_kernels() { return avx512::make_kernels(); }
 #endif

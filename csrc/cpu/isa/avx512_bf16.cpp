@@ -6,7 +6,5 @@
 
 #include "../layer.h"
 
-namespace fastrnn::cpu {
-Kernels avx512_bf16_kernels() { return avx512_bf16::make_kernels(); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::Kernels fastrnn::cpu::avx512_bf16_kernels() { return avx512_bf16::make_kernels(); }
 #endif

@@ -8,10 +8,8 @@
 
 #include "../frozen_kernels.h"
 
-namespace fastrnn::cpu {
-FrozenKernels amx_frozen(FrozenType type) {
+fastrnn::cpu::FrozenKernels fastrnn::cpu::amx_frozen(FrozenType type) {
   return type == FrozenType::kInt8 ? amx_bf16::frozen_kernels_with<amx_bf16::FrozenInt8>()
                                    : amx_bf16::frozen_kernels_with<amx_bf16::FrozenDot>();
 }
-}  // namespace fastrnn::cpu
 #endif

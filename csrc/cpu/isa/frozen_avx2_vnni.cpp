@@ -9,7 +9,7 @@
 
 #include "../frozen_kernels.h"
 
-namespace fastrnn::cpu {
-FrozenKernels avx2_vnni_frozen() { return avx2_vnni::frozen_kernels_with<avx2_vnni::FrozenInt8>(); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::FrozenKernels fastrnn::cpu::avx2_vnni_frozen() {
+  return avx2_vnni::frozen_kernels_with<avx2_vnni::FrozenInt8>();
+}
 #endif

@@ -6,7 +6,7 @@
 
 #include "../frozen_kernels.h"
 
-namespace fastrnn::cpu {
-FrozenKernels avx512_frozen(FrozenType type) { return avx512::frozen_kernels_of(type); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::FrozenKernels fastrnn::cpu::avx512_frozen(FrozenType type) {
+  return avx512::frozen_kernels_of(type);
+}
 #endif

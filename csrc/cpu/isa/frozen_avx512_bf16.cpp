@@ -6,9 +6,7 @@
 
 #include "../frozen_kernels.h"
 
-namespace fastrnn::cpu {
-FrozenKernels avx512_bf16_frozen() {
+fastrnn::cpu::FrozenKernels fastrnn::cpu::avx512_bf16_frozen() {
   return avx512_bf16::frozen_kernels_with<avx512_bf16::FrozenDot>();
 }
-}  // namespace fastrnn::cpu
 #endif

@@ -9,9 +9,7 @@
 
 #include "../frozen_kernels.h"
 
-namespace fastrnn::cpu {
-FrozenKernels avx512_vnni_frozen() {
+fastrnn::cpu::FrozenKernels fastrnn::cpu::avx512_vnni_frozen() {
   return avx512_vnni::frozen_kernels_with<avx512_vnni::FrozenInt8>();
 }
-}  // namespace fastrnn::cpu
 #endif

@@ -5,6 +5,6 @@
 
 #include "../frozen_kernels.h"
 
-namespace fastrnn::cpu {
-FrozenKernels plain_frozen(FrozenType type) { return plain::frozen_kernels_of(type); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::FrozenKernels fastrnn::cpu::plain_frozen(FrozenType type) {
+  return plain::frozen_kernels_of(type);
+}

@@ -5,6 +5,4 @@
 
 #include "../layer.h"
 
-namespace fastrnn::cpu {
-Kernels plain_kernels() { return plain::make_kernels(); }
-}  // namespace fastrnn::cpu
+fastrnn::cpu::Kernels fastrnn::cpu::plain_kernels() { return plain::make_kernels(); }
