@@ -106,7 +106,8 @@ void bind_cuda(py::module_& cuda) {
       [](const at::Tensor& like, int cell, int64_t batch, int64_t hidden, int64_t recurrent,
          int64_t directions, int64_t layers, int64_t steps, bool grad, bool masked, bool zoned) {
         const StackPlan plan = plan_stack(
-            like, {cell, batch, hidden, recurrent, directions, layers, steps, grad, masked, zoned});
+            like,
+            {{cell, batch, hidden, recurrent, directions, steps, masked, zoned}, layers, grad});
         return py::dict(py::arg("forward") = as_dict(plan.forward),
                         py::arg("backward") = as_dict(plan.backward),
                         py::arg("layers") = as_tuple(plan.layers));
@@ -117,19 +118,21 @@ void bind_cuda(py::module_& cuda) {
   cuda.def(
       "wavefront",
       [](const at::Tensor& like, int cell, int64_t batch, int64_t hidden, int64_t recurrent,
-         int64_t directions, int64_t layers, int64_t steps, bool grad) {
-        return as_tuple(
-            wavefront_for(like, {cell, batch, hidden, recurrent, directions, layers, steps, grad}));
+         int64_t directions, int64_t layers, int64_t steps, bool grad, bool masked, bool zoned) {
+        return as_tuple(wavefront_for(
+            like,
+            {{cell, batch, hidden, recurrent, directions, steps, masked, zoned}, layers, grad}));
       },
       py::arg("like"), py::arg("cell"), py::arg("batch"), py::arg("hidden"), py::arg("recurrent"),
-      py::arg("directions"), py::arg("layers"), py::arg("steps"), py::arg("grad"));
+      py::arg("directions"), py::arg("layers"), py::arg("steps"), py::arg("grad"),
+      py::arg("masked") = false, py::arg("zoned") = false);
   cuda.def(
       "plan",
       [](int cell, int dtype, bool tf32, bool backward, int64_t batch, int64_t hidden,
          int64_t recurrent, int64_t directions, int capability, bool masked) {
         cell_info(cell);
-        return as_dict(plan({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
-                             recurrent, directions, capability, masked}));
+        const PlannedLayer layer{cell, batch, hidden, recurrent, directions, INT64_MAX, masked};
+        return as_dict(plan({layer, static_cast<Dtype>(dtype), tf32, backward, capability}));
       },
       py::arg("cell"), py::arg("dtype"), py::arg("tf32"), py::arg("backward"), py::arg("batch"),
       py::arg("hidden"), py::arg("recurrent"), py::arg("directions"), py::arg("capability"),
@@ -142,8 +145,11 @@ void bind_cuda(py::module_& cuda) {
         const CellInfo& info = cell_info(cell);
         py::list found;
         for (const Candidate& candidate :
-             resident_candidates({cell, static_cast<Dtype>(dtype), tf32, backward, batch, hidden,
-                                  recurrent, directions, capability},
+             resident_candidates({{cell, batch, hidden, recurrent, directions},
+                                  static_cast<Dtype>(dtype),
+                                  tf32,
+                                  backward,
+                                  capability},
                                  {capability, sms, shared_per_block, max_cluster})) {
           found.append(as_dict(candidate));
           found[found.size() - 1]["shared_bytes"] =

@@ -103,18 +103,8 @@ StepKernel Call::plan_for(bool backward, int capability) const {
 }
 
 PlanQuery Call::query(bool backward, int capability) const {
-  return {spec.cell,
-          dtype,
-          tf32,
-          backward,
-          shape.batch,
-          shape.hidden,
-          shape.recurrent,
-          shape.directions,
-          capability,
-          operand_mask.defined(),
-          zoned,
-          T};
+  const PlannedLayer layer{spec.cell, B, H, R, D, T, operand_mask.defined(), zoned};
+  return {layer, dtype, tf32, backward, capability};
 }
 
 at::Tensor Call::moments(cudaStream_t stream) const {

@@ -14,25 +14,12 @@ namespace {
 class Cublas : public Library {
  public:
   Cublas(Dtype dtype, bool tf32) : dtype_(dtype) {
-    switch (dtype) {
-      case Dtype::kFloat64:
-        type_ = CUDA_R_64F;
-        compute_ = CUBLAS_COMPUTE_64F;
-        break;
-      case Dtype::kFloat32:
-        type_ = CUDA_R_32F;
-        // Pedantic, because the handle's own mode follows torch's setting for matmul, not for RNNs.
-        compute_ = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F_PEDANTIC;
-        break;
-      case Dtype::kBfloat16:
-        type_ = CUDA_R_16BF;
-        compute_ = CUBLAS_COMPUTE_32F;
-        break;
-      case Dtype::kFloat16:
-        type_ = CUDA_R_16F;
-        compute_ = CUBLAS_COMPUTE_32F;
-        break;
-    }
+    constexpr cudaDataType kTypes[] = {CUDA_R_64F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_16F};
+    type_ = kTypes[int(dtype)];
+    if (dtype == Dtype::kFloat64) compute_ = CUBLAS_COMPUTE_64F;
+    // Pedantic, because the handle's own mode follows torch's setting for matmul, not for RNNs.
+    if (dtype == Dtype::kFloat32)
+      compute_ = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F_PEDANTIC;
   }
 
   void product(const Matrix& out, const Matrix& a, const Matrix& b, Transpose transpose,
@@ -55,7 +42,7 @@ class Cublas : public Library {
  private:
   Dtype dtype_;
   cudaDataType type_;
-  cublasComputeType_t compute_;
+  cublasComputeType_t compute_ = CUBLAS_COMPUTE_32F;
 };
 
 }  // namespace
@@ -75,8 +62,9 @@ cudaStream_t Context::stream() const { return at::cuda::getCurrentCUDAStream(); 
 
 bool Context::is_captured() const {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  return cudaStreamIsCapturing(stream(), &status) == cudaSuccess &&
-         status != cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(stream(), &status);
+  if (error != cudaSuccess) cudaGetLastError();  // as below
+  return error == cudaSuccess && status != cudaStreamCaptureStatusNone;
 }
 
 Library& Context::blas() const { return state_->library; }
@@ -89,6 +77,9 @@ Device Context::device() const {
           static_cast<int>(device->sharedMemPerBlockOptin), cluster};
 }
 
-const char* Context::error_text(cudaError_t error) { return cudaGetErrorString(error); }
+const char* Context::error_text(cudaError_t error) {
+  cudaGetLastError();  // or torch's next launch would report it once more
+  return cudaGetErrorString(error);
+}
 
 }  // namespace fastrnn::cuda

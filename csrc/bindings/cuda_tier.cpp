@@ -74,77 +74,28 @@ void override_tier(const std::string& tier, const TeamWish& wish) {
 
 namespace {
 
-// The position of the candidate in force, or -1; `against` gets the reason for the last that was
-// passed over.
-int choose(const std::vector<Candidate>& candidates, const PlanQuery& query, const Wanted& setting,
-           cudaError_t& against) {
-  if (setting.tier == int16_t(Tier::kStep)) return -1;
-  const bool free = setting.tier == kAuto || setting.tier == kMeasured;
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    const Team& team = candidates[i].team;
-    if (free ? !candidates[i].ahead : setting.tier != int16_t(team.tier)) continue;
-    const Shape shape{query.batch, 0, query.hidden, query.recurrent, query.directions};
-    against = room_for(query.cell, query.dtype, team, shape, query.backward);
-    if (against == cudaSuccess) return int(i);
-  }
-  return -1;
-}
-
 // What a pass over a layer runs on, with all that could have served it.
 struct Choice {
   Wanted setting = wanted;
   std::vector<Candidate> candidates;
   cudaError_t against = cudaSuccess;  // why the last that was passed over has no room
-  int chosen;                         // -1: a launch a step
+  int chosen = -1;                    // position in `candidates`; -1: a launch a step
 
   Choice(const PlanQuery& query, const Device& device, int index, bool training)
       : candidates(resident_candidates(query, device, {setting.rows, setting.units})) {
-    const bool steps = setting.tier == kMeasured && !is_measured_ahead(query, index, training);
-    chosen = steps ? -1 : choose(candidates, query, setting, against);
+    const bool free = setting.tier == kAuto || setting.tier == kMeasured;
+    if (setting.tier == int16_t(Tier::kStep) ||
+        (setting.tier == kMeasured && !is_measured_ahead(query, index, training)))
+      return;
+    for (size_t i = 0; i < candidates.size() && chosen < 0; ++i) {
+      const Team& team = candidates[i].team;
+      if (free ? !candidates[i].ahead : setting.tier != int16_t(team.tier)) continue;
+      const Shape shape{query.batch, 0, query.hidden, query.recurrent, query.directions};
+      against = room_for(query.cell, query.dtype, team, shape, query.backward);
+      if (against == cudaSuccess) chosen = int(i);
+    }
   }
   Team team() const { return chosen < 0 ? kStepTeam : candidates[chosen].team; }
-};
-
-// Device, dtype and setting of a question that comes before any call.
-struct Asked {
-  const Stack& stack;
-  Dtype dtype;
-  bool tf32;
-  Context context;
-  Device device;
-  int index;
-
-  Asked(const char* function, const at::Tensor& like, const Stack& asked)
-      : stack(asked),
-        dtype(dtype_of(function, like)),
-        tf32(uses_tf32(dtype, stack.steps)),
-        context(like, dtype, tf32),
-        device(context.device()),
-        index(like.get_device()) {
-    cell_info(stack.cell);  // raises for a number that is none
-  }
-  PlanQuery query(bool backward) const {
-    return {stack.cell,
-            dtype,
-            tf32,
-            backward,
-            stack.batch,
-            stack.hidden,
-            stack.recurrent,
-            stack.directions,
-            device.capability,
-            stack.masked,
-            stack.zoned,
-            stack.steps};
-  }
-  Choice choice(bool backward) const { return {query(backward), device, index, stack.grad}; }
-  Wavefront wavefront() const {
-    std::vector<Team> passes{choice(false).team()};
-    if (stack.grad) passes.push_back(choice(true).team());
-    const int64_t chunks = wished_chunks;
-    return plan_wavefront(passes, device, stack.directions, stack.layers, stack.steps,
-                          context.is_captured(), chunks < 0 ? std::nullopt : std::optional(chunks));
-  }
 };
 
 }  // namespace
@@ -171,18 +122,30 @@ Team team_for(const Call& call, bool backward, const Context& context) {
   return choice.team();
 }
 
-Wavefront wavefront_for(const at::Tensor& like, const Stack& stack) {
-  if (only_steps()) return {1, 0, "no tier is asked for"};
-  return Asked("fastrnn.cuda.wavefront", like, stack).wavefront();
+StackPlan plan_stack(const at::Tensor& like, const Stack& stack) {
+  cell_info(stack.cell);  // raises for a number that is none
+  const Dtype dtype = dtype_of("fastrnn.cuda.plan_stack", like);
+  const bool tf32 = uses_tf32(dtype, stack.steps);
+  const Context context(like, dtype, tf32);
+  const Device device = context.device();
+  std::vector<Team> teams;
+  const auto pass = [&](bool backward) -> PassPlan {
+    const PlanQuery query{stack, dtype, tf32, backward, device.capability};
+    const Choice choice(query, device, like.get_device(), stack.grad);
+    if (stack.grad || !backward) teams.push_back(choice.team());
+    return {plan(query), choice.candidates, choice.chosen};
+  };
+  StackPlan made{pass(false), pass(true), {}};
+  const int64_t chunks = wished_chunks;
+  made.layers =
+      plan_wavefront(teams, device, stack.directions, stack.layers, stack.steps,
+                     context.is_captured(), chunks < 0 ? std::nullopt : std::optional(chunks));
+  return made;
 }
 
-StackPlan plan_stack(const at::Tensor& like, const Stack& stack) {
-  const Asked asked("fastrnn.cuda.plan_stack", like, stack);
-  const auto pass = [&](bool backward) -> PassPlan {
-    const Choice choice = asked.choice(backward);
-    return {plan(asked.query(backward)), choice.candidates, choice.chosen};
-  };
-  return {pass(false), pass(true), asked.wavefront()};
+Wavefront wavefront_for(const at::Tensor& like, const Stack& stack) {
+  if (only_steps()) return {1, 0, "no tier is asked for"};
+  return plan_stack(like, stack).layers;
 }
 
 namespace {

@@ -43,13 +43,9 @@ void keep_tiers(int device, const TierRows& rows);
 Team team_for(const Call& call, bool backward, const Context& context);
 
 // A stack of equal layers, but for the width of their inputs, over a sequence.
-struct Stack {
-  int cell;
-  int64_t batch, hidden, recurrent, directions;
-  int64_t layers = 1, steps = 1;
-  bool grad = true;     // there will be a backward pass
-  bool masked = false;  // h passes an operand mask
-  bool zoned = false;   // with zoneout
+struct Stack : PlannedLayer {
+  int64_t layers;
+  bool grad;  // there will be a backward pass
 };
 
 // How the stack runs on the device of `like`, in its dtype.

@@ -157,11 +157,15 @@ def _sizes(call: Call) -> tuple[int, ...]:
     return ALL_CELLS[call.mode].index, call.B, call.H, call.P or call.H, call.directions
 
 
+def _asked(call: Call, layers: int) -> tuple[int, int, bool, bool, bool]:
+    """Layers, T, whether there will be gradients, and what rules kernels out."""
+    return layers, call.T, call.grad, call.masked, call.zoned
+
+
 def plan_kernels(like: Tensor, call: Call, layers: int) -> Plan:
     """Which CUDA kernels serve a call in the dtype and on the device of ``like``; and how its ``layers`` follow each
     other, if there are several."""
-    rest = layers, call.T, call.grad, call.masked, call.zoned
-    found = ext.load().cuda.plan_stack(like, *_sizes(call), *rest)
+    found = ext.load().cuda.plan_stack(like, *_sizes(call), *_asked(call, layers))
     lanes, chunks, why_not = found["layers"]
     text = (
         f"{lanes} at the same time, in {chunks} chunks of time" if chunks else f"one after another, because {why_not}"
@@ -173,7 +177,7 @@ def plan_kernels(like: Tensor, call: Call, layers: int) -> Plan:
 def wavefront(like: Tensor, call: Call) -> tuple[int, int]:
     """How many layers of a call run at the same time on backend cuda, and in how many chunks of time; 0 chunks: one
     layer after another."""
-    lanes, chunks, _ = ext.load().cuda.wavefront(like, *_sizes(call), call.layers, call.T, call.grad)
+    lanes, chunks, _ = ext.load().cuda.wavefront(like, *_sizes(call), *_asked(call, call.layers))
     return lanes, chunks
 
 
