@@ -80,7 +80,7 @@ class Layer:
 
     lengths: a list, with NaN and infinity in the padding; resets: (B, T) of bool; cells: the other states of every step
     too, where the cell has any; masked: with an operand mask, which drops two in five; rates: of zoneout, in a sequence
-    that began `first_step` steps before, or its expectation.
+    that began `first_step` steps before, or its expectation; save: what a forward keeps that is not told otherwise.
     """
 
     def __init__(
@@ -101,11 +101,12 @@ class Layer:
         rates=(),
         expectation=False,
         first_step=0,
+        save=1,
     ):
         T, B, I, H = shape
         R, G, D = projection or H, oracle.GATES[cell], directions
         self.cell, self.dtype, self.precision = cell, DTYPES[precision], precision
-        self.biased, self.projected, self.D, self.R = biased, projection is not None, D, R
+        self.biased, self.projected, self.D, self.R, self.save = biased, projection is not None, D, R, save
         self.random = torch.Generator().manual_seed(seed)
         self.lengths = sorted((1 + (b * 7 + seed) % T for b in range(B)), reverse=True) if packed else [T] * B
         self.lengths[0] = T
@@ -208,17 +209,17 @@ class Layer:
 
     def arguments(self, save=1):
         inputs = self.rows(self.x), self.batch_sizes, self.hx, self.weights
-        return forward_arguments(self.cell, *inputs, int(save), **self.schedule, all_states=self.cells)
+        return forward_arguments(self.cell, *inputs, save, **self.schedule, all_states=self.cells)
 
-    def forward(self, cuda, save=1):
-        self.save = save
+    def forward(self, cuda, save=None):
+        self.saved = self.save if save is None else save
         with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
-            return cuda.layer_forward(*self.arguments(save))
+            return cuda.layer_forward(*self.arguments(self.saved))
 
     def backward(self, cuda, output, saved, needs=(True, True, True)):
         """Of the last forward; gradients of weights without those that the layer has not."""
         grads = [self.rows(self.grad_output), *self.grad_hn, *map(self.rows, self.grad_cells)]
-        arguments = backward_arguments(self.arguments(self.save), grads, output, saved, needs)
+        arguments = backward_arguments(self.arguments(self.saved), grads, output, saved, needs)
         with fp32_precision("tf32" if self.precision == "tf32" else "ieee"):
             grad_x, grad_hx, grad_weights = cuda.layer_backward(*arguments)
         return grad_x, grad_hx, grad_weights and [g for g in grad_weights if g is not None]
@@ -245,11 +246,9 @@ class Layer:
         output, hn, saved = self.forward(cuda)
         given = [self.x, *self.hx, *self.weights, self.grad_output, *self.grad_hn, output, *hn, *saved]
         copies = [t.clone() for t in given]
-        first, second = self.backward(cuda, output, saved), self.backward(cuda, output, saved)
+        first, second = (flat(self.backward(cuda, output, saved)) for _ in range(2))
         assert all(torch.equal(t.nan_to_num(7), copy.nan_to_num(7)) for t, copy in zip(given, copies, strict=True))
-        flat = [[grads[0], *grads[1], *grads[2]] for grads in (first, second)]
-        assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
-        assert len({t.data_ptr() for t in flat[0]}) == len(flat[0])
+        assert all(map(torch.equal, first, second)) and len({t.data_ptr() for t in first}) == len(first)
 
     def check_needs(self, cuda):
         """A gradient is what it is, whichever others are asked for, and nothing where it is not."""

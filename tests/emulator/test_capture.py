@@ -20,9 +20,9 @@ from support import cells, random_states, tensors
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
-from emulator import build, oracle
+from emulator import build
 from emulator.capture import Capture, Step, memory
-from emulator.cases import KERNELS, RESIDENT, Layer, fp32_precision, prescribe, resets_of
+from emulator.cases import KERNELS, RESIDENT, Layer, fp32_precision, parameters, prescribe, resets_of
 from emulator.lanes import CALLER, Log, lanes_of
 from fastrnn._backends import autograd, dispatch
 from fastrnn._call import stack, wavefront
@@ -30,16 +30,7 @@ from fastrnn._kernels import ext
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
-NAMES = [name for name, *_ in KERNELS + RESIDENT]
-PRECISIONS = {name: precisions for name, _, precisions in KERNELS + RESIDENT}
-# Every second combination, as cases.parameters has them.
-CASES = [
-    pytest.param(cell, name, precision, id=f"{oracle.MODES[cell]}-{name}-{precision}")
-    for i, name in enumerate(NAMES)
-    for j, precision in enumerate(PRECISIONS[name])
-    for cell in oracle.CELLS
-    if (cell in oracle.FUSED or name == "update") and (cell + i + j) % 2 == 0
-]
+CASES = parameters(KERNELS + RESIDENT, every=2)
 
 
 def packed(cell, precision, seed, **options):
@@ -104,24 +95,25 @@ def check(cuda, call, layer, *others):
         assert same(graph.results, call(other, cuda))
 
 
-@pytest.mark.parametrize("cell, name, precision", CASES)
-def test_every_kernel(cuda, cell, name, precision):
-    prescribe(cuda, name)
+@pytest.mark.parametrize("cell, kernel, precision", CASES)
+def test_every_kernel(cuda, cell, kernel, precision):
+    prescribe(cuda, kernel)
     check(cuda, both(1), packed(cell, precision, 1), packed(cell, precision, 2))
     check(cuda, both(2), masked(cell, precision, 1), masked(cell, precision, 3))
     check(cuda, forward, masked(cell, precision, 1, directions=1), masked(cell, precision, 4, directions=1))
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["update", "fma8", "mma8"])
+@pytest.mark.parametrize(
+    "name, precision", [(name, precision) for name, _, precisions in KERNELS for precision in precisions]
+)
 def test_projected_layers(cuda, name, precision):
-    prescribe(cuda, name if precision in PRECISIONS[name] else "update")
+    prescribe(cuda, name)
     for call in (forward, both(1), both(2)):
         for kind in (packed, masked):
             check(cuda, call, *(kind(0, precision, seed, projection=3) for seed in (1, 3)))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "bfloat16" in PRECISIONS[name]])
+@pytest.mark.parametrize("name", [name for name, _, precisions in KERNELS + RESIDENT if "bfloat16" in precisions])
 def test_c_in_float32_and_no_biases(cuda, name):
     prescribe(cuda, name)
     check(cuda, both(1), wide("bfloat16", 1), wide("bfloat16", 2))

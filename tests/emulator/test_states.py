@@ -19,18 +19,14 @@ FORMS = [
 CASES = [(name, precision) for name, precisions in FORMS for precision in precisions]
 
 
-class WithStates(Layer):
-    def forward(self, cuda, save=2):
-        return super().forward(cuda, save)
-
-
-def layers(cell, precision, make=WithStates, **named):
-    yield make(cell, precision, (3, 9, 2, 17), 2, packed=True, **named)
-    yield from list(timed_layers(cell, precision, make, **named))[:2]  # lengths and resets, in both directions and back
-    yield make(cell, precision, (3, 4, 3, 11), packed=True, biased=False, forwards=0, **named)
-    yield make(cell, precision, (3, 4, 3, 11), 2, packed=True, masked=True, **named)
-    if not named.get("projection"):
-        yield make(cell, precision, (3, 4, 3, 11), 2, packed=True, rates=(0.5, 0.4), **named)
+def layers(cell, precision, **options):
+    options["save"] = 2
+    yield Layer(cell, precision, (3, 9, 2, 17), 2, packed=True, **options)
+    yield from list(timed_layers(cell, precision, **options))[:2]  # lengths and resets, in both directions and back
+    yield Layer(cell, precision, (3, 4, 3, 11), packed=True, biased=False, forwards=0, **options)
+    yield Layer(cell, precision, (3, 4, 3, 11), 2, packed=True, masked=True, **options)
+    if not options.get("projection"):
+        yield Layer(cell, precision, (3, 4, 3, 11), 2, packed=True, rates=(0.5, 0.4), **options)
 
 
 def total_bytes(tensors):
@@ -88,15 +84,15 @@ def test_the_results_are_the_same_and_the_gates_are_not_kept(cuda, cell, form):
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_an_lstm_keeps_less_than_half_of_the_bytes(cuda, precision):
-    layer = WithStates(0, precision, (5, 4, 3, 16), 2, packed=True)
+    layer = Layer(0, precision, (5, 4, 3, 16), 2, packed=True)
     states, everything = ([output, *saved] for output, _, saved in (layer.forward(cuda, save) for save in (2, 1)))
     assert total_bytes(states) <= 0.45 * total_bytes(everything)
-    projected = WithStates(0, precision, (5, 4, 3, 16), projection=4)
-    assert [tuple(t.shape) for t in projected.forward(cuda)[2]] == [(1, 20, 1, 16), (1, 20, 16)]
+    projected = Layer(0, precision, (5, 4, 3, 16), projection=4)
+    assert [tuple(t.shape) for t in projected.forward(cuda, save=2)[2]] == [(1, 20, 1, 16), (1, 20, 16)]
 
 
 def test_a_number_that_is_no_mode_and_tensors_of_no_mode_are_refused(cuda):
-    layer = WithStates(0, "float32", (3, 4, 2, 7))
+    layer, larger = (Layer(0, "float32", (3, B, 2, 7), save=2) for B in (4, 5))
     for save in (-1, 3):
         with pytest.raises(RuntimeError, match=rf"save must be 0 .*, 1 .* or 2 \(states\), got {save}"):
             layer.forward(cuda, save)
@@ -105,6 +101,5 @@ def test_a_number_that_is_no_mode_and_tensors_of_no_mode_are_refused(cuda):
         message = f"results must hold the 2 tensors .* of a forward call with save = 2, got {1 + len(wrong)}"
         with pytest.raises(RuntimeError, match=message):
             layer.backward(cuda, output, wrong)
-    other = WithStates(0, "float32", (3, 5, 2, 7)).forward(cuda)[2]
     with pytest.raises(RuntimeError, match=r"saved states must have shape \[1, 12, 1, 7\], got \[1, 15"):
-        layer.backward(cuda, output, other)
+        layer.backward(cuda, output, larger.forward(cuda)[2])

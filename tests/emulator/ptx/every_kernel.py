@@ -23,11 +23,8 @@ RAN = {architecture: set() for architecture in compiled.ARCHITECTURES}
 
 def form_of(values):
     """What a test prescribes, by its parameters, and the precision."""
-    form = values.get("kernel") or values.get("wish") or BY_NAME.get(values.get("form"))
-    fused = values.get("fused")
-    if form is None and fused is not None:
-        form = {"fused": fused, "tensor_cores": fused and values["precision"] in ("bfloat16", "float16")}
-    return form or {}, values.get("precision", "bfloat16")
+    form = values.get("kernel") or values.get("wish") or BY_NAME.get(values.get("form"), {})
+    return form, values.get("precision", "bfloat16")
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -45,10 +42,7 @@ def cuda(request, _emulated):
 test_kernels = test_emulator.test_every_kernel_against_the_formulas
 test_kernels_with_lengths = test_emulator.test_every_kernel_with_lengths_resets_and_one_direction
 test_kernels_with_nan = test_emulator.test_nan_and_infinities_with_every_kernel
-test_projections = test_emulator.test_projections
-test_projections_with_lengths = test_emulator.test_projections_with_lengths_resets_and_one_direction
-test_without_biases = test_emulator.test_layers_without_biases
-test_second_backward = test_resident.test_nothing_is_overwritten_and_a_second_backward_agrees_bit_for_bit
+test_many_weights = test_resident.test_weights_beyond_the_registers
 test_long_sequence = test_resident.test_a_sequence_longer_than_one_launch_can_carry_offsets_of
 
 
@@ -58,16 +52,6 @@ def test_step_kernels_that_expect_no_alignment(cuda, cell, kernel, precision):
     cuda.override_plan(**kernel)
     cuda.unaligned = True
     Layer(cell, precision, (2, 9, 3, 40), 2, packed=True).check(cuda)
-
-
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
-@pytest.mark.parametrize("wish", [{"tier": "cta"}, {"tier": "cluster", "units": 32}, {"tier": "grid", "units": 32}])
-@pytest.mark.parametrize("cell", range(len(MODES)))
-def test_weights_beyond_the_registers(cuda, cell, wish, precision):
-    """Every chunk of K that registers hold, and several that they do not."""
-    hidden = {"cta": 64 if precision in ("float32", "tf32") else 96}.get(wish["tier"], 150)
-    cuda.override_tier(**wish)
-    Layer(cell, precision, (2, 3, 2, hidden)).check(cuda)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16", "float16"])
