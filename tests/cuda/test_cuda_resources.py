@@ -8,6 +8,8 @@ import cuda_resources
 import pytest
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+RESIDENT_CELLS = ("Lstm", "Gru", "Rnn<Tanh>", "Rnn<Relu>")
+RESIDENT_CELLS += tuple(f"Derived<{name}Forward>" for name in ("Peephole", "Slstm", "SlstmExp", "Cifg"))
 RESIDENT = {"cta": (4, 8), "cluster": (8, 32), "grid": (8, 32)}
 
 
@@ -23,8 +25,7 @@ def test_no_resident_kernel_spills_and_all_that_should_use_tensor_cores(rows):
 
 def test_every_resident_kernel_is_in_the_table(rows):
     listed = {(row["arch"], row["kernel"], row["arguments"]) for row in rows}
-    cells = ("Lstm", "Gru", "Rnn<Tanh>", "Rnn<Relu>")
-    for arch, direction, cell in itertools.product(ARCHITECTURES, ("forward", "backward"), cells):
+    for arch, direction, cell in itertools.product(ARCHITECTURES, ("forward", "backward"), RESIDENT_CELLS):
         for tier, tiles in RESIDENT.items():
             forms = [*itertools.product(("float", "__nv_bfloat16", "__half"), ("true",), tiles)]
             forms += [("float", "false", size) for size in tiles if size <= 8]

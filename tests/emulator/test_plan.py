@@ -73,6 +73,7 @@ def test_an_environment_variable_opts_in(ops, cuda):
 
 
 def test_a_build_without_cuda_kernels_has_no_tiers(monkeypatch):
+    """A wish for one is no error."""
     monkeypatch.setattr(dispatch.ops, "_cuda", None)
     dispatch.ops.override_tier("auto")
     dispatch.ops.keep_tiers(0, [])
