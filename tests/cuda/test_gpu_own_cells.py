@@ -3,6 +3,7 @@
 import pytest
 import torch
 from emulator.cases import KERNELS, fp32_precision
+from on_gpu import captured
 from own_cells import SCHEDULES, STEPS, check_within_the_budget, compiled, load
 
 import fastrnn
@@ -60,14 +61,8 @@ def test_graphs_and_states_saved_alone(name):
         return [output, *torch.autograd.grad(output.sin().sum(), list(module.parameters()))]
 
     torch.testing.assert_close(run(save="states"), run(), rtol=1e-4, atol=1e-5)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
+    graph, results = captured(run)
     with torch.no_grad():
         x.mul_(0.5)
     graph.replay()
-    torch.testing.assert_close(captured, run())
+    torch.testing.assert_close(results, run())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from emulator.cases import fp32_precision
+from on_gpu import ON_GPU, captured
 from support import build, cells, compare, name_of, off_the_kink, random_states, tensors, twins
 
 import fastrnn
@@ -10,10 +11,7 @@ from fastrnn._call import wavefront
 from fastrnn._kernels import ext
 from fastrnn.registry import CELLS
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False"),
-]
+pytestmark = ON_GPU
 T, B, I, H, LAYERS, CHUNKS = 65, 9, 24, 64, 3, 4
 each_lane = pytest.mark.parametrize("slow", [None, -1, 0, 1, 2])
 
@@ -138,17 +136,10 @@ def test_a_call_never_waits_for_the_gpu():
 def test_captured_in_a_graph(cell):
     module, hx = model(cell)
     x, other = draw(), draw()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        results(module, x, hx)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = results(module, x, hx)
+    graph, found = captured(lambda: results(module, x, hx))
     x.copy_(other)
     graph.replay()
-    assert all(map(torch.equal, captured, results(module, other, hx)))
+    assert all(map(torch.equal, found, results(module, other, hx)))
 
 
 def test_dropout_is_reproducible():
