@@ -2,143 +2,27 @@
 // only the pages that are touched exist; few rows are, far from the arrays' beginnings. The results
 // must be, bit for bit, those of the same rows in arrays of their own. The argument says which
 // kernels: step, cta, cluster, grid, or others.
-#include <sys/mman.h>
-
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../../csrc/cuda/rebuild.h"
-#include "some_kernels.h"
+#include "layer_run.h"
 
 namespace {
 
 using namespace fastrnn;
 using namespace fastrnn::cuda;
 
-constexpr int64_t kRows = 16, kHidden = 17, kDirections = 2;
-constexpr int kNoSpace = 77;
+constexpr int64_t kRows = 16;
 
-template <class T>
-class Space {
- public:
-  explicit Space(int64_t count) : bytes_(count * sizeof(T)) {
-    void* const memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) std::exit(kNoSpace);
-    data = static_cast<T*>(memory);
-  }
-  Space(const Space&) = delete;
-  ~Space() { munmap(data, bytes_); }
-  T* data;
-
- private:
-  size_t bytes_;
-};
-
-// Where the kRows rows of interest are: batch rows from `first` on, of B; the rows of step t begin
-// at offsets[t] of `total`.
-struct Layout {
-  int64_t B, first;
-  std::vector<int64_t> offsets;
-  int64_t total;
-  bool packed;  // offsets are no multiples of B
-
-  int64_t steps() const { return static_cast<int64_t>(offsets.size()); }
-  Rows rows(int d, int64_t position) const {
-    const int64_t t = d == 1 ? steps() - 1 - position : position;
-    if (t < 0 || t >= steps()) return {static_cast<int32_t>(t < 0 ? -B : total), 0};
-    return {static_cast<int32_t>(offsets[t]), static_cast<int32_t>(B)};
-  }
-};
-
-Layout side_by_side(int64_t first) {
-  const int64_t B = first + kRows;
-  return {B, first, {0, B, 2 * B}, 3 * B, false};
-}
-const Layout kNear = side_by_side(0), kBroad = side_by_side(int64_t{1} << 28);
+const Layout kNear = side_by_side(kRows), kBroad = side_by_side(kRows, int64_t{1} << 28);
 // The gates of the second step's rows are on both sides of 2^32 values. To a resident kernel the
 // steps seem to have more than B rows, so these fill whole tiles.
 constexpr int64_t kMiddle = (int64_t{1} << 32) / (4 * kHidden) - 4;
-const Layout kLong{kRows, 0, {5, kMiddle, int64_t{3} << 28}, int64_t{15} << 26, true};
-
-template <class Scalar>
-Scalar value_of(unsigned seed) {
-  const unsigned mixed = (seed * 2654435761u) ^ (seed * 2246822519u >> 15);
-  return Storage<Scalar>::narrow(static_cast<float>(mixed % 2001) / 1000 - 1);
-}
-
-// Calls f(where, number) for the values of the rows of interest in an array (parts, N, width), N
-// the layout's rows, or (parts, B, width), if `states`.
-template <class F>
-void each(const Layout& l, bool states, int64_t parts, int64_t width, F f) {
-  unsigned number = 0;
-  for (int64_t part = 0; part < parts; ++part) {
-    for (int64_t t = 0; t < (states ? 1 : l.steps()); ++t) {
-      for (int64_t row = 0; row < kRows; ++row) {
-        const int64_t at = states ? part * l.B : part * l.total + l.offsets[t];
-        for (int64_t i = 0; i < width; ++i) f((at + l.first + row) * width + i, number++);
-      }
-    }
-  }
-}
-
-// One pair of calls: its arrays, and the bytes of what the kernels have written to the rows of
-// interest.
-template <class Scalar>
-class Run {
- public:
-  Run(const Layout& layout, bool masked) : l_(layout), masked_(masked) {}
-  std::vector<unsigned char> of(int cell, Dtype dtype, const StepKernel& kernel, Team team = {},
-                                int64_t R = kHidden);
-
- private:
-  using A = Accumulate<Scalar>;
-
-  template <class T = Scalar>
-  T* array(bool states, int64_t parts, int64_t width) {
-    auto space = std::make_shared<Space<T>>(parts * (states ? l_.B : l_.total) * width);
-    each(l_, states, parts, width,
-         [&](int64_t at, unsigned number) { space->data[at] = value_of<T>(number + seed_); });
-    seed_ += 1000003;
-    spaces_.push_back(space);
-    return space->data;
-  }
-  template <class T = Scalar>
-  T* states(int64_t width) {
-    return array<T>(true, kDirections, width);
-  }
-  template <class T = Scalar>
-  T* rows(int64_t parts, int64_t width) {
-    return array<T>(false, parts, width);
-  }
-  Scalar* weights(int64_t count) {
-    auto values = std::make_shared<std::vector<Scalar>>(count);
-    for (Scalar& value : *values) value = value_of<Scalar>(seed_++);
-    spaces_.push_back(values);
-    return values->data();
-  }
-  template <class T>
-  void collect(const void* data, bool states, int64_t parts, int64_t width) {
-    each(l_, states, parts, width, [&](int64_t at, unsigned) {
-      const auto* bytes = reinterpret_cast<const unsigned char*>(static_cast<const T*>(data) + at);
-      found_.insert(found_.end(), bytes, bytes + sizeof(T));
-    });
-  }
-  const uint8_t* moments();
-  template <class Step>
-  cudaError_t steps(int cell, Dtype dtype, const StepKernel& kernel, Step step);
-
-  const Layout& l_;
-  const bool masked_;
-  unsigned seed_ = 1;
-  std::vector<std::shared_ptr<void>> spaces_;
-  std::vector<unsigned char> found_;
-};
+const Layout kLong{
+    kRows, 0, {kRows, kRows, kRows}, {5, kMiddle, int64_t{3} << 28, int64_t{15} << 26}, true};
 
 // Products of the last rows alone.
 template <class Scalar>
@@ -159,146 +43,79 @@ class LastRows : public Library {
   }
 };
 
-// Lengths from 0 to 3 and some resets.
-Moment moment_of_row(int d, int64_t t, int64_t row) {
-  static const int64_t lengths[kRows] = {3, 0, 2, 1, 3, 3, 2, 3, 1, 0, 0, 3, 2, 2, 1, 3};
-  static const bool resets[kRows * 3] = {false, true,  false, true, false,
-                                         false, false, false, true};
-  return RowSchedule{3, 1, lengths, resets}.moment(d, t, row);
+// The rows of a step of a Layout, which no Schedule could have.
+Rows rows_of(const Layout& l, int d, int64_t position) {
+  const int64_t t = d == 1 ? l.steps() - 1 - position : position;
+  if (t < 0 || t >= l.steps()) return {static_cast<int32_t>(t < 0 ? -l.B : l.total()), 0};
+  return {static_cast<int32_t>(l.offsets[t]), static_cast<int32_t>(l.B)};
 }
 
-template <class Scalar>
-const uint8_t* Run<Scalar>::moments() {
-  const int64_t each_direction = (l_.steps() + 2) * l_.B;
-  auto space = std::make_shared<Space<uint8_t>>(kDirections * each_direction);
-  for (int d = 0; d < kDirections; ++d) {
-    for (int64_t t = -1; t <= l_.steps(); ++t) {
-      for (int64_t row = 0; row < kRows; ++row)
-        space->data[d * each_direction + (t + 1) * l_.B + l_.first + row] =
-            static_cast<uint8_t>(moment_of_row(d, t, row).facts());
-    }
-  }
-  spaces_.push_back(space);
-  return space->data;
-}
-
-// The launches of run() for a Schedule that it could not have.
-template <class Scalar>
-template <class Step>
-cudaError_t Run<Scalar>::steps(int cell, Dtype dtype, const StepKernel& kernel, Step step) {
-  constexpr bool kForward = std::is_same_v<Step, ForwardStep>;
+// The launches of run() on these rows.
+template <class Layer>
+cudaError_t steps(const Layout& l, const Layer& layer) {
+  constexpr bool kForward = std::is_same_v<Layer, LayerForward>;
+  auto step = layer.step;
   cudaError_t error = cudaSuccess;
-  for (int64_t i = 0; i < l_.steps() + !kForward && error == cudaSuccess; ++i) {
-    const int64_t at = kForward ? i : l_.steps() - 1 - i;
+  for (int64_t i = 0; i < l.steps() + !kForward && error == cudaSuccess; ++i) {
+    const int64_t at = kForward ? i : l.steps() - 1 - i;
     for (int d = 0; d < kDirections; ++d)
-      step.step_rows[d] = {l_.rows(d, at - 1), l_.rows(d, at), l_.rows(d, at + 1)};
+      step.step_rows[d] = {rows_of(l, d, at - 1), rows_of(l, d, at), rows_of(l, d, at + 1)};
     if constexpr (kForward) {
-      error = launch_forward(cell, dtype, kernel, step, nullptr);
+      error = launch_forward(layer.cell, layer.dtype, layer.kernel, step, nullptr);
     } else {
-      error = launch_backward(cell, dtype, kernel, step, nullptr);
+      error = launch_backward(layer.cell, layer.dtype, layer.kernel, step, nullptr);
     }
   }
   return error;
 }
 
+// The bytes of what the kernels write to the rows of interest.
 template <class Scalar>
-std::vector<unsigned char> Run<Scalar>::of(int cell, Dtype dtype, const StepKernel& kernel,
-                                           Team team, int64_t R) {
-  const int64_t H = kHidden, D = kDirections, G = kCells[cell].gates, K = kCells[cell].saved;
-  const bool projected = R != H, shared = kCells[cell].shared_gate_grad;
-  std::vector<int64_t> offsets = l_.offsets;
-  offsets.push_back(l_.total);
-  const Schedule schedule(offsets, 1);
-
-  LayerForward forward{cell, dtype, kernel, schedule, {}};
-  forward.lengths = true;  // no copies of all rows of hn
-  ForwardStep& f = forward.step;
-  f.shape = {l_.B, l_.total, H, R, D};
-  f.moments = masked_ ? moments() : nullptr;
-  f.x_gates = rows(D, G * H);
-  f.states.initial[0] = states(R);
-  f.states.initial[1] = states(H);
-  f.output = rows(1, D * R);
-  f.product = states(G * H);
-  f.product_h0 = masked_ ? states(G * H) : nullptr;
-  Scalar* const full = projected ? rows(D, H) : nullptr;
-  f.h_stride = projected ? H : D * H;
-  f.saved = rows(D, K * H);
-  f.states.carried = rows<A>(D, H);
-  f.carried_rows = l_.total;
-  f.states.last[0] = states(R);
-  f.states.last[1] = states(H);
-  f.states.sequence[1] = masked_ ? rows(1, D * H) : nullptr;
-
-  LayerBackward backward{cell, dtype, kernel, schedule, {}};
-  BackwardStep& b = backward.step;
-  b.shape = f.shape;
-  b.moments = f.moments;
-  b.grad_output = rows(1, D * R);
-  b.states.grad_sequence[1] = masked_ ? rows(1, D * H) : nullptr;
-  b.states.grad_last[0] = states(R);
-  b.states.grad_last[1] = states(H);
-  for (int k = 0; k < 2; ++k) b.states.initial[k] = f.states.initial[k];
-  b.output = f.output;
-  b.states.carried = f.states.carried;
-  b.saved = f.saved;
-  b.product = states(R);
-  b.grad_full = projected ? states(H) : nullptr;
-  b.grad_projected = projected ? rows(D, R) : nullptr;
-  b.grad_x_gates = rows(D, G * H);
-  b.grad_h_gates = shared ? b.grad_x_gates : rows(D, G * H);
-  b.direct = states<A>(H);
-  b.grad_carried[1] = states<A>(H);
-  b.states.grad_initial[0] = states(R);
-
-  Resident resident{team, {}, l_.packed ? offsets.data() : nullptr, nullptr, nullptr};
-  for (int d = 0; d < D; ++d) {
-    f.w_hh[d] = weights(G * H * R);
-    b.w_hh_t[d] = weights(G * H * R);
-    backward.w_hh[d] = weights(G * H * R);
-    f.b_ih[d] = weights(G * H);
-    f.b_hh[d] = weights(G * H);
-    forward.w_hr[d] = backward.w_hr[d] = projected ? weights(R * H) : nullptr;
-    f.h[d] = projected ? full + d * l_.total * H
-                       : const_cast<Scalar*>(static_cast<const Scalar*>(f.output)) + d * H;
-    resident.weights[d] = weights(G * H * padded(H));
-  }
-  std::vector<std::byte> exchange(
-      std::max(exchange_bytes(dtype, team, D, false), exchange_bytes(dtype, team, D, true)));
-  std::vector<unsigned> arrivals(arrival_bytes(team, D) / sizeof(unsigned));
-  resident.exchange = exchange.data();
-  resident.arrivals = arrivals.data();
-  forward.resident = backward.resident = resident;
-
-  emulator::last_blocks = l_.first > 0 ? 12 : ~0u;
+std::vector<unsigned char> results(const Layout& l, bool masked, int cell, Dtype dtype,
+                                   const StepKernel& kernel, const Team& team = {},
+                                   int64_t R = kHidden) {
+  LayerRun<Scalar> call(l, masked, cell, dtype, kernel, team, R);
+  emulator::last_blocks = l.first > 0 ? 12 : ~0u;
   LastRows<Scalar> library;
   bool ran;
-  if (l_.packed && team.tier == Tier::kStep) {
-    ran = steps(cell, dtype, kernel, f) == cudaSuccess &&
-          steps(cell, dtype, kernel, b) == cudaSuccess;
+  if (l.packed && team.tier == Tier::kStep) {
+    ran = steps(l, call.forward) == cudaSuccess && steps(l, call.backward) == cudaSuccess;
   } else {
-    ran = run(forward, library, nullptr).error == cudaSuccess &&
-          run(backward, library, nullptr).error == cudaSuccess;
+    ran = run(call.forward, library, nullptr).error == cudaSuccess &&
+          run(call.backward, library, nullptr).error == cudaSuccess;
   }
   if (!ran) throw std::runtime_error("a launch failed");
 
-  collect<Scalar>(f.output, false, 1, D * R);
-  collect<Scalar>(f.saved, false, D, K * H);
-  if (!projected) collect<Scalar>(f.states.last[0], true, D, R);
-  if (cell == 0) collect<A>(f.states.carried, false, D, H);
-  if (cell == 0) collect<Scalar>(f.states.last[1], true, D, H);
-  if (f.states.sequence[1]) collect<Scalar>(f.states.sequence[1], false, 1, D * H);
-  collect<Scalar>(b.grad_x_gates, false, D, G * H);
-  collect<Scalar>(b.grad_h_gates, false, D, G * H);
-  collect<Scalar>(b.states.grad_initial[0], true, D, R);
-  if (cell == 0) collect<A>(b.grad_carried[1], true, D, H);
-  return found_;
+  std::vector<unsigned char> found;
+  const auto collect = [&](const void* data, size_t size, bool states, int parts, int64_t width) {
+    each(l, states, parts, width, [&](int64_t at, unsigned) {
+      const auto* bytes = static_cast<const unsigned char*>(data) + at * size;
+      found.insert(found.end(), bytes, bytes + size);
+    });
+  };
+  const ForwardStep& f = call.forward.step;
+  const BackwardStep& b = call.backward.step;
+  constexpr size_t kScalar = sizeof(Scalar), kSum = sizeof(Accumulate<Scalar>);
+  const int64_t H = kHidden, D = kDirections, GH = kCells[cell].gates * H;
+  collect(f.output, kScalar, false, 1, D * R);
+  collect(f.saved, kScalar, false, D, kCells[cell].saved * H);
+  if (R == H) collect(f.states.last[0], kScalar, true, D, R);
+  if (f.states.sequence[1]) collect(f.states.sequence[1], kScalar, false, 1, D * H);
+  collect(b.grad_x_gates, kScalar, false, D, GH);
+  collect(b.grad_h_gates, kScalar, false, D, GH);
+  collect(b.states.grad_initial[0], kScalar, true, D, R);
+  if (cell == 0) {
+    collect(f.states.carried, kSum, false, D, H);
+    collect(f.states.last[1], kScalar, true, D, H);
+    collect(b.grad_carried[1], kSum, true, D, H);
+  }
+  return found;
 }
 
 // Whether the results are those of the rows in arrays of their own, wherever else they lie.
 template <class Scalar, class... Arguments>
 bool same(const Layout& far, bool masked, const Arguments&... call) {
-  return Run<Scalar>(kNear, masked).of(call...) == Run<Scalar>(far, masked).of(call...);
+  return results<Scalar>(kNear, masked, call...) == results<Scalar>(far, masked, call...);
 }
 
 bool same_steps() {
@@ -329,8 +146,8 @@ bool same_resident(Team team) {
     };
     const auto pair = [&](auto scalar, int cell, Dtype dtype, Team t) {
       using Scalar = decltype(scalar);
-      return Run<Scalar>(kNear, masked).of(cell, dtype, {}, tiles(kNear, t)) ==
-             Run<Scalar>(far, masked).of(cell, dtype, {}, tiles(far, t));
+      return results<Scalar>(kNear, masked, cell, dtype, {}, tiles(kNear, t)) ==
+             results<Scalar>(far, masked, cell, dtype, {}, tiles(far, t));
     };
     Team mma = team;
     mma.tensor_cores = true;
@@ -347,38 +164,39 @@ bool same_resident(Team team) {
 // The moments of the last step's rows, and rebuilt gates.
 bool same_others() {
   const int64_t first = kBroad.first, B = kBroad.B, count = (kBroad.steps() + 2) * B;
-  Space<uint8_t> moments(kDirections * count);
-  Space<int64_t> lengths(B);
-  Space<bool> resets(B * 3);
+  const auto moments = space<uint8_t>(kDirections * count);
+  const auto lengths = space<int64_t>(B);
+  const auto resets = space<bool>(B * 3);
   for (int64_t row = 0; row < kRows; ++row) {
-    lengths.data[first + row] = row % 4;
-    resets.data[(first + row) * 3 + 1] = row % 2;
+    lengths[first + row] = row % 4;
+    resets[(first + row) * 3 + 1] = row % 2;
   }
   emulator::last_blocks = 12;
-  const RowSchedule row_schedule{3, 1, lengths.data, resets.data};
-  const RowSchedule near{3, 1, lengths.data + first, resets.data + first * 3};
-  bool good = write_moments(moments.data, row_schedule, B, kDirections, nullptr) == cudaSuccess;
+  const RowSchedule row_schedule{3, 1, lengths.get(), resets.get()};
+  const RowSchedule near{3, 1, &lengths[first], &resets[first * 3]};
+  bool good = write_moments(moments.get(), row_schedule, B, kDirections, nullptr) == cudaSuccess;
   for (int64_t row = 0; row < kDirections * kRows; ++row) {
     const int64_t d = row / kRows, b = row % kRows;
-    const unsigned found = moments.data[(d + 1) * count - kRows + b];
+    const unsigned found = moments[(d + 1) * count - kRows + b];
     good = good && found == near.moment(static_cast<int>(d), 3, b).facts();
   }
   std::vector<double> results[2];
   for (const Layout* l : {&kNear, &kBroad}) {
     emulator::last_blocks = l->first > 0 ? 12 : ~0u;
-    const int64_t rows = kDirections * l->total, width = 3 * kHidden;
-    Space<double> x(rows * width), h(rows * width), saved(rows * 4 * kHidden);
+    const int64_t rows = kDirections * l->total(), width = 3 * kHidden;
+    const auto x = space<double>(rows * width), h = space<double>(rows * width),
+               saved = space<double>(rows * 4 * kHidden);
     each(*l, false, kDirections, width, [&](int64_t at, unsigned number) {
-      x.data[at] = value_of<double>(number);
-      h.data[at] = value_of<double>(number + 1);
+      x[at] = value_of<double>(number);
+      h[at] = value_of<double>(number + 1);
     });
-    const Shape shape{l->B, l->total, kHidden, kHidden, kDirections};
-    const Rebuild rebuild{shape, x.data, h.data, {}, {}, {}, {}, {}, saved.data};
+    const Shape shape{l->B, l->total(), kHidden, kHidden, kDirections};
+    const Rebuild rebuild{shape, x.get(), h.get(), {}, {}, {}, {}, {}, saved.get()};
     good = good && launch_rebuild(1, Dtype::kFloat64, rebuild, nullptr) == cudaSuccess;
     for (int d = 0; d < kDirections; ++d) {  // the rows of the last step, at the end of a direction
-      const int64_t end = (d + 1) * l->total * 4 * kHidden;
-      results[l->first > 0].insert(results[l->first > 0].end(),
-                                   saved.data + end - kRows * 4 * kHidden, saved.data + end);
+      const int64_t end = (d + 1) * l->total() * 4 * kHidden;
+      results[l->first > 0].insert(results[l->first > 0].end(), &saved[end - kRows * 4 * kHidden],
+                                   saved.get() + end);
     }
   }
   return good && results[0] == results[1];
