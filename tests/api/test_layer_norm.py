@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from emulator.cases import check_special_values
+from emulator.special_values import check_special_values
 from support import ISAS, KERNELS, check_all, compiled, using
 from torch.nn import functional as F
 

@@ -1,4 +1,4 @@
-"""Cells that torch does not have: the CPU kernels against the formulas, and stacks of them through all paths of a call.
+"""The CPU kernels of every cell against the formulas; and cells that torch does not have, through all paths of a call.
 
 Their CUDA kernels are tested with those of the other cells, in the emulator.
 """
@@ -28,6 +28,7 @@ from fastrnn.registry import ALL_CELLS, BY_NUMBER, CELLS, FIRST_USER_CELL, OWN_C
 
 PRECISIONS = ["float64", "float32", "bfloat16", "float16"]
 own = pytest.mark.parametrize("cell", OWN_CELLS.values(), ids=lambda cell: cell.mode)
+every = pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=lambda cell: cell.mode)
 isas = pytest.mark.parametrize("isa", ISAS if KERNELS else [])
 
 
@@ -52,7 +53,7 @@ def test_the_recorded_forwards_are_those_of_the_extension():
 
 
 @isas
-@own
+@every
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_kernels_against_the_formulas(kernels, cell, precision):
     for layer in small_layers(cell.index, precision):
@@ -63,10 +64,11 @@ def test_kernels_against_the_formulas(kernels, cell, precision):
 
 
 @isas
-@own
+@every
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_kernels_with_a_projection_and_without_biases(kernels, cell, precision):
-    Layer(cell.index, precision, (3, 5, 3, 17), 2, biased=False).check(kernels)
+    if cell.mode != "RNN_RELU":  # in 16 bits it is a matter of luck which sums are above 0
+        Layer(cell.index, precision, (3, 5, 3, 17), 2, biased=False).check(kernels)
     if cell.projects:
         Layer(cell.index, precision, (3, 5, 3, 17), 2, packed=True, projection=7).check(kernels)
         for layer in timed_layers(cell.index, precision, projection=2):
@@ -74,15 +76,18 @@ def test_kernels_with_a_projection_and_without_biases(kernels, cell, precision):
 
 
 @compiled
-@pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=lambda cell: cell.mode)
+@every
 def test_what_is_saved_has_the_shapes_that_graphs_are_told(cell):
     check_saved_shapes(KERNELS, cell.index, rebuilds_gates=False)
 
 
 @compiled
-@own
+@every
 def test_nothing_is_overwritten_and_every_choice_of_gradients_agrees(cell):
-    for layer in list(timed_layers(cell.index, "float32"))[:3]:
+    layers = [Layer(cell.index, "float32", (3, 9, 2, 17), 2, packed=True), *timed_layers(cell.index, "float32")][:4]
+    if cell.projects:
+        layers += list(timed_layers(cell.index, "float32", projection=2))[:3]
+    for layer in layers:
         layer.check_nothing_overwritten(KERNELS)
         layer.check_needs(KERNELS)
 

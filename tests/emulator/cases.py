@@ -161,11 +161,15 @@ class Layer:
 
     def to(self, device):
         """The same layer, all tensors but batch_sizes there."""
-        self.schedule = {name: t.to(device) if isinstance(t, torch.Tensor) else t for name, t in self.schedule.items()}
+        return self.each(lambda t: t.to(device))
+
+    def each(self, change):
+        """The same layer, with ``change`` of every tensor but batch_sizes in its place."""
+        self.schedule = {name: change(t) if isinstance(t, torch.Tensor) else t for name, t in self.schedule.items()}
         for name in ("x", "grad_output", "kept", "kept_rows"):
-            setattr(self, name, getattr(self, name).to(device))
+            setattr(self, name, change(getattr(self, name)))
         for name in ("hx", "weights", "grad_hn", "grad_cells"):
-            setattr(self, name, [t.to(device) for t in getattr(self, name)])
+            setattr(self, name, [change(t) for t in getattr(self, name)])
         return self
 
     def rows(self, tensor):
@@ -184,7 +188,7 @@ class Layer:
         return EXPECTED.get(key) or EXPECTED.setdefault(key, self.by_the_formulas())
 
     def by_the_formulas(self):
-        x, *rest = (t.double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
+        x, *rest = (t.detach().double().requires_grad_() for t in [self.x, *self.hx, *self.weights])
         hx, weights = rest[: len(self.hx)], rest[len(self.hx) :]
         schedule = {"resets": self.schedule.get("resets"), "forwards": self.schedule.get("forwards", 1)}
         if "mask" in self.schedule:
@@ -250,6 +254,11 @@ class Layer:
         assert all(torch.equal(t.nan_to_num(7), copy.nan_to_num(7)) for t, copy in zip(given, copies, strict=True))
         assert all(map(torch.equal, first, second)) and len({t.data_ptr() for t in first}) == len(first)
 
+    def check_without_save(self, cuda):
+        """Results are what they are, whether anything is saved for backward or not."""
+        (output, hn, _), (again, hn_again, nothing) = self.forward(cuda), self.forward(cuda, save=0)
+        assert torch.equal(output, again) and all(map(torch.equal, hn, hn_again)) and nothing == []
+
     def check_needs(self, cuda):
         """A gradient is what it is, whichever others are asked for, and nothing where it is not."""
         output, _, saved = self.forward(cuda)
@@ -283,33 +292,6 @@ def check_saved_shapes(kernels, cell, rebuilds_gates):
         gates = save == 1 or not rebuilds_gates
         told = graph._saved_shapes(cell, layer.rows(layer.x), layer.hx, layer.projected, gates, "rates" in named)
         assert [(tuple(t.shape), t.dtype) for t in saved] == told, (save, named)
-
-
-def kinds(t):
-    """2 for NaN, 1 and -1 for the infinities, 0 for what is finite."""
-    return torch.where(t.isnan(), 2, torch.where(t.isinf(), t.sign(), 0)).int()
-
-
-def check_special_values(cuda, cell, precision, make=Layer):
-    """NaN and infinities stand where the formulas have them, and nowhere else.
-
-    Of a GRU's infinite gradients only that they are not finite: autograd takes the difference of two.
-    """
-    unit, rows = 4, slice(4, None, 9)  # of all gates
-    places = [("x", 0, (1, 1, 0)), ("grad_output", 0, (0, 1)), ("grad_hn", 0, (0, 1)), ("hx", 0, (0, 1, unit))]
-    places += [("hx", -1, (0, 1, unit)), ("grad_hn", -1, (0, 1, unit)), ("weights", 3, rows)]
-    if oracle.MODES[cell] not in oracle.WITHOUT_W_HH:
-        places += [("weights", 1, (rows, 2))]
-    places += [("weights", 2, 9 * gate + unit) for gate in range(oracle.GATES[cell])]
-    for (name, number, index), value in itertools.product(places, (math.nan, math.inf, -math.inf)):
-        layer = make(cell, precision, (2, 3, 2, 9))
-        of = getattr(layer, name)
-        (of if isinstance(of, torch.Tensor) else of[number])[index] = value
-        for place, (g, w) in enumerate(zip(layer.results(cuda), flat(layer.expected()), strict=True)):
-            g, w = kinds(g), kinds(w)
-            if "GRU" in oracle.MODES[cell] and name.startswith("grad"):
-                g, w = g != 0, w != 0
-            assert torch.equal(g, w), f"{value} at {name}[{number}][{index}], result {place}: {g}, expected {w}"
 
 
 def flat(results):

@@ -13,7 +13,6 @@ from emulator.cases import (
     RESIDENT,
     Layer,
     check_saved_shapes,
-    check_special_values,
     check_unread_states,
     fp32_precision,
     masked_layers,
@@ -24,6 +23,7 @@ from emulator.cases import (
     zoned_layers,
 )
 from emulator.oracle import CELLS, FUSED, MODES, NORMED, PROJECTED
+from emulator.special_values import check_special_values
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to build the emulator with")
 
