@@ -1,5 +1,5 @@
 // Cells as forwards alone, for the derivation: those that csrc/cells has written by hand, and one
-// that uses everything a forward may.
+// with a scalar, which no user's cell has.
 #pragma once
 
 #include "../../../csrc/cells/derive.h"
@@ -41,20 +41,15 @@ struct ReluForward : RnnNames {
   }
 };
 
-struct Everything {
-  static constexpr const char* kGates[] = {"a", "b"};
-  static constexpr State kStates[] = {{"h", 0}, {"c", 0.5}, {"m", -1}};
-  static constexpr const char* kParams[] = {"scale", "shift"};
+// With a scalar of the call, or with its value.
+template <bool kGiven>
+struct Halved : RnnNames {
   static constexpr const char* kScalars[] = {"rate"};
 
   template <class A>
   static FASTRNN_CELL void forward(const In<A>& in, A* next) {
-    const A a = in.x[0] + in.h[0] + in.params[0] * in.prev[1];
-    const A b = tanh_(in.x[1]) * in.h[1] - in.params[1];
-    next[2] = max_(a, in.prev[2] + b);
-    const A keep = exp_(a - next[2]);
-    next[1] = keep * in.prev[1] + in.scalars[0] * sigmoid_(b) + (A(1) - in.scalars[0]) * in.prev[0];
-    next[0] = relu_(quotient(next[1], A(2) + keep) + log_(A(3) + next[1] * next[1]) + next[2] * a);
+    const A rate = kGiven ? in.scalars[0] : A(0.5);
+    next[0] = in.prev[0] + rate * (tanh_(in.x[0] + in.h[0]) - in.prev[0]);
   }
 };
 
@@ -74,10 +69,5 @@ static_assert(same_constants<Lstm, LstmForward>());
 static_assert(same_constants<Gru, GruForward>());
 static_assert(same_constants<RnnTanh, TanhForward>());
 static_assert(same_constants<RnnRelu, ReluForward>());
-
-using AllOfIt = Derived<Everything>;
-static_assert(AllOfIt::kStates == 3 && AllOfIt::kParams == 2 && AllOfIt::kScalars == 1);
-static_assert(!AllOfIt::kSharedGateGrad && AllOfIt::kDirectGrad && AllOfIt::kReadsH);
-static_assert(AllOfIt::kSavedReadsState && AllOfIt::kInitial<2> == -1);
 
 }  // namespace fastrnn
