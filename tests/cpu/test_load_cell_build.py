@@ -182,9 +182,10 @@ def test_a_damaged_library_that_cannot_be_removed(tmp_path, monkeypatch):
 
 
 def at_line(text: str, line: int, new: str) -> str:
-    """The text with another line, counted from 1."""
+    """The text with another line, counted from 1 and indented as the old one."""
     lines = text.splitlines()
-    return "\n".join([*lines[: line - 1], new, *lines[line:]])
+    indent = len(lines[line - 1]) - len(lines[line - 1].lstrip())
+    return "\n".join([*lines[: line - 1], " " * indent + new, *lines[line:]])
 
 
 CELL = """struct Own {
@@ -199,140 +200,70 @@ CELL = """struct Own {
   }
 };
 """
-LONG = "    A v = f; for (int i = 0; i < 99; ++i) v = v + in.x[1]; next[1] = v;"
-GATES, STATES = "  static constexpr const char* kGates[] = {%s};", "  static constexpr fastrnn::State kStates[] = {%s};"
+LONG = "A v = f; for (int i = 0; i < 99; ++i) v = v + in.x[1]; next[1] = v;"
+GATES, STATES = "static constexpr const char* kGates[] = {%s};", "static constexpr fastrnn::State kStates[] = {%s};"
 FORWARD = "forward must be: template <class A> static FASTRNN_CELL void forward(const fastrnn::In<A>& in, A* next)"
 UNKNOWN = f"is unknown here: a forward has {OPERATIONS}"
 OPERATOR = f"on its values: a forward has {OPERATIONS}"
 NAMES = "kParams must be different names, and none of weight_ih, weight_hh, bias_ih, bias_hh, weight_hr; got "
-# What is wrong: the line that is exchanged, by what, and the line and the text of the sentence.
+# What is wrong: the line that is exchanged, by what, and the sentence; its line, where it is another.
 WRONG = {
-    "a state is not set": (8, "", 6, "forward must set every state, and sets no next[1]"),
-    "a state is constant": (8, "    next[1] = A(1);", 6, "forward must set every state, to what depends on its inputs"),
-    "unknown function": (7, "    const A f = softplus_(in.x[0]);", 7, f"softplus_ {UNKNOWN}"),
-    "function of std": (7, "    const A f = std::tanhf(in.x[0]);", 7, f"tanhf {UNKNOWN}"),
-    "division": (7, "    const A f = in.x[0] / in.h[0];", 7, f"there is no such operator/ {OPERATOR}"),
-    "plain constant": (7, "    const A f = 1.0 - in.x[0];", 7, f"there is no such operator- {OPERATOR}"),
-    "branch": (
-        7,
-        "    const A f = in.x[0] > in.h[0] ? in.x[0] : in.h[0];",
-        7,
-        f"there is no such operator> {OPERATOR}",
-    ),
-    "constants": (
-        7,
-        "    const A f = in.x[0] + A(1) * A(2);",
-        7,
-        "an operation on two constants: write its result instead",
-    ),
-    "function of a constant": (
-        7,
-        "    const A f = tanh_(A(1));",
-        7,
-        "a function of a constant: write its result instead",
-    ),
-    "too many operations": (8, LONG, 8, "a cell's forward has more than 96 operations"),
-    "gate that is not there": (7, "    const A f = in.x[2] + in.h[0];", 7, "in.x[2] is not there: kGates names 2"),
-    "parameter that is not there": (9, "    next[0] = in.params[1];", 9, "in.params[1] is not there: kParams names 1"),
-    "state that is not there": (
-        9,
-        "    next[0] = in.x[0]; next[2] = in.x[0];",
-        9,
-        "next[2] is not there: kStates names 2",
-    ),
-    "noise": (7, "    const A f = in.noise[0];", 7, "in has no noise: it has x, h, prev and params"),
-    "no gates": (2, "", 1, "kGates is missing, which names the gates: static constexpr const char* kGates[]"),
-    "numbers as gates": (
-        2,
-        "  static constexpr int kGates[] = {1, 2};",
-        2,
-        "kGates must be a static constexpr const char* kGates[]",
-    ),
-    "a number of gates": (
-        2,
-        "  static constexpr int kGates = 2;",
-        2,
-        "kGates must be a static constexpr const char* kGates[]",
-    ),
-    "five gates": (
-        2,
-        GATES % '"a", "b", "c", "d", "e"',
-        2,
-        "kGates has more than 4 names, which is what the kernels take",
-    ),
-    "no states": (
-        3,
-        "",
-        1,
-        "kStates is missing, which names the states and their initial values: static constexpr fastrnn::State "
-        "kStates[]",
-    ),
-    "states without values": (
-        3,
-        '  static constexpr const char* kStates[] = {"h", "c"};',
-        3,
-        "kStates must be a static constexpr fastrnn::State kStates[]",
-    ),
-    "five states": (
-        3,
-        STATES % '{"h", 0}, {"c", 0}, {"d", 0}, {"e", 0}, {"f", 0}',
-        3,
-        "kStates has more than 4 states, which is what the kernels take",
-    ),
-    "h that starts elsewhere": (3, STATES % '{"h", 1}, {"c", 0}', 3, "kStates must begin with h, which starts at 0"),
-    "numbers as parameters": (
-        4,
-        "  static constexpr double kParams[] = {1};",
-        4,
-        "kParams must be a static constexpr const char* kParams[]",
-    ),
-    "a parameter like a weight": (
-        4,
-        '  static constexpr const char* kParams[] = {"weight_hh"};',
-        4,
-        NAMES + "weight_hh",
-    ),
-    "a parameter twice": (4, '  static constexpr const char* kParams[] = {"a", "a"};', 4, NAMES + "a, a"),
-    "scalars": (
-        4,
-        '  static constexpr const char *kParams[] = {"scale"}, *kScalars[] = {"rate"};',
-        4,
-        "kScalars is for cells of fastrnn's own: write a constant A(0.5), or a parameter",
-    ),
-    "forward not static": (6, "  FASTRNN_CELL void forward(const fastrnn::In<A>& in, A* next) {", 6, FORWARD),
-    "forward by another name": (6, "  static FASTRNN_CELL void back(const fastrnn::In<A>& in, A* next) {", 1, FORWARD),
-    "forward not marked": (
-        6,
-        "  static void forward(const fastrnn::In<A>& in, A* next) {",
-        6,
-        "forward must be marked FASTRNN_CELL, and call nothing but a cell's operations",
-    ),
-    "syntax": (
-        7,
-        "    const A f = sigmoid_(in.x[0] + in.h[0])",
-        8,
-        "the compiler says: expected ',' or ';' before 'next'",
-    ),
-    "a namespace": (1, "namespace mine { struct Own {", 1, "the struct must stand outside of every namespace"),
-    "another header": (
-        5,
-        '#include "mine.h"\n  template <class A>',
-        5,
-        "a cell's header includes no other: it is kept whole",
-    ),
-}
+    "a state is not set": (8, "", "forward must set every state, and sets no next[1]", 6),
+    "a state is constant": (8, "next[1] = A(1);", "forward must set every state, to what depends on its inputs", 6),
+    "unknown function": (7, "const A f = softplus_(in.x[0]);", f"softplus_ {UNKNOWN}"),
+    "function of std": (7, "const A f = std::tanhf(in.x[0]);", f"tanhf {UNKNOWN}"),
+    "division": (7, "const A f = in.x[0] / in.h[0];", f"there is no such operator/ {OPERATOR}"),
+    "plain constant": (7, "const A f = 1.0 - in.x[0];", f"there is no such operator- {OPERATOR}"),
+    "branch": (7, "const A f = in.x[0] > in.h[0] ? in.x[0] : in.h[0];", f"there is no such operator> {OPERATOR}"),
+    "constants": (7, "const A f = in.x[0] + A(1) * A(2);", "an operation on two constants: write its result instead"),
+    "function of a constant": (7, "const A f = tanh_(A(1));", "a function of a constant: write its result instead"),
+    "too many operations": (8, LONG, "a cell's forward has more than 96 operations"),
+    "gate that is not there": (7, "const A f = in.x[2] + in.h[0];", "in.x[2] is not there: kGates names 2"),
+    "parameter that is not there": (9, "next[0] = in.params[1];", "in.params[1] is not there: kParams names 1"),
+    "state that is not there": (9, "next[0] = in.x[0]; next[2] = in.x[0];", "next[2] is not there: kStates names 2"),
+    "noise": (7, "const A f = in.noise[0];", "in has no noise: it has x, h, prev and params"),
+    "no gates": (2, "", "kGates is missing, which names the gates: static constexpr const char* kGates[]", 1),
+    "numbers as gates": (2, "static constexpr int kGates[] = {1, 2};",
+        "kGates must be a static constexpr const char* kGates[]"),
+    "a number of gates": (2, "static constexpr int kGates = 2;",
+        "kGates must be a static constexpr const char* kGates[]"),
+    "five gates": (2, GATES % '"a", "b", "c", "d", "e"',
+        "kGates has more than 4 names, which is what the kernels take"),
+    "no states": (3, "",
+        "kStates is missing, which names the states and their initial values: "
+        "static constexpr fastrnn::State kStates[]", 1),
+    "states without values": (3, 'static constexpr const char* kStates[] = {"h", "c"};',
+        "kStates must be a static constexpr fastrnn::State kStates[]"),
+    "five states": (3, STATES % '{"h", 0}, {"c", 0}, {"d", 0}, {"e", 0}, {"f", 0}',
+        "kStates has more than 4 states, which is what the kernels take"),
+    "h that starts elsewhere": (3, STATES % '{"h", 1}, {"c", 0}', "kStates must begin with h, which starts at 0"),
+    "numbers as parameters": (4, "static constexpr double kParams[] = {1};",
+        "kParams must be a static constexpr const char* kParams[]"),
+    "a parameter like a weight": (4, 'static constexpr const char* kParams[] = {"weight_hh"};', NAMES + "weight_hh"),
+    "a parameter twice": (4, 'static constexpr const char* kParams[] = {"a", "a"};', NAMES + "a, a"),
+    "scalars": (4, 'static constexpr const char *kParams[] = {"scale"}, *kScalars[] = {"rate"};',
+        "kScalars is for cells of fastrnn's own: write a constant A(0.5), or a parameter"),
+    "forward not static": (6, "FASTRNN_CELL void forward(const fastrnn::In<A>& in, A* next) {", FORWARD),
+    "forward by another name": (6, "static FASTRNN_CELL void back(const fastrnn::In<A>& in, A* next) {", FORWARD, 1),
+    "forward not marked": (6, "static void forward(const fastrnn::In<A>& in, A* next) {",
+        "forward must be marked FASTRNN_CELL, and call nothing but a cell's operations"),
+    "syntax": (7, "const A f = sigmoid_(in.x[0] + in.h[0])", "the compiler says: expected ',' or ';' before 'next'", 8),
+    "a namespace": (1, "namespace mine { struct Own {", "the struct must stand outside of every namespace"),
+    "another header": (5, '#include "mine.h"\n  template <class A>',
+        "a cell's header includes no other: it is kept whole"),
+}  # fmt: skip
 
 
 @compiled
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_wrong_is_one_sentence_with_its_line(wrong, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", CXX)
-    replaced, new, line, sentence = WRONG[wrong]
+    replaced, new, sentence, *elsewhere = WRONG[wrong]
     header = tmp_path / "own.h"
     header.write_text(at_line(CELL, replaced, new) + "}" * new.count("namespace"))
     with pytest.raises(ValueError) as error:
         fastrnn.load_cell(header)
-    assert str(error.value) == f"{header}:{line}: {sentence}"
+    assert str(error.value) == f"{header}:{elsewhere[0] if elsewhere else replaced}: {sentence}"
     assert not list(Path(os.environ["FASTRNN_CACHE_DIR"], "cells").glob("build-*"))
 
 
