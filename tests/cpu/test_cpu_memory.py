@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -48,21 +47,6 @@ def test_a_result_stays_as_it_is_while_others_come_and_go():
     for tensors in results:
         half = len(tensors) // 2
         torch.testing.assert_close(tensors[:half], tensors[half:], rtol=0, atol=0)
-
-
-def test_threads_share_the_memory():
-    module = fastrnn.LSTM(32, 128)
-    inputs = [torch.randn(40 + i, 8, 32) for i in range(8)]
-
-    def work(x):
-        output, _ = module(x)
-        return [output.detach(), *torch.autograd.grad(output.square().sum(), list(module.parameters()))]
-
-    alone = [work(x) for x in inputs]
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(5):
-            for results, expected in zip(pool.map(work, inputs), alone, strict=True):
-                torch.testing.assert_close(results, expected)
 
 
 def test_each_gradient_has_a_storage_of_its_own():
@@ -120,20 +104,6 @@ def test_a_limit_that_is_no_number_is_refused():
     lines = printed_by(REFUSED).splitlines()
     assert lines[::2] == [f"{expected}'{limit}'" for limit in wrong]
     assert [line.split(maxsplit=2)[2] for line in lines[1::2]] == lines[::2]
-
-
-@pytest.mark.parametrize("shape", [(3, 7, 5), (40, 30, 64)])
-def test_inputs_and_gradients_of_any_layout(shape):
-    T, B, I = shape
-    module = fastrnn.GRU(I, 33, dtype=torch.float64)
-    data, slope = torch.randn(B, T, I, dtype=torch.float64), torch.randn(33, T, B, dtype=torch.float64)
-    results = []
-    for x, grad in ((data.transpose(0, 1), slope.permute(1, 2, 0)), (data.transpose(0, 1).contiguous(), None)):
-        x = x.requires_grad_()
-        output, _ = module(x)
-        grad = slope.permute(1, 2, 0).contiguous() if grad is None else grad
-        results.append([output.detach(), *torch.autograd.grad(output, [x, *module.parameters()], grad)])
-    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 OUT_OF_MEMORY = """

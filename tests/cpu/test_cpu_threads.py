@@ -1,4 +1,4 @@
-"""The CPU kernels and threads: any number, several callers at once, after fork, in DataLoader workers."""
+"""The CPU kernels and threads: any number, several callers at once, after fork, within backward."""
 
 from __future__ import annotations
 
@@ -28,33 +28,27 @@ def _cpu():
         yield
 
 
-def example(cell):
+def example(cell, steps=T, batch=B, dtype=torch.float32):
     torch.manual_seed(1)
-    return twins(cell, I, H, bidirectional=True), torch.randn(T, B, I), random_states(cell, 2, B, H)
+    modules = twins(cell, I, H, bidirectional=batch > 1, dtype=dtype)
+    return modules, torch.randn(steps, batch, I), random_states(cell, 1 + (batch > 1), batch, H)
 
 
 @cells
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_one_row_with_any_number_of_threads(cell, dtype):
-    """Where rows are few, hidden units are divided down to single vectors of them."""
-    torch.manual_seed(2)
-    modules, x, hx = twins(cell, I, H, dtype=dtype), torch.randn(4 * T, 1, I), random_states(cell, 1, 1, H)
-    theirs, truth = (evaluate(module, x, hx, None, dtype) for module in modules[1:])
-    for count in (1, 2, 3, 5):
-        with using(threads=count):
-            first, second = (evaluate(modules[0], x, hx, None, dtype) for _ in range(2))
-        check_all(first, theirs, truth)
-        assert all(torch.equal(first[name], second[name]) for name in first), count
+@pytest.mark.parametrize(
+    "steps, batch, packed, dtype",
+    [(T, B, False, torch.float32), (T, B, True, torch.float32),
+     (4 * T, 1, False, torch.float32), (4 * T, 1, False, torch.bfloat16)],
+)  # fmt: skip
+def test_any_number_of_threads(cell, steps, batch, packed, dtype):
+    """Within the budget for every number, and the same bits again for the same number.
 
-
-@cells
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_any_number_of_threads(cell, packed):
-    """Within the budget for every number, and the same bits again for the same number."""
-    modules, x, hx = example(cell)
+    Where rows are few, hidden units are divided down to single vectors of them.
+    """
+    modules, x, hx = example(cell, steps, batch, dtype)
     lengths = torch.arange(B) % T + 1 if packed else None
-    theirs, truth = (evaluate(module, x, hx, lengths, torch.float32) for module in modules[1:])
-    for count in (1, 2, 3):
+    theirs, truth = (evaluate(module, x, hx, lengths, dtype) for module in modules[1:])
+    for count in (1, 2, 3, 5):
         with using(threads=count):
             first, second = (evaluate(modules[0], x, hx, lengths) for _ in range(2))
         check_all(first, theirs, truth)
@@ -63,9 +57,9 @@ def test_any_number_of_threads(cell, packed):
 
 @cells
 def test_several_callers_at_once(cell):
-    """Four Python threads, forward and backward through one module, each with inputs of its own."""
+    """Four Python threads, forward and backward through one module, each with inputs of its own in size and memory."""
     module = build(fastrnn, cell, I, H, bidirectional=True)
-    inputs = [torch.randn(T, 3 + i, I) for i in range(4)]
+    inputs = [torch.randn(T + 3 * i, 3 + i % 4, I) for i in range(8)]
 
     def work(x):
         # A backend is forced per thread, and so is the number of threads that torch uses.
@@ -119,31 +113,6 @@ def test_after_fork(cell, count):
         torch.testing.assert_close(torch.from_numpy(value), expected[name], rtol=1e-4, atol=1e-4)
 
 
-class _Encoded(torch.utils.data.Dataset):
-    """A data set that runs a layer for every item."""
-
-    def __init__(self, module):
-        self.module = module
-
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, index):
-        torch.manual_seed(index)
-        with fastrnn.backend("cpu"), torch.no_grad():
-            return self.module(torch.randn(T, B, I))[0]
-
-
-@cells
-def test_in_dataloader_workers(cell):
-    module = build(fastrnn, cell, I, H)
-    data = _Encoded(module)
-    expected = [data[i] for i in range(len(data))]
-    loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2, timeout=60)
-    for got, alone in zip(loader, expected):
-        torch.testing.assert_close(got, alone)
-
-
 def test_other_python_threads_run_during_a_call():
     """The interpreter is free while a kernel works: a counter in another thread goes on."""
     module = fastrnn.LSTM(256, 256)
@@ -176,11 +145,11 @@ def test_other_python_threads_run_during_a_call():
     assert during > 5, f"{during} ticks of another thread in {end - begin:.3f} s"
 
 
-def test_inside_another_parallel_region():
-    """Autograd runs backward on threads of its own choice; a call from a hook there is a nested one."""
+def test_a_call_within_backward():
+    """From a hook, on the thread that autograd chose."""
     outer, inner = fastrnn.GRU(I, H), fastrnn.LSTM(I, H)
     x = torch.randn(T, B, I)
-    with using(threads=2), fastrnn.backend("cpu"):
+    with using(threads=2):
         expected = evaluate(inner, x)
         seen = []
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import copy
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from support import build, name_of, pairwise, random_states, tensors
+from support import ISAS, KERNELS, build, cells, compiled, name_of, pairwise, random_states, tensors, using
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn._kernels import ext, ops
 from fastrnn.registry import CELLS
 
-pytestmark = pytest.mark.skipif(ops.missing("cpu") is not None, reason=str(ops.missing("cpu")))
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+pytestmark = compiled
 gated = pytest.mark.parametrize("cell", [CELLS["LSTM"], CELLS["GRU"]], ids=name_of)
 
-ISAS = ext.load().cpu.supported_isas() if ops.missing("cpu") is None else ["none"]
 SIZES = (1, 3, 16, 17, 33, 65)
 GRID = pairwise(
     {
@@ -49,15 +46,11 @@ FORMS = [(isa, dot) for isa in ISAS for dot in ([False] if isa == "plain" else [
 def rounds_rows(request):
     """Every instruction set of this machine, with its dot products of bytes and bfloat16 and without, in use while the
     test runs. Whether bfloat16 products round both operands."""
-    kernels, (isa, dot) = ext.load().cpu, request.param
-    before = kernels.isa()
-    kernels.set_isa(isa)
-    kernels.use_dot_products(dot)
-    try:
+    isa, dot = request.param
+    with using(isa):
+        KERNELS.use_dot_products(dot)
         yield dot and isa in ("avx512_bf16", "amx_bf16")
-    finally:
-        kernels.set_isa(before)
-        kernels.use_dot_products(None)
+        KERNELS.use_dot_products(None)
 
 
 def rounded(layer: nn.Module) -> nn.Module:
@@ -331,19 +324,12 @@ def test_many_threads_at_once(cell, weights):
     frozen = fastrnn.freeze(build(nn, cell, 20, 40, 2), weights=weights)
     inputs = [torch.randn(20 + i, 1 + i % 3, 20) for i in range(8)]
     alone = [tensors(frozen(x)) for x in inputs]
-    wrong = []
 
     def work(i):
-        for _ in range(20):
-            if not all(map(torch.equal, tensors(frozen(inputs[i])), alone[i])):
-                wrong.append(i)
+        return all(all(map(torch.equal, tensors(frozen(inputs[i])), alone[i])) for _ in range(20))
 
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not wrong
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
 
 
 @cells
@@ -356,11 +342,8 @@ def test_threads_of_a_call(cell, shape):
         x = torch.randn(T, B, 50)
         expected = tensors(frozen(x))
         for threads in (2, 3):
-            torch.set_num_threads(threads)
-            try:
+            with using(threads=threads):
                 results = tensors(frozen(x))
-            finally:
-                torch.set_num_threads(1)
             for got, want in zip(results, expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
@@ -381,10 +364,10 @@ def test_rows_of_finite_input_stay_clean(cell, weights, value):
 
 
 @pytest.mark.parametrize("weights", [None, torch.bfloat16])
-@pytest.mark.parametrize("layer", [nn.LSTM(5, 19), nn.GRU(5, 19), nn.LSTM(5, 19, proj_size=7)], ids=["", "", "7"])
-def test_infinite_input(layer, weights):
+@pytest.mark.parametrize("kind, options", [(nn.LSTM, {}), (nn.GRU, {}), (nn.LSTM, {"proj_size": 7})])
+def test_infinite_input(kind, options, weights):
     """H and R are odd, and products of bfloat16 read two values at a time."""
-    x = torch.randn(4, 6, 5)
+    layer, x = kind(5, 19, **options), torch.randn(4, 6, 5)
     x[1, 2, 3] = float("inf")
     output, expected = fastrnn.freeze(layer, weights=weights)(x)[0], layer(x)[0]
     assert torch.equal(output.isnan(), expected.isnan()) and not expected.isnan().all()
