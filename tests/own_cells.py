@@ -168,11 +168,11 @@ def loop_of(cell, step, schedule="plain"):
     return loop
 
 
-def check_within_the_budget(cell, step, schedule, precision, device="cpu"):
+def check_within_the_budget(cell, step, schedule, precision, device="cpu", P=0):
     """Two layers in both directions on what is in force there, with all gradients, against a loop in float64."""
     dtype = DTYPES[precision]
-    module, x = make(cell, 3, 17, 2, bidirectional=True).to(dtype), torch.randn(5, 4, 3).to(dtype)
-    hx = [state.to(dtype) for state in tensors(states_of(cell, 4, 4, 17))]
+    module, x = make(cell, 3, 17, 2, bidirectional=True, proj_size=P).to(dtype), torch.randn(5, 4, 3).to(dtype)
+    hx = [state.to(dtype) for state in tensors(states_of(cell, 4, 4, 17, P=P))]
     truth = evaluate(
         loop_of(cell, step, schedule), copy.deepcopy(module).double(), x.double(), [h.double() for h in hx]
     )

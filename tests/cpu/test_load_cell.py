@@ -17,14 +17,13 @@ from own_cells import (
     ROOT,
     SCHEDULES,
     STEPS,
+    check_within_the_budget,
     compiled,
-    evaluate,
     load,
-    loop_of,
     make,
     states_of,
 )
-from support import DTYPES, check_all, check_compiled, check_exported, check_layouts, tensors, using
+from support import check_compiled, check_exported, check_layouts, tensors, using
 from test_readme import blocks
 
 import fastrnn
@@ -52,25 +51,11 @@ def step(request):
 
 @backends
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_two_layers_in_both_directions_against_a_loop(cell, step, backend, schedule):
-    module = make(cell, 3, 6, 2, bidirectional=True, proj_size=2 * cell.projects, dtype=torch.float64)
-    hx = states_of(cell, 4, 4, 6, torch.float64, 2 * cell.projects)
-    x = torch.randn(5, 4, 3, dtype=torch.float64)
-    truth = evaluate(loop_of(cell, step, schedule), module, x, hx)
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16", "float16"])
+def test_two_layers_in_both_directions_against_a_loop(cell, step, backend, schedule, precision):
+    P = 2 * cell.projects * (precision == "float64")
     with fastrnn.backend(backend):
-        found = evaluate(lambda module, x, hx: module(x, hx, **SCHEDULES[schedule]), module, x, hx)
-    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-11)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-def test_every_type_within_the_budget(cell, step, dtype):
-    module = fastrnn.Layer(cell, 5, 17, bidirectional=True).to(dtype)
-    x, hx = torch.randn(6, 3, 5).to(dtype), states_of(cell, 2, 3, 17)
-    hx = tuple(h.to(dtype) for h in hx) if cell.states > 1 else hx.to(dtype)
-    double, loop = copy.deepcopy(module).double(), loop_of(cell, step)
-    truth = evaluate(loop, double, x.double(), [h.double() for h in tensors(hx)])
-    theirs, ours = evaluate(loop, module, x, hx), evaluate(lambda module, *given: module(*given), module, x, hx)
-    check_all(ours, theirs, truth)
+        check_within_the_budget(cell, step, schedule, precision, P=P)
 
 
 def test_packed_rows_layouts_chunks_and_states(cell):
