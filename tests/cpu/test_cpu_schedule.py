@@ -64,8 +64,9 @@ def check(call: Layer, isas=ISAS, threads=(1, 2), case=None) -> None:
             ours = call.results(KERNELS)
             call.check_without_save(KERNELS)
         worst, *_ = errors(names, ours, [t.to(call.dtype) for t in truth], truth)
-        assert worst.severity <= BUDGET[call.precision], f"{isa}, {count} threads, {case}: {worst}"
-        assert not any(mine[exact == 0].any() for mine, exact in zip(ours, truth)), f"{isa}, {count} threads, {case}"
+        where = f"{isa}, {count} threads, {case}"
+        assert worst.severity <= BUDGET[call.precision], f"{where}: {worst.severity:.2f} of the budget, {worst}"
+        assert not any(mine[exact == 0].any() for mine, exact in zip(ours, truth)), where
 
 
 @layers
