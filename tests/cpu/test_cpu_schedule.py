@@ -170,7 +170,7 @@ def test_no_gradient_is_zero():
         assert all(map(torch.equal, *results))
 
 
-GIVEN, WEIGHTS, SPEC, SCALARS = 1, 3, 4, 5
+GIVEN, HX, WEIGHTS, SPEC, SCALARS = range(1, 6)
 # Of the arguments of a GRU with T 5, B 3, I 2, H 4: one, what is replaced in it and by what, and what is said then.
 REFUSED = [
     (GIVEN, 1, torch.tensor([1, 6, 2]), r"lengths must be within 0 \.\. T = 5, got 6 at index 1"),
@@ -181,6 +181,7 @@ REFUSED = [
     (GIVEN, 2, torch.zeros(3, 5), r"resets must be Bool on cpu, got Float"),
     (GIVEN, slice(1, None), [],
      r"given must hold 5 entries \(batch_sizes, lengths, resets, operand_mask, seeds\), got 1"),
+    (HX, 0, torch.ones(1, 3, 0), r"hx\[0\] must have units, got shape \[1, 3, 0\]"),
     (WEIGHTS, slice(3, None), [], "weights must hold 5 entries for each of 1 directions, got 3"),
     (WEIGHTS, 0, None, "w_ih must be a tensor in every direction, got None"),
     (WEIGHTS, 1, None, r"w_hh must have shape \(G \* H, R\), got None"),
@@ -209,11 +210,31 @@ def test_refusals(place, index, value, message):
         KERNELS.layer_backward(*backward_arguments(arguments, [output, *call.hx], output, saved))
 
 
-def test_refused_lengths_of_packed_rows():
+def test_refused_packed_rows():
     call = Layer(CELLS["GRU"].index, "float32", (5, 3, 2, 4), packed=True)
+    x, *lists = call.arguments()
+    rows = len(x)
+    for sizes, message in [
+        ([2**62] * 4, f"batch_sizes hold more rows than the {rows} of the input"),  # whose sum is 0 in 64 bits
+        ([1] * (rows - 1), f"batch_sizes hold {rows - 1} rows, the input {rows}"),
+        ([1, 2], "batch_sizes must be positive and must not increase, got 2 at index 1 after 1"),
+    ]:
+        given = [torch.tensor(sizes), *lists[0][1:]]
+        with pytest.raises(RuntimeError, match=message):
+            KERNELS.layer_forward(x, given, *lists[1:])
     call.schedule["lengths"] = torch.tensor(call.lengths)
     with pytest.raises(RuntimeError, match="lengths and batch_sizes exclude each other"):
         call.forward(KERNELS)
+
+
+def test_lengths_are_not_read_before_the_device_is_known():
+    """The memory of tensors on other devices is not this process's to read."""
+    call = Layer(CELLS["GRU"].index, "float32", (5, 3, 2, 4))
+    given = [None, torch.empty(3, dtype=torch.long), torch.empty(3, 5, dtype=torch.bool), None, None]
+    x, _, *lists, spec, scalars = call.arguments()
+    meta = [[t if t is None else t.to("meta") for t in tensors] for tensors in (given, *lists)]
+    with pytest.raises(RuntimeError, match="x must be on the CPU, got meta"):
+        KERNELS.layer_forward(x.to("meta"), *meta, spec, scalars)
 
 
 def test_refused_gradients_and_results():
