@@ -15,9 +15,11 @@ from support import (
     compare,
     cotangents,
     device_of,
+    dtypes,
     given,
     like,
     name_of,
+    off_the_kink,
     pairs,
     pairwise,
     random_states,
@@ -44,38 +46,45 @@ GRID = pairwise(
 )
 
 
-def run_case(cell, dtype, backend, case):
+def judged(dtype, cell, draw) -> None:
+    """Compares what ``draw`` gives: modules, an input, initial states and lengths.
+
+    In 16 bits a sum that cancels decides the error of one small case in 2,000, in torch's result or in ours: then four
+    fresh ones must be right.
+    """
+
+    def judge():
+        modules, x, hx, lengths = draw()
+        if cell.nonlinearity == "relu" and dtype.itemsize == 2:
+            x, hx = off_the_kink(modules, x, hx)
+        compare(modules, x, hx, lengths)
+
+    try:
+        judge()
+    except AssertionError:
+        if dtype.itemsize > 2:
+            raise
+        for _ in range(4):
+            judge()
+
+
+@dtypes
+@pairs(cell=CELLS.values(), backend=available(), case={name_of(case): case for case in GRID})
+def test_layer(cell, dtype, backend, case):
     T, B, (I, H) = case["T"], case["B"], case["sizes"]
     proj = (H + 1) // 2 if case["projected"] and cell.mode == "LSTM" and H > 1 else 0
     options = {key: case[key] for key in ("bidirectional", "bias", "batch_first")}
     if proj:
         options["proj_size"] = proj
-    device = device_of(backend)
-    modules = twins(cell, I, H, case["layers"], **options, device=device, dtype=dtype)
-    x = torch.randn(T, B, I, device=device)
-    rows = case["layers"] * (2 if case["bidirectional"] else 1)
-    hx = random_states(cell, rows, B, H, proj) if case["hx"] else None
-    lengths = torch.randint(1, T + 1, (B,)) if case["packed"] and B else None
-    compare(modules, x.transpose(0, 1) if case["batch_first"] else x, hx, lengths)
+    rows, device = case["layers"] * (2 if case["bidirectional"] else 1), device_of(backend)
 
+    def draw():
+        modules = twins(cell, I, H, case["layers"], **options, device=device, dtype=dtype)
+        x = torch.randn(*((B, T) if case["batch_first"] else (T, B)), I, device=device)
+        hx = random_states(cell, rows, B, H, proj) if case["hx"] else None
+        return modules, x, hx, torch.randint(1, T + 1, (B,)) if case["packed"] and B else None
 
-def repeated(dtype, compare_once) -> None:
-    """``compare_once()``, in 16 bits up to three times, each with fresh values.
-
-    There a few values of a cancelling sum, or at relu's kink, decide the largest error of a small case, in torch's
-    result as in ours. A wrong result is wrong every time.
-    """
-    for _ in range(0 if dtype.itemsize > 2 else 2):
-        try:
-            return compare_once()
-        except AssertionError:
-            continue
-    compare_once()
-
-
-@pairs(cell=CELLS.values(), dtype=DTYPES, backend=available(), case={name_of(case): case for case in GRID})
-def test_layer(cell, dtype, backend, case):
-    repeated(dtype, lambda: run_case(cell, dtype, backend, case))
+    judged(dtype, cell, draw)
 
 
 @pairs(
@@ -87,14 +96,15 @@ def test_layer(cell, dtype, backend, case):
     with_states={"hx": True, "zeros": False},
 )
 def test_step(cell, dtype, backend, bias, B, with_states):
-    def compare_once():
-        for I, H in itertools.pairwise((1, 3, 17, 33)):
-            modules = twins(cell, I, H, step=True, bias=bias, device=device_of(backend), dtype=dtype)
-            batch = () if B is None else (B,)
-            hx = given([torch.randn(*batch, H) for _ in range(cell.states)]) if with_states else None
-            compare(modules, torch.randn(*batch, I), hx)
+    batch = () if B is None else (B,)
+    for I, H in itertools.pairwise((1, 3, 17, 33)):
 
-    repeated(dtype, compare_once)
+        def draw(I=I, H=H):
+            modules = twins(cell, I, H, step=True, bias=bias, device=device_of(backend), dtype=dtype)
+            hx = given([torch.randn(*batch, H) for _ in range(cell.states)]) if with_states else None
+            return modules, torch.randn(*batch, I), hx, None
+
+        judged(dtype, cell, draw)
 
 
 @cells
@@ -161,20 +171,6 @@ def test_second_backward_is_the_first(cell, backend, packed, dtype):
         torch.autograd.grad(outputs, sources, cotangents(outputs, dtype), retain_graph=again) for again in (True, False)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second))
-
-
-@cells
-def test_nothing_passed_in_is_written(cell, backend):
-    module = build(fastrnn, cell, 3, 5, 2, bidirectional=True, device=device_of(backend))
-    x, hx = like(module, torch.randn(4, 2, 3)), like(module, random_states(cell, 4, 2, 5))
-    given = [x, *tensors(hx), *module.parameters()]
-    before = [t.detach().clone() for t in given]
-    outputs = tensors(module(x, hx))
-    results, incoming = [o.detach().clone() for o in outputs], cotangents(outputs, x.dtype)
-    kept = [g.clone() for g in incoming]
-    torch.autograd.grad(outputs, given, incoming)
-    for now, then in zip([*given, *outputs, *incoming], [*before, *results, *kept]):
-        assert torch.equal(now, then)
 
 
 @cells

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import check, compare, name_of, random_states, twins
+from support import cells, compare, name_of, random_states, twins
 
 import fastrnn
 from fastrnn import reference
 from fastrnn.reference import products
-from fastrnn.registry import CELLS
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch was built without oneDNN")
 
@@ -25,45 +24,6 @@ def calls(function) -> int:
     with torch.profiler.profile() as profile:
         function()
     return sum(event.name == "mkldnn::_linear_pointwise" for event in profile.events())
-
-
-def check_product(found, a, b, addend=0):
-    exact = a.double() @ b.double() + (addend.double() if isinstance(addend, torch.Tensor) else addend)
-    check(found, a @ b + addend, exact)
-
-
-def transposed(*size):
-    return torch.randn(*reversed(size)).t()
-
-
-@pytest.mark.parametrize("M, K, N", [(64, 128, 257), (1031, 33, 65), (8, 512, 512)])
-def test_product(by_onednn, M, K, N):
-    for left, right in ((torch.randn, torch.randn), (transposed, transposed)):
-        a, b, bias = left(M, K), right(K, N), torch.randn(N)
-        check_product(products.product(a, b), a, b)
-        check_product(products.product(a, b, bias), a, b, bias)
-        columns = torch.full((M, 2 * N), 7.0)
-        assert products.product(a, b, bias, out=columns[:, N:]).data_ptr() == columns[:, N:].data_ptr()
-        check_product(columns[:, N:], a, b, bias)
-        assert (columns[:, :N] == 7).all()
-        assert calls(lambda: products.product(a, b)) == by_onednn  # noqa: B023
-
-
-@pytest.mark.parametrize("counts", [[16] * 8, [40, 33, 8, 1]], ids=["padded", "packed"])
-def test_factor(by_onednn, counts):
-    matrix, bias = torch.randn(129, 257), torch.randn(257)
-    factor, biased = products.factor(matrix, counts), products.factor(matrix, counts, bias)
-    for rows in counts:
-        a, addend = torch.randn(rows, 129), torch.randn(rows, 300)[:, 43:]
-        check_product(factor.times(a, None), a, matrix)
-        check_product(factor.times(a, addend), a, matrix, addend)
-        total = addend.clone()
-        assert factor.add_to(total, a) is total
-        check_product(total, a, matrix, addend)
-        buffer = torch.randn(max(counts), 257)
-        check_product(factor.into(buffer, a), a, matrix)
-        check_product(biased.into(buffer, a), a, matrix, bias)
-        assert calls(lambda: factor.times(a, None)) == by_onednn  # noqa: B023
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # said by flags(), of GPUs
@@ -82,7 +42,7 @@ def test_what_stays_with_torch(monkeypatch):
         assert calls(lambda: products.product(a, b)) == 0
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
+@cells
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
 @pytest.mark.parametrize(
     "options",
