@@ -10,7 +10,6 @@ from test_own_cells import (
     ASKED,
     BACKENDS,
     KERNELS,
-    PRECISIONS,
     backends,
     check_with_formulas,
     compiled,
@@ -23,6 +22,8 @@ import fastrnn
 from fastrnn.registry import ALL_CELLS
 
 each_cell = pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=lambda cell: cell.mode)
+HEADED = [cell for cell in ALL_CELLS.values() if cell.recurrent and not cell.statistics]
+"""The cells whose units can be divided into heads."""
 P = 0.4
 
 
@@ -35,20 +36,6 @@ def layer(cell, *args, **options):
 def seeded(module, *args, seed=5, **asked):
     torch.manual_seed(seed)
     return module(*args, **asked)
-
-
-@compiled
-@each_cell
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_kernels_with_an_operand_mask_against_the_formulas(cell, precision):
-    for case in masked_layers(cell.index, precision):
-        case.check(KERNELS)
-    if cell.projects:
-        for case in masked_layers(cell.index, precision, projection=5):
-            case.check(KERNELS)
-    case, *_ = masked_layers(cell.index, precision)
-    case.check_nothing_overwritten(KERNELS)
-    case.check_needs(KERNELS)
 
 
 @compiled

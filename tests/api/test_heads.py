@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from emulator import oracle
-from support import pairs, tensors, using
-from test_dropping import layer, seeded
-from test_own_cells import ASKED, BACKENDS, backends, check_with_formulas
+from support import name_of, pairs, tensors, using
+from test_dropping import HEADED, layer, seeded
+from test_own_cells import ASKED, BACKENDS, check_with_formulas
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn.registry import ALL_CELLS
-
-RECURRENT = [cell for cell in ALL_CELLS.values() if cell.recurrent and not cell.statistics]
-each_cell = pytest.mark.parametrize("cell", RECURRENT, ids=lambda cell: cell.mode)
 
 
-@pairs(cell=RECURRENT, backend=BACKENDS, asked=ASKED, heads=[2, 3])
+@pairs(cell=HEADED, backend=BACKENDS, asked=ASKED, heads=[2, 3])
 def test_heads_are_a_block_diagonal_matrix(cell, backend, asked, heads):
     check_with_formulas(layer(cell, 3, 6, 2, 2, num_heads=heads).double(), backend, **asked)
 
@@ -54,26 +47,7 @@ def test_threads_share_out_heads(heads):
         torch.testing.assert_close(others, found[0], rtol=1e-9, atol=1e-9)
 
 
-@each_cell
-@backends
-def test_each_head_drops_units_of_its_own(cell, backend):
-    """Zoneout with heads: rates, the same for packed rows and chunks, and no head like another."""
-    module, x = layer(cell, 3, 128, 1, 2, zoneout=0.4, num_heads=2), torch.randn(20, 8, 3)
-    lengths = torch.tensor([20, 6, 11, 3, 16, 4, 15, 20])
-    with fastrnn.backend(backend):
-        expected, last = seeded(module, x, lengths=lengths)
-        packed, final = seeded(module, pack_padded_sequence(x, lengths, enforce_sorted=False))
-        torch.testing.assert_close((pad_packed_sequence(packed)[0], final), (expected, last))
-        torch.testing.assert_close(seeded(module, x, lengths=lengths, checkpoint_chunks=3)[0], expected)
-        output = seeded(module, x)[0][..., :128]
-    if cell.nonlinearity == "relu":  # zeros are the same without being kept
-        return
-    same = (output[1:] == output[:-1]).unflatten(2, (2, 64)).double()
-    assert abs(same.mean() - 0.4) < 0.02
-    assert abs((same[:, :, 0] * same[:, :, 1]).mean() - 0.16) < 0.02
-
-
-@each_cell
+@pytest.mark.parametrize("cell", HEADED, ids=name_of)
 def test_backends_drop_the_same(cell):
     module, x = (
         layer(cell, 3, 8, 2, 2, zoneout=0.3, recurrent_dropout=0.4, weight_dropout=0.2, num_heads=2),
@@ -103,16 +77,3 @@ def test_what_does_not_divide_is_refused():
     assert fastrnn.revert_(module).skipped == {"": "torch.nn has no num_heads"}
     with pytest.raises(RuntimeError, match="size mismatch for weight_hh_l0"):
         module.load_state_dict(nn.LSTM(3, 6).state_dict())
-
-
-@each_cell
-@pytest.mark.parametrize("grown", [0, -1], ids=["first", "last"])
-def test_weights_that_do_not_fit_are_named(cell, grown):
-    x = torch.randn(3, 2, 4)
-    for name, weight in layer(cell, 4, 6, 2, 2, num_heads=2).named_parameters():
-        module, shape = layer(cell, 4, 6, 2, 2, num_heads=2), list(weight.shape)
-        shape[grown] += 2  # of the recurrent weight's first: four heads of the right size
-        setattr(module, name, nn.Parameter(torch.randn(shape)))
-        expected = rf"{name} must have shape {re.escape(str(tuple(weight.shape)))}, got {re.escape(str(tuple(shape)))}"
-        with pytest.raises(RuntimeError, match=expected):
-            module(x)

@@ -23,74 +23,43 @@ def nothing_kept(monkeypatch):
     scratch._limit.cache_clear()
 
 
-def addresses(like, *counts) -> list[int]:
-    with Scratch(like) as memory:
-        return [memory.empty(count).data_ptr() for count in counts]
+def check_blocks(depth: int = 0) -> None:
+    """Tensors keep their values while others are written: of this block, of one within it, and of another thread's."""
+    with Scratch(torch.empty(0)) as memory, Scratch(torch.empty(0).double()) as other:
+        sizes = (3, 5), (1,), (0, 7), (20, 20), (10_000,)
+        tensors = [memory.empty(*size).fill_(value) for value, size in enumerate(sizes)]
+        tensors.append(other.empty(1000).fill_(len(tensors)))
+        if depth < 2:
+            thread = threading.Thread(target=check_blocks, args=(2,))
+            thread.start()
+            check_blocks(depth + 1)
+            thread.join()
+        assert [tuple(t.shape) for t in tensors[:-1]] == list(sizes)
+        assert all((t == value).all() for value, t in enumerate(tensors)) and tensors[-1].dtype == torch.float64
 
 
-def test_tensors_of_a_block_share_no_memory():
-    for _ in range(2):  # the second time in what the first has left
-        with Scratch(torch.empty(0)) as memory:
-            tensors = [
-                memory.empty(*sizes).fill_(value) for value, sizes in enumerate([(3, 5), (1,), (0, 7), (20, 20)])
-            ]
-            assert [tuple(t.shape) for t in tensors] == [(3, 5), (1,), (0, 7), (20, 20)]
-            assert all((t == value).all() for value, t in enumerate(tensors))
+def test_open_blocks_share_no_memory():
+    for _ in range(3):  # the first with memory of its own, the others in what is kept
+        check_blocks()
 
 
 def test_the_next_block_gets_the_same_memory():
-    like = torch.empty(0)
-    addresses(like, 100, 1000)
-    second = addresses(like, 100, 1000)
-    assert addresses(like, 100, 1000) == second
-    assert addresses(like, 50) == second[:1]
+    def addresses(*counts):
+        with Scratch(torch.empty(0)) as memory:
+            return [memory.empty(count).data_ptr() for count in counts]
 
-
-def test_a_larger_block_gets_what_it_asks_for():
-    like = torch.empty(0)
-    for size in (10, 10_000, 100_000):
-        with Scratch(like) as memory:
-            first, second = memory.empty(size).fill_(1), memory.empty(size).fill_(2)
-            assert first.sum() == size and second.sum() == 2 * size
-
-
-def test_a_block_within_a_block_has_memory_of_its_own():
-    like = torch.empty(0)
-    addresses(like, 1000)
-    with Scratch(like) as outer:
-        kept = outer.empty(1000).fill_(1)
-        with Scratch(like) as inner:
-            inner.empty(1000).fill_(2)
-        assert (kept == 1).all()
-
-
-def test_memory_outlives_an_error_within_the_block():
-    like = torch.empty(0)
-    addresses(like, 1000)
-    with pytest.raises(KeyError), Scratch(like) as memory:
-        used = memory.empty(1000).data_ptr()
+    addresses(100, 1000)
+    kept = addresses(100, 1000)
+    assert addresses(100, 1000) == kept and addresses(50) == kept[:1]
+    with pytest.raises(KeyError), Scratch(torch.empty(0)):
         raise KeyError
-    assert addresses(like, 1000) == [used]
-
-
-def test_an_open_block_shares_with_no_thread_and_no_dtype():
-    like = torch.empty(0)
-    addresses(like, 1000)
-    with Scratch(like) as memory:
-        mine, theirs = memory.empty(1000), []
-        thread = threading.Thread(target=lambda: [theirs.append(addresses(like, 1000)) for _ in range(2)])
-        thread.start()
-        thread.join()
-        with Scratch(like.double()) as other:
-            assert other.empty(3).dtype == torch.float64
-    assert [mine.data_ptr()] not in theirs
+    assert addresses(100, 1000) == kept
+    assert addresses(100, 2000)[0] == kept[0]  # as far as it goes
 
 
 def test_fake_tensors_leave_nothing():
-    with FakeTensorMode():
-        addresses_of = Scratch(torch.empty(0))
-        with addresses_of as memory:
-            memory.empty(1000)
+    with FakeTensorMode(), Scratch(torch.empty(0)) as memory:
+        memory.empty(1000)
     assert not scratch._kept
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support import agree, build, cells, cotangents, device_of, given, one_step, sample, tensors, twins
+from test_dropping import HEADED
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -78,14 +79,13 @@ def test_weight_replaced_by_a_tensor(cell, backend):
 
 @cells
 def test_weights_changed_in_place_and_moved(cell):
-    module = build(fastrnn, cell, 4, 6)
-    x = sample(False)
-    with torch.no_grad():
-        module.weight_hh_l0.zero_()
-        module.weight_hh_l0.data = torch.ones_like(module.weight_hh_l0)
-    theirs = build(nn, cell, 4, 6)
-    theirs.load_state_dict(module.state_dict())
-    torch.testing.assert_close(module(x)[0], theirs(x)[0])
+    (module, theirs, _), x = twins(cell, 4, 6), sample(False)
+    module(x)
+    for change in (lambda w: w.zero_(), lambda w: setattr(w, "data", torch.ones_like(w))):
+        with torch.no_grad():
+            change(module.weight_hh_l0)
+        theirs.load_state_dict(module.state_dict())
+        torch.testing.assert_close(module(x)[0], theirs(x)[0])
     assert module.double()(x.double())[0].dtype == torch.float64
     assert module.half().to("meta").weight_hh_l0.is_meta
 
@@ -167,16 +167,22 @@ def test_a_parametrized_weight_is_computed_once_a_call():
     assert counted[fastrnn] == 1 < counted[nn]
 
 
-@pytest.mark.parametrize("kind", sorted({cell.layer for cell in ALL_CELLS.values() if cell.step}))
-@one_step
-def test_a_weight_of_the_wrong_shape_goes_by_its_name(kind, step):
-    options = {} if step else {"num_layers": 2, "bidirectional": True}
-    make = functools.partial(getattr(fastrnn, kind + "Cell" * step), 4, 6, **options)
+FORMS = {"layer": {"num_layers": 2, "bidirectional": True}, "step": {}}
+FORMS["heads"] = FORMS["layer"] | {"num_heads": 2}
+BY_KIND = {cell.layer: cell for cell in ALL_CELLS.values() if cell.step}
+SHAPED = [(kind, form) for kind, cell in BY_KIND.items() for form in FORMS if form != "heads" or cell in HEADED]
+
+
+@pytest.mark.parametrize("kind, form", SHAPED)
+@pytest.mark.parametrize("grown", [0, -1], ids=["first", "last"])
+def test_a_weight_of_the_wrong_shape_goes_by_its_name(kind, form, grown):
+    make = functools.partial(getattr(fastrnn, BY_KIND[kind].step if form == "step" else kind), 4, 6, **FORMS[form])
     for name, weight in make().named_parameters():
-        module, size = make(), (weight.size(0) + 1, *weight.shape[1:])
+        module, size = make(), list(weight.shape)
+        size[grown] += 2  # of the first of heads' recurrent weights: four of the right size
         setattr(module, name, nn.Parameter(torch.randn(size)))
         with pytest.raises(RuntimeError) as info:
-            module(sample(step))
+            module(sample(form == "step"))
         owner, _, text = str(info.value).partition(": ")
-        assert text == f"{name} must have shape {tuple(weight.shape)}, got {size}"
-        assert owner.lower() == f"fastrnn.{kind}{'Cell' * step}".lower()
+        assert text == f"{name} must have shape {tuple(weight.shape)}, got {tuple(size)}"
+        assert owner.lower() == f"fastrnn.{type(module).__name__}".lower()

@@ -6,17 +6,17 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.cases import zoned_layers
-from support import given, pairs, using
-from test_dropping import each_cell, layer, seeded
+from support import given, name_of, pairs, using
+from test_dropping import HEADED, each_cell, layer, seeded
 from test_own_cells import (
     ASKED,
     BACKENDS,
     KERNELS,
-    PRECISIONS,
     backends,
     check_with_formulas,
     compiled,
     isas,
+    precisions,
     states_of,
 )
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -45,19 +45,8 @@ def test_the_random_numbers_are_those_of_philox(counter, key, words):
     assert [int(word) for word in found] == words
 
 
-@compiled
-@each_cell
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_kernels_against_the_formulas(cell, precision):
-    for case in zoned_layers(cell.index, precision):
-        case.check(KERNELS)
-    case, *_ = zoned_layers(cell.index, precision)
-    case.check_nothing_overwritten(KERNELS)
-    case.check_needs(KERNELS)
-
-
 @isas
-@pytest.mark.parametrize("precision", PRECISIONS)
+@precisions
 def test_every_instruction_set_draws_the_same(isa, precision):
     with using(isa):
         for case in zoned_layers(0, precision):
@@ -87,10 +76,15 @@ def test_layers_against_the_formulas(cell, backend, asked, training):
     check_with_formulas(module, backend, **draws, **asked)
 
 
-@each_cell
+heads_or_none = pytest.mark.parametrize(
+    "cell, heads", [(cell, 1) for cell in ALL_CELLS.values()] + [(cell, 2) for cell in HEADED], ids=name_of
+)
+
+
+@heads_or_none
 @backends
-def test_rows_chunks_and_threads_draw_the_same(cell, backend):
-    module, x = layer(cell, 3, 40, 2, 2, zoneout=0.4), torch.randn(6, 8, 3)
+def test_rows_chunks_and_threads_draw_the_same(cell, heads, backend):
+    module, x = layer(cell, 3, 40, 2, 2, zoneout=0.4, num_heads=heads), torch.randn(6, 8, 3)
     lengths = torch.tensor([2, 6, 1, 3, 6, 4, 5, 2])
     with fastrnn.backend(backend):
         expected, last = seeded(module, x, lengths=lengths)
@@ -104,11 +98,11 @@ def test_rows_chunks_and_threads_draw_the_same(cell, backend):
         assert torch.equal(seeded(module, x)[0], whole) and not torch.equal(seeded(module, x, seed=6)[0], whole)
 
 
-@each_cell
+@heads_or_none
 @backends
-def test_units_keep_their_very_values_at_the_rates(cell, backend):
+def test_units_keep_their_very_values_at_the_rates(cell, heads, backend):
     T, B, H = 30, 20, 64
-    module = layer(cell, 3, H, 1, 2, zoneout=RATES)
+    module = layer(cell, 3, H, 1, 2, zoneout=RATES, num_heads=heads)
     hx = states_of(cell, 2, B, H)
     x = torch.randn(T, B, 3)
     with fastrnn.backend(backend), torch.no_grad():
@@ -125,6 +119,8 @@ def test_units_keep_their_very_values_at_the_rates(cell, backend):
             for dim in range(3):  # steps, rows, units: none is like its neighbour
                 a, b = kept.narrow(dim, 0, kept.size(dim) // 2 * 2).unflatten(dim, (-1, 2)).unbind(dim + 1)
                 assert abs((a & b).double().mean() - rate**2) < 0.02
+            first, second = kept.chunk(2, dim=2)  # heads, where there are two
+            assert abs((first & second).double().mean() - rate**2) < 0.02
         if cell.nonlinearity != "relu" and cell.mode != "IND_RNN":
             assert abs((same[0] & same[1]).double().mean() - rate**2) < 0.02  # nor the directions
 
