@@ -10,7 +10,6 @@ from plain import LENGTHS, B, T, exact_module, kinds
 from support import build, cells, device_of, pairs, tensors
 from test_dropping import layer
 from test_own_cells import ASKED, BACKENDS, check_with_formulas
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
@@ -86,22 +85,6 @@ def test_chunks_keep_little(directions):
     assert output + 20 * 2 * state <= chunked <= output + 20 * 4 * state
     assert whole - output > 8 * (chunked - output), "more than a chunk's share is kept"
     assert states <= output + 4 * state
-
-
-@pytest.mark.parametrize("asked", [{"checkpoint_chunks": 2}, {"save": "states"}], ids=str)
-def test_recomputation_in_one_graph(asked):
-    module, counter = fastrnn.LSTM(3, 5), CompileCounterWithBackend("aot_eager")
-
-    def loss(x):
-        return module(x, **asked)[0].square().sum()
-
-    compiled, counts = fastrnn.compile(loss, fullgraph=True, dynamic=True, backend=counter), set()
-    for steps in (20, 37, 52):
-        x = torch.randn(steps, B, 3)
-        results = [torch.autograd.grad(f(x), list(module.parameters())) for f in (compiled, loss)]
-        torch.testing.assert_close(*results)
-        counts.add(counter.frame_count)
-    assert len(counts) == 1, "a length has a graph of its own"
 
 
 @pytest.mark.parametrize("strict", [False, True])

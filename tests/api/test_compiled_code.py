@@ -104,30 +104,6 @@ def test_without_the_switch_it_is_right_uncompiled(cell):
     agree(torch.compile(modules[0], backend="aot_eager"), modules, sizes=[(2, 5)])
 
 
-def test_a_function_that_goes_on_after_a_cell():
-    """Cells are traced without a switch; the loop over them and what follows is one graph."""
-    cell, head = fastrnn.LSTMCell(4, 6), nn.Linear(6, 2)
-    theirs = nn.LSTMCell(4, 6)
-    theirs.load_state_dict(cell.state_dict())
-
-    def run(x, step):
-        state = None
-        for t in range(x.size(0)):
-            state = step(x[t], state)
-        return head(state[0]).softmax(-1)
-
-    counter, x = testing.CompileCounterWithBackend("aot_eager"), torch.randn(4, 3, 4)
-    found = torch.compile(run, backend=counter, fullgraph=True)(x, cell)
-    assert counter.frame_count == 1 and "softmax" in counter.graphs[0].code
-    expected = run(x, theirs)
-    torch.testing.assert_close(found, expected)
-    slopes = [
-        torch.autograd.grad(output.square().sum(), list(module.parameters()))
-        for output, module in ((found, cell), (expected, theirs))
-    ]
-    torch.testing.assert_close(*slopes)
-
-
 PROGRAM = """
 import copy, torch
 from torch import nn

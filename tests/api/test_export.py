@@ -11,7 +11,7 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.build import compiler
-from support import LAYERS, build, check, layers, name_of, pairs, tensors, twins
+from support import LAYERS, build, check, name_of, pairs, tensors, twins
 from test_own_cells import states_of as random_states
 from torch import nn
 from torch.export import Dim, export, load, save
@@ -58,18 +58,6 @@ def test_length_and_batch_stay_open(cell, strict, no_grad, batch_first):
         check(program.module()(x), theirs(x), truth(x.double()))
 
 
-def test_states_are_inputs_too():
-    ours, theirs, truth = twins(LAYERS[0], 4, 6)
-    hx = (torch.randn(1, 3, 6), torch.randn(1, 3, 6))
-    T, B = Dim("T", min=2), Dim("B", min=2)
-    program = export(ours, (torch.randn(5, 3, 4), hx), dynamic_shapes=({0: T, 1: B}, ({1: B}, {1: B})))
-    x, hx = torch.randn(9, 2, 4), (torch.randn(1, 2, 6), torch.randn(1, 2, 6))
-    output, (h, c) = program.module()(x, hx)
-    expected = [(o, *s) for o, s in (theirs(x, hx), truth(x.double(), tuple(s.double() for s in hx)))]
-    for triple in zip((output, h, c), *expected):
-        check(*triple)
-
-
 def test_a_saved_program_computes_and_trains(tmp_path):
     """A program exported with gradients on keeps what backward needs."""
     ours, theirs, truth = models(LAYERS[1], 4, 6)
@@ -99,25 +87,6 @@ def test_aot_inductor_package(tmp_path):
         for sizes in ((5, 3), (9, 4)):
             x = torch.randn(*sizes, 3)
             check(package(x), theirs(x), truth(x.double()))
-
-
-@layers
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_onnx_by_way_of_torchs_modules(cell, tmp_path):
-    """A copy with torch's modules is exported, by the exporter of torch's two that keeps the length open."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install '.[onnx]': onnxruntime is not installed")
-    pytest.importorskip("onnx", reason="pip install '.[onnx]': onnx is not installed")
-    ours, theirs, truth = models(cell, 4, 6, 2, bidirectional=True)
-    path, axes = str(tmp_path / "model.onnx"), {"x": {0: "T", 1: "B"}}
-    example = (torch.randn(5, 3, 3),)
-    torch.onnx.export(fastrnn.revert(ours), example, path, dynamo=False, input_names=["x"], dynamic_axes=axes)
-    session = onnxruntime.InferenceSession(path)
-    for sizes in ((5, 3), (9, 2)):
-        x = torch.randn(*sizes, 3)
-        found = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
-        with torch.no_grad():
-            torch.testing.assert_close(found, theirs(x), rtol=1e-5, atol=1e-6)
-            check(ours(x), theirs(x), truth(x.double()))
 
 
 # --- core ATen --------------------------------------------------------------------------------------------------------

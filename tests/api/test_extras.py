@@ -148,27 +148,6 @@ def test_forward_mode_and_per_sample_gradients():
         assert not per_sample[1].any()  # a row without steps
 
 
-def test_compiled_with_any_length():
-    module, counts = fastrnn.LSTM(3, 5, 2, bidirectional=True), []
-
-    def count(graph, inputs):
-        counts.append(graph)
-        return graph.forward
-
-    def call(x, lengths, resets):
-        return module(x, lengths=lengths, reset_mask=resets, all_states=True)
-
-    compiled = fastrnn.compile(call, fullgraph=True, dynamic=True, backend=count)
-    for steps, batch in ((6, 5), (9, 3), (4, 7)):
-        x = torch.randn(steps, batch, 3)
-        lengths, resets = torch.randint(0, steps + 1, (batch,)), torch.rand(batch, steps) < 0.3
-        torch.testing.assert_close(tensors(compiled(x, lengths, resets)), tensors(call(x, lengths, resets)))
-    assert len(counts) == 1
-    compiled = fastrnn.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
-    results = [torch.autograd.grad(f(x, lengths, resets)[0].sum(), list(module.parameters())) for f in (compiled, call)]
-    torch.testing.assert_close(*results)
-
-
 def test_autocast():
     module, x = fastrnn.LSTM(3, 5), torch.randn(T, B, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -249,16 +228,3 @@ def test_torchs_own_layers_are_not_asked(asked):
     assert found.backend != "aten" and "torch has no lengths" in found.reasons["aten"][0]
     with fastrnn.backend("aten"), pytest.raises(RuntimeError, match=r"'aten' .* cannot serve this call: torch has no"):
         module(x, **asked)
-
-
-def test_the_functions_take_them_too():
-    x = torch.randn(B, T, 3)
-    for cell in CELLS.values():
-        module = build(fastrnn, cell, 3, 4, 2, batch_first=True)
-        options = {"nonlinearity": cell.nonlinearity} if cell.nonlinearity else {}
-        function = getattr(fastrnn.functional, cell.layer.lower())
-        asked = {"lengths": LENGTHS, "reset_mask": RESETS, "all_states": True, "checkpoint_chunks": 2}
-        found = function(x, None, list(module.parameters()), 2, batch_first=True, **options, **asked)
-        expected = module(x, **asked)
-        assert [type(part) for part in found] == [type(part) for part in expected]
-        assert all(map(torch.equal, tensors(found), tensors(expected)))
