@@ -19,7 +19,6 @@ from support import (
     given,
     like,
     pairs,
-    random_states,
     tensors,
     twins,
 )
@@ -245,22 +244,6 @@ def test_saved_tensors_can_be_moved_away(cell, backend):
             return run(x)
 
     assert all(map(torch.equal, plain, gradients(module, kept, x)))
-
-
-@cells
-def test_states_have_derivatives_too(cell):
-    """jvp over the initial states, against numbers: central differences in float64."""
-    module = build(fastrnn, cell, 3, 4, dtype=torch.float64)
-    x = torch.randn(4, 2, 3, dtype=torch.float64)
-    hx = tuple(h.double() for h in tensors(random_states(cell, 1, 2, 4)))
-    direction = tuple(torch.randn_like(h) for h in hx)
-
-    def final(*hx):
-        return torch.cat(tensors(module(x, given(hx))[1]))
-
-    _, along = jvp(final, hx, direction)
-    ahead, behind = (final(*(h + s * 1e-6 * d for h, d in zip(hx, direction))) for s in (1, -1))
-    torch.testing.assert_close(along, (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
 ASKED = [{}, {"lengths": [5, 2, 3]}, {"checkpoint_chunks": 2}, {"save": "states"}]
