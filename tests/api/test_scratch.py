@@ -27,15 +27,16 @@ def check_blocks(depth: int = 0) -> None:
     """Tensors keep their values while others are written: of this block, of one within it, and of another thread's."""
     with Scratch(torch.empty(0)) as memory, Scratch(torch.empty(0).double()) as other:
         sizes = (3, 5), (1,), (0, 7), (20, 20), (10_000,)
-        tensors = [memory.empty(*size).fill_(value) for value, size in enumerate(sizes)]
-        tensors.append(other.empty(1000).fill_(len(tensors)))
+        tensors = [*(memory.empty(*size) for size in sizes), other.empty(1000)]
+        for value, t in enumerate(tensors, 10 * depth):
+            t.fill_(value)
         if depth < 2:
-            thread = threading.Thread(target=check_blocks, args=(2,))
+            thread = threading.Thread(target=check_blocks, args=(3,))
             thread.start()
             check_blocks(depth + 1)
             thread.join()
-        assert [tuple(t.shape) for t in tensors[:-1]] == list(sizes)
-        assert all((t == value).all() for value, t in enumerate(tensors)) and tensors[-1].dtype == torch.float64
+        assert [tuple(t.shape) for t in tensors[:-1]] == list(sizes) and tensors[-1].dtype == torch.float64
+        assert all((t == value).all() for value, t in enumerate(tensors, 10 * depth))
 
 
 def test_open_blocks_share_no_memory():
