@@ -6,16 +6,7 @@ import pytest
 import torch
 from emulator.cases import masked_layers
 from support import given, pairs
-from test_own_cells import (
-    ASKED,
-    BACKENDS,
-    KERNELS,
-    backends,
-    check_with_formulas,
-    compiled,
-    make,
-    states_of,
-)
+from test_own_cells import ASKED, BACKENDS, KERNELS, backends, check_with_formulas, compiled, make, states_of
 from torch.nn import functional as F
 
 import fastrnn

@@ -6,19 +6,9 @@ import pytest
 import torch
 from emulator import oracle
 from emulator.cases import zoned_layers
-from support import given, name_of, pairs, using
+from support import KERNELS, compiled, given, name_of, pairs, using
 from test_dropping import HEADED, each_cell, layer, seeded
-from test_own_cells import (
-    ASKED,
-    BACKENDS,
-    KERNELS,
-    backends,
-    check_with_formulas,
-    compiled,
-    isas,
-    precisions,
-    states_of,
-)
+from test_own_cells import ASKED, BACKENDS, backends, check_with_formulas, isas, precisions, states_of
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
