@@ -1,4 +1,7 @@
-"""Compiles the CUDA kernels for the CPU: g++ or clang++ and nothing else. Objects are kept between runs."""
+"""Compiles the CUDA kernels for the CPU: g++ or clang++ and nothing else. Objects are kept between runs.
+
+tests/cpu/test_sanitizers.py makes its programs by the same functions.
+"""
 
 import fcntl
 import functools
@@ -15,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 KERNELS = [*sorted(CSRC.glob("cuda/inst/*.cu")), *sorted(CSRC.glob("cuda/*.cpp"))]
+HEADERS = [*(CSRC / folder for folder in ("common", "cells", "cuda", "user", "bindings")), HERE]
 EMULATOR = [HERE / "emulator.cpp", HERE / "fibers.cpp"]
 # Unoptimised, because most of the time goes into compiling, but for the module, which most tests run.
 FLAGS = ["-std=c++20", "-O0", "-g1", "-pthread", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
@@ -29,9 +33,9 @@ def compiler():
     return None
 
 
-def kept(name, sources, flags):
-    """The path, kept between runs, of what is made of these sources and all headers with this compiler and flags."""
-    folders = [*(CSRC / folder for folder in ("common", "cells", "cuda", "user", "bindings")), HERE]
+def kept(name, sources, flags, folders=HEADERS):
+    """The path, kept between runs, of what is made of these sources and all headers of the folders with this compiler
+    and flags."""
     headers = [path for base in folders for path in base.rglob("*") if path.suffix in {".h", ".cuh", ".def"}]
     version = subprocess.check_output([compiler(), "--version"])
     digest = hashlib.sha256(repr((version, flags)).encode())
@@ -44,27 +48,29 @@ def kept(name, sources, flags):
 
 def make(target, *command):
     """Runs the command, which ends in -o, unless its target exists; a half-made target never does."""
-    if not target.exists():
-        partial = target.with_suffix(f".{os.getpid()}.part")
-        run([*command, partial])
-        partial.replace(target)
-    return target
-
-
-def link(name, sources, flags, *libraries):
-    target = kept(name, sources, [*flags, *libraries])
     # One process builds while others, such as the workers of a parallel test run, wait for it.
     with (target.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
-            return target
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(functools.partial(compile_one, flags), sources))
+        if not target.exists():
+            partial = target.with_suffix(f".{os.getpid()}.part")
+            run([*command, partial])
+            partial.replace(target)
+    return target
+
+
+def link(name, sources, flags, *libraries, folders=HEADERS, extra=None):
+    """`folders`: of the headers that any source may include; `extra`: flags of one source alone."""
+    own = extra or {}
+    target = kept(name, sources, [*flags, *libraries, *own.items()], folders)
+    if target.exists():
+        return target
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = pool.map(lambda source: compile_one([*flags, *own.get(source, [])], source, folders), sources)
         return make(target, compiler(), *flags, *objects, *libraries, "-o")
 
 
-def compile_one(flags, source):
-    target = kept(f"{source.stem}.o", [source], flags)
+def compile_one(flags, source, folders):
+    target = kept(f"{source.stem}.o", [source], flags, folders)
     # The emulator tells the sanitizers by hand what its fibers and its memory are.
     own = [flag for flag in flags if source not in EMULATOR or not flag.startswith("-fsanitize")]
     return make(target, compiler(), *own, "-x", "c++", "-c", source, "-o")
