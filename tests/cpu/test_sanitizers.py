@@ -1,36 +1,34 @@
-"""The CPU kernels under AddressSanitizer, UBSan and ThreadSanitizer, by a driver without torch (tests/cpu/sanitize).
+"""The CPU kernels under AddressSanitizer, UBSan and ThreadSanitizer, by drivers without torch (tests/cpu/sanitize).
 
-The driver runs every cell, dtype, instruction set and division of the work over small odd shapes and compares with
-plain loops. Planted faults show that the sanitizers would see a real one.
+They run cells, dtypes, instruction sets and divisions of the work over small odd shapes and compare with the plain
+kernels on one thread. Planted faults show that the sanitizers would see a real one.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import platform
 import re
-import shutil
 import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from emulator import build
 
-ROOT = Path(__file__).resolve().parents[2]
-KERNELS, DRIVER = ROOT / "csrc/cpu", ROOT / "tests/cpu/sanitize"
-CXX = shutil.which(os.environ.get("CXX", "g++"))
-HEADERS = [f'-DFASTRNN_CELLS="{DRIVER}/cells.def"', f'-DFASTRNN_TILES="{DRIVER}/tiles.h"']
-COMMON = ["-std=c++20", "-g1", "-Wall", "-Wextra", *HEADERS]
+KERNELS, DRIVER = build.CSRC / "cpu", Path(__file__).with_name("sanitize")
+HEADERS = [build.CSRC / "common", build.CSRC / "cells", KERNELS, DRIVER]
+COMMON = ["-std=c++20", "-g1", "-Wall", "-Wextra"]
+COMMON += [f'-DFASTRNN_CELLS="{DRIVER}/cells.def"', f'-DFASTRNN_TILES="{DRIVER}/tiles.h"']
 # -O0 for ASan: every access stays, and the kernels compile in two thirds of the time. -O1 for TSan, slow otherwise.
+FLAGS = {
+    "address": [*COMMON, "-O0", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": [*COMMON, "-O1", "-fsanitize=thread", "-DFASTRNN_STD_THREADS"],
+}
 # ASan runs every level of the machine. With threads they do the same: TSan runs three.
-ADDRESS = [*COMMON, "-O0", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-THREAD = [*COMMON, "-O1", "-fsanitize=thread", "-DFASTRNN_STD_THREADS"]
 LEVELS = {"address": ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16"), "thread": ("plain", "avx512", "amx_bf16")}
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CXX is None, reason="there is no g++")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")]
+kinds = pytest.mark.parametrize("kind", LEVELS)
 
 
 def levels(kind: str) -> list[str]:
@@ -45,133 +43,70 @@ def levels(kind: str) -> list[str]:
     return [level for level in LEVELS[kind] if needs[level] <= flags]
 
 
-def key() -> str:
-    """Of everything that a build depends on."""
-    text = hashlib.sha256(f"{CXX} {ADDRESS} {THREAD} {[levels(kind) for kind in LEVELS]}".encode())
-    text.update(subprocess.check_output([CXX, "--version"]))
-    for path in sorted([*(ROOT / "csrc").rglob("*"), *DRIVER.iterdir()]):
-        if path.suffix in (".h", ".cpp", ".def") and "bindings" not in path.parts:
-            text.update(path.read_bytes())
-    return text.hexdigest()[:16]
+def program(kind: str, main: str = "driver", *of_parallel: str) -> Path:
+    """A program under a sanitizer; the flags `of_parallel` are for parallel.cpp alone."""
+    kernels = [KERNELS / "isa" / f"{level}.cpp" for level in levels(kind)]
+    if main == "frozen":
+        kernels = sorted((KERNELS / "isa").glob("frozen*.cpp"))
+    drivers = [DRIVER / f"{name}.cpp" for name in (main, "forced_plan", "absent_levels")]
+    extra = {source: ["-O2"] for source in drivers}  # their loops take longer than the kernels
+    extra[KERNELS / "dispatch.cpp"] = ["-include", str(DRIVER / "tiles.h")]
+    extra[KERNELS / "plan.cpp"] = ["-Dmake_plan=measured_plan"]
+    extra[KERNELS / "parallel.cpp"] = list(of_parallel)
+    sources = [*kernels, *sorted(KERNELS.glob("*.cpp")), *drivers]
+    return build.link(main, sources, FLAGS[kind], folders=HEADERS, extra=extra)
 
 
-class Builds:
-    """Objects and programs in one folder, each made once; a change of any source starts another folder."""
-
-    def __init__(self):
-        self.folder = Path(tempfile.gettempdir(), f"fastrnn-sanitizers-{os.getuid()}-{key()}")
-        self.folder.mkdir(exist_ok=True)
-
-    def compile(self, source: Path, flags: list[str]) -> Path:
-        if source.parent == DRIVER:  # its loops take longer than the kernels
-            flags = [*flags, "-O2"]
-        elif source.stem == "dispatch":
-            flags = [*flags, "-include", str(DRIVER / "tiles.h")]
-        name = hashlib.sha256(f"{source} {flags}".encode()).hexdigest()[:12]
-        made = self.folder / f"{source.stem}-{name}.o"
-        if not made.exists():
-            unfinished = made.with_suffix(".unfinished")
-            run([CXX, *flags, "-c", str(source), "-o", str(unfinished)])
-            unfinished.rename(made)
-        return made
-
-    def program(self, kind: str, *extra: str, main: str = "driver") -> Path:
-        """A program under a sanitizer; `extra` flags are for parallel.cpp alone."""
-        flags = {"address": ADDRESS, "thread": THREAD}[kind]
-        made = self.folder / "-".join((main, kind, *(flag.strip("-D").replace("=", "") for flag in extra)))
-        with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not made.exists():
-                sources = [KERNELS / "isa" / f"{level}.cpp" for level in levels(kind)]
-                if main == "frozen":
-                    sources = sorted((KERNELS / "isa").glob("frozen*.cpp"))
-                sources += [path for path in sorted(KERNELS.glob("*.cpp")) if path.stem not in ("plan", "parallel")]
-                sources += [DRIVER / f"{name}.cpp" for name in (main, "forced_plan", "absent_levels")]
-                with ThreadPoolExecutor(2) as pool:
-                    objects = list(pool.map(lambda source: self.compile(source, flags), sources))
-                objects.append(self.compile(KERNELS / "parallel.cpp", [*flags, *extra]))
-                run([CXX, *flags, *map(str, objects), "-o", str(made)])
-        return made
-
-
-def run(command: list, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+def run(*command: str | Path, fails: bool = False, **environment: str) -> str:
+    """What it prints."""
     # Threads that wait for one another must sleep: there may be more of them than cores.
     settings = os.environ | {"OMP_WAIT_POLICY": "passive"} | environment
     done = subprocess.run(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if check:
-        assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-6000:]}"
-    return done
+    assert (done.returncode != 0) == fails, f"{' '.join(map(str, command))}\n{done.stdout[-6000:]}"
+    return done.stdout
 
 
-@pytest.fixture(scope="module")
-def builds() -> Builds:
-    probe = "int main() { return 0; }"
-    for flags in (ADDRESS, THREAD):
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.cpp")
-            source.write_text(probe)
-            built = run([CXX, *flags, str(source), "-o", f"{folder}/probe"], check=False)
-            done = built if built.returncode else run([f"{folder}/probe"], check=False)
-        if done.returncode:
-            pytest.skip(f"{CXX} {flags[-2]} makes no program that runs here: {done.stdout[-300:]}")
-    return Builds()
+@pytest.fixture(scope="module", autouse=True)
+def sanitizers_run(tmp_path_factory):
+    source, probe = (tmp_path_factory.mktemp("probe") / name for name in ("probe.cpp", "probe"))
+    source.write_text("int main() { return 0; }")
+    for kind, flags in FLAGS.items():
+        try:
+            build.run([build.compiler(), *flags, source, "-o", probe])
+            build.run([probe])
+        except RuntimeError as error:
+            pytest.skip(f"{build.compiler()} makes no program for {kind} that runs here: {str(error)[-300:]}")
 
 
-def check_driver(program: Path, kind: str, **environment: str) -> None:
+@kinds
+def test_layers(kind):
+    output = run(program(kind))
     for level in levels(kind):
-        output = run([str(program), "--isa", level], **environment).stdout
-        runs = int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1])
-        assert runs > (1_500 if "bf16" in level else 5_000), output  # bfloat16 alone
-        print(f"{kind}: {level}: {runs} runs")
+        runs = int(re.search(rf"^{level}: (\d+) runs$", output, re.MULTILINE)[1])
+        assert runs > (2_500 if "bf16" in level else 10_000), output  # bfloat16 alone
 
 
-def test_memory_and_undefined_behaviour(builds):
-    check_driver(builds.program("address"), "address")
-
-
-@pytest.mark.parametrize("kind", LEVELS)
-def test_cells_with_norms(builds, kind):
-    program = str(builds.program(kind, main="norms"))
+@kinds
+def test_frozen_stacks(kind):
     for level in levels(kind):
-        output = run([program, level]).stdout
-        runs = int(re.search(r"^(\d+) runs, 0 failures$", output, re.MULTILINE)[1])
-        assert runs > (500 if "bf16" in level else 1_000), output
-    done = run([program, "plain", "--short-workspace"], check=False)
-    assert kind == "thread" or "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
-
-
-@pytest.mark.parametrize("kind", LEVELS)
-def test_frozen_stacks(builds, kind):
-    program = str(builds.program(kind, main="frozen"))
-    for level in levels(kind):
-        output = run([program, level, "300"]).stdout
+        output = run(program(kind, "frozen"), level, "300")
         assert re.search(r"^300 runs, 0 failures$", output, re.MULTILINE), output
-    if kind == "address":
-        done = run([program, "plain", "100", "1"], check=False)
-        assert done.returncode != 0 and "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
 
 
-def test_fewer_threads_granted_than_asked_for(builds):
+def test_fewer_threads_granted_than_asked_for():
     """OpenMP may give a smaller team: the call then runs on one thread, in the memory measured for more."""
-    program = builds.program("address")
-    output = run([str(program), "--isa", "plain", "--division", "1,1,2"], OMP_THREAD_LIMIT="1").stdout
-    assert re.search(r"^\d+ runs, 0 failures$", output, re.MULTILINE), output
+    output = run(program("address"), "plain", "1,1,2", OMP_THREAD_LIMIT="1")
+    assert re.search(r"^0 failures$", output, re.MULTILINE), output
 
 
-def test_races(builds):
-    check_driver(builds.program("thread"), "thread")
-
-
-def test_a_workspace_one_byte_short_is_seen(builds):
-    command = [str(builds.program("address")), "--isa", "plain", "--division", "1,1,2", "--short-workspace"]
-    done = run(command, check=False)
-    assert done.returncode != 0 and "heap-buffer-overflow" in done.stdout, done.stdout[-3000:]
+@pytest.mark.parametrize("main, division", [("driver", "1,1,2"), ("frozen", "100")], ids=["driver", "frozen"])
+def test_a_workspace_one_byte_short_is_seen(main, division):
+    assert "heap-buffer-overflow" in run(program("address", main), "plain", division, "1", fails=True)
 
 
 @pytest.mark.parametrize("threads", [2, 4], ids=["between steps", "of the whole team"])
-def test_a_missing_barrier_is_seen(builds, threads):
+def test_a_missing_barrier_is_seen(threads):
     """Division 1,2,2 has four threads that meet after packing, and pairs that meet in every step."""
-    program = builds.program("thread", f"-DFASTRNN_DROP_BARRIER={threads}")
-    command = [str(program), "--isa", "plain", "--division", "1,2,2"]
-    done = run(command, check=False, TSAN_OPTIONS="halt_on_error=1")
-    assert done.returncode != 0 and "ThreadSanitizer: data race" in done.stdout, done.stdout[-3000:]
+    planted = program("thread", "driver", f"-DFASTRNN_DROP_BARRIER={threads}")
+    output = run(planted, "plain", "1,2,2", fails=True, TSAN_OPTIONS="halt_on_error=1")
+    assert "ThreadSanitizer: data race" in output

@@ -2,7 +2,6 @@
 // byte too many, and filled with NaN until it is written.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -12,58 +11,28 @@
 
 using fastrnn::Dtype;
 
+using Values = std::vector<double>;
+
 inline size_t size_of(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
 }
 
-// One value to and from its storage, by the formats' definitions.
+// One value to and from its storage, the upper half of a float where that is bfloat16. The drivers'
+// inputs are small multiples of 2^-6: exact in every type.
 inline void encode(Dtype dtype, double value, void* out) {
-  if (dtype == Dtype::kFloat64) {
-    std::memcpy(out, &value, 8);
-  } else if (dtype == Dtype::kFloat32) {
-    const float single = float(value);
-    std::memcpy(out, &single, 4);
-  } else {
-    // The driver's inputs are small multiples of 2^-6: exact in both 16-bit types.
-    const bool half = dtype == Dtype::kFloat16;
-    int exponent = 0;
-    const double fraction = std::frexp(std::fabs(value), &exponent);
-    const int mantissa_bits = half ? 10 : 7, bias = half ? 15 : 127;
-    uint16_t bits = 0;
-    if (std::isnan(value)) {
-      bits = 0x7fff;
-    } else if (value != 0) {
-      const int mantissa = int(std::ldexp(fraction, mantissa_bits + 1)) - (1 << mantissa_bits);
-      bits = uint16_t((exponent - 1 + bias) << mantissa_bits | mantissa);
-    }
-    if (value < 0) bits |= 0x8000;
-    std::memcpy(out, &bits, 2);
-  }
+  const float single = float(value);
+  const _Float16 half = _Float16(value);
+  const void* const stored[] = {&value, &single, (const char*)&single + 2, &half};
+  std::memcpy(out, stored[int(dtype)], size_of(dtype));
 }
 
 inline double decode(Dtype dtype, const void* in) {
-  if (dtype == Dtype::kFloat64) {
-    double value;
-    std::memcpy(&value, in, 8);
-    return value;
-  }
-  if (dtype == Dtype::kFloat32) {
-    float value;
-    std::memcpy(&value, in, 4);
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, in, 2);
-  const bool half = dtype == Dtype::kFloat16;
-  const int mantissa_bits = half ? 10 : 7, bias = half ? 15 : 127;
-  const int top = half ? 31 : 255;
-  const int exponent = (bits & 0x7fff) >> mantissa_bits,
-            mantissa = bits & ((1 << mantissa_bits) - 1);
-  if (exponent == top) return mantissa ? NAN : bits & 0x8000 ? -INFINITY : INFINITY;
-  const double value =
-      exponent ? std::ldexp((1 << mantissa_bits) + mantissa, exponent - bias - mantissa_bits)
-               : std::ldexp(mantissa, 1 - bias - mantissa_bits);
-  return bits & 0x8000 ? -value : value;
+  double value = 0;
+  float single = 0;
+  _Float16 half = 0;
+  void* const stored[] = {&value, &single, (char*)&single + 2, &half};
+  std::memcpy(stored[int(dtype)], in, size_of(dtype));
+  return dtype == Dtype::kFloat64 ? value : dtype == Dtype::kFloat16 ? double(half) : single;
 }
 
 class Buffer {
@@ -75,12 +44,12 @@ class Buffer {
     const size_t before = size_t(skew) * size_of(dtype);
     block_ = (char*)std::malloc(before + bytes_);
     data_ = block_ + before;
-    std::memset(data_, 0xff, bytes_);  // NaN in all four formats
+    clear();
   }
-  Buffer(Dtype dtype, const std::vector<double>& values, int skew = 0)
+  Buffer(Dtype dtype, const Values& values, int skew = 0)
       : Buffer(dtype, int64_t(values.size()), skew) {
     for (int64_t i = 0; i < count_; ++i) encode(dtype, values[i], data_ + i * size_of(dtype));
-    copy_.assign(data_, data_ + bytes_);
+    freeze();
   }
   Buffer(Buffer&& other) noexcept { *this = static_cast<Buffer&&>(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -91,12 +60,14 @@ class Buffer {
   }
   ~Buffer() { std::free(block_); }
 
-  void* get() const { return data_; }
+  // Null without contents, as torch has it.
+  void* get() const { return count_ > 0 ? data_ : nullptr; }
+  void clear() { std::memset(data_, 0xff, bytes_); }  // NaN in all four formats
   bool changed() const { return bytes_ > 0 && std::memcmp(copy_.data(), data_, bytes_) != 0; }
   // From here on changed() compares with what is there now.
   void freeze() { copy_.assign(data_, data_ + bytes_); }
-  std::vector<double> values() const {
-    std::vector<double> result(count_);
+  Values values() const {
+    Values result(count_);
     for (int64_t i = 0; i < count_; ++i) result[i] = decode(dtype_, data_ + i * size_of(dtype_));
     return result;
   }

@@ -1,4 +1,4 @@
-// The layers that the driver runs: small random numbers, and every kind of schedule.
+// The layers that the drivers run: small random numbers, and every kind of schedule.
 #pragma once
 
 #include <algorithm>
@@ -8,20 +8,50 @@
 #include <random>
 #include <string>
 
-#include "../../../csrc/cpu/dispatch.h"
-#include "naive.h"
+#include "../../../csrc/cells/cell_info.h"
+#include "buffer.h"
 
-// Whether the instruction set before this one has the same kernels for a type. This one is in use
-// then.
-inline bool repeats(const std::string& isa, fastrnn::Dtype dtype) {
-  void (*before)(const fastrnn::cpu::ForwardParams&) = nullptr;
-  for (const std::string& level : fastrnn::cpu::supported_isas()) {
-    fastrnn::cpu::set_isa(level);
-    const auto kernel = fastrnn::cpu::kernels(dtype, 1).forward;
-    if (level == isa) return kernel == before;
-    before = kernel;
+struct Direction {
+  Values w_ih, w_hh, b_ih, b_hh, w_hr;  // biases and w_hr may be empty
+  std::vector<Values> params;
+};
+
+// With what LayerShape says of a call (params.h). What a cell or a call does not have is empty.
+struct Layer {
+  int cell;
+  int64_t T, B, I, H, R;
+  int D, forwards;
+  std::vector<int64_t> offsets;
+  int64_t batch;
+  std::vector<int64_t> order;
+  std::unique_ptr<bool[]> resets;
+  Direction weights[2];
+  Values x, h0, c0, grad_output, grad_hn, grad_cn, grad_cells;
+
+  const fastrnn::CellInfo& info() const { return fastrnn::kCells[cell]; }
+  int64_t rows() const { return offsets[T]; }
+  int64_t outer_rows() const { return order.empty() ? rows() : T * batch; }
+
+  // Which of the caller's rows exist, of all steps and of the states. Nobody writes the others.
+  std::vector<bool> existing_rows() const {
+    std::vector<bool> exist(outer_rows());
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t b = 0; b < offsets[t + 1] - offsets[t]; ++b)
+        exist[order.empty() ? offsets[t] + b : t * batch + order[b]] = true;
+    }
+    return exist;
   }
-  return false;
+  std::vector<bool> existing_states() const {
+    std::vector<bool> exist(D * batch);
+    for (int64_t i = 0; i < D * B; ++i)
+      exist[i / B * batch + (order.empty() ? i % B : order[i % B])] = true;
+    return exist;
+  }
+};
+
+// Whether value i of so many belongs to a row that exists.
+inline bool exists(const std::vector<bool>& rows, size_t i, size_t values) {
+  return rows[i * rows.size() / values];
 }
 
 struct Shape {
@@ -36,17 +66,6 @@ inline Values draw(std::mt19937* random, int64_t count, int most) {
   return result;
 }
 
-// NaN in the rows that do not exist.
-inline void spoil_padding(const Layer& l, Values* values) {
-  std::vector<bool> exists(l.outer_rows());
-  for (int64_t t = 0; t < l.T; ++t) {
-    for (int64_t b = 0; b < l.alive(t); ++b) exists[l.outer(t, b)] = true;
-  }
-  for (size_t i = 0; i < values->size(); ++i) {
-    if (!exists[i * exists.size() / values->size()]) (*values)[i] = NAN;
-  }
-}
-
 // What a call may say of time: the rows' places, resets, a direction; and c of every step.
 struct Schedule {
   const char* name = "";
@@ -56,7 +75,8 @@ struct Schedule {
 inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool projected, bool biases,
                         const Schedule& schedule) {
   std::mt19937 random(7);
-  const int64_t R = projected ? (s.H + 1) / 2 : s.H, GH = kGateCount[cell] * s.H;
+  const fastrnn::CellInfo& info = fastrnn::kCells[cell];
+  const int64_t R = projected ? (s.H + 1) / 2 : s.H, GH = info.gates * s.H;
   Layer l{};
   l.cell = cell, l.T = s.T, l.B = s.B, l.I = s.I, l.H = s.H, l.R = R, l.D = D, l.offsets = {0};
   for (int64_t t = 0; t < s.T; ++t) {
@@ -64,10 +84,12 @@ inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool proje
     l.offsets.push_back(l.offsets.back() + s.B - ended);
   }
   for (int d = 0; d < D; ++d) {
-    l.weights[d] = {draw(&random, GH * s.I, 24), draw(&random, GH * R, 24), {}, {}, {}};
-    if (biases)
-      l.weights[d].b_ih = draw(&random, GH, 24), l.weights[d].b_hh = draw(&random, GH, 24);
-    if (projected) l.weights[d].w_hr = draw(&random, R * s.H, 24);
+    Direction& w = l.weights[d];
+    w.w_ih = draw(&random, GH * s.I, 24), w.w_hh = draw(&random, GH * R, 24);
+    if (biases) w.b_ih = draw(&random, GH, 24), w.b_hh = draw(&random, GH, 24);
+    if (projected) w.w_hr = draw(&random, R * s.H, 24);
+    for (int k = 0; k < info.params; ++k)
+      w.params.push_back(draw(&random, info.param_rows(k) * s.H, 64));
   }
   l.batch = s.B;
   l.forwards = schedule.reverse ? D - 1 : 1;
@@ -82,15 +104,20 @@ inline Layer make_layer(int cell, const Shape& s, int D, bool packed, bool proje
     l.resets = std::make_unique<bool[]>(l.rows());
     for (int64_t row = 0; row < l.rows(); ++row) l.resets[row] = random() % 3 == 0;
   }
-  const int64_t N = l.outer_rows(), states = D * l.batch;
-  l.x = draw(&random, N * s.I, 64);
-  l.h0 = draw(&random, states * R, 64);
-  l.grad_output = draw(&random, N * D * R, 64);
-  l.grad_hn = draw(&random, states * R, 64);
-  if (cell == kLstm) {
+  const int64_t states = D * l.batch;
+  const std::vector<bool> rows = l.existing_rows();
+  // NaN in the rows that do not exist.
+  const auto draw_rows = [&](int64_t width) {
+    Values values = draw(&random, l.outer_rows() * width, 64);
+    for (size_t i = 0; i < values.size(); ++i)
+      if (!exists(rows, i, values.size())) values[i] = NAN;
+    return values;
+  };
+  l.x = draw_rows(s.I), l.grad_output = draw_rows(D * R);
+  l.h0 = draw(&random, states * R, 64), l.grad_hn = draw(&random, states * R, 64);
+  if (info.states > 1) {
     l.c0 = draw(&random, states * s.H, 64), l.grad_cn = draw(&random, states * s.H, 64);
-    if (schedule.cells) l.grad_cells = draw(&random, N * D * s.H, 64);
+    if (schedule.cells) l.grad_cells = draw_rows(D * s.H);
   }
-  spoil_padding(l, &l.x), spoil_padding(l, &l.grad_output), spoil_padding(l, &l.grad_cells);
   return l;
 }

@@ -9,7 +9,6 @@
 
 #include "../../../csrc/cpu/dispatch.h"
 #include "buffer.h"
-#include "naive.h"
 
 struct ProductShape {
   int64_t M, N, K;
