@@ -37,9 +37,13 @@ def compile(model: Callable, **options: Any) -> Callable:
     if not callable(model):
         raise TypeError(f"fastrnn.compile: expected a module or a function, got {type(model).__name__}")
     compiled = torch.compile(model, **options)
+    if compiled is model:  # torch leaves it as it is: disable=True, TORCHDYNAMO_DISABLE
+        return model
     if not isinstance(compiled, nn.Module):
         return _allowing_rnn(compiled)
-    compiled.forward = _allowing_rnn(compiled.forward)
+    module: Any = compiled
+    module.dynamo_ctx = functools.partial(_compile_allowing_rnn, module.dynamo_ctx)
+    module._initialize()  # as torch does again in copies, which keep dynamo_ctx but not what it made
     return compiled
 
 
@@ -85,6 +89,10 @@ def onnx_translations() -> dict[Any, Callable]:
 
 def _operator(name: str) -> Any:
     return getattr(torch.ops.fastrnn, name).default
+
+
+def _compile_allowing_rnn(context: Callable, function: Callable) -> Callable:
+    return _allowing_rnn(context(function))
 
 
 def _allowing_rnn(function: Callable) -> Callable:

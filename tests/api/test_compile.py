@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -216,6 +218,21 @@ def test_inside_another_compiled_function():
     outer = fastrnn.compile(lambda x: inner(x)[0] + 1, fullgraph=True, backend="eager")
     x = torch.randn(5, 3, 4)
     torch.testing.assert_close(outer(x), inner(x)[0] + 1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("disable", [False, True])
+def test_a_copy_is_compiled_and_computes_with_its_own_weights(copied, disable):
+    model, x = nn.Sequential(fastrnn.LSTM(4, 6)), torch.randn(5, 3, 4)
+    compiled = fastrnn.compile(model, backend="eager", disable=disable)
+    assert "forward" not in vars(model)  # disabled, torch returns the model itself
+    twin = copied(compiled)
+    torch._dynamo.utils.counters.clear()
+    torch.testing.assert_close(twin(x), model(x))
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for weight in twin.parameters():
+        nn.init.zeros_(weight)
+    assert not twin(x)[0].any() and model(x)[0].any()
 
 
 def test_what_cannot_be_called_is_refused():
