@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ._call.checks import as_states
 from ._call.extras import as_lengths
-from ._kernels import ext, frozen
+from ._kernels import ext, frozen, ops
 from ._tools import leaf
 from .conversion import TO_FASTRNN, ConversionReport, is_recurrent, mixes_states, require_module, why_not_frozen
 from .modules import Rows, States
@@ -129,7 +129,7 @@ class FrozenLayer(nn.Module):
     ) -> tuple[Rows, States]:
         """See the class."""
         cell = ALL_CELLS[self.mode]
-        if self._plain is not None and lengths is None:
+        if self._plain is not None and lengths is None and not ops.is_watched():
             found = frozen.call_plain(self._plain, cell.states, self.batch_first, input, hx)
             if found is not None:
                 return found
@@ -176,7 +176,7 @@ class FrozenLayer(nn.Module):
         cell = ALL_CELLS[self.mode]
         if not 1 <= x.dim() <= 2:
             raise ValueError(f"FrozenLayer.step: expected x of shape (B, I) or (I,), got {tuple(x.shape)}")
-        if self._plain is not None:
+        if self._plain is not None and not ops.is_watched():
             output = frozen.step_plain(self._plain, cell.states, self.batch_first, x, state, out)
             if output is not None:
                 return output

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from . import ext
-from .ops import LIBRARY, is_watched
+from .ops import LIBRARY, is_recorded, is_watched
+
+_cpu = getattr(ext.load(), "cpu", None)
+call_plain: Callable[..., tuple | None] = getattr(_cpu, "call_frozen", None)
+step_plain: Callable[..., Tensor | None] = getattr(_cpu, "step_frozen", None)
+"""A layer's call, and its next steps, where torch does not watch; None if anything in it is unusual or wrong."""
 
 LIBRARY.define(
     "frozen(Tensor packed, Tensor x, Tensor[] hx, Tensor? lengths, bool batch_first, int directions) -> Tensor[]"
@@ -25,16 +30,6 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = weight.abs().amax(1) / 127 if weight.size(1) else weight.new_zeros(weight.size(0))
     scale = torch.where(scale > 0, scale, 1.0)
     return torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
-
-
-def call_plain(packed: Tensor, states: int, batch_first: bool, x, hx) -> tuple | None:
-    """A layer's call, if nothing in it is unusual or wrong: (output, hx)."""
-    return None if is_watched() else ext.load().cpu.call_frozen(packed, states, batch_first, x, hx)
-
-
-def step_plain(packed: Tensor, states: int, batch_first: bool, x, hx, out) -> Tensor | None:
-    """A layer's next steps likewise: the output. The states in ``hx`` move on in place."""
-    return ext.load().cpu.step_frozen(packed, states, batch_first, x, hx, out)
 
 
 def forward(
@@ -59,7 +54,21 @@ def forward(
             packed, x, initial(batch) if hx is None else hx, lengths, batch_first, directions
         )
         return output, final
-    return ext.load().cpu.frozen_forward(packed, x, hx, lengths, batch_sizes, batch_first)
+    _refuse_recording()
+    return _cpu.frozen_forward(packed, x, hx, lengths, batch_sizes, batch_first)
+
+
+def _refuse_recording() -> None:
+    """Refuses a call that is no operator of torch.
+
+    Raises:
+        RuntimeError: it would become part of a graph, which would hold its result as a constant.
+    """
+    if is_recorded():
+        raise RuntimeError(
+            "fastrnn: step, stream and calls with a PackedSequence of a frozen layer cannot be traced or exported: "
+            "call the layer with padded input and lengths=, or fastrnn.unfreeze(model)"
+        )
 
 
 def check_written(
@@ -93,11 +102,13 @@ def check_written(
 
 def advance(packed: Tensor, x: Tensor, states: list[Tensor], out: Tensor | None, batch_first: bool) -> Tensor:
     """The output of the next steps; the states move on in place."""
-    return ext.load().cpu.frozen_advance(packed, x, states, out, batch_first)
+    if is_watched():
+        _refuse_recording()
+    return _cpu.frozen_advance(packed, x, states, out, batch_first)
 
 
 def _run(packed, x, hx, lengths, batch_first, directions):
-    output, states = ext.load().cpu.frozen_forward(packed, x, hx, lengths, None, batch_first)
+    output, states = _cpu.frozen_forward(packed, x, hx, lengths, None, batch_first)
     return [output, *states]
 
 
@@ -106,6 +117,6 @@ def _fake(packed, x, hx, lengths, batch_first, directions):
     return [output, *(h.new_empty(h.shape) for h in hx)]
 
 
-if ext.load() is not None:
+if _cpu is not None:
     LIBRARY.impl("frozen", _run, "CPU")
 torch.library.register_fake("fastrnn::frozen", _fake, lib=LIBRARY)

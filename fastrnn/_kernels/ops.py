@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+from torch._C import _get_tracing_state, _is_tracing, _len_torch_dispatch_stack
 from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
 from torch._guards import TracingContext
 from torch.autograd import forward_ad
@@ -30,6 +30,8 @@ from .. import reference
 from .._spec import SCHEMAS, Call
 from ..registry import ALL_CELLS
 from . import ext
+
+_RECORDERS = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]
 
 
 def has_extension() -> bool:
@@ -72,7 +74,7 @@ def is_exporting() -> bool:
 
 def is_traced() -> bool:
     """Whether ``torch.jit.trace`` records this call."""
-    return _get_tracing_state() is not None
+    return _get_tracing_state() is not None  # which torch.compile knows
 
 
 def is_transformed(foreign: bool = True) -> bool:
@@ -91,9 +93,17 @@ def is_transformed(foreign: bool = True) -> bool:
 def is_watched() -> bool:
     """Whether torch follows this call operator by operator: ``torch.compile``, ``torch.export``, a
     ``TorchDispatchMode`` (FlopCounterMode, FakeTensorMode) or a tracer. They must be shown ``torch.ops.fastrnn.*``."""
-    if is_dynamo_compiling() or _len_torch_dispatch_stack() > 0 or _get_tracing_state() is not None:
+    if is_dynamo_compiling() or _len_torch_dispatch_stack() > 0 or _is_tracing():
         return True
     return torch.compiler._is_compiling_flag and is_compiling()
+
+
+def is_recorded() -> bool:
+    """Whether this call becomes part of a graph, or there may be no values at all, outside ``torch.compile``: that
+    leaves its graph where it finds no operator."""
+    if is_dynamo_compiling():
+        return False
+    return is_traced() or (_len_torch_dispatch_stack() > 0 and any(map(torch._C._get_dispatch_mode, _RECORDERS)))
 
 
 def autocast(weights: Sequence[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:

@@ -12,6 +12,7 @@ from test_dropping import layer
 from test_own_cells import states_of
 from torch import nn
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -219,3 +220,31 @@ def test_other_frozen_calls_take_the_longer_way(monkeypatch, frozen_served, call
     assert all(
         torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(found, expected, strict=True)
     )
+
+
+RECORDERS = {
+    "trace": lambda call, x: torch.jit.trace(call, (x,), check_trace=False),
+    "make_fx": lambda call, x: make_fx(call)(x),
+    "fake": lambda call, x: make_fx(call, tracing_mode="fake")(x),
+}
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("record", RECORDERS.values(), ids=RECORDERS)
+def test_a_graph_holds_no_frozen_call_without_an_operator(record, bfloat16):
+    """It would hold the result as a constant. torch.compile leaves its graph for such a call."""
+    frozen, x = fastrnn.freeze(nn.GRU(5, 6).bfloat16() if bfloat16 else nn.GRU(5, 6)), torch.randn(4, 3, 5)
+    x, stream = x.to(frozen.dtype), frozen.stream(3)
+    state = stream.state
+    for call in (
+        lambda x: stream(x),
+        lambda x: frozen.step(x[0], state),
+        lambda x: frozen(pack_padded_sequence(x, [4, 2, 2]))[0].data,
+    ):
+        with pytest.raises(RuntimeError, match=r"cannot be traced or exported: call the layer with .*lengths="):
+            record(call, x)
+        assert not state.any()  # nothing was computed
+        expected = call(x)
+        stream.reset()
+        assert torch.equal(torch.compile(call, backend="eager")(x), expected)
+        stream.reset()
