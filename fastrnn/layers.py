@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -250,9 +249,17 @@ class SLSTM(OwnLayer):
 
     forget_gate = "sigmoid"
 
-    def __init__(self, *args: Any, forget_gate: str = "sigmoid", **options: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Device = None,
+        dtype: torch.dtype | None = None, *, recurrent_dropout: float = 0.0, weight_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0, num_heads: int = 1, forget_gate: str = "sigmoid",
+    ) -> None:  # fmt: skip
         self.forget_gate, self._mode = forget_gate, slstm_mode("SLSTM", forget_gate)
-        super().__init__(*args, **options)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
+            recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout, zoneout=zoneout, num_heads=num_heads,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         chosen = f", forget_gate={self.forget_gate}" if self.forget_gate != "sigmoid" else ""

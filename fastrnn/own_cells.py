@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from ._backends import dispatch
 from ._kernels import cell_library, ext, user_kernels
 from ._kernels.cell_errors import Header
 from .layers import OwnLayer
+from .modules import Device
 from .reference.recorded import step_of
 from .reference.scan import STEP
 from .registry import FIRST_USER_CELL, Cell, add_user_cell
@@ -151,8 +151,9 @@ class Layer(OwnLayer):
 
     Args:
         cell: what :func:`load_cell` returned.
-        *args, **options: the arguments of :class:`fastrnn.LSTM`; ``proj_size`` needs a cell whose ``forward`` does not
-            read h but through the products.
+
+    The other arguments are those of :class:`fastrnn.LSTM`; ``proj_size`` needs a cell whose ``forward`` does not read h
+    but through the products.
 
     Parameters are torch's by name and shape, with G gates in the order of ``kGates``; besides, every name of
     ``kParams`` is a parameter (H,), ``name_l{k}`` and ``name_l{k}_reverse``. All start uniform in +-1/sqrt(H). States
@@ -164,11 +165,19 @@ class Layer(OwnLayer):
         ValueError: a ``proj_size`` for a cell that reads h.
     """
 
-    def __init__(self, cell: OwnCell, *args: Any, **options: Any) -> None:
+    def __init__(
+        self, cell: OwnCell, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0,
+        device: Device = None, dtype: torch.dtype | None = None, *, recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0, zoneout: float | tuple[float, float] = 0.0, num_heads: int = 1,
+    ) -> None:  # fmt: skip
         if not isinstance(cell, OwnCell):
             raise TypeError(f"fastrnn.Layer: expected cell to come from fastrnn.load_cell, got {type(cell).__name__}")
         self.cell, self._mode = cell, cell.registered.mode
-        super().__init__(*args, **options)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
+            recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout, zoneout=zoneout, num_heads=num_heads,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return f"{self.cell.name}, {super().extra_repr()}"

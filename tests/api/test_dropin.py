@@ -14,7 +14,7 @@ from support import agree, build, cells, device_of, given, like, one_step, sampl
 from torch import nn
 
 import fastrnn
-from fastrnn.registry import CELLS
+from fastrnn.registry import CELLS, OWN_CELLS
 
 NAMES = sorted({name for cell in CELLS.values() for name in (cell.layer, cell.step)})
 FULL = {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.25}
@@ -50,7 +50,7 @@ def test_is_torchs_class(cell, step):
     assert isinstance(ours, nn.RNNCellBase if step else nn.RNNBase)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *sorted({name for c in OWN_CELLS.values() for name in (c.layer, c.step)})])
 def test_signature_is_explicit(name):
     """skip_init and others look for `device` in the signature, which torch's *args would hide."""
     parameters = inspect.signature(getattr(fastrnn, name)).parameters

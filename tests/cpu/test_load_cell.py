@@ -138,6 +138,7 @@ def test_parameters_and_copies():
     other = copy.deepcopy(module)
     assert other.cell is cell and torch.equal(other(x)[0], module(x)[0])
     assert repr(fastrnn.Layer(cell, 3, 6, 2)) == "Layer(JanetScaled, 3, 6, num_layers=2)"
+    assert torch.nn.utils.skip_init(fastrnn.Layer, cell, 3, 6).hidden_size == 6  # it looks for a device
     assert cell.params == ("weight_scale",) and cell.registered.index >= FIRST_USER_CELL and cell.projects
     assert load("scaled") is cell and not load("everything").projects
     with pytest.raises(ValueError, match="Layer: proj_size must be 0, got 2: each unit reads its own h"):

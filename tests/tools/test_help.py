@@ -65,6 +65,7 @@ def test_info_refuses_options(capsys):
         ("bench --option num_heads=1,num_heads=2", "zoneout, num_heads once at most, got num_heads"),
         ("bench --option forget_gate=exp", "zoneout, num_heads once at most, got forget_gate"),
         ("bench --hidden 4 --option num_heads=3", "num_heads must be a divisor of hidden_size = 4, got 3"),
+        ("bench --cell slstm --hidden 4 --option num_heads=3", "num_heads must be a divisor of hidden_size = 4, got 3"),
         ("bench --cell slstm --option forget_gate=x", "forget_gate must be 'sigmoid' or 'exp', got 'x'"),
         ("bench --backend foo", "--backend: invalid choice: 'foo' (choose from"),
         ("bench --backend cuda", "--backend: expected one that serves this call, got cuda: "),
