@@ -38,6 +38,9 @@ Rows = Tensor | PackedSequence
 States = Tensor | tuple[Tensor, ...]
 """h, or a tuple of all states of a cell that has several."""
 Device = torch.device | str | int | None
+_CHECKS = (
+    "check_forward_args", "check_input", "check_hidden_size", "get_expected_hidden_size", "get_expected_cell_size"
+)  # fmt: skip
 
 
 def _check_input(module: nn.RNNBase, input: Tensor, weight: Tensor, dims: int) -> None:
@@ -76,8 +79,10 @@ class Layer(Tooling, Options, nn.RNNBase):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        torchs = nn.RNNBase.check_forward_args, nn.LSTM.check_forward_args
-        cls._checks_arguments = cls.check_forward_args not in torchs
+        torchs = nn.LSTM if issubclass(cls, nn.LSTM) else nn.RNNBase
+        # torch's check_forward_args, which calls the others, knows the states of torch's classes alone.
+        names = _CHECKS if issubclass(cls, (nn.LSTM, nn.GRU, nn.RNN)) else _CHECKS[:1]
+        cls._checks_arguments = any(getattr(cls, name, None) is not getattr(torchs, name, None) for name in names)
 
     def _weights(self) -> list[Tensor]:
         """The weights of a call, by torch's rule: the module's attributes where one of them was exchanged since
@@ -160,7 +165,8 @@ class Layer(Tooling, Options, nn.RNNBase):
         return data, states, weights, batch_sizes
 
     def _check_by_override(self, data: Tensor, hx: list[Tensor], batch_sizes: Tensor | None) -> None:
-        """Calls a subclass's ``check_forward_args`` in place of the checks, with what torch's forward hands to it."""
+        """Calls ``check_forward_args`` in place of the checks, with what torch's forward hands to it, where a subclass
+        has its own, or its own form of a method that this calls."""
         if self.batch_first and batch_sizes is None:
             data = data.transpose(0, 1)
         states: Any = tuple(hx) if len(hx) > 1 else hx[0]

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
+from fastrnn.modules import _CHECKS
 from fastrnn.registry import ALL_CELLS
 
 SAMPLE = torch.full((2, 3, 4), 0.5)
@@ -145,6 +146,24 @@ def test_an_overridden_check(cell, batch_first):
         module(x, given([torch.zeros(1, 2 if batch_first else 3, 6)] * cell.states))
     half = len(seen) // 2
     assert half == 4 - (cell.mode == "LSTM") and str(seen[:half]) == str(seen[half:])
+
+
+@cells
+@pytest.mark.parametrize("name", _CHECKS)
+def test_overridden_methods_that_check_are_called_as_torch_calls_them(cell, name):
+    seen, x = {}, torch.randn(5, 3, 4)
+    for space in (nn, fastrnn):
+        base, calls = getattr(space, cell.layer), seen.setdefault(space, [])
+        method = getattr(base, name, None)
+
+        def noted(self, *arguments, method=method, calls=calls):
+            calls.append(str(arguments))
+            return method(self, *arguments)
+
+        module = build(SimpleNamespace(**{cell.layer: type("Noting", (base,), {name: noted})}), cell, 4, 6)
+        module(x)
+        module(x, given([torch.zeros(1, 3, 6)] * cell.states))
+    assert seen[nn] == seen[fastrnn] and bool(seen[nn]) == hasattr(nn.LSTM if cell.mode == "LSTM" else nn.GRU, name)
 
 
 def test_a_parametrized_weight_is_computed_once_a_call():
