@@ -55,24 +55,25 @@ def find_compiler() -> Compiler:
     """
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     for name in names:
-        if found := _probe(name):
-            return found
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return _probe(name)
     raise RuntimeError(
         f"fastrnn.load_cell: no C++ compiler was found (tried {', '.join(names)}): install g++ 10 or later, or name "
         "one in the environment variable CXX"
     )
 
 
-@functools.cache
-def _probe(name: str) -> Compiler | None:
-    try:
-        command = tuple(shlex.split(name))
-        printed = _start([*command, "-dM", "-E", "-x", "c++", os.devnull]).communicate()[0]
-    except (OSError, ValueError):  # of shlex, at a quote without another
-        return None
+@functools.cache  # what is not there, and raises, may come
+def _probe(name: str) -> Compiler:
+    """The compiler of this command.
+
+    Raises:
+        OSError, KeyError: there is none.
+        ValueError: in the command a quote is without another.
+    """
+    command = tuple(shlex.split(name))
+    printed = _start([*command, "-dM", "-E", "-x", "c++", os.devnull]).communicate()[0]
     macros = dict(re.findall(r"^#define (\w+) (.*)$", printed, re.MULTILINE))
-    if "__VERSION__" not in macros:
-        return None
     return Compiler(command, macros["__VERSION__"].strip('"'), "__clang__" not in macros)
 
 

@@ -113,9 +113,11 @@ def test_two_processes_at_once(fake, tmp_path):
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "cxx"))
+    with pytest.raises(RuntimeError, match=r"no C\+\+ compiler was found"):
+        build(tmp_path)
     (tmp_path / "cxx").write_text(FAKE.format(version="3", log=tmp_path / "log") + "exit 1\n")
     (tmp_path / "cxx").chmod(0o755)
-    monkeypatch.setenv("CXX", str(tmp_path / "cxx"))
     with pytest.raises(ValueError, match=r"^cell\.h:2: the compiler says: nothing$"):
         build(tmp_path)
     assert not list((tmp_path / "cells").iterdir())
