@@ -29,12 +29,17 @@ def _has_kernels(x: Tensor) -> bool:
     return x.device.type in KERNELS and (x.device.type == "cpu" or missing("cuda", x.device.index) is None)
 
 
+def _is_empty(x: Tensor, hx: Sequence[Tensor]) -> bool:
+    """Whether there is no row. Where input and states differ in that, the kernels refuse them."""
+    return x.size(-2) == 0 and hx[0].size(1) == 0
+
+
 def _forward(backend: str) -> Callable:
     def forward(x, given, hx, weights, spec, scalars):
         if not _has_kernels(x):
             return _reference_forward(x, given, hx, weights, spec, scalars)
         dispatch.check_graph(backend)
-        if hx[0].size(1) == 0:  # an empty batch launches nothing
+        if _is_empty(x, hx):  # launches nothing
             return _fake_forward(x, given, hx, weights, spec, scalars)
         if backend == "cuda":
             dispatch.check_kernels(cell_of(spec[CELL]).mode)
@@ -48,7 +53,7 @@ def _backward(backend: str) -> Callable:
         arguments = grads, x, given, hx, weights, results, spec, scalars, needs
         if backend != "reference" and not _has_kernels(x):
             return _reference_backward(*arguments)
-        if hx[0].size(1) == 0:
+        if _is_empty(x, hx):
             grad_x, grad_hx, grad_weights = _fake_backward(*arguments)
             return grad_x, grad_hx, [grad.zero_() for grad in grad_weights]
         grad_x, grad_hx, grad_weights = layer_ops(backend).layer_backward(*arguments)

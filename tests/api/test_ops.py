@@ -65,6 +65,16 @@ def test_opcheck_backward_of_some_inputs(mode, needs):
     torch.library.opcheck(torch.ops.fastrnn.layer_backward.default, args, test_utils=("test_schema", "test_faketensor"))
 
 
+@compiled
+def test_states_of_an_empty_batch_do_not_fit_input_with_rows():
+    args = forward_arguments(*arguments("LSTM", 1, False, False, grad=False))
+    after = arguments_after(args)
+    for operator, place, fitting in (("layer_forward", 2, args), ("layer_backward", 3, after)):
+        states = [h[:, :0] for h in fitting[place]]
+        with pytest.raises(RuntimeError, match="must have shape"):
+            getattr(torch.ops.fastrnn, operator)(*fitting[:place], states, *fitting[place + 1 :])
+
+
 def masked_arguments(mode, projected, grad=True, **named):
     """Those of arguments() for both directions, with what only some calls have."""
     resets = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0]]).bool()
