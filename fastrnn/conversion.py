@@ -119,6 +119,10 @@ def convert_(
         TypeError: ``model`` is not a module.
     """
     require_module("convert_", model)
+    return _convert(model, filter_fn, cells)
+
+
+def _convert(model: nn.Module, filter_fn: Callable[[str, nn.Module], bool] | None, cells: bool) -> ConversionReport:
     report, ours = ConversionReport(), 0
     for name, module in model.named_modules():
         if type(module) in TO_TORCH:
@@ -135,7 +139,7 @@ def convert_(
         else:
             report.skipped[name] = reason
     if not report.converted and not ours:
-        warnings.warn(f"fastrnn.convert: nothing to convert in {type(model).__name__} ({report})", stacklevel=2)
+        warnings.warn(f"fastrnn.convert: nothing to convert in {type(model).__name__} ({report})", stacklevel=3)
     return report
 
 
@@ -147,7 +151,7 @@ def convert(
     """Returns a deep copy of ``model`` with its recurrent modules converted; see :func:`convert_`."""
     require_module("convert", model)
     model = copy.deepcopy(model)
-    convert_(model, filter_fn, cells)
+    _convert(model, filter_fn, cells)
     return model
 
 

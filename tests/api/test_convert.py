@@ -169,9 +169,10 @@ def test_idempotent_and_silent_the_second_time():
 
 
 def test_warns_when_nothing_matched():
-    with pytest.warns(UserWarning, match="nothing to convert in Sequential"):
+    with pytest.warns(UserWarning, match="nothing to convert in Sequential") as warned:
         report = fastrnn.convert_(nn.Sequential(nn.Linear(3, 3)))
-    assert str(report) == "changed: nothing"
+        fastrnn.convert(nn.Sequential(nn.Linear(3, 3)))
+    assert str(report) == "changed: nothing" and [w.filename for w in warned] == [__file__, __file__]
 
 
 def test_revert():
