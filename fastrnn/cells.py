@@ -289,6 +289,9 @@ class SLSTMCell(OwnStep):
     def _mode(self) -> str:
         return slstm_mode("SLSTMCell", self.forget_gate)
 
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", forget_gate={self.forget_gate}" if self.forget_gate != "sigmoid" else "")
+
 
 def explain_cell(module: Step, input: Tensor, hx: Tensor | Sequence[Tensor] | None = None) -> dispatch.Explanation:
     """The backend that ``module(input, hx)`` would run on, with the reasons against the others."""

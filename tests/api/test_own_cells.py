@@ -265,6 +265,7 @@ def test_cells_are_found_while_another_thread_adds_some(monkeypatch):
 def test_the_forget_gates_of_an_slstm():
     module = fastrnn.SLSTM(3, 6, forget_gate="exp")
     assert module.mode == "SLSTM_EXP" and repr(module) == "SLSTM(3, 6, forget_gate=exp)"
+    assert repr(fastrnn.SLSTMCell(3, 6, forget_gate="exp")) == "SLSTMCell(3, 6, forget_gate=exp)"
     assert copy.deepcopy(module).mode == "SLSTM_EXP" and fastrnn.SLSTM(3, 6).mode == "SLSTM"
     for kind in (fastrnn.SLSTM, fastrnn.SLSTMCell):
         for wrong in ("tanh", [1], None):
