@@ -22,7 +22,7 @@ import torch
 
 from .._kernels import ext
 
-DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError)
+DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
 """What reading a file raises that was damaged, or written by something else."""
 
 

@@ -101,6 +101,7 @@ CHANGED = [
     {"findings": {FORWARD: finding(speeds={"plain": [[1, 2, 1.5]]})}},
     {"findings": {FORWARD: finding(speeds={"plain": [[0, 1, 2, 1.5]]})}},
     {"findings": {FORWARD: finding(speeds={"plain": [[1, 1, 2, "x"]]})}},
+    {"findings": {FORWARD: finding(speeds={"plain": [[1, 1, 2, 10**400]]})}},
     {"findings": {FORWARD: finding(speeds=None)}},
     {"findings": {FORWARD: finding() | {"tiers": [[1, 1, 2, "warp"]]}}},
     {"findings": {FORWARD: finding() | {"tiers": [[1, 1, 0, "step"]]}}},
