@@ -230,7 +230,7 @@ def check_kernels(mode: str) -> None:
 
 @contextlib.contextmanager
 def backend(name: str | None) -> Iterator[None]:
-    """Forces a backend within a ``with`` block; None gives the choice back to fastrnn.
+    """Forces a backend within a ``with`` block; None gives the choice back to fastrnn, or to ``FASTRNN_BACKEND``.
 
     Args:
         name: ``"cuda"``, ``"cpu"``, ``"aten"``, ``"reference"`` or None.

@@ -107,12 +107,14 @@ def interleave(sides: Sequence[Callable], inputs: Sequence, pace: Pace, rounds_o
         rounds_of.host_ms = [[] for _ in sides]
         flush_device_cache()
     rounds = max(pace.least, min(pace.most, int(pace.seconds / per_round)))
+    collects = gc.isenabled()
     gc.collect()
     gc.disable()  # a collection in the middle would be charged to whichever side is running
     try:
         return rounds_of(sides, supply, rounds)
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def flush_device_cache() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import types
@@ -192,6 +193,17 @@ def test_sides_take_turns_and_take_consecutive_inputs():
     assert [who for who, _ in calls] == list("AB" * (len(calls) // 2))
     assert [given for _, given in calls] == [k % 3 for k in range(len(calls))]
     assert [len(times) for times in samples] == [4, 4] and len(calls) > 8  # warm-up came first
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_stays_as_it_was(enabled):
+    try:
+        if not enabled:
+            gc.disable()
+        interleave([len], ["inputs"], Pace(seconds=0.0, least=1, most=1), ClockRounds())
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_repeats_follow_the_time_budget_within_bounds(monkeypatch):
