@@ -147,15 +147,12 @@ def describe(
     )
 
 
-def _run_autocast(
-    cell: Cell, input, hx, weights, layers, bidirectional, dropout, training, batch_sizes, extras, drops, heads, foreign
-):
+def _run_autocast(cell: Cell, input, hx, weights, batch_sizes: Tensor | None, foreign: bool, **options):
     """:func:`run` with autocast on: computed in one type, with results of torch's types."""
     device = input.device.type
     input, hx, weights = autocast(cell.layer, input, hx, weights, is_ragged(batch_sizes), foreign)
-    options = layers, bidirectional, dropout, training, batch_sizes, extras
     with torch.autocast(device, enabled=False):
-        output, hn, sequences = run(cell, input, hx, weights, *options, drops=drops, heads=heads)
+        output, hn, sequences = run(cell, input, hx, weights, batch_sizes=batch_sizes, **options)
     if device == "cpu" and _is_projected(hx) and output.dtype in _AUTOCAST_TAKES:
         # There torch projects h in the low type; c alone stays in the type of its initial value.
         low = torch.get_autocast_dtype(device)
@@ -267,8 +264,8 @@ def run(
         return *aten.run(cell, input, batch_sizes, hx, weights, *options), []
     if autocasting:
         return _run_autocast(
-            cell, input, hx, weights, num_layers, bidirectional, dropout, training, batch_sizes, extras, drops, heads,
-            foreign,
+            cell, input, hx, weights, batch_sizes, foreign, num_layers=num_layers, bidirectional=bidirectional,
+            dropout=dropout, training=training, extras=extras, drops=drops, heads=heads,
         )  # fmt: skip
     call = describe(cell, input, batch_sizes, hx, weights, num_layers, directions, own, foreign=foreign)
     each: Sequence[Drops] = ()
