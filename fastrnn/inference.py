@@ -176,7 +176,7 @@ class FrozenLayer(nn.Module):
         cell = ALL_CELLS[self.mode]
         if not 1 <= x.dim() <= 2:
             raise ValueError(f"FrozenLayer.step: expected x of shape (B, I) or (I,), got {tuple(x.shape)}")
-        if self._plain is not None and not ops.is_watched():
+        if self._plain is not None:
             output = frozen.step_plain(self._plain, cell.states, self.batch_first, x, state, out)
             if output is not None:
                 return output
@@ -271,12 +271,10 @@ class FrozenLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any) -> None:
         for name in self.names:  # what stands for integers with a scale, and what stands for itself
-            own, given = getattr(self, name), state_dict.get(prefix + name)
-            if isinstance(given, Tensor) and (own.dtype == torch.int8) != (given.dtype == torch.int8):
-                args[-1].append(
-                    f"{prefix}{name} of the frozen layer is {own.dtype}, got {given.dtype}: load it into "
-                    "fastrnn.unfreeze(model), and freeze that"
-                )
+            given = state_dict.get(prefix + name)
+            why_not = frozen.why_not(getattr(self, name), given) if isinstance(given, Tensor) else ""
+            if why_not:
+                args[-1].append(f"{prefix}{name} of the frozen layer {why_not}")
                 return
         # Copied in any case, which leaves the types as they are.
         super()._load_from_state_dict(state_dict, prefix, {**local_metadata, "assign_to_params_buffers": False}, *args)

@@ -1,6 +1,7 @@
 // fastrnn._C: the cells as data, the gate for tensors, frozen stacks, and one submodule per backend
 // that was compiled.
 #include <ATen/autocast_mode.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
@@ -37,9 +38,11 @@ bool fastrnn::is_observed(const std::vector<at::Tensor>& tensors) {
       if (t.requires_grad()) return true;
     }
   }
-  return at::autocast::is_autocast_enabled(at::kCPU) ||
-         c10::impl::tls_is_dispatch_key_included(
-             c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
+  using c10::DispatchKey;
+  const auto is_on = [](DispatchKey key) { return c10::impl::tls_is_dispatch_key_included(key); };
+  return at::autocast::is_autocast_enabled(at::kCPU) || is_on(DispatchKey::Tracer) ||
+         is_on(DispatchKey::FuncTorchDynamicLayerFrontMode) ||
+         c10::impl::TorchDispatchModeTLS::any_modes_set() ||
          torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 

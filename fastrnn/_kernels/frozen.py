@@ -32,6 +32,15 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
 
 
+def why_not(own: Tensor, given: Tensor) -> str:
+    """Why a frozen layer does not take ``given`` in the place of its weight ``own``; nothing if it does."""
+    if (own.dtype == torch.int8) != (given.dtype == torch.int8):
+        return f"is {own.dtype}, got {given.dtype}: load it into fastrnn.unfreeze(model), and freeze that"
+    if given.dtype == torch.int8 and bool((given == -128).any()):
+        return "holds int8 weights, which must be within -127 .. 127, got -128"
+    return ""
+
+
 def forward(
     packed: Tensor,
     x: Tensor,
