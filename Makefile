@@ -96,7 +96,7 @@ bench: build
 	$(BIN)/python benchmarks/run.py $(or $(ARGS),--grid cpu)
 
 clean:
-	rm -rf build dist *.egg-info fastrnn/_C.* fastrnn/_build_info.py .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info fastrnn/_C.* fastrnn/_build_info.py .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path '*/.venv*' -prune -exec rm -rf {} +
 
 build: build/.installed

@@ -1,4 +1,4 @@
-"""``python -m fuzz --cases 10000 --seed N`` (from tests/api): fastrnn against torch.nn on random calls.
+"""``python -m fuzz --cases 10000 --seed N`` (from tests/api): fastrnn against torch.nn on random calls, or the sweep's.
 
 A case that ends its process or hangs is a finding like any other; the next process goes on behind it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -24,13 +25,13 @@ def _lines(stream, into: queue.Queue) -> None:
     into.put(None)
 
 
-def batch(seed: int, start: int, count: int):
+def batch(seed: int | str, start: int, count: int):
     """Yields (index, description, verdict, text) of the cases that one process gets through."""
     command = [sys.executable, "-m", "fuzz.child", str(seed), str(start), str(count)]
-    tests = Path(__file__).resolve().parents[1]
-    with subprocess.Popen(
-        command, cwd=tests, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as child:
+    room = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join([str(room.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, cwd=room, env=os.environ | {"PYTHONPATH": paths}, **pipes) as child:
         lines, errors = queue.Queue(), queue.Queue()
         for stream, into in ((child.stdout, lines), (child.stderr, errors)):
             threading.Thread(target=_lines, args=(stream, into), daemon=True).start()
@@ -61,7 +62,7 @@ def batch(seed: int, start: int, count: int):
         yield index, described, kind, f"{culprit} (status {status}): {' | '.join(inside)}"
 
 
-def run(seed: int, start: int, cases: int):
+def run(seed: int | str, start: int, cases: int):
     """As :func:`batch`, over as many processes as it takes."""
     index = start
     while index < start + cases:
@@ -73,7 +74,7 @@ def run(seed: int, start: int, cases: int):
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", default="0", help="a number, or sweep: all cases of fuzz/sweep.py")
     parser.add_argument("--start", type=int, default=0, help="index of the first case; with --cases 1: that one again")
     options = parser.parse_args(argv)
     counted, findings = Counter(), 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from random import Random
 
 from fastrnn.registry import CELLS
 
 from .contexts import SLOW
 from .kinds import DENSE, KINDS, LAYOUTS, STRANGE
+from .sides import PACKED
 from .transforms import CONTEXTS
 
 
@@ -58,126 +58,103 @@ HX = (
     "list", "tuple", "nested", "numpy", "None inside", "too many", "too few", "none at all", "swapped", "stacked",
     "generator", "dictionary", "string", "number", "same twice",
 )  # fmt: skip
-ROUTES = (*["parameter"] * 6, "functional", "functional", "attribute", "data")
-seldom = st.integers(0, 9).map(lambda n: n == 5)
-usually = seldom.map(lambda value: not value)
+WIDE = (8, 15, 16, 17, 33)  # the vectors of kernels and their rests
+ROUTES = {"parameter": 6, "functional": 2, "attribute": 1, "data": 1}
 
 
-def _weighted(*choices) -> st.SearchStrategy:
-    """Of (weight, value) pairs."""
-    return st.sampled_from([value for weight, value in choices for _ in range(weight)])
-
-
-@st.composite
-def _odd(draw, slots: dict[str, int], is_packed: bool) -> tuple[str, str]:
-    slot = draw(_weighted(*((weight, slot) for slot, weight in slots.items())))
-    if slot in INCOMING:
-        return slot, draw(st.sampled_from(sorted(DENSE | STRANGE)))
-    if slot == "sizes":
-        # torch reads batch_sizes without their strides.
-        layouts = ("offset", "permuted", "computed") if is_packed else sorted(LAYOUTS)
-        return slot, draw(st.sampled_from([*layouts, "int32", "int64", "bool", "meta", "numpy", "list", "longer"]))
-    return slot, draw(st.sampled_from(sorted(KINDS)))
-
-
-def _slots(lstm: bool, step: bool, bias: bool, proj: bool, has_states: bool, has_sizes: bool) -> dict[str, int]:
+def slots_of(case: Case) -> dict[str, int]:
     """The arguments that a call has, with how often each is to be odd."""
+    lstm = case.cell == "LSTM"
     slots = {"input": 5, "weight_ih": 2, "weight_hh": 2, "weights": 3, "all": 2, "output grad": 1, "grads": 1}
-    if bias:
+    if case.bias:
         slots |= {"bias_ih": 1, "bias_hh": 1}
-    if proj:
+    if case.P:
         slots |= {"weight_hr": 2}
-    if has_states:
+    if case.hx != "absent":
         slots |= {"h": 3, **({"c": 3, "states": 2} if lstm else {})}
-    if has_sizes:
+    if case.form in PACKED or case.extras != "none":
         slots |= {"sizes": 3}
-    if not step or lstm:
+    if not case.step or lstm:
         slots |= {"h_n grad": 1, **({"c_n grad": 1} if lstm else {})}
     return slots
 
 
-@st.composite
-def cases(draw) -> Case:
-    values = draw(st.integers(0, 999))  # first, for the second example differs from the simplest in what is drawn first
-    cell = CELLS[draw(st.sampled_from(sorted(CELLS)))]
-    step = draw(_weighted((3, False), (1, True)))
-    H = draw(st.one_of(st.integers(1, 6), st.sampled_from([8, 15, 16, 17, 33])))
-    B = draw(_weighted((6, 3), (2, 1), (3, 2), (1, 17), (1, 0)))
-    mode = draw(_weighted((3, "plain"), (5, "odd"), (4, "context"), (3, "both"), (2, "hx")))
-    forms = ("batched", "unbatched") if step else ("batched", "batched", "unbatched", "packed", "unsorted")
-    form = draw(st.sampled_from(forms))
-    extras = "none"
-    if not step and form == "batched":
-        extras = draw(_weighted((8, "none"), (1, "lengths"), (1, "resets"), (1, "both")))
-    hx = draw(st.sampled_from(HX)) if mode == "hx" else draw(_weighted((4, "right"), (1, "absent")))
-    bias, context, odd = draw(usually), "plain", ()
-    P = draw(st.integers(1, H - 1)) if cell.mode == "LSTM" and not step and H > 1 and draw(seldom) else 0
-    if mode in ("odd", "both") or (mode == "hx" and draw(seldom)):
-        is_packed = form in ("packed", "unsorted")
-        slots = _slots(cell.mode == "LSTM", step, bias, P > 0, hx != "absent", is_packed or extras != "none")
-        odd = tuple(
-            dict(
-                draw(st.lists(_odd(slots, is_packed), min_size=1, max_size=draw(_weighted((6, 1), (2, 2), (1, 3)))))
-            ).items()
-        )
-    if mode in ("context", "both"):
-        context = draw(_weighted(*[(1 if name in SLOW else 4, name) for name in sorted(CONTEXTS)]))
-    if context in ("checkpoint-reentrant", "fx"):
-        extras = "none"  # torch's side would pack, and the checkpoint would see no tensor; a trace has its arguments
-    dtype = _weighted(
-        (10, "float32"), (4, "float64"), (3, "bfloat16"), (2, "float16"), (1, "complex64"), (1, "complex128")
+def kinds_of(slot: str, form: str) -> list[str]:
+    """What such an argument may be."""
+    if slot in INCOMING:
+        return [*DENSE, *STRANGE]
+    if slot != "sizes":
+        return [*KINDS]
+    # torch reads batch_sizes without their strides.
+    layouts = ("offset", "permuted", "computed") if form in PACKED else LAYOUTS
+    return [*layouts, "int32", "int64", "bool", "meta", "numpy", "list", "longer"]
+
+
+def drawn(rng: Random, **fixed) -> Case:
+    """A random call, but for the fields in ``fixed``."""
+
+    def one_of(choices: Sequence | dict):
+        """One of a sequence, or of a dictionary of weights."""
+        return rng.choices([*choices], [*choices.values()] if isinstance(choices, dict) else None)[0]
+
+    def pick(field: str, choices: Sequence | dict):
+        return fixed[field] if field in fixed else one_of(choices)
+
+    cell, step, H = pick("cell", [*CELLS]), pick("step", {False: 3, True: 1}), pick("H", (*range(1, 7), *WIDE))
+    mode = one_of({"plain": 3, "odd": 5, "context": 4, "both": 3, "hx": 2})
+    form = pick(
+        "form", ("batched", "unbatched") if step else {"batched": 2, "unbatched": 1, "packed": 1, "unsorted": 1}
     )
+    context = "plain"
+    if mode in ("context", "both"):
+        context = pick("context", {name: 1 if name in SLOW else 4 for name in CONTEXTS})
+    # Under those torch's side would pack, and the checkpoint would see no tensor; a trace has its arguments.
+    has_extras = not step and form == "batched" and context not in ("checkpoint-reentrant", "fx")
     case = Case(
-        cell=cell.mode,
+        cell=cell,
         step=step,
-        layers=1 if step else draw(_weighted((3, 1), (2, 2))),
-        directions=1 if step else draw(_weighted((2, 1), (1, 2))),
-        bias=bias,
-        batch_first=not step and draw(st.booleans()),
-        T=1 if step else draw(_weighted((4, 2), (4, 5), (2, 1), (2, 9), (1, 0))),
-        B=B,
-        I=draw(_weighted((6, 3), (3, 5), (2, 1), (1, 16), (int(step), 0))),
+        layers=1 if step else pick("layers", {1: 3, 2: 2}),
+        directions=1 if step else pick("directions", {1: 2, 2: 1}),
+        bias=pick("bias", {True: 9, False: 1}),
+        batch_first=not step and pick("batch_first", (False, True)),
+        T=1 if step else pick("T", {2: 4, 5: 4, 1: 2, 9: 2, 0: 1}),
+        B=pick("B", {3: 6, 1: 2, 2: 3, 17: 1, 0: 1}),
+        I=pick("I", {3: 6, 5: 3, 1: 2, 16: 1, 0: int(step)}),
         H=H,
-        P=P,
-        dtype=draw(dtype),
+        P=0 if step or cell != "LSTM" or H == 1 else pick("P", {0: 9, rng.randrange(1, H): 1}),
+        dtype=pick(
+            "dtype", {"float32": 10, "float64": 4, "bfloat16": 3, "float16": 2, "complex64": 1, "complex128": 1}
+        ),
         form=form,
-        hx=hx,
-        extras=extras,
-        odd=odd,
-        route=draw(st.sampled_from(ROUTES if step else (*ROUTES, "flat"))),
-        wants=draw(_weighted((6, "all"), (1, "nothing"), (1, "input"), (1, "weights"), (1, "states"), (3, "some"))),
-        asks=draw(_weighted((6, "all"), (2, "output"), (2, "states"))),
+        hx=pick("hx", HX if mode == "hx" else {"right": 4, "absent": 1}),
+        extras=pick("extras", {"none": 8, "lengths": 1, "resets": 1, "both": 1}) if has_extras else "none",
+        route=pick("route", ROUTES if step else {**ROUTES, "flat": 1}),
+        wants=pick("wants", {"all": 6, "some": 3, "nothing": 1, "input": 1, "weights": 1, "states": 1}),
+        asks=pick("asks", {"all": 6, "output": 2, "states": 2}),
         context=context,
-        backend=draw(_weighted((6, None), (1, "reference"))) if context not in SLOW else None,
-        convert=draw(st.booleans()),
-        values=values,
-    )  # fmt: skip
-    kinds = {kind for _, kind in odd}
+        backend=None if context in SLOW else pick("backend", {None: 6, "cpu": 1, "reference": 1}),
+        convert=pick("convert", (False, True)),
+        values=fixed.get("values", rng.randrange(1000)),
+    )
+    odd = fixed.get("odd", ())
+    if "odd" not in fixed and (mode in ("odd", "both") or (mode == "hx" and rng.random() < 0.1)):
+        slots = [one_of(slots_of(case)) for _ in range(one_of({1: 6, 2: 2, 3: 1}))]
+        odd = tuple({slot: one_of(kinds_of(slot, form)) for slot in slots}.items())
+    return possible(replace(case, odd=odd))
+
+
+def possible(case: Case) -> Case:
+    """The case, or the next that torch can be measured on."""
+    kinds = {kind for _, kind in case.odd}
     if kinds & {"functional", "logged", "stored"} and case.route == "data":
         case = replace(case, route="parameter")  # it would have other memory than its values, or none
     if kinds & {"logged", "stored"} and case.dtype.startswith("complex"):
-        return replace(case, dtype="float64")  # torch loses conjugates inside wrappers: t * t has a wrong gradient
+        case = replace(case, dtype="float64")  # torch loses conjugates inside wrappers: t * t has a wrong gradient
+    if case.context in ("jacrev", "jacobian"):
+        case = replace(case, B=min(case.B, 3))  # the truth goes row by row, and each keeps a Jacobian
     return case
 
 
-def drawn(number: int, index: int) -> Case:
-    """The case of this index among those of a seed, however many there are.
-
-    A search of its own for each: hypothesis begins with the simplest example there is, and varies what it had before.
-    """
-    found: list[Case] = []
-
-    @seed(number * 1_000_003 + index)
-    @settings(
-        max_examples=2,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases())
-    def collect(case):
-        found.append(case)
-
-    collect()
-    return found[-1]
+def of_seed(seed: int | str, index: int) -> Case:
+    """The case of this index among those of a seed, however many there are."""
+    return drawn(Random(f"{seed} {index}"))

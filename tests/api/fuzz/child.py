@@ -1,4 +1,4 @@
-"""Runs some cases of a seed and writes a line for each before, between the sides, and after."""
+"""Runs some cases of a seed, or of the sweep, and writes a line for each before, between the sides, and after."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from . import cases, verdict
+from . import cases, sweep, verdict
 
 
 def _say(**line) -> None:
@@ -22,10 +22,10 @@ def _dispatch_state() -> tuple[str, ...]:
     return str(include), str(exclude)
 
 
-def run(number: int, start: int, count: int) -> None:
+def run(source: str, start: int, count: int) -> None:
     fresh = _dispatch_state()
     for index in range(start, start + count):
-        case = cases.drawn(number, index)
+        case = sweep.of_index(index) if source == "sweep" else cases.of_seed(source, index)
         _say(index=index, case=str(case), state="torch")
         theirs = verdict.run_torch(case)
         before = _dispatch_state()
@@ -47,4 +47,4 @@ if __name__ == "__main__":
     faulthandler.enable()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    run(*map(int, sys.argv[1:4]))
+    run(sys.argv[1], *map(int, sys.argv[2:4]))

@@ -5,14 +5,20 @@ Where only ours has a result, that is compared with the truth.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from .kinds import OBJECTS, SIZES, STRANGE, TYPES
+from .kinds import LAYOUTS, STRANGE
+from .sides import PACKED, Torchs
 from .transforms import DERIVED
 
 STATES = ("h", "c", "states")
 LOW = ("bfloat16", "float16")
-MISFITS = frozenset({*SIZES, *TYPES, "meta"})
+CAST = (torch.float32, torch.bfloat16, torch.float16)
+"""What autocast casts, so that it may be mixed."""
 FAULTS = (
     "INTERNAL ASSERT FAILED",
     "already associated to a python object of type",
@@ -23,22 +29,35 @@ FAULTS = (
     "Multiple dispatch failed",
     "expected all tensors_saved_with_vc_check to be Tensors",
 )
-WRONG_HX = frozenset({"too many", "stacked", "nested", "same twice"})
+WRONG_HX = ("too many", "stacked", "nested")
 
 
 def _has(case, kind: str) -> bool:
     return any(kind == other for _, other in case.odd)
 
 
+def _is_all(case) -> bool:
+    """Whether no argument is ordinary."""
+    return any(slot == "all" for slot, _ in case.odd)
+
+
+def _fits(case) -> bool:
+    """Whether what torch may not have looked at has the shape, type and device that its place asks for."""
+    packs = case.form in PACKED or case.extras != "none"
+    if case.hx in WRONG_HX or (case.P and case.hx == "same twice"):
+        return False
+    if any(slot == "sizes" and kind not in LAYOUTS for slot, kind in case.odd):
+        return False
+    right, given = (Torchs(c).arguments for c in (replace(case, odd=()), case))
+    x = given["input"]
+    mixes = (x.dtype, *CAST) if case.context.startswith("autocast") and x.dtype in CAST else (x.dtype,)
+    others = [(n, t) for n, t in given.items() if isinstance(t, Tensor) and not t.is_nested and (packs or n != "input")]
+    return all(t.shape == right[n].shape and t.device == x.device and t.dtype in mixes for n, t in others)
+
+
 def _refused(case, theirs, ours) -> bool:
-    packs = case.form in ("packed", "unsorted") or case.extras != "none"
-    checked = () if packs else ("input",)  # by torch, too
-    misfits = any(
-        kind == "meta" or (kind in MISFITS and slot not in checked) or (kind in OBJECTS and slot == "sizes")
-        for slot, kind in case.odd
-    )
     is_clear = isinstance(ours.error, (RuntimeError, ValueError, TypeError))
-    return theirs.error is None and is_clear and (misfits or case.hx in WRONG_HX)
+    return theirs.error is None and is_clear and not _fits(case)
 
 
 def _only_ours(applies):
@@ -67,7 +86,7 @@ DOCUMENTED = (
             and (
                 "Inference tensors cannot be saved" in str(theirs.error)
                 # Parameters made of them: torch trains none whose gradient it did not record.
-                or (theirs.error is None and case.route == "data" and _has(case, "inference"))
+                or (theirs.error is None and case.route == "data" and _has(case, "inference") and not _is_all(case))
             )
         ),
     ),
@@ -120,6 +139,33 @@ DOCUMENTED = (
                 any(kind in STRANGE for _, kind in case.odd)
                 or "encountered a tensor subclass" in str(ours.error)
                 or (_has(case, "int8") and type(ours.error).__name__ == "InternalTorchDynamoError")
+            )
+        ),
+    ),
+    (
+        "(a forced backend says what it cannot serve)",
+        lambda case, theirs, ours: (
+            case.backend == "cpu"
+            and ("cannot serve this call" in str(ours.error) or _has(case, "nested"))
+            and (
+                case.dtype.startswith("complex")
+                or case.context in DERIVED
+                or any(kind not in LAYOUTS for _, kind in case.odd)
+            )
+        ),
+    ),
+    (
+        "(of tensors that were made in inference mode autograd saves none, and a mode may wrap none)",
+        lambda case, theirs, ours: (
+            (
+                case.context.startswith("dispatch-mode")
+                and "Inference tensors cannot be saved" in str(ours.error)
+                and _has(case, "inference")
+            )
+            or (
+                case.context == "inference_mode"
+                and "Cannot set version_counter for inference tensor" in str(ours.error)
+                and (_has(case, "logged") or _has(case, "stored"))
             )
         ),
     ),

@@ -1,65 +1,15 @@
-"""The truth: the published equations in elementary operations of float64, which every transform and any number of
-derivatives pass through. Lengths and resets are masks."""
+"""The truth: the emulator's oracle in float64, through whose operations every transform and any number of derivatives
+pass."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from emulator import oracle
+from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .kinds import KINDS, same
-from .sides import Side, base, kind_of, named
-
-
-def _cell(mode: str, x: Tensor, h: Tensor, c: Tensor | None, w: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """One step: x (B, I), h (B, P or H), c (B, H)."""
-    by_input, by_state = x @ w["weight_ih"].T, h @ w["weight_hh"].T
-    if "bias_ih" in w:
-        by_input, by_state = by_input + w["bias_ih"], by_state + w["bias_hh"]
-    if mode == "GRU":
-        (r, z, n), (hr, hz, hn) = by_input.chunk(3, -1), by_state.chunk(3, -1)
-        r, z = torch.sigmoid(r + hr), torch.sigmoid(z + hz)
-        return (1 - z) * torch.tanh(n + r * hn) + z * h, None
-    if mode == "LSTM":
-        i, f, g, o = (by_input + by_state).chunk(4, -1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
-        return (h @ w["weight_hr"].T if "weight_hr" in w else h), c
-    total = by_input + by_state
-    return (torch.tanh(total) if mode == "RNN_TANH" else torch.relu(total)), None
-
-
-def _direction(mode, x, h, c, w, alive, resets, reverse):
-    """x (T, B, I); alive, resets (T, B) bool. Output (T, B, ...) and the last states."""
-    T, steps = x.size(0), {}
-    for t in range(T)[:: -1 if reverse else 1]:
-        edge = t + 1 if reverse else t
-        if edge < T:
-            begins = (resets[edge] & alive[edge])[:, None]
-            h = torch.where(begins, 0, h)
-            c = None if c is None else torch.where(begins, 0, c)
-        after, kept = _cell(mode, x[t], h, c, w)
-        now = alive[t][:, None]
-        steps[t] = torch.where(now, after, 0)
-        h = torch.where(now, after, h)
-        c = None if c is None else torch.where(now, kept, c)
-    return torch.stack([steps[t] for t in range(T)]), h, c
-
-
-def _layers(mode, x, h, c, weights: dict[str, Tensor], layers: int, directions: int, alive, resets):
-    """A stack: x (T, B, I), h and c (layers * D, B, ...), the weights by torch's names."""
-    hs, cs = [], []
-    for index in range(layers):
-        parts = []
-        for d in range(directions):
-            end, row = f"_l{index}" + "_reverse" * d, index * directions + d
-            w = {name.removesuffix(end): v for name, v in weights.items() if name.endswith(end)}
-            part, h_n, c_n = _direction(mode, x, h[row], None if c is None else c[row], w, alive, resets, d == 1)
-            parts.append(part)
-            hs.append(h_n)
-            cs.append(c_n)
-        x = torch.cat(parts, -1)
-    return x, torch.stack(hs), None if c is None else torch.stack(cs)
+from .sides import PACKED, Side, base, kind_of, named
 
 
 class Exact(Side):
@@ -98,36 +48,54 @@ class Exact(Side):
         for name, parameter in self.module.named_parameters():
             self._argument(name, base(self.case, name, tuple(parameter.shape)))
 
+    def _stack(self, x, states, weights: list, lengths: list[int], resets):
+        """x (T, B, I), states (layers * D, B, ...), the weights in torch's order -> the output and the final states."""
+        case, finals, each = self.case, [], len(weights) // self.case.layers
+        for index in range(case.layers):
+            rows = slice(index * case.directions, (index + 1) * case.directions)
+            of_layer = weights[index * each : (index + 1) * each], case.bias, case.P > 0
+            steps, final = oracle.layer(self.cell.index, x, lengths, [s[rows] for s in states], *of_layer, resets)
+            finals.append(final)
+            x = steps[0]
+        return x, [torch.cat(parts) for parts in zip(*finals)]
+
     def call(self, arguments):
         case, x, states = self.case, arguments["input"], [arguments[n] for n in "hc"[: self.cell.states]]
         if case.hx == "absent":
             states = [torch.zeros_like(s) for s in states]
         if case.hx in ("same twice", "swapped"):
             states = [states[0]] * len(states) if case.hx == "same twice" else states[::-1]
-        h, c = states[0], (states[1] if len(states) > 1 else None)
-        weights = {name: v for name, v in arguments.items() if name.startswith(("weight", "bias"))}
+        weights = [v for name, v in arguments.items() if name.startswith(("weight", "bias"))]
         if case.step:
-            h, c = _cell(case.cell, x, h, c, weights)
-            return named(h if c is None else (h, c))
-        is_packed = case.form in ("packed", "unsorted")
+            x, states = x.unsqueeze(0), [s.unsqueeze(0) for s in states]
+        is_packed, is_one, lengths = (
+            case.form in PACKED,
+            case.form == "unbatched",
+            self.lengths.tolist(),
+        )
         if is_packed:
             batch_sizes, order, _ = self.packing
             order = torch.arange(self.B) if order is None else order
             counts = batch_sizes.tolist()
             places = torch.arange(self.T).repeat_interleave(batch_sizes), torch.cat([order[:n] for n in counts])
             x = x.new_zeros(self.T, self.B, case.I).index_put(places, x)
-        elif case.form == "unbatched":
-            x, h, c = x.unsqueeze(1), h.unsqueeze(1), (None if c is None else c.unsqueeze(1))
+        elif is_one:
+            x, states, lengths = x.unsqueeze(1), [s.unsqueeze(1) for s in states], [self.T]
         elif case.batch_first:
             x = x.transpose(0, 1)
-        lengths = self.lengths if case.form != "unbatched" else torch.tensor([x.size(0)])
-        alive = torch.arange(x.size(0))[:, None] < lengths
-        resets = self.resets.T if case.form == "batched" else torch.zeros_like(alive)
-        output, h, c = _layers(case.cell, x, h, c, weights, case.layers, case.directions, alive, resets)
+        zero = 0 * sum(t.sum() for t in (x, *states, *weights))  # the gradient by what a reset hides is no None
+        if self.B == 0 and not is_one:  # the oracle goes from row to row
+            output, hn = x.new_zeros(self.T, 0, case.directions * states[0].size(-1)), states
+        else:
+            output, hn = self._stack(x, states, weights, lengths, self.resets if case.form == "batched" else None)
+        output, hn = output + zero, [h + zero for h in hn]
         if is_packed:
             output = PackedSequence(output[places], *self.packing)
-        elif case.form == "unbatched":
-            output, h, c = output.squeeze(1), h.squeeze(1), (None if c is None else c.squeeze(1))
+        elif is_one:
+            output, hn = output.squeeze(1), [h.squeeze(1) for h in hn]
         elif case.batch_first:
             output = output.transpose(0, 1)
-        return named((output, h if c is None else (h, c)))
+        if case.step:
+            hn = [h.squeeze(0) for h in hn]
+            return named(hn[0] if len(hn) == 1 else tuple(hn))
+        return named((output, hn[0] if len(hn) == 1 else tuple(hn)))

@@ -50,6 +50,10 @@ def _broadcast(t: Tensor) -> Tensor:
     return t[..., :1].expand(t.shape) if t.dim() else t
 
 
+def _row_for_all(t: Tensor) -> Tensor:
+    return t[:, :1].expand(t.shape) if t.dim() > 1 else t
+
+
 def _channels_last(t: Tensor) -> Tensor:
     """Dense, but not in the order of its dimensions."""
     return t.permute(*range(1, t.dim()), 0).contiguous().permute(-1, *range(t.dim() - 1)) if t.dim() else t
@@ -107,6 +111,7 @@ LAYOUTS = {
     "offset": Kind(_offset, recorded=True),
     "expanded": Kind(_expanded, _expanded, recorded=True),
     "broadcast": Kind(_broadcast, _broadcast, recorded=True),
+    "row-for-all": Kind(_row_for_all, _row_for_all, recorded=True),
     "permuted": Kind(_channels_last, recorded=True),
     "computed": Kind(lambda t: t.clone(), recorded=True),
 }
@@ -137,7 +142,8 @@ STRANGE = {
     "quantised": _mapped(_quantised),
     "functional": _mapped(torch._to_functional_tensor),
     "zero-tensor": Kind(lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype), lambda t: t * 0),
-    "nested": Kind(lambda t: torch.nested.nested_tensor(list(t.detach().unbind(0)))),
+    "nested": _mapped(lambda t: torch.nested.nested_tensor(list(t.unbind()))),
+    "jagged": _mapped(lambda t: torch.nested.nested_tensor(list(t.unbind()), layout=torch.jagged)),
 }
 TYPES = {
     "float64": _cast(torch.float64, same),
@@ -157,6 +163,8 @@ SIZES = {
     "no-columns": Kind(lambda t: t[..., :0], None, recorded=True),
     "longer": Kind(lambda t: torch.cat((t, t)), None, recorded=True),
     "wider": Kind(lambda t: torch.cat((t, t), -1), None, recorded=True),
+    "other-batch": Kind(lambda t: torch.cat((t, t), max(-2, -t.dim())), None, recorded=True),
+    "axes-exchanged": Kind(lambda t: t.mT if t.dim() > 1 else t[:, None], None, recorded=True),
     "one-row": Kind(lambda t: t[:, :1] if t.dim() > 1 else t[:1], None, recorded=True),
 }
 OBJECTS = {
@@ -165,6 +173,9 @@ OBJECTS = {
     "number": Kind(lambda t: 1.0, None),
     "None": Kind(lambda t: None, None),
     "string": Kind(lambda t: "h", None),
+    "False": Kind(lambda t: False, None),
+    "shape": Kind(lambda t: t.shape, None),
+    "class": Kind(lambda t: Tensor, None),
 }
 DENSE = LAYOUTS | BITS | SUBCLASSES
 KINDS = DENSE | STRANGE | TYPES | SIZES | OBJECTS

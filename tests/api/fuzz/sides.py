@@ -20,6 +20,7 @@ STRUCTURE = " of type"
 """Ends the names of results that are types."""
 
 
+PACKED = ("packed", "unsorted")
 SIZES = ("batch_sizes", "lengths", "reset_mask")
 GROUPS = {"states": ("h", "c"), "sizes": SIZES, "grads": ("output grad", "h_n grad", "c_n grad")}
 
@@ -126,7 +127,7 @@ class Side:
 
     def _sizes(self) -> None:
         case = self.case
-        is_packed = case.form in ("packed", "unsorted")
+        is_packed = case.form in PACKED
         self.T, self.B = (max(1, size) if is_packed else size for size in (case.T, case.B))
         generator = torch.Generator().manual_seed(case.values)
         lengths = torch.randint(min(1, self.T), self.T + 1, (self.B,), generator=generator)
@@ -230,7 +231,7 @@ class Side:
     def call(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """All results by name."""
         run, x, args = self.wrap(self._runner(arguments)), arguments["input"], []
-        if self.case.form in ("packed", "unsorted"):
+        if self.case.form in PACKED:
             batch_sizes, *orders = self.packing
             x = PackedSequence(x, self._size("batch_sizes", batch_sizes), *orders)
         if self.case.hx != "absent":
