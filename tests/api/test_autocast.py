@@ -1,4 +1,7 @@
-"""Under autocast the result has torch's type for that class, and torch's accuracy."""
+"""Under autocast the result has torch's type for that class, and torch's accuracy.
+
+What autocast leaves alone and tensors of subclasses are cases of ``fuzz/sweep.py``.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,6 @@ LOW = (torch.bfloat16, torch.float16)
 lows = pytest.mark.parametrize("low", LOW, ids=name_of)
 
 
-class Subclass(torch.Tensor):
-    pass
-
-
 def inputs(cell, step, dtype, state_dtype, device):
     """Values representable in every 16-bit type, so that a cast on the way in changes nothing."""
     x = torch.randn(*((3, 4) if step else (5, 3, 4)), device=device).bfloat16().half().to(dtype)
@@ -57,17 +56,6 @@ def twins(cell, step, device):
     ours = build(fastrnn, cell, 4, 6, device=device, **options)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs, copy.deepcopy(theirs).double()
-
-
-@cells
-@lows
-@one_step
-def test_tensors_of_a_subclass(cell, low, step):
-    """Tensors that torch's operators take as they stand, but where oneDNN lacks the type of an LSTM."""
-    ours, theirs, truth = twins(cell, step, "cpu")
-    (x,) = inputs(cell, step, torch.float32, None, "cpu")
-    mine, torchs = under_autocast(ours, low, x.as_subclass(Subclass)), under_autocast(theirs, low, x)
-    check_each(mine, torchs, tensors(truth(x.double())))
 
 
 @cells
@@ -152,18 +140,6 @@ def test_states_of_every_step_of_a_projected_layer(kind):
 
 
 @cells
-@one_step
-def test_float64_is_left_alone(cell, step, any_backend):
-    """autocast does not touch float64, in torch's modules or in ours."""
-    device = device_of(any_backend)
-    modules = [m.double() for m in twins(cell, step, device)]
-    args = inputs(cell, step, torch.float64, torch.float64, device)
-    with torch.autocast(device, torch.bfloat16):
-        mine, torchs = (tensors(m(*args)) for m in modules[:2])
-    check_each(mine, torchs, tensors(modules[2](*args)))
-
-
-@cells
 def test_disabled_inside(cell, any_backend):
     device = device_of(any_backend)
     module = build(fastrnn, cell, 4, 6, device=device)
@@ -234,42 +210,3 @@ def test_a_cast_without_gradients_does_not_lose_later_ones(cell, step):
             sum(o.float().sum() for o in outputs).backward()
         grads.append([p.grad is not None for p in module.parameters()])
     assert grads[0] == grads[1]
-
-
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
-@pytest.mark.parametrize("mode, options", [("GRU", {}), ("LSTM", {"proj_size": 2})])
-def test_complex_numbers_are_left_alone(mode, options, dtype):
-    module, x = build(fastrnn, CELLS[mode], 3, 4, dtype=dtype, **options), torch.randn(5, 2, 3, dtype=dtype)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = tensors(module(x))
-    assert found[0].dtype == dtype and all(map(torch.equal, found, tensors(module(x))))
-
-
-@one_step
-def test_a_subclass_stays_one(step):
-    """With lengths, too, where torch's operators do not take the call; no weight loses its class on the way."""
-    module = build(fastrnn, CELLS["RNN_TANH"], 4, 6, step=step)
-    name = "weight_hh" if step else "weight_hh_l0"
-    weight = getattr(module, name).detach().as_subclass(Subclass)
-    delattr(module, name)
-    setattr(module, name, weight)
-    x = torch.randn((3, 4) if step else (5, 3, 4))
-    with torch.autocast("cpu", torch.bfloat16), fastrnn.backend("reference"):
-        found = tensors(module(x) if step else module(x, lengths=torch.tensor([5, 2, 4])))
-    assert all(type(t) is Subclass for t in found)
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("kind", [torch.float64, torch.complex64, torch.int64, torch.bool], ids=str)
-@pytest.mark.parametrize("place", ["input", "state"])
-@pytest.mark.parametrize("cell", CELLS.values(), ids=name_of)
-def test_what_autocast_leaves_alone_is_not_mixed(cell, place, kind, packed):
-    """autocast touches floating-point types but float64; beside them torch and we refuse any other type."""
-    x, h = torch.randn(5, 3, 4), torch.randn(1, 3, 6)
-    x, h = (x.to(kind), h) if place == "input" else (x, h.to(kind))
-    if packed:
-        x = pack_padded_sequence(x, [5, 3, 3])
-    for space in (torch.nn, fastrnn):
-        module = build(space, cell, 4, 6)
-        with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError):
-            module(x, given([h] * cell.states))
