@@ -124,7 +124,7 @@ def test_the_tables_are_those_of_the_results(monkeypatch):
     import tables
 
     blocks = (
-        ("<!-- results:", 6, "| GRU |"),
+        ("<!-- results:", 7, "| GRU |"),
         ("<!-- clients -->", 1, "| `pfrl` |"),
         ("<!-- deployed:", 4, "| OpenVINO |"),
         ("<!-- own:", 1, "| SLSTM num_heads=4 |"),

@@ -47,5 +47,5 @@ def test_an_int8_weight_beyond_the_scale_is_refused():
     slots = [frozen._buffers.get(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     slots[1] = changed["weight_hh_l0"]
     scales = [None, *(frozen._buffers[f"{name}_l0_scale"] for name in ("weight_ih", "weight_hh"))]
-    with pytest.raises(ValueError, match="int8 weights must be within -127 .. 127, got -128 in weight 1"):
+    with pytest.raises(ValueError, match=r"int8 weights must be within -127 \.\. 127, got -128 in weight 1"):
         ext.load().cpu.pack_frozen(1, 2, [1, 1, 3, 4, 4], [*slots, *scales])
