@@ -48,11 +48,10 @@ std::tuple<at::Tensor, Tensors, Tensors> layer_forward(const GivenTensors& tenso
   if (call.cell.norms_state())
     emitting = call.empty_accumulate({s.directions, s.batch, 2, s.hidden});
   if (call.projected) full = call.filled_by_steps({s.directions, s.total, s.hidden});
-  if (!kernel.fused && call.cell.recurrent) {
+  if (!kernel.fused && call.cell.recurrent && memory.resident.team.tier == Tier::kStep) {
     const bool masked = call.operand_mask.defined();
     product = call.empty({s.directions, s.batch, GH});
-    if (masked && memory.resident.team.tier == Tier::kStep)
-      operand = call.empty({s.directions, s.batch, s.recurrent});
+    if (masked) operand = call.empty({s.directions, s.batch, s.recurrent});
     if (!masked && call.row_schedule.masked()) product_h0 = call.empty({s.directions, s.batch, GH});
   }
 

@@ -28,8 +28,10 @@ at::Tensor rebuilt_gates(const Call& call, const at::Tensor& output, const at::T
   std::vector<Tensors> before(call.cell.states);  // by state and direction
   for (int64_t d = 0; d < call.D; ++d) {
     const at::Tensor operand = operands(call, output, d);
-    const bool same = !call.operand_mask.defined() || !call.cell.recurrent;  // the cell's h
-    before[0].push_back(same ? operand : previous_h(call, output, d));
+    if (call.cell.saved_reads_state) {
+      const bool same = !call.operand_mask.defined() || !call.cell.recurrent;  // the cell's h
+      before[0].push_back(same ? operand : previous_h(call, output, d));
+    }
     if (call.cell.recurrent) {
       context.blas().product(matrix(h_gates[d]), matrix(operand), matrix(call.weight(d, kWhh)),
                              Transpose::kRight, false);
