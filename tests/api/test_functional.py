@@ -39,11 +39,13 @@ def test_the_function_is_the_module(cell, bias, batch_first, with_states, asked,
     x, hx = like(module, x), like(module, random_states(cell, 4, 2, 6, proj)) if with_states else None
     if backend == "aten":  # which torch's own layers have not, or not on every CPU
         asked, autocast = {}, False
+    asked = {name: value.to(device) if name == "reset_mask" else value for name, value in asked.items()}
     with torch.autocast(device, torch.bfloat16, enabled=autocast):
         expected = module(x, hx, **asked)
         found = call(cell, x, hx, list(module.parameters()), 2, **options, **asked)
     assert [type(part) for part in found] == [type(part) for part in expected]
-    assert all(map(torch.equal, tensors(found), tensors(expected))) and all(o.requires_grad for o in tensors(found))
+    pairs_of_results = list(zip(tensors(found), tensors(expected), strict=True))
+    assert all(torch.equal(*pair) and pair[0].requires_grad for pair in pairs_of_results)
 
 
 @cells
@@ -52,7 +54,7 @@ def test_packed_rows(cell, backend):
     packed = pack_padded_sequence(torch.randn(5, 3, 4, device=device_of(backend)), [5, 3, 1])
     options = {"bidirectional": True, "batch_sizes": packed.batch_sizes}
     found = call(cell, packed.data, None, list(module.parameters()), 2, **options)
-    assert all(map(torch.equal, tensors(found), tensors(module(packed))))
+    assert all(torch.equal(*pair) for pair in zip(tensors(found), tensors(module(packed)), strict=True))
 
 
 @layers

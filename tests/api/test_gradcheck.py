@@ -39,7 +39,7 @@ def problem(cell, backend, *, lengths=None, step=False, **options):
         start = [t.abs() for t in start]
         with torch.no_grad():
             for p in module.parameters():
-                p.copy_(p.abs().t().mul(torch.tensor([1.0, -1.0])).t())
+                p.copy_(p.abs().t().mul(p.new_tensor([1.0, -1.0])).t())
     leaves = [(t[0] if step else t).to(device, torch.float64).requires_grad_() for t in start]
 
     def function(x, *rest):

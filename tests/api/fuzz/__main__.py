@@ -15,6 +15,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from . import sweep
+
 PATIENCE = 60  # seconds without a line
 PER_PROCESS = 500
 
@@ -73,17 +75,18 @@ def run(seed: int | str, start: int, cases: int):
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--cases", type=int, help="how many: 10,000, or all of the sweep")
     parser.add_argument("--seed", default="0", help="a number, or sweep: all cases of fuzz/sweep.py")
     parser.add_argument("--start", type=int, default=0, help="index of the first case; with --cases 1: that one again")
     options = parser.parse_args(argv)
+    cases = options.cases or (sweep.COUNT - options.start if options.seed == "sweep" else 10_000)
     counted, findings = Counter(), 0
-    for index, described, verdict, text in run(options.seed, options.start, options.cases):
+    for index, described, verdict, text in run(options.seed, options.start, cases):
         counted[verdict] += 1
         if verdict in ("finding", "torch ends"):
             print(f"{options.seed}/{index} {described}\n    {text}", flush=True)
             findings += verdict == "finding"
-        elif options.cases == 1:
+        elif cases == 1:
             print(f"{options.seed}/{index} {described}\n    {verdict} {text}")
     summary = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counted.items()))
     print(f"{sum(counted.values())} cases of seed {options.seed}: {summary}")
