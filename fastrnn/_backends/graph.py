@@ -31,7 +31,7 @@ def _has_kernels(x: Tensor) -> bool:
 
 def _is_empty(x: Tensor, hx: Sequence[Tensor]) -> bool:
     """Whether there is no row. Where input and states differ in that, the kernels refuse them."""
-    return x.size(-2) == 0 and hx[0].size(1) == 0
+    return x.dim() > 1 and x.size(-2) == 0 and hx[0].size(1) == 0
 
 
 def _forward(backend: str) -> Callable:

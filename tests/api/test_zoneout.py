@@ -52,9 +52,10 @@ def test_what_does_not_fit_is_refused():
             case.forward(KERNELS)
         return str(error.value)
 
-    assert "seeds must be int64 of shape (D, B) = (" in message(lambda schedule: schedule.update(seeds=torch.zeros(9)))
-    assert "got Long of shape [4]" in message(lambda schedule: schedule.update(seeds=torch.zeros(4, dtype=torch.long)))
-    assert "beside the rates of zoneout" in message(lambda schedule: schedule.update(rates=()))
+    seeds = torch.zeros(2, 9)
+    assert "seeds must be Long on cpu, got Float on cpu" in message(lambda schedule: schedule.update(seeds=seeds))
+    assert "seeds must have shape [2, 9], got [9]" in message(lambda schedule: schedule.update(seeds=seeds[0].long()))
+    assert "seeds belong to the rates of zoneout" in message(lambda schedule: schedule.update(rates=()))
     assert "rates of zoneout must be in [0, 1], got 1.5" in message(lambda schedule: schedule.update(rates=(0.5, 1.5)))
     assert "and two more with zoneout, got 3" in message(lambda schedule: schedule.update(rates=(0.5, 0.5, 0.5)))
 
