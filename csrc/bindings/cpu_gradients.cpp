@@ -27,22 +27,21 @@ cpu::ProductKernel kernel_for(at::ScalarType type, int64_t M, int64_t N, int64_t
   return cpu::product_kernel(pairs ? Dtype::kBfloat16 : Dtype::kFloat32, M * N, K);
 }
 
-// A right-hand side of a product in `type`, and its result; `sums` is the result in the type of the
-// sums, and the result itself where that is its type.
+// A right-hand side of a product, and its result; `sums` is the result in the type of the sums, and
+// the result itself where that is its type.
 struct Side {
-  at::ScalarType type;
   Tensor b, sums, result;
 };
 
-// a b, or a^T b, written to the sums or added to them, for one or two sides; rounded to the result
-// where this is the last that is added. Rows of all but the result may lie apart. A kernel takes
-// float32 sums only.
-void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
+// a b, or a^T b, in `type`, written to the sums or added to them, for one or two sides; rounded to
+// the result where this is the last that is added. Rows of all but the result may lie apart. A
+// kernel takes float32 sums only.
+void product(at::ScalarType type, cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
              std::vector<Side> sides, bool add, bool last) {
-  const Tensor a = a_given.to(sides[0].type);
+  const Tensor a = a_given.to(type);
   const int64_t M = a.size(transposed), K = a.size(!transposed);
   for (Side& side : sides) {
-    side.b = side.b.to(side.type);
+    side.b = side.b.to(type);
     if (K == 0 && !add) side.sums.zero_();
   }
   // Both sides are of the same types. The kernel rounds to the type that it reads.
@@ -54,7 +53,7 @@ void product(cpu::ProductKernel kernel, const Tensor& a_given, bool transposed,
     cpu::ProductParams p{M,  K,      a.const_data_ptr(), a.stride(0), transposed, add, threads,
                          {}, nullptr};
     for (size_t i = 0; i < sides.size(); ++i) {
-      const auto& [type, b, sums, out] = sides[i];
+      const auto& [b, sums, out] = sides[i];
       void* const rounded = kernel_rounds ? out.mutable_data_ptr() : nullptr;
       p.sides[i] = {sums.size(1), b.const_data_ptr(), sums.mutable_data_ptr<float>(),
                     b.stride(0),  sums.stride(0),     rounded};
@@ -81,15 +80,16 @@ Side side_of(const LayerRows& of, const Tensor& b, int64_t rows, cpu::ProductKer
   const at::TensorOptions& options = of.args.options;
   const Tensor result = empty_block({rows, b.size(1)}, options);
   const at::ScalarType type = product_type(of), dtype = of.args.x.scalar_type();
-  if (type == dtype && (dtype == at::kFloat || !kernel)) return {type, b, result, result};
-  return {type, b, empty_block({rows, b.size(1)}, options.dtype(at::kFloat)), result};
+  if (type == dtype && (dtype == at::kFloat || !kernel)) return {b, result, result};
+  return {b, empty_block({rows, b.size(1)}, options.dtype(at::kFloat)), result};
 }
 
 // a^T b for rows that belong together.
 Tensor rows_product(const LayerRows& rows, const Tensor& a, const Tensor& b) {
-  const auto kernel = kernel_for(product_type(rows), a.size(1), b.size(1), a.size(0));
+  const at::ScalarType type = product_type(rows);
+  const auto kernel = kernel_for(type, a.size(1), b.size(1), a.size(0));
   const Side side = side_of(rows, b, a.size(1), kernel);
-  product(kernel, a, true, {side}, false, true);
+  product(type, kernel, a, true, {side}, false, true);
   return side.result;
 }
 
@@ -101,9 +101,9 @@ Tensor recurrent_gradient(const LayerRows& rows, const Tensor& gates, const Tens
   const Tensor h0 = args.hx[0].select(0, d);
   const Side side = side_of(rows, h0, M, kernel);
   const auto add_up = [&](int64_t begin, int64_t count, const Tensor& b, bool add, bool last) {
-    std::vector<Side> sides{{side.type, b, side.sums, side.result}};
-    if (x) sides.push_back({x->type, x->b.narrow(0, begin, count), x->sums, x->result});
-    product(kernel, gates.narrow(0, begin, count), true, sides, add, last);
+    std::vector<Side> sides{{b, side.sums, side.result}};
+    if (x) sides.push_back({x->b.narrow(0, begin, count), x->sums, x->result});
+    product(product_type(rows), kernel, gates.narrow(0, begin, count), true, sides, add, last);
   };
   // Where all rows are there, a step's previous h stands in the output, a step before, but for the
   // one that starts from h0. A copy takes longer than going over the sums twice for many rows only.
@@ -137,7 +137,7 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
   const Tensor sum = empty_block({rows.N, args.I}, args.options.dtype(type));
   for (int64_t d = 0; d < args.D; ++d) {
     const Tensor gates = grads.gates.select(0, d).select(1, 0);
-    product(kernel, gates, false, {{type, args.weight(d, kWih), sum, sum}}, d > 0, false);
+    product(type, kernel, gates, false, {{args.weight(d, kWih), sum, sum}}, d > 0, false);
   }
   return rows.scatter(sum.to(dtype));
 }
@@ -145,10 +145,10 @@ Tensor input_gradient(const LayerRows& rows, const LayerGradients& grads) {
 OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& grads,
                                  const Tensor& output) {
   const LayerArgs& args = rows.args;
-  const at::ScalarType dtype = args.x.scalar_type();
+  const at::ScalarType type = product_type(rows), dtype = args.x.scalar_type();
   const int64_t last = grads.gates.size(2) - 1;
   const int64_t M = grads.gates.size(3);
-  const cpu::ProductKernel kernel = kernel_for(product_type(rows), M, args.I + args.R, rows.N);
+  const cpu::ProductKernel kernel = kernel_for(type, M, args.I + args.R, rows.N);
   // Our own product turns the gates into rows for both at once.
   const bool together = last == 0 && kernel && args.cell.recurrent;
   const Tensor x = rows.gather(args.x);
@@ -157,7 +157,7 @@ OptionalTensors weight_gradients(const LayerRows& rows, const LayerGradients& gr
     const auto to = result.begin() + d * args.slots();
     const Tensor gates = grads.gates.select(0, d), input = gates.select(1, 0);
     const Side w_ih = side_of(rows, x, M, kernel);
-    if (!together) product(kernel, input, true, {w_ih}, false, true);
+    if (!together) product(type, kernel, input, true, {w_ih}, false, true);
     to[kWih] = w_ih.result;
     if (args.cell.recurrent) {
       to[kWhh] = recurrent_gradient(rows, gates.select(1, last), output, d, kernel,

@@ -2,6 +2,8 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "../cells/user_cells.h"
 #include "../common/philox.h"
 #include "gate.h"

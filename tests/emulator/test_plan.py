@@ -51,6 +51,8 @@ def test_explain_shows_the_plan_of_backend_cuda(cuda, monkeypatch):
     cuda.override_tier("auto")
     stack, like = call._replace(layers=3, T=1000, directions=1), torch.empty(0, dtype=torch.float16)
     assert "\n  layers: 3 at the same time, in 5 chunks of time\n" in str(dispatch.explanation(stack, like))
+    assert dispatch.ops.wavefront(like, stack) == (3, 5)
+    assert dispatch.ops.wavefront(like, stack._replace(zoned=True)) == (1, 0)  # which takes a launch a step
     text = str(dispatch.explanation(stack._replace(directions=2), like))
     assert "\n  layers: one after another, because a layer needs the whole of the layer below" in text
     cuda.set_device(sms=1)
